@@ -1,0 +1,1 @@
+"""BioTune on Optuna: evolutionary selective fine-tuning of vision models."""
