@@ -1,0 +1,384 @@
+"""What a genome is: one gene a block, a freezing threshold, and what they mean.
+
+Pure NumPy. Optuna is imported only inside the methods that speak to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from biotune_optuna.errors import StudyError
+from biotune_optuna.recipe import BlockLike, BlockRecipe, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import optuna
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Genome", "GenomeSpace", "Variant"]
+
+Variant = Literal["exponential", "scaled", "normalized", "discriminative"]
+Range = tuple[float, float]
+
+THRESHOLD = "gene.threshold"
+LR = "lr"
+WEIGHT_DECAY = "weight_decay"
+
+
+@dataclass(frozen=True)
+class Genome:
+    """One point of a `GenomeSpace`.
+
+    Attributes:
+        space: The space it belongs to.
+        values: Genes in [0, 1], in the order of ``space.gene_names``.
+        extras: Values of the parameters searched beside the genes (``lr``, ``weight_decay``).
+    """
+
+    space: GenomeSpace
+    values: tuple[float, ...]
+    extras: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = self.space.gene_names
+        if len(self.values) != len(names):
+            raise StudyError(
+                f"a genome of {len(self.values)} genes was given; {len(names)} are needed"
+            )
+        for name, value in zip(names, self.values, strict=True):
+            if not 0 <= value <= 1:
+                raise StudyError(f"gene {name!r} is {value}; a gene lies in [0, 1]")
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The genome as Optuna parameters, ready for ``study.enqueue_trial``."""
+        return dict(zip(self.space.gene_names, self.values, strict=True)) | dict(self.extras)
+
+    def decode(self) -> Recipe:
+        """What the genome means: learning rates and frozen blocks (BioTune paper, Sec. III)."""
+        return Recipe.from_multipliers(
+            self.space.blocks,
+            self.space.multipliers(self.values).tolist(),
+            lr=self.extras.get(LR, self.space.base_lr),
+            weight_decay=self.extras.get(WEIGHT_DECAY, self.space.base_weight_decay),
+        )
+
+
+class GenomeSpace:
+    """The space of genomes over a model's blocks.
+
+    With blocks b = 0 … B-1, genes ν_b and the freezing threshold ε_f, all in [0, 1]::
+
+        mask        S_b = 1 if ν_b > ε_f else 0
+        multiplier  η_b = S_b · 10^(2 (ν_b − 0.5))     "exponential", 0.1 … 10
+                    η_b = S_b · ν_b / max ν            "scaled"
+                    η_b = S_b · (ν_b − ε_f) / (max ν − ε_f)   "normalized"
+                    η_b = S_b                          "discriminative"
+
+    A genome is valid when at least one block trains.
+
+    Args:
+        blocks: The model's blocks in execution order, head last (`biotune_optuna.model_blocks`).
+        head_trains: Whether the head always trains, whatever its gene says; default True. A new
+            head is random, and frozen it would stay so. The paper's space has False.
+        threshold: ``"gene"`` (default) to search ε_f, or its fixed value in [0, 1).
+        variant: How a gene becomes a multiplier, default ``"exponential"``.
+        lr: Base learning rate, or the (low, high) bounds within which it is searched on a log
+            scale; default (1e-3, 3e-2).
+        weight_decay: Weight decay, or its (low, high) bounds on a log scale; default 0.
+
+    Raises:
+        StudyError: If there are no blocks, names repeat, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[BlockLike],
+        *,
+        head_trains: bool = True,
+        threshold: Literal["gene"] | float = "gene",
+        variant: Variant = "exponential",
+        lr: float | Range = (1e-3, 3e-2),
+        weight_decay: float | Range = 0.0,
+    ) -> None:
+        self.blocks = tuple(blocks)
+        self.head_trains = head_trains
+        self.threshold = threshold
+        self.variant: Variant = variant
+        self.lr = _bounds("lr", lr)
+        self.weight_decay = _bounds("weight_decay", weight_decay)
+        names = [block.name for block in self.blocks]
+        if not names:
+            raise StudyError("a genome space over no blocks is empty; give at least one block")
+        if len(set(names)) < len(names):
+            raise StudyError(
+                f"block names repeat: {', '.join(names)}; each block needs its own name"
+            )
+        if variant not in get_args(Variant):
+            known = ", ".join(get_args(Variant))
+            raise StudyError(f"learning-rate variant {variant!r} is unknown; choose one of {known}")
+        if threshold != "gene" and not 0 <= threshold < 1:
+            raise StudyError(f"threshold {threshold} must be 'gene' or a number in [0, 1)")
+        self.gene_names = tuple(f"gene.{name}" for name in names) + (
+            (THRESHOLD,) if threshold == "gene" else ()
+        )
+
+    @classmethod
+    def from_blocks(cls, blocks: Sequence[BlockLike], **options: Any) -> GenomeSpace:
+        """The space over ``blocks``; options as for the constructor."""
+        return cls(blocks, **options)
+
+    # -- names and ranges ----------------------------------------------------------------------
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks B."""
+        return len(self.blocks)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes: B, plus 1 where the threshold is searched."""
+        return len(self.gene_names)
+
+    @property
+    def block_indices(self) -> range:
+        """Positions of the block genes within a genome."""
+        return range(self.n_blocks)
+
+    @property
+    def threshold_index(self) -> int | None:
+        """Position of the threshold gene, None where the threshold is fixed."""
+        return self.n_blocks if self.threshold == "gene" else None
+
+    @property
+    def base_lr(self) -> float:
+        """The base learning rate, the geometric middle of its bounds where it is searched."""
+        return _middle(self.lr)
+
+    @property
+    def base_weight_decay(self) -> float:
+        """The weight decay, the geometric middle of its bounds where it is searched."""
+        return _middle(self.weight_decay)
+
+    @property
+    def extra_bounds(self) -> dict[str, Range]:
+        """Bounds of the log-scaled parameters searched beside the genes."""
+        both = {LR: self.lr, WEIGHT_DECAY: self.weight_decay}
+        return {name: value for name, value in both.items() if isinstance(value, tuple)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all searched parameters: the genes, then the extras."""
+        return self.gene_names + tuple(self.extra_bounds)
+
+    def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        """Optuna's distribution of each searched parameter."""
+        from optuna.distributions import BaseDistribution, FloatDistribution
+
+        space: dict[str, BaseDistribution] = {
+            name: FloatDistribution(0.0, 1.0) for name in self.gene_names
+        }
+        for name, (low, high) in self.extra_bounds.items():
+            space[name] = FloatDistribution(low, high, log=True)
+        return space
+
+    # -- meaning -------------------------------------------------------------------------------
+
+    def thresholds(self, values: ArrayLike) -> NDArray[np.float64]:
+        """The freezing threshold of each genome.
+
+        Args:
+            values: Genes, shape (..., n_genes).
+
+        Returns:
+            Shape (..., 1).
+        """
+        genes = np.asarray(values, dtype=np.float64)
+        if self.threshold == "gene":
+            return genes[..., self.n_blocks : self.n_blocks + 1]
+        return np.full((*genes.shape[:-1], 1), float(self.threshold))
+
+    def mask(self, values: ArrayLike) -> NDArray[np.bool_]:
+        """Which blocks train.
+
+        Args:
+            values: Genes, shape (..., n_genes).
+
+        Returns:
+            Shape (..., B), True where the block trains.
+        """
+        genes = np.asarray(values, dtype=np.float64)
+        mask: NDArray[np.bool_] = genes[..., : self.n_blocks] > self.thresholds(genes)
+        if self.head_trains:
+            mask[..., -1] = True
+        return mask
+
+    def multipliers(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Learning-rate multiplier of each block, 0 where frozen.
+
+        Args:
+            values: Genes, shape (..., n_genes).
+
+        Returns:
+            Shape (..., B).
+        """
+        genes = np.asarray(values, dtype=np.float64)
+        nu, mask = genes[..., : self.n_blocks], self.mask(genes)
+        if self.variant == "exponential":
+            weights = 10.0 ** (2.0 * (nu - 0.5))
+        elif self.variant == "discriminative":
+            weights = np.ones_like(nu)
+        else:
+            low = self.thresholds(genes) if self.variant == "normalized" else np.zeros(1)
+            span = nu.max(axis=-1, keepdims=True) - low
+            weights = (nu - low) / np.where(span > 0, span, 1.0)
+        # A block that trains keeps a positive rate: only the mask freezes.
+        return np.where(mask, np.maximum(weights, 1e-3), 0.0)
+
+    def is_valid(self, values: ArrayLike) -> bool:
+        """Whether at least one block trains (BioTune paper: Σ S_b ≥ 1)."""
+        return bool(self.mask(values).any(axis=-1).all())
+
+    def repair(self, values: ArrayLike) -> NDArray[np.float64]:
+        """A valid genome near this one: the block with the largest gene is activated.
+
+        Args:
+            values: Genes, shape (n_genes,).
+
+        Returns:
+            The genes clipped to [0, 1] and, where no block trained, with the largest block gene
+            just above the threshold.
+        """
+        genes = np.clip(np.asarray(values, dtype=np.float64), 0.0, 1.0)
+        if self.is_valid(genes):
+            return genes
+        best = int(np.argmax(genes[: self.n_blocks]))
+        threshold = float(self.thresholds(genes)[0])
+        if threshold >= 1.0:  # nothing lies above a threshold of 1: lower it
+            threshold = float(np.nextafter(1.0, 0.0))
+            genes[self.n_blocks] = threshold
+        genes[best] = np.nextafter(threshold, 2.0)
+        return genes
+
+    def encode(self, recipe: Recipe) -> Genome:
+        """The genome whose decoding comes nearest to a recipe.
+
+        Multipliers are clipped to what a gene can say, 0.1 … 10. Where the base rate is fixed, a
+        recipe's other base rate is folded into the multipliers.
+
+        Args:
+            recipe: A recipe over the same blocks.
+
+        Raises:
+            StudyError: If the recipe's blocks are not this space's.
+        """
+        if [b.name for b in recipe.blocks] != [b.name for b in self.blocks]:
+            raise StudyError("the recipe is over other blocks than the genome space")
+        extras = {
+            name: float(np.clip(getattr(recipe, name), low, high))
+            for name, (low, high) in self.extra_bounds.items()
+        }
+        scale = recipe.lr / extras.get(LR, self.base_lr)
+        genes = np.array([self._gene(block, scale) for block in recipe.blocks])
+        active = np.array([not block.frozen for block in recipe.blocks])
+        floor = self.threshold
+        if floor == "gene":
+            ruled = active[:-1] if self.head_trains else active
+            lowest = float(genes[: len(ruled)][ruled].min()) if ruled.any() else 1.0
+            floor = lowest / 2
+        genes[~active] = floor / 2
+        head = self.n_blocks - 1 if self.head_trains else self.n_blocks
+        above = np.nextafter(floor, 2.0)
+        genes[:head] = np.where(active[:head], np.maximum(genes[:head], above), genes[:head])
+        values = [*genes.tolist(), *([floor] if self.threshold == "gene" else [])]
+        return Genome(self, tuple(values), extras)
+
+    def _gene(self, block: BlockRecipe, scale: float) -> float:
+        if block.frozen:
+            return 0.0
+        multiplier = block.multiplier * scale
+        if self.variant == "exponential":
+            return float(np.clip(0.5 + 0.5 * np.log10(multiplier), 1e-2, 1.0))
+        return float(np.clip(multiplier, 1e-2, 1.0))
+
+    # -- Optuna --------------------------------------------------------------------------------
+
+    def suggest(self, trial: optuna.trial.BaseTrial) -> Genome:
+        """Asks an Optuna trial for every parameter of the space."""
+        genes = tuple(trial.suggest_float(name, 0.0, 1.0) for name in self.gene_names)
+        extras = {
+            name: trial.suggest_float(name, low, high, log=True)
+            for name, (low, high) in self.extra_bounds.items()
+        }
+        return Genome(self, genes, extras)
+
+    def genome(self, params: Mapping[str, Any]) -> Genome:
+        """The genome that a trial's parameters spell.
+
+        Raises:
+            StudyError: If a parameter is missing.
+        """
+        missing = [name for name in self.names if name not in params]
+        if missing:
+            raise StudyError(
+                f"parameter {missing[0]!r} is missing; a genome needs all of {self.names}"
+            )
+        return Genome(
+            self,
+            tuple(float(params[name]) for name in self.gene_names),
+            {name: float(params[name]) for name in self.extra_bounds},
+        )
+
+    # -- keeping it ----------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The space as JSON-ready data: block names and settings, without parameter names."""
+        return {
+            "blocks": [block.name for block in self.blocks],
+            "head_trains": self.head_trains,
+            "threshold": self.threshold,
+            "variant": self.variant,
+            "lr": list(self.lr) if isinstance(self.lr, tuple) else self.lr,
+            "weight_decay": (
+                list(self.weight_decay)
+                if isinstance(self.weight_decay, tuple)
+                else self.weight_decay
+            ),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> GenomeSpace:
+        """Rebuilds a space from `to_dict`'s data; its blocks know their names only."""
+        options = {key: data[key] for key in ("head_trains", "threshold", "variant")}
+        for key in (LR, WEIGHT_DECAY):
+            options[key] = tuple(data[key]) if isinstance(data[key], list) else data[key]
+        return cls([BlockRecipe(name, 1.0) for name in data["blocks"]], **options)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GenomeSpace) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.gene_names, self.head_trains, self.variant))
+
+    def __repr__(self) -> str:
+        return f"GenomeSpace({self.n_blocks} blocks: {', '.join(b.name for b in self.blocks)})"
+
+
+def _bounds(name: str, value: float | Sequence[float]) -> float | Range:
+    """Checks a fixed value or a pair of bounds."""
+    if isinstance(value, (int, float)):
+        if not np.isfinite(value) or value < 0 or (name == LR and value == 0):
+            raise StudyError(f"{name} {value} is out of range; give a positive number")
+        return float(value)
+    low, high = (float(bound) for bound in value)
+    if not 0 < low < high < np.inf:
+        raise StudyError(f"{name} bounds ({low}, {high}) must satisfy 0 < low < high")
+    return (low, high)
+
+
+def _middle(value: float | Range) -> float:
+    return float(np.sqrt(value[0] * value[1])) if isinstance(value, tuple) else value

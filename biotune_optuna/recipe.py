@@ -1,0 +1,379 @@
+"""A recipe: which blocks train, and how fast.
+
+A recipe is what a genome means. It names every parameter of the model it was made for, so the JSON
+file alone is enough to train with it elsewhere, in anyone's loop.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from biotune_optuna.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+__all__ = ["BlockLike", "BlockRecipe", "Recipe"]
+
+SCHEMA_VERSION = 1
+
+
+class BlockLike(Protocol):
+    """What a recipe needs to know of a block; `biotune_optuna.models.Block` is one."""
+
+    @property
+    def name(self) -> str:
+        """The block's name."""
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the block's parameters, as in ``model.named_parameters()``."""
+
+    @property
+    def buffer_names(self) -> tuple[str, ...]:
+        """Names of the block's buffers, as in ``model.named_buffers()``."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRecipe:
+    """How one block is trained.
+
+    Attributes:
+        name: The block's name.
+        multiplier: Factor on the base learning rate, >= 0; exactly 0 means frozen.
+        parameter_names: Names of the block's parameters.
+        buffer_names: Names of the block's buffers (BatchNorm statistics and the like).
+    """
+
+    name: str
+    multiplier: float
+    parameter_names: tuple[str, ...] = ()
+    buffer_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.multiplier) and self.multiplier >= 0):
+            raise ModelError(
+                f"block {self.name!r} has the learning-rate multiplier {self.multiplier}; "
+                "it must be a finite number >= 0, where 0 freezes the block"
+            )
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the block is frozen."""
+        return self.multiplier == 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Learning rates and frozen blocks for one fine-tuning run (BioTune paper, Sec. III).
+
+    Attributes:
+        blocks: The model's blocks, in execution order, head last.
+        lr: Base learning rate; block b trains at ``lr * blocks[b].multiplier``.
+        weight_decay: Weight decay of matrices and kernels; norms and biases get none.
+    """
+
+    blocks: tuple[BlockRecipe, ...]
+    lr: float
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ModelError(
+                f"learning rate {self.lr} is not a finite number above 0, such as 1e-3"
+            )
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ModelError(f"weight decay {self.weight_decay} is not a finite number >= 0")
+
+    # -- making one ----------------------------------------------------------------------------
+
+    @classmethod
+    def from_multipliers(
+        cls,
+        blocks: Sequence[BlockLike],
+        multipliers: Sequence[float],
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+    ) -> Recipe:
+        """Builds a recipe from one multiplier a block.
+
+        Args:
+            blocks: The model's blocks, in order.
+            multipliers: As many factors on ``lr``; 0 freezes.
+            lr: Base learning rate.
+            weight_decay: Weight decay, default 0.
+
+        Raises:
+            ModelError: If the lengths differ or a number is out of range.
+        """
+        if len(blocks) != len(multipliers):
+            raise ModelError(
+                f"{len(multipliers)} multipliers were given for {len(blocks)} blocks; "
+                "give one a block"
+            )
+        return cls(
+            tuple(
+                BlockRecipe(b.name, float(m), tuple(b.parameter_names), tuple(b.buffer_names))
+                for b, m in zip(blocks, multipliers, strict=True)
+            ),
+            lr=float(lr),
+            weight_decay=float(weight_decay),
+        )
+
+    @classmethod
+    def full(cls, blocks: Sequence[BlockLike], *, lr: float, weight_decay: float = 0.0) -> Recipe:
+        """Full fine-tuning: every block at ``lr``."""
+        return cls.from_multipliers(blocks, [1.0] * len(blocks), lr=lr, weight_decay=weight_decay)
+
+    @classmethod
+    def linear_probe(
+        cls, blocks: Sequence[BlockLike], *, lr: float, weight_decay: float = 0.0
+    ) -> Recipe:
+        """Linear probe: the head at ``lr``, everything else frozen."""
+        multipliers = [0.0] * (len(blocks) - 1) + [1.0]
+        return cls.from_multipliers(blocks, multipliers, lr=lr, weight_decay=weight_decay)
+
+    @classmethod
+    def layer_decay(
+        cls, blocks: Sequence[BlockLike], *, lr: float, decay: float, weight_decay: float = 0.0
+    ) -> Recipe:
+        """Layer-wise decay: block b of B at ``lr * decay ** (B - 1 - b)`` (Clark et al., 2020)."""
+        last = len(blocks) - 1
+        multipliers = [decay ** (last - b) for b in range(len(blocks))]
+        return cls.from_multipliers(blocks, multipliers, lr=lr, weight_decay=weight_decay)
+
+    # -- reading it ----------------------------------------------------------------------------
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the frozen blocks, in order."""
+        return tuple(b.name for b in self.blocks if b.frozen)
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """Names of the blocks that train, in order."""
+        return tuple(b.name for b in self.blocks if not b.frozen)
+
+    @property
+    def multipliers(self) -> dict[str, float]:
+        """Factor on the base learning rate by block name; 0 means frozen."""
+        return {b.name: b.multiplier for b in self.blocks}
+
+    @property
+    def frozen_prefix(self) -> int:
+        """How many blocks, counted from the input, are frozen without a gap."""
+        return next((i for i, b in enumerate(self.blocks) if not b.frozen), len(self.blocks))
+
+    def key(self) -> tuple[Any, ...]:
+        """What training depends on, rounded to six digits: equal keys train the same way."""
+        return (
+            *(f"{b.multiplier * self.lr:.6g}" for b in self.blocks),
+            f"{self.weight_decay:.6g}",
+        )
+
+    def frozen_summary(self) -> str:
+        """Which blocks are frozen, counted from 1: ``"1-4 of 9"``, ``"none of 9"``."""
+        runs = _runs([i + 1 for i, b in enumerate(self.blocks) if b.frozen])
+        return f"{runs or 'none'} of {len(self.blocks)}"
+
+    def describe(self) -> str:
+        """The recipe in words: ``"blocks 1-4 frozen, fc at 6×, base rate 0.003"``."""
+        parts = []
+        frozen = [i + 1 for i, b in enumerate(self.blocks) if b.frozen]
+        if frozen:
+            parts.append(f"block{'s' if len(frozen) > 1 else ''} {_runs(frozen)} frozen")
+        parts += [f"{b.name} at {b.multiplier:.2g}×" for b in self.blocks if not b.frozen]
+        return ", ".join([*parts, f"base rate {self.lr:.2g}"])
+
+    # -- using it ------------------------------------------------------------------------------
+
+    def apply(self, model: nn.Module, lr: float | None = None) -> list[dict[str, Any]]:
+        """Sets ``requires_grad`` throughout the model and returns parameter groups.
+
+        Args:
+            model: The model this recipe was made for.
+            lr: Base learning rate; None takes the recipe's own.
+
+        Returns:
+            For each block that trains, one group of its weights and one of its norms and biases
+            (weight decay 0), empty groups left out. Keys: ``params``, ``lr`` (the real rate),
+            ``weight_decay``, ``name`` (the block) and ``multiplier``. Any optimiser and any
+            scheduler of PyTorch or timm takes them as they are.
+
+        Raises:
+            ModelError: If the recipe and the model do not name the same parameters.
+        """
+        parameters = dict(model.named_parameters())
+        self._check(parameters)
+        base = self.lr if lr is None else lr
+        exempt = _no_weight_decay(model)
+        groups: list[dict[str, Any]] = []
+        for block in self.blocks:
+            decayed: list[nn.Parameter] = []
+            plain: list[nn.Parameter] = []
+            for name in block.parameter_names:
+                parameter = parameters[name]
+                parameter.requires_grad_(not block.frozen)
+                is_plain = parameter.ndim <= 1 or name.endswith(".bias") or name in exempt
+                (plain if is_plain else decayed).append(parameter)
+            if block.frozen:
+                continue
+            for members, decay in ((decayed, self.weight_decay), (plain, 0.0)):
+                if members:
+                    groups.append(
+                        {
+                            "params": members,
+                            "lr": base * block.multiplier,
+                            "weight_decay": decay,
+                            "name": block.name,
+                            "multiplier": block.multiplier,
+                        }
+                    )
+        return groups
+
+    def train_mode(self, model: nn.Module, frozen_norm: Literal["eval", "train"] = "eval") -> None:
+        """Puts the model into train mode and its frozen blocks into eval mode.
+
+        A module counts as frozen when it holds tensors and all of them belong to frozen blocks. A
+        module without tensors (dropout, drop-path, activations) follows its nearest ancestor.
+
+        Args:
+            model: The model this recipe was made for.
+            frozen_norm: ``"eval"`` leaves the frozen blocks' BatchNorm statistics untouched;
+                ``"train"`` lets normalisation layers of frozen blocks drift, as the paper's
+                released code does.
+        """
+        model.train()
+        frozen = {
+            name
+            for block in self.blocks
+            if block.frozen
+            for name in (*block.parameter_names, *block.buffer_names)
+        }
+        if not frozen:
+            return
+        tensors = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+        modules = dict(model.named_modules())
+        counts: dict[str, list[int]] = {}
+        for tensor in tensors:
+            path = tensor
+            while path:
+                path = path.rpartition(".")[0]
+                tally = counts.setdefault(path, [0, 0])
+                tally[0] += 1
+                tally[1] += tensor in frozen
+        for path, (total, held) in counts.items():
+            if total == held and path in modules:
+                modules[path].eval()
+        if frozen_norm == "train":
+            _train_norms(model)
+
+    def _check(self, parameters: Mapping[str, Any]) -> None:
+        named = [name for block in self.blocks for name in block.parameter_names]
+        missing = [name for name in named if name not in parameters]
+        extra = sorted(set(parameters) - set(named))
+        if missing or extra:
+            what = f"does not have {missing[0]!r}" if missing else f"also has {extra[0]!r}"
+            raise ModelError(
+                f"the recipe names {len(named)} parameters of another model: this one {what}; "
+                "apply it to the architecture it was made for"
+            )
+
+    # -- keeping it ----------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON-ready data, with ``schema_version``."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "blocks": [
+                {
+                    "name": b.name,
+                    "multiplier": b.multiplier,
+                    "parameters": list(b.parameter_names),
+                    "buffers": list(b.buffer_names),
+                }
+                for b in self.blocks
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """Rebuilds a recipe from `to_dict`'s data.
+
+        Raises:
+            ModelError: If the data is of a newer schema or lacks a field.
+        """
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ModelError(
+                f"recipe schema version {version!r} cannot be read; "
+                f"this version reads {SCHEMA_VERSION}"
+            )
+        try:
+            blocks = tuple(
+                BlockRecipe(
+                    str(b["name"]),
+                    float(b["multiplier"]),
+                    tuple(b.get("parameters", ())),
+                    tuple(b.get("buffers", ())),
+                )
+                for b in data["blocks"]
+            )
+            return cls(blocks, lr=float(data["lr"]), weight_decay=float(data["weight_decay"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"the recipe lacks or garbles a field: {error}") from None
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the recipe as JSON and returns the path."""
+        target = Path(path)
+        target.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Reads a recipe that `save` wrote.
+
+        Raises:
+            ModelError: If the file is not such a recipe.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ModelError(f"{path} cannot be read as a recipe: {error}") from None
+        if not isinstance(data, dict):
+            raise ModelError(f"{path} is not a recipe: it holds no JSON object")
+        return cls.from_dict(data)
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Writes 1, 2, 3, 5 as "1-3, 5"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _no_weight_decay(model: nn.Module) -> set[str]:
+    """Parameters that the model's authors exempt from weight decay (timm's convention)."""
+    declared = getattr(model, "no_weight_decay", None)
+    return set(declared()) if callable(declared) else set()
+
+
+def _train_norms(model: nn.Module) -> None:
+    from torch.nn.modules.batchnorm import _NormBase
+
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            module.train()

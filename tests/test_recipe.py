@@ -1,0 +1,160 @@
+"""Recipes applied to real modules."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from biotune_optuna.errors import ModelError
+from biotune_optuna.recipe import BlockRecipe, Recipe
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Dropout(0.5)
+        )
+        self.body = nn.Sequential(
+            nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Dropout(0.5)
+        )
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+def blocks_of(model: nn.Module) -> list[BlockRecipe]:
+    return [
+        BlockRecipe(
+            name,
+            1.0,
+            tuple(f"{name}.{p}" for p, _ in child.named_parameters()),
+            tuple(f"{name}.{b}" for b, _ in child.named_buffers()),
+        )
+        for name, child in model.named_children()
+    ]
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def test_apply_gives_real_rates_and_frees_norms_of_weight_decay(net: Net) -> None:
+    recipe = Recipe.from_multipliers(blocks_of(net), [0, 0.1, 10], lr=1e-3, weight_decay=0.05)
+    groups = recipe.apply(net)
+    optimiser = torch.optim.AdamW(groups)
+    of = {p: n for n, p in net.named_parameters()}
+    seen = {
+        of[p]: (g["lr"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]
+    }
+    assert seen == {
+        "body.0.weight": (pytest.approx(1e-4), 0.05),
+        "body.1.weight": (pytest.approx(1e-4), 0.0),
+        "body.1.bias": (pytest.approx(1e-4), 0.0),
+        "head.weight": (pytest.approx(1e-2), 0.05),
+        "head.bias": (pytest.approx(1e-2), 0.0),
+    }
+    assert {n for n, p in net.named_parameters() if not p.requires_grad} == {
+        "stem.0.weight",
+        "stem.1.weight",
+        "stem.1.bias",
+    }
+    assert {g["lr"] for g in recipe.apply(net, lr=1.0)} == {0.1, 10.0}
+
+
+def test_applying_another_recipe_undoes_the_first(net: Net) -> None:
+    Recipe.linear_probe(blocks_of(net), lr=1e-3).apply(net)
+    Recipe.full(blocks_of(net), lr=1e-3).apply(net)
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_train_mode_keeps_frozen_blocks_in_eval(net: Net) -> None:
+    recipe = Recipe.from_multipliers(blocks_of(net), [0, 1, 1], lr=1e-3)
+    recipe.train_mode(net)
+    assert not any(m.training for m in net.stem.modules())
+    assert all(m.training for m in net.body.modules())
+    recipe.train_mode(net, frozen_norm="train")
+    assert net.stem[1].training
+    assert not net.stem[2].training
+
+
+def test_frozen_blocks_are_bit_identical_after_a_step(net: Net) -> None:
+    recipe = Recipe.from_multipliers(blocks_of(net), [0, 1, 1], lr=1e-1)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    optimiser = torch.optim.SGD(recipe.apply(net))
+    recipe.train_mode(net)
+    net(torch.randn(8, 3, 8, 8)).square().mean().backward()
+    optimiser.step()
+    after = net.state_dict()
+    for key, value in before.items():
+        assert torch.equal(value, after[key]) == key.startswith("stem."), key
+
+
+def test_words(net: Net) -> None:
+    blocks = blocks_of(net)
+    assert (
+        Recipe.from_multipliers(blocks, [0, 0, 6], lr=3e-3).describe()
+        == "blocks 1-2 frozen, head at 6×, base rate 0.003"
+    )
+    assert (
+        Recipe.from_multipliers(blocks, [0, 0.31, 6], lr=3e-3).describe()
+        == "block 1 frozen, body at 0.31×, head at 6×, base rate 0.003"
+    )
+    assert Recipe.from_multipliers(blocks, [0, 1, 0], lr=1.0).frozen_summary() == "1, 3 of 3"
+    assert Recipe.full(blocks, lr=1.0).frozen_summary() == "none of 3"
+    assert Recipe.from_multipliers(blocks, [0, 1, 0], lr=1.0).frozen_prefix == 1
+    assert Recipe.full(blocks, lr=1.0).frozen_prefix == 0
+
+
+def test_layer_decay_falls_towards_the_input(net: Net) -> None:
+    recipe = Recipe.layer_decay(blocks_of(net), lr=1.0, decay=0.5)
+    assert list(recipe.multipliers.values()) == [0.25, 0.5, 1.0]
+
+
+def test_keys_tell_apart_what_trains_apart(net: Net) -> None:
+    blocks = blocks_of(net)
+    one = Recipe.from_multipliers(blocks, [0, 1, 2], lr=1e-3)
+    assert one.key() == Recipe.from_multipliers(blocks, [0, 0.5, 1], lr=2e-3).key()
+    assert one.key() != Recipe.from_multipliers(blocks, [0, 1, 2.1], lr=1e-3).key()
+    assert one.key() != Recipe.from_multipliers(blocks, [0, 1, 2], lr=1e-3, weight_decay=1e-2).key()
+
+
+def test_saved_recipe_comes_back_equal(net: Net, tmp_path) -> None:
+    recipe = Recipe.from_multipliers(blocks_of(net), [0, 1 / 3, 2], lr=1e-3, weight_decay=0.1)
+    path = recipe.save(tmp_path / "recipe.json")
+    assert Recipe.load(path) == recipe
+    assert json.loads(path.read_text())["schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as a recipe"),
+        ("[]", "no JSON object"),
+        ('{"schema_version": 99}', "schema version 99"),
+        ('{"schema_version": 1, "blocks": [{}]}', "lacks or garbles"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, content: str, message: str) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(content)
+    with pytest.raises(ModelError, match=message):
+        Recipe.load(path)
+
+
+def test_a_recipe_of_another_model_is_refused(net: Net) -> None:
+    recipe = Recipe.full(blocks_of(net), lr=1e-3)
+    with pytest.raises(ModelError, match=r"does not have 'stem\.0\.weight'"):
+        recipe.apply(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_rates_are_refused(net: Net, lr: float) -> None:
+    with pytest.raises(ModelError, match="learning rate"):
+        Recipe.full(blocks_of(net), lr=lr)
+    with pytest.raises(ModelError, match="multiplier"):
+        Recipe.from_multipliers(blocks_of(net), [0, 1, float("nan")], lr=1.0)
