@@ -1,0 +1,225 @@
+"""What accuracy costs, and where the time went."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+from optuna.trial import FrozenTrial, TrialState
+from plotly.subplots import make_subplots
+
+from biotune_optuna.report.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, finish
+from biotune_optuna.report.view import NothingToShow, StudyView, as_view, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optuna import Study
+
+__all__ = ["accuracy_against_cost", "pareto_front", "time_spent", "where_time_went"]
+
+MAX_POINTS = 1500
+
+
+def accuracy_against_cost(study: Study | StudyView) -> go.Figure:
+    """Value against the share of trainable parameters and against seconds, with Pareto fronts.
+
+    Args:
+        study: A study whose complete trials say their cost. Seconds fall back on each trial's
+            wall-clock time.
+
+    Raises:
+        NothingToShow: No trial is complete.
+    """
+    view = as_view(study)
+    panels = []
+    share = [(t, t.user_attrs.get("trainable_pct")) for t in view.complete]
+    for words, pairs in (
+        ("trainable parameters, %", share),
+        ("seconds of training", [(t, seconds(t)) for t in view.complete]),
+    ):
+        known = [(t, float(c)) for t, c in pairs if isinstance(c, (int, float))]
+        if known and max(c for _, c in known) > 0:
+            panels.append((words, known))
+    if not panels:
+        raise NothingToShow("No complete trial says what it cost.")
+    figure = make_subplots(rows=len(panels), cols=1, vertical_spacing=0.2)
+    for row, (words, known) in enumerate(panels, 1):
+        _add_panel(figure, view, known, row)
+        wide = max(c for _, c in known) > 30 * min(c for _, c in known) > 0
+        figure.update_xaxes(title_text=words, type="log" if wide else "linear", row=row, col=1)
+        figure.update_yaxes(
+            title_text=view.metric_words, tickformat=view.axis_format, row=row, col=1
+        )
+    return finish(figure, _headline(view, panels[0]), height=110 + 240 * len(panels), legend=True)
+
+
+def _headline(view: StudyView, panel: tuple[str, list[tuple[FrozenTrial, float]]]) -> str:
+    words, known = panel
+    best, cost = min(known, key=lambda pair: view.sort_key(pair[0]))
+    unit = f"{cost:.3g} % of the parameters" if words.startswith("trainable") else f"{cost:.3g} s"
+    return f"Best {view.metric_words} against cost: {view.say(best.value)} with {unit}"
+
+
+def pareto_front(
+    view: StudyView, known: Sequence[tuple[FrozenTrial, float]]
+) -> list[tuple[FrozenTrial, float]]:
+    """Trials that no other beats at equal or lower cost, cheapest first.
+
+    Args:
+        view: The study read, for the direction.
+        known: Pairs of complete trial and cost.
+    """
+    front: list[tuple[FrozenTrial, float]] = []
+    for trial, cost in sorted(known, key=lambda pair: (pair[1], view.sort_key(pair[0]))):
+        value = float(trial.value or 0.0)
+        if not front or view.better(value, float(front[-1][0].value or 0.0)):
+            front.append((trial, cost))
+    return front
+
+
+def _add_panel(
+    figure: go.Figure, view: StudyView, known: list[tuple[FrozenTrial, float]], row: int
+) -> None:
+    front = pareto_front(view, known)
+    on_front = {t.number for t, _ in front}
+    rest = [pair for pair in known if pair[0].number not in on_front]
+    if len(rest) > MAX_POINTS:
+        rest = rest[:: len(rest) // MAX_POINTS + 1]
+    if rest:
+        figure.add_scatter(
+            x=[c for _, c in rest],
+            y=[t.value for t, _ in rest],
+            mode="markers",
+            name="dominated: better and cheaper exists",
+            marker={"color": GREY, "size": 6, "opacity": 0.55},
+            text=[f"trial {t.number}" for t, _ in rest],
+            hovertemplate="%{text}: %{y}, cost %{x:.3g}<extra></extra>",
+            showlegend=row == 1,
+            legendgroup="rest",
+            row=row,
+            col=1,
+        )
+    figure.add_scatter(
+        x=[c for _, c in front],
+        y=[t.value for t, _ in front],
+        mode="lines+markers",
+        name="Pareto front",
+        line={"shape": "hv", "color": VERMILION, "width": 2},
+        marker={"color": VERMILION, "size": 10, "symbol": "diamond"},
+        text=[f"trial {t.number}" for t, _ in front],
+        hovertemplate="%{text}: %{y}, cost %{x:.3g}<extra></extra>",
+        showlegend=row == 1,
+        legendgroup="front",
+        row=row,
+        col=1,
+    )
+
+
+def time_spent(study: Study | StudyView) -> dict[str, float]:
+    """Seconds per kind of work, summed over workers; kinds that took no time are absent.
+
+    Args:
+        study: Any study with finished trials.
+    """
+    view = as_view(study)
+    parts = dict.fromkeys(
+        (
+            "training, trial kept",
+            "training, trial stopped early",
+            "trials that failed",
+            "around training (loading, writing)",
+            "confirmation",
+        ),
+        0.0,
+    )
+    for trial in view.trials:
+        if not trial.state.is_finished():
+            continue
+        wall = trial.duration.total_seconds() if trial.duration is not None else 0.0
+        said = seconds(trial) or 0.0
+        if trial.state == TrialState.FAIL:
+            parts["trials that failed"] += wall
+        elif trial.state == TrialState.PRUNED:
+            parts["training, trial stopped early"] += said
+        else:
+            parts["training, trial kept"] += said
+        if trial.state != TrialState.FAIL:
+            parts["around training (loading, writing)"] += max(0.0, wall - said)
+    confirm = view.confirm.get("seconds")
+    parts["confirmation"] = float(confirm) if isinstance(confirm, (int, float)) else 0.0
+    return {kind: spent for kind, spent in parts.items() if spent > 0}
+
+
+def where_time_went(study: Study | StudyView) -> go.Figure:
+    """Time by kind of work, summed over all workers.
+
+    Args:
+        study: A study with finished trials.
+
+    Raises:
+        NothingToShow: No trial has finished.
+    """
+    spent = time_spent(study)
+    total = sum(spent.values())
+    if total <= 0:
+        raise NothingToShow("No trial has finished yet, so no time was spent.")
+    colours = {"training, trial kept": BLUE, "confirmation": ORANGE, "trials that failed": BLACK}
+    kinds = list(spent)
+    figure = go.Figure(
+        go.Bar(
+            x=list(spent.values()),
+            y=kinds,
+            orientation="h",
+            marker_color=[colours.get(k, SKY if k.startswith("training") else GREY) for k in kinds],
+            text=[f"{duration(s)} ({s / total:.0%})" for s in spent.values()],
+            textposition="auto",
+            hovertemplate="%{y}: %{text}<extra></extra>",
+        )
+    )
+    unit, length = _unit(max(spent.values()))
+    step = _round_step(max(spent.values()) / length / 5)
+    ticks = [i * step for i in range(int(max(spent.values()) / length / step) + 2)]
+    figure.update_xaxes(
+        title_text=unit,
+        tickvals=[t * length for t in ticks],
+        ticktext=[f"{t:g}" for t in ticks],
+        range=[0, 1.05 * max(spent.values())],
+    )
+    figure.update_yaxes(autorange="reversed")
+    title = f"Where {duration(total)} of computing went (all workers together)"
+    return finish(figure, title, height=130 + 42 * len(kinds), legend=False)
+
+
+def _round_step(step: float) -> float:
+    power = 1.0
+    while power > step:
+        power /= 10
+    while power * 10 <= step:
+        power *= 10
+    return next(power * k for k in (1, 2, 5, 10) if power * k >= step)
+
+
+def _unit(longest: float) -> tuple[str, float]:
+    if longest < 180:
+        return "seconds", 1.0
+    return ("minutes", 60.0) if longest < 3 * 3600 else ("hours", 3600.0)
+
+
+def duration(total: float) -> str:
+    """Seconds as one says them: ``48 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``.
+
+    Args:
+        total: Seconds, not negative.
+    """
+    if total < 10:
+        return f"{total:.1f} s"
+    whole = round(total)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        rest = f" {whole % 60:02d} s" if whole < 600 else ""
+        return f"{whole // 60} min{rest}"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

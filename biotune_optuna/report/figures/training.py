@@ -1,0 +1,88 @@
+"""Learning curves of the best trials and of those stopped early."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+from optuna.trial import FrozenTrial, TrialState
+
+from biotune_optuna.report.style import GREY, PALETTE, finish
+from biotune_optuna.report.view import NothingToShow, StudyView, as_view
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+__all__ = ["learning_curves"]
+
+MAX_PRUNED = 30
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+
+
+def learning_curves(study: Study | StudyView, *, best: int = 4) -> go.Figure:
+    """Validation score by epoch: the best trials, one line per run, and the trials stopped early.
+
+    Args:
+        study: A study whose trials report intermediate values.
+        best: How many of the best trials are drawn.
+
+    Raises:
+        NothingToShow: No trial reported an intermediate value.
+    """
+    view = as_view(study)
+    leaders = [t for t in view.ranked if t.intermediate_values][:best]
+    pruned = [t for t in view.in_state(TrialState.PRUNED) if t.intermediate_values]
+    if not leaders and not pruned:
+        raise NothingToShow("No trial reported a score while it trained, so there are no curves.")
+    figure = go.Figure()
+    recent = pruned[-MAX_PRUNED:]
+    shown = f"{len(recent)} of {len(pruned)}" if len(recent) < len(pruned) else str(len(pruned))
+    _add(figure, view, recent, name=f"stopped early ({shown})", colour=GREY, dash="dot", width=1.2)
+    for place, trial in enumerate(leaders):
+        name = f"trial {trial.number}: {view.say(trial.value)}"
+        colour = PALETTE[place % len(PALETTE)]
+        dash = _DASHES[place % len(_DASHES)]
+        _add(figure, view, [trial], name=name, colour=colour, dash=dash, width=2.2)
+    unit = "epoch" if view.max_epochs else "reported step"
+    figure.update_xaxes(title_text=unit, tickformat="d")
+    if _longest(view, leaders + recent) <= 15:
+        figure.update_xaxes(dtick=1)
+    figure.update_yaxes(title_text=f"validation {view.metric_words}", tickformat=view.axis_format)
+    runs = Counter(len(view.curves(t)) for t in leaders).most_common(1)
+    title = f"Learning curves of the best {len(leaders)} trials" if leaders else "Learning curves"
+    if runs and runs[0][0] > 1:
+        title += ", one line per run"
+    return finish(figure, title, height=400, legend=True)
+
+
+def _longest(view: StudyView, trials: list[FrozenTrial]) -> int:
+    return max(epoch for t in trials for run in view.curves(t) for epoch, _ in run)
+
+
+def _add(
+    figure: go.Figure,
+    view: StudyView,
+    trials: list[FrozenTrial],
+    *,
+    name: str,
+    colour: str,
+    dash: str,
+    width: float,
+) -> None:
+    xs: list[int | None] = []
+    ys: list[float | None] = []
+    for trial in trials:
+        for run in view.curves(trial):
+            xs += [epoch for epoch, _ in run] + [None]
+            ys += [value for _, value in run] + [None]
+    if xs:
+        figure.add_scatter(
+            x=xs,
+            y=ys,
+            mode="lines+markers",
+            name=name,
+            line={"color": colour, "dash": dash, "width": width},
+            marker={"size": 2 * width + 1},
+            hovertemplate="%{x}: %{y}",
+        )

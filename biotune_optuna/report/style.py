@@ -1,0 +1,124 @@
+"""Colours, symbols and layout shared by all figures.
+
+The palette is Okabe and Ito's, which readers of every common kind of colour vision tell apart; each
+role has a symbol of its own as well, so that a grey print still reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import plotly.graph_objects as go
+
+BLACK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
+BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
+VERMILION, PURPLE, YELLOW = "#D55E00", "#CC79A7", "#F0E442"
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+
+# Light to dark without a turn: prints in grey as it reads on screen.
+RATE_SCALE = ("#fff7bc", "#fec44f", "#ec7014", "#a63603", "#4a1203")
+SHARE_SCALE = ("#ffffff", "#d6e6f4", "#85bcdb", "#2171b5", "#08306b")
+
+
+class Mark(NamedTuple):
+    """How one role is drawn."""
+
+    words: str
+    colour: str
+    symbol: str
+
+
+ROLES: Mapping[str, Mark] = {
+    "immigrant": Mark("random newcomer", GREY, "circle"),
+    "initial": Mark("informed start", BLACK, "star"),
+    "exploit": Mark("small step from an elite", ORANGE, "diamond"),
+    "offspring": Mark("offspring", BLUE, "triangle-up"),
+    "re-evaluation": Mark("measured again", PURPLE, "square"),
+    "extra": Mark("extra offspring", SKY, "triangle-down"),
+    "enqueued": Mark("asked for by hand", GREEN, "cross"),
+    "added": Mark("brought in", VERMILION, "pentagon"),
+}
+OTHER = Mark("trial", BLUE, "circle")
+
+
+def mark(role: object) -> Mark:
+    """How a role is drawn; an unknown one is an ordinary trial."""
+    return ROLES.get(str(role), OTHER)
+
+
+def finish(
+    figure: go.Figure, title: str, *, height: int = 380, legend: bool | None = None, **layout: Any
+) -> go.Figure:
+    """Give a figure the common look.
+
+    Args:
+        figure: The figure with its traces.
+        title: Says what is seen, in a sentence of the reader's language.
+        height: Height in pixels; the width follows the window.
+        legend: Whether a legend is shown; None leaves it to plotly.
+        layout: Further layout settings.
+    """
+    figure.update_layout(
+        template="none",
+        title={
+            "text": title,
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "yref": "container",
+            "y": 0.98,
+            "yanchor": "top",
+            "automargin": True,
+            "font": {"size": 15, "color": BLACK},
+        },
+        font={"family": "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif", "size": 12.5},
+        font_color=BLACK,
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        height=height,
+        margin={"l": 12, "r": 12, "t": 34, "b": 12},
+        hoverlabel={"align": "left", "bgcolor": "white", "bordercolor": GREY},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "font": {"size": 11.5},
+            "itemsizing": "constant",
+        },
+        barcornerradius=2,
+    )
+    if legend is not None:
+        figure.update_layout(showlegend=legend)
+    axis = {
+        "automargin": True,
+        "gridcolor": LIGHT,
+        "linecolor": GREY,
+        "zeroline": False,
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": LIGHT,
+        "title": {"standoff": 8},
+    }
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+    figure.update_layout(**layout)
+    return figure
+
+
+def safe(text: object) -> str:
+    """Text for a figure: plotly reads tags in it, so a class called ``<b>`` is escaped."""
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def shorten(text: object, length: int = 22) -> str:
+    """Text that fits beside an axis, escaped; the middle gives way."""
+    words = str(text)
+    if len(words) > length:
+        half = (length - 1) // 2
+        words = f"{words[:half]}…{words[-half:]}"
+    return safe(words)

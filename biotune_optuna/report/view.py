@@ -1,0 +1,300 @@
+"""One reading of a study, for everything that shows it.
+
+All attribute names of a study are looked up here and nowhere else in this package. Whatever is
+absent (no specification, no recipe, no confirmation) reads as absent, never as an error: a study
+that plain Optuna made with somebody's own objective is as welcome as one of ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from biotune_optuna.errors import StudyError
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+__all__ = ["NothingToShow", "StudyView", "as_view"]
+
+ACCURACIES = frozenset({"accuracy", "macro_accuracy"})
+_METRIC_WORDS = {
+    "accuracy": "accuracy",
+    "macro_accuracy": "macro accuracy",
+    "macro_f1": "macro F1",
+    "kappa": "Cohen's kappa",
+    "average_precision": "average precision",
+    "roc_auc": "ROC AUC",
+}
+
+
+class NothingToShow(StudyError):  # noqa: N818 - it is no fault: the study is young or has no such data
+    """A figure has no data yet; the message is the sentence to print in its place."""
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """What a study holds at one moment, read once.
+
+    Args:
+        study: Any single-objective Optuna study.
+        trials: Its trials in the order of their numbers.
+        direction: Whether larger or smaller values are better.
+        user_attrs: The study's user attributes.
+    """
+
+    study: Study
+    trials: tuple[FrozenTrial, ...]
+    direction: StudyDirection
+    user_attrs: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(self.study.study_name)
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The stored specification, or an empty dict."""
+        stored = self.user_attrs.get("biotune")
+        spec = stored.get("spec") if isinstance(stored, Mapping) else None
+        return dict(spec) if isinstance(spec, Mapping) else {}
+
+    @cached_property
+    def confirm(self) -> dict[str, Any]:
+        """The stored confirmation, or an empty dict."""
+        stored = self.user_attrs.get("confirm")
+        return dict(stored) if isinstance(stored, Mapping) else {}
+
+    @property
+    def test_looks(self) -> list[Mapping[str, Any]]:
+        """Every recorded look at the test data, oldest first."""
+        stored = self.user_attrs.get("test_looks")
+        return [look for look in stored if isinstance(look, Mapping)] if stored else []
+
+    # ---- the value -------------------------------------------------------------------------
+
+    @cached_property
+    def metric(self) -> str:
+        """Name of what the study optimises."""
+        for source in (self.confirm, self.spec, _nested(self.spec, "train"), self.user_attrs):
+            if isinstance(source.get("metric"), str):
+                return str(source["metric"])
+        names = self.study.metric_names
+        return names[0] if names else "value"
+
+    @property
+    def metric_words(self) -> str:
+        """The metric as it is said in a sentence."""
+        return _METRIC_WORDS.get(self.metric, self.metric.replace("_", " "))
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether values are shares of right answers and read best in percent."""
+        return self.metric in ACCURACIES
+
+    @property
+    def axis_format(self) -> str:
+        """D3 format of an axis of values."""
+        return ".1~%" if self.is_accuracy else ".4~g"
+
+    def say(self, value: float | None) -> str:
+        """A value for the reader: ``93.1 %`` for accuracies, ``0.931`` for anything else."""
+        if value is None or not math.isfinite(value):
+            return "–"
+        return f"{100 * value:.1f} %" if self.is_accuracy else f"{value:.4g}"
+
+    def say_difference(self, value: float, *, sign: bool = True) -> str:
+        """A difference of two values: points for accuracies, plain numbers otherwise."""
+        form = "+" if sign else ""
+        text = f"{100 * value:{form}.1f} points" if self.is_accuracy else f"{value:{form}.4f}"
+        return text.replace("-", "−")
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether ``one`` is strictly better than ``other``."""
+        return one > other if self.direction == StudyDirection.MAXIMIZE else one < other
+
+    def sort_key(self, trial: FrozenTrial) -> tuple[float, int]:
+        """Best first; among equals the older trial."""
+        value = float(trial.value) if trial.value is not None else math.nan
+        return (-value if self.direction == StudyDirection.MAXIMIZE else value, trial.number)
+
+    # ---- trials ----------------------------------------------------------------------------
+
+    def in_state(self, state: TrialState) -> tuple[FrozenTrial, ...]:
+        """Trials in one state, in the order of their numbers."""
+        return tuple(t for t in self.trials if t.state == state)
+
+    @cached_property
+    def complete(self) -> tuple[FrozenTrial, ...]:
+        """Complete trials with a finite value, in the order of their numbers."""
+        return tuple(t for t in self.in_state(TrialState.COMPLETE) if _finite(t.value))
+
+    @cached_property
+    def ranked(self) -> tuple[FrozenTrial, ...]:
+        """Complete trials, best first."""
+        return tuple(sorted(self.complete, key=self.sort_key))
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        """The best complete trial, or None."""
+        return self.ranked[0] if self.ranked else None
+
+    @cached_property
+    def by_number(self) -> dict[int, FrozenTrial]:
+        """Trials by number."""
+        return {t.number: t for t in self.trials}
+
+    @cached_property
+    def recipes(self) -> dict[int, dict[str, float]]:
+        """Per trial number the learning-rate multiplier of each block; 0 is frozen."""
+        found = {}
+        for trial in self.trials:
+            multipliers = _multipliers(trial)
+            if multipliers:
+                found[trial.number] = multipliers
+        return found
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """Block names from the input to the head; empty when no trial carries a recipe."""
+        longest: dict[str, float] = max(self.recipes.values(), key=len, default={})
+        return tuple(longest)
+
+    @cached_property
+    def winner(self) -> dict[str, Any] | None:
+        """The confirmed winner's record, or None before a confirmation."""
+        return self.contender(str(self.confirm.get("winner", "")))
+
+    @property
+    def contenders(self) -> list[dict[str, Any]]:
+        """Confirmed candidates, then rivals."""
+        both = [*self.confirm.get("candidates", ()), *self.confirm.get("rivals", ())]
+        return [dict(c) for c in both if isinstance(c, Mapping)]
+
+    def contender(self, name: str) -> dict[str, Any] | None:
+        """The confirmed candidate or rival of this name."""
+        return next((c for c in self.contenders if c.get("name") == name), None)
+
+    def tested(self, name: str) -> dict[str, Any] | None:
+        """The test result of this candidate or rival."""
+        tests = self.confirm.get("tests", ())
+        return next((dict(t) for t in tests if t.get("name") == name), None)
+
+    @property
+    def chosen_trial(self) -> FrozenTrial | None:
+        """The trial that the study stands for: BioTune's confirmed one, else the best so far."""
+        names = [self.winner] if self.winner else []
+        names += self.confirm.get("candidates", ())
+        for record in names:
+            trial = self.by_number.get(record.get("trial", -1)) if record else None
+            if trial is not None:
+                return trial
+        return self.best
+
+    # ---- training --------------------------------------------------------------------------
+
+    @property
+    def max_epochs(self) -> int | None:
+        """Epochs a run may last, when the specification says so."""
+        epochs = next(_find(self.spec, "epochs"), None)
+        return int(epochs) if isinstance(epochs, int) and epochs > 0 else None
+
+    def curves(self, trial: FrozenTrial) -> list[list[tuple[int, float]]]:
+        """Learning curves of a trial: per run the (epoch, validation score) pairs, epochs from 1.
+
+        A step is run index × epochs per run + epoch. Without that number the reported steps make
+        one curve.
+        """
+        steps = [(s, v) for s, v in sorted(trial.intermediate_values.items()) if _finite(v)]
+        per_run = self.max_epochs
+        if per_run is None:
+            return [[(s, float(v)) for s, v in steps]] if steps else []
+        runs: dict[int, list[tuple[int, float]]] = {}
+        for step, value in steps:
+            runs.setdefault(step // per_run, []).append((step % per_run + 1, float(value)))
+        return list(runs.values())
+
+
+def as_view(study: Study | StudyView) -> StudyView:
+    """Read a study once; a reading passes through.
+
+    Args:
+        study: A study of one objective, or an earlier reading.
+
+    Raises:
+        NothingToShow: The study has several objectives.
+    """
+    if isinstance(study, StudyView):
+        return study
+    if len(study.directions) != 1:
+        raise NothingToShow(
+            f"study {study.study_name!r} has {len(study.directions)} objectives;"
+            " these figures read studies of one objective"
+        )
+    trials = tuple(study.get_trials(deepcopy=False))
+    return StudyView(study, trials, study.direction, study.user_attrs)
+
+
+def attribute(trial: FrozenTrial, key: str, default: Any = None) -> Any:
+    """A trial's user attribute, without copying all of them."""
+    return trial.user_attrs.get(key, default)
+
+
+def generation(trial: FrozenTrial) -> int | None:
+    """The generation a trial belongs to."""
+    value = trial.user_attrs.get("generation")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def parents(trial: FrozenTrial) -> list[int]:
+    """Numbers of a trial's parents."""
+    text = trial.user_attrs.get("parents", "")
+    parts = text if isinstance(text, list) else str(text).replace(",", " ").split()
+    return [int(p) for p in parts if str(p).isdigit()]
+
+
+def seconds(trial: FrozenTrial) -> float | None:
+    """Seconds of training, or the wall-clock time of a finished trial that did not say."""
+    value = trial.user_attrs.get("seconds")
+    if isinstance(value, (int, float)) and _finite(value):
+        return float(value)
+    return trial.duration.total_seconds() if trial.duration is not None else None
+
+
+def _multipliers(trial: FrozenTrial) -> dict[str, float]:
+    recipe = trial.user_attrs.get("recipe")
+    stored = recipe.get("multipliers") if isinstance(recipe, Mapping) else None
+    if not isinstance(stored, Mapping):
+        return {}
+    return {str(block): float(m) for block, m in stored.items()}
+
+
+def _nested(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = mapping.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _find(tree: Mapping[str, Any], key: str) -> Iterator[Any]:
+    if key in tree:
+        yield tree[key]
+    for value in tree.values():
+        if isinstance(value, Mapping):
+            yield from _find(value, key)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Smallest and largest, widened a little so that nothing sits on a frame."""
+    low, high = min(values), max(values)
+    pad = 0.06 * (high - low) or 0.02 * abs(high) or 0.02
+    return low - pad, high + pad
