@@ -1,0 +1,173 @@
+"""Everything that is run on this project, by name: ``nox -l`` lists it.
+
+Torch alone takes several gigabytes, so all sessions that need the package share one environment,
+``.nox/shared``. It is made by the first session that wants it and renewed when pyproject.toml
+changes. Set ``BIOTUNE_PYTHON`` to the interpreter of an environment that has the ``dev`` and
+``docs`` extras to use that instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "docs", "tests"]
+nox.options.error_on_missing_interpreters = True
+
+ROOT = Path(__file__).parent
+SHARED = ROOT / ".nox" / "shared"
+RUFF = "ruff>=0.9"
+
+
+def shared_python(session: nox.Session) -> str:
+    """Path of the shared environment's interpreter; makes or renews the environment."""
+    if given := os.environ.get("BIOTUNE_PYTHON"):
+        return given
+    python = SHARED / "bin" / "python"
+    stamp = SHARED / "installed"
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        if not python.exists():
+            session.run(sys.executable, "-m", "venv", str(SHARED), external=True)
+        install = ["install", "--quiet", "--editable", ".[dev,docs]"]
+        session.run(str(python), "-m", "pip", *install, external=True)
+        stamp.write_text(wanted)
+    return str(python)
+
+
+def run(session: nox.Session, *command: str, env: dict[str, str] | None = None) -> None:
+    """Runs ``python COMMAND`` in the shared environment."""
+    session.run(shared_python(session), *command, external=True, env=env)
+
+
+@nox.session(python=False)
+def tests(session: nox.Session) -> None:
+    """The test suite (arguments after ``--`` go to pytest)."""
+    run(session, "-m", "pytest", *(session.posargs or ["-q"]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's rules and formatting."""
+    session.install(RUFF)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(python=False)
+def types(session: nox.Session) -> None:
+    """Strict mypy over the package."""
+    run(session, "-m", "mypy", *session.posargs)
+
+
+@nox.session(python=False)
+def docs(session: nox.Session) -> None:
+    """The documentation as HTML in docs/_build; any warning is an error."""
+    out = ROOT / "docs" / "_build"
+    shutil.rmtree(out, ignore_errors=True)
+    run(session, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", str(out))
+
+
+@nox.session(python=False)
+def demo(session: nox.Session) -> None:
+    """``biotune demo`` in a folder of its own (arguments after ``--`` go to it)."""
+    python = shared_python(session)
+    with session.chdir(session.create_tmp()):
+        session.run(python, "-m", "biotune_optuna.cli", "demo", *session.posargs, external=True)
+
+
+@nox.session(python=False, default=False)
+def bench(session: nox.Session) -> None:
+    """Benchmarks of speed and search quality; slow, writes tables into docs/benchmarks."""
+    scripts = session.posargs or sorted(map(str, Path("studies/benchmarks").glob("[!_]*.py")))
+    for script in scripts:
+        run(session, script)
+
+
+@nox.session(python=False, default=False)
+def sweep(session: nox.Session) -> None:
+    """Every architecture of timm through the block splitter and the trainer; slow."""
+    run(session, "-m", "pytest", "tests/sweep", *session.posargs)
+
+
+@nox.session(python=False, default=False)
+def e2e(session: nox.Session) -> None:
+    """Whole studies from the command line to the exported model; slow."""
+    run(session, "-m", "pytest", "tests/e2e", *session.posargs)
+
+
+@nox.session(python=False, default=False)
+def fault(session: nox.Session) -> None:
+    """Killed workers, lost databases, frozen processes; slow."""
+    run(session, "-m", "pytest", "tests/fault", *session.posargs)
+
+
+@nox.session(default=False)
+def lowest(session: nox.Session) -> None:
+    """The test suite with the lowest version of every direct dependency."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    floors = project["dependencies"] + [
+        requirement
+        for extra in ("demo", "dashboard", "postgres", "mysql")
+        for requirement in extras[extra]
+    ]
+    constraints = Path(session.create_tmp()) / "lowest.txt"
+    pins = (re.sub(r"\[.*?\]", "", floor).replace(">=", "==") for floor in floors)
+    constraints.write_text("\n".join(pins) + "\n")
+    session.install("--constraint", str(constraints), "--editable", ".[dev,mysql]")
+    session.run("python", "-m", "pip", "freeze")
+    session.run("python", "-m", "pytest", *(session.posargs or ["-q"]))
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Wheel and sdist: built, checked, then the wheel installed and used in a clean environment."""
+    session.install("build", "twine")
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist))
+    files = sorted(map(str, dist.iterdir()))
+    session.run("twine", "check", "--strict", *files)
+    (wheel,) = dist.glob("*.whl")
+    (sdist,) = dist.glob("*.tar.gz")
+    _check_contents(session, wheel, sdist)
+    session.install(f"{wheel}[demo]")
+    with session.chdir(session.create_tmp()):
+        session.run("python", "-m", "pip", "check")
+        every_name = "import biotune_optuna as b; print([getattr(b, name) for name in b.__all__])"
+        session.run("python", "-c", every_name)
+        session.run("biotune", "--help")
+        session.run("biotune", "--version")
+
+
+def _check_contents(session: nox.Session, wheel: Path, sdist: Path) -> None:
+    """Fails when the wheel or the sdist holds a file that does not belong, or lacks one."""
+    package = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "biotune_optuna").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    inside = {name for name in names if ".dist-info/" not in name}
+    if inside != package:
+        session.error(f"wheel and package differ in {sorted(inside ^ package)}")
+    with tarfile.open(sdist) as archive:
+        sources = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "noxfile.py", "PKG-INFO"}
+    if missing := (wanted | package) - sources:
+        session.error(f"sdist lacks {sorted(missing)}")
+    stray = re.compile(r"__pycache__|\.py[co]$|\.db$|\.safetensors$|/_build/|^\.nox|\.cache")
+    if strays := [name for name in sorted(names | sources) if stray.search(name)]:
+        session.error(f"files that do not belong: {strays}")

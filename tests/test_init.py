@@ -1,0 +1,35 @@
+"""The public names: complete, lazy and where they say they are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import biotune_optuna
+
+
+@pytest.mark.parametrize("name", biotune_optuna.__all__)
+def test_public_name_resolves(name: str) -> None:
+    value = getattr(biotune_optuna, name)
+    assert value is not None
+    if name != "__version__":
+        assert value.__doc__, f"{name} has no docstring"
+        assert value.__module__.startswith("biotune_optuna.")
+
+
+def test_every_lazy_name_is_public() -> None:
+    assert sorted({*biotune_optuna._HOME, "__version__"}) == sorted(biotune_optuna.__all__)
+    assert set(dir(biotune_optuna)) == set(biotune_optuna.__all__)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Sampler'"):
+        _ = biotune_optuna.Sampler
+
+
+def test_star_import_gives_the_public_names() -> None:
+    code = "from biotune_optuna import *; print(Recipe.__module__, GenomeSpace.__module__)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["biotune_optuna.recipe", "biotune_optuna.genome"]
