@@ -1,0 +1,210 @@
+"""Images already in memory: numpy arrays, tensors, lists of pictures or paths, and the digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from biotune_optuna.data.decode import array_to_image, read_image, to_rgb
+from biotune_optuna.data.image_source import ImageSource, content_hash
+from biotune_optuna.data.scan import scan_files
+from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["class_names", "open_array", "open_digits", "open_sequence"]
+
+
+def open_digits() -> ImageSource:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, ten classes; needs no network."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # 17 grey levels, 0 to 16.
+    pixels = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)
+    return open_array(pixels, digits.target, name="digits")
+
+
+def open_array(images: Any, labels: Any, *, name: str = "array") -> ImageSource:
+    """Open an array or tensor of images.
+
+    Args:
+        images: Shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1, 3 or 4. uint8, bool or
+            uint16, each over its full range; or floats, in [0, 1] or else in [0, 255].
+        labels: N labels, numbers or strings.
+        name: Name of the data set.
+
+    Raises:
+        DataError: Shape, type or values are none of these.
+    """
+    pixels = _to_uint8(_channels_last(_as_array(images, "images")))
+    indices, classes = class_names(labels, len(pixels))
+    return ImageSource(
+        lambda index: array_to_image(pixels[index]),
+        name=name,
+        classes=classes,
+        labels=indices,
+        ids=[str(index) for index in range(len(pixels))],
+        content_hashes=[_array_hash(image) for image in pixels],
+    )
+
+
+def open_sequence(
+    images: Sequence[Any], labels: Any, *, skip_bad_images: bool = False, name: str = "list"
+) -> ImageSource:
+    """Open a list of paths or of PIL pictures.
+
+    Args:
+        images: All paths, or all pictures.
+        labels: One label each, numbers or strings.
+        skip_bad_images: Leave out files that are no readable image instead of refusing them.
+        name: Name of the data set.
+
+    Raises:
+        DataError: Neither paths nor pictures, labels do not fit, or a bad image.
+    """
+    images = list(images)
+    indices, classes = class_names(labels, len(images))
+    if all(isinstance(image, Image.Image) for image in images):
+        return _open_pictures(images, indices, classes, name)
+    if all(isinstance(image, (str, Path)) for image in images):
+        paths = [Path(image) for image in images]
+        return open_files(
+            paths,
+            [str(path) for path in paths],
+            name=name,
+            classes=classes,
+            labels=indices,
+            skip_bad_images=skip_bad_images,
+        )
+    odd = next(image for image in images if not isinstance(image, (str, Path, Image.Image)))
+    raise DataError(
+        f"{name}: give all images as paths or all as PIL pictures, not {type(odd).__name__}"
+        if not isinstance(images[0], np.ndarray)
+        else f"{name}: stack the arrays into one array of shape (N, H, W, 3)"
+    )
+
+
+def open_files(
+    paths: Sequence[Path],
+    ids: Sequence[str],
+    *,
+    name: str,
+    classes: Sequence[str],
+    labels: NDArray[np.int64],
+    splits: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    skip_bad_images: bool = False,
+) -> ImageSource:
+    """Open image files whose labels are known, checking each of them.
+
+    Raises:
+        DataError: A bad image, unless they are skipped.
+    """
+    sound, digests, problems = scan_files(
+        list(zip(ids, paths, strict=True)), skip_bad_images=skip_bad_images, name=name
+    )
+
+    def read(index: int) -> Image.Image:
+        return read_image(paths[sound[index]], name=ids[sound[index]])
+
+    return ImageSource(
+        read,
+        name=name,
+        classes=classes,
+        labels=labels[sound],
+        ids=[ids[index] for index in sound],
+        content_hashes=digests,
+        splits=None if splits is None else [splits[index] for index in sound],
+        groups=None if groups is None else [groups[index] for index in sound],
+        skipped=problems,
+    )
+
+
+def class_names(labels: Any, count: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Turn labels into class indices and class names, numbers in numeric order.
+
+    Args:
+        labels: ``count`` numbers or strings.
+        count: Number of images.
+
+    Raises:
+        DataError: Labels are missing, of another length, or not one value per image.
+    """
+    if labels is None:
+        raise DataError("images in memory need labels: one number or string per image")
+    values = _as_array(labels, "labels")
+    if values.ndim != 1 or len(values) != count:
+        raise DataError(f"labels of shape {values.shape} do not fit {count} images")
+    if values.dtype.kind == "f":
+        if not np.array_equal(values, np.rint(values)):
+            raise DataError("labels are not whole numbers; regression targets cannot be classified")
+        values = values.astype(np.int64)
+    names, indices = np.unique(
+        values if values.dtype.kind in "iub" else values.astype(str), return_inverse=True
+    )
+    return indices.astype(np.int64), tuple(str(value) for value in names.tolist())
+
+
+def _open_pictures(
+    images: list[Image.Image], labels: NDArray[np.int64], classes: tuple[str, ...], name: str
+) -> ImageSource:
+    return ImageSource(
+        lambda index: to_rgb(images[index]),
+        name=name,
+        classes=classes,
+        labels=labels,
+        ids=[str(index) for index in range(len(images))],
+        content_hashes=[_array_hash(np.asarray(to_rgb(image))) for image in images],
+    )
+
+
+def _as_array(values: Any, what: str) -> NDArray[Any]:
+    if hasattr(values, "detach"):  # a torch tensor; torch need not be imported to read one
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values)
+    if array.dtype.kind == "O" and what == "images":
+        raise DataError("images are of different shapes; give a list of PIL pictures instead")
+    return array
+
+
+def _channels_last(images: NDArray[Any]) -> NDArray[Any]:
+    if images.ndim == 3:
+        return images[..., np.newaxis]
+    if images.ndim == 4 and images.shape[3] in {1, 3, 4}:
+        return images
+    if images.ndim == 4 and images.shape[1] in {1, 3, 4}:
+        return images.transpose(0, 2, 3, 1)
+    raise DataError(
+        f"images of shape {images.shape} are none of (N, H, W), (N, H, W, C) and (N, C, H, W) "
+        "with 1, 3 or 4 channels"
+    )
+
+
+def _to_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
+    if images.dtype == np.uint8 or not images.size:
+        return images.astype(np.uint8, copy=False)
+    if images.dtype == np.bool_:
+        return images.astype(np.uint8) * np.uint8(255)
+    if images.dtype == np.uint16:
+        return np.rint(images / np.float32(257.0)).astype(np.uint8)
+    low, high = images.min(), images.max()
+    if images.dtype.kind not in "iuf" or not (low >= 0 and high <= 255):  # catches NaN too
+        raise DataError(
+            f"image values of type {images.dtype} from {low} to {high}: expected uint8, or "
+            "values within [0, 1] or [0, 255]"
+        )
+    scale = 255.0 if images.dtype.kind == "f" and high <= 1 else 1.0
+    scaled: NDArray[np.uint8] = np.rint(images * scale).astype(np.uint8)
+    return scaled
+
+
+def _array_hash(image: NDArray[np.uint8]) -> str:
+    image = np.ascontiguousarray(image)
+    return content_hash(repr(image.shape).encode() + image.tobytes())

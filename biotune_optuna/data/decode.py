@@ -1,0 +1,263 @@
+"""Reading image files rightly, and the one preprocessing shared by training and prediction.
+
+:func:`read_image` turns any supported file into an upright 8-bit RGB picture, or says in one line
+why it cannot. :func:`preprocess` turns such a picture into the pixels that a network sees; the
+pixel cache and prediction on an exported model both call it, so they do the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "decode_image", "preprocess", "read_image"]
+
+MAX_PIXELS = 100_000_000
+"""Largest picture that is decoded, in pixels (width times height)."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"}
+    | {".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""File name endings, lower case, that are taken for images in a folder."""
+
+# Only raster decoders: Pillow's full list holds formats that run other programs (EPS) or refer to
+# other files.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "MPO", "JPEG2000", "AVIF")
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_INTERPOLATION = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+# A strip much longer than this is cut before it is resized: scaling its short side up to the wanted
+# size would otherwise blow a harmless 1 x 1,000,000 file up to gigabytes.
+_LONGEST_STRIP = 16
+_OPEN_LOCK = threading.Lock()
+
+
+def read_image(path: str | Path, *, name: str | None = None) -> Image.Image:
+    """Read an image file as an upright 8-bit RGB picture.
+
+    Args:
+        path: The file.
+        name: What to call the file in an error; default its path as given.
+
+    Returns:
+        A fully decoded picture of mode ``"RGB"``.
+
+    Raises:
+        DataError: The file cannot be read, is no image of a supported format, is truncated or has
+            more than :data:`MAX_PIXELS` pixels.
+    """
+    shown = str(path) if name is None else name
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"image {shown!r} cannot be read: {error.strerror or error}") from None
+    return decode_image(content, name=shown)
+
+
+def decode_image(content: bytes, *, name: str) -> Image.Image:
+    """Decode an encoded image as an upright 8-bit RGB picture.
+
+    Greyscale is repeated over three channels, 16-bit values are scaled to 8 bits over their full
+    range, palettes are resolved, transparent parts lie on white, and the EXIF orientation is
+    applied. Of an animation the first frame is taken.
+
+    Args:
+        content: The bytes of the file.
+        name: What to call the image in an error.
+
+    Returns:
+        A fully decoded picture of mode ``"RGB"``.
+
+    Raises:
+        DataError: As :func:`read_image`.
+    """
+    picture = _open(content, name)
+    try:
+        picture.load()
+        return to_rgb(picture)
+    except _DECODE_ERRORS as error:
+        raise DataError(f"image {name!r} cannot be decoded: {_first_line(error)}") from None
+
+
+def check_image(content: bytes, *, name: str) -> None:
+    """Decode an image as cheaply as its format allows, only to find damage.
+
+    JPEG is decoded at an eighth of its size, which still reads every coded byte.
+
+    Raises:
+        DataError: As :func:`read_image`.
+    """
+    picture = _open(content, name)
+    try:
+        picture.draft("RGB", (1, 1))
+        picture.load()
+    except _DECODE_ERRORS as error:
+        raise DataError(f"image {name!r} cannot be decoded: {_first_line(error)}") from None
+
+
+def preprocess(
+    picture: Image.Image, *, size: int, crop_pct: float = 1.0, interpolation: str = "bicubic"
+) -> NDArray[np.uint8]:
+    """Turn a picture into the pixels a network sees.
+
+    The shorter side is resized to ``floor(size / crop_pct)`` and a square of ``size`` is cut from
+    the centre: timm's evaluation transform, up to normalisation.
+
+    Args:
+        picture: Any picture; other modes than ``"RGB"`` are converted as in :func:`decode_image`.
+        size: Side of the square, in pixels.
+        crop_pct: Share of the shorter side that is kept, in (0, 1].
+        interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or
+            ``"hamming"``.
+
+    Returns:
+        uint8 array of shape (3, size, size), whose memory runs channels last.
+
+    Raises:
+        DataError: A setting is out of range.
+    """
+    check_geometry(size=size, crop_pct=crop_pct, interpolation=interpolation)
+    picture = to_rgb(picture)
+    width, height = picture.size
+    longest = _LONGEST_STRIP * min(width, height)
+    if max(width, height) > longest:
+        picture = _centre_crop(picture, min(width, longest), min(height, longest))
+        width, height = picture.size
+    side = math.floor(size / crop_pct)
+    scaled = (
+        (side, int(side * height / width))
+        if width <= height
+        else (int(side * width / height), side)
+    )
+    if scaled != picture.size:
+        picture = picture.resize(scaled, _INTERPOLATION[interpolation])
+    picture = _centre_crop(picture, size, size)
+    return np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def check_geometry(*, size: int, crop_pct: float, interpolation: str) -> None:
+    """Refuse settings that :func:`preprocess` cannot follow.
+
+    Raises:
+        DataError: A setting is out of range.
+    """
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise DataError(f"image size {size!r} is not a positive whole number of pixels")
+    if not 0.0 < crop_pct <= 1.0:
+        raise DataError(f"crop_pct {crop_pct!r} is not in (0, 1]")
+    if interpolation not in _INTERPOLATION:
+        raise DataError(
+            f"interpolation {interpolation!r} is unknown; known are {', '.join(_INTERPOLATION)}"
+        )
+
+
+def array_to_image(array: NDArray[np.generic]) -> Image.Image:
+    """Turn a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) into RGB."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    """Read the header only, and refuse what should not be decoded at all."""
+    # Pillow warns about big pictures before it can be asked how big they are. Filters are global
+    # to the process, hence the lock; decoding itself runs outside of it.
+    with _OPEN_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            picture = Image.open(io.BytesIO(content), formats=_FORMATS)
+        except Image.DecompressionBombError:
+            raise DataError(_too_large(name, "far")) from None
+        except _DECODE_ERRORS:
+            what = "is empty" if not content else "is not an image of a supported format"
+            raise DataError(f"image {name!r} {what} (JPEG, PNG, TIFF, WebP, BMP, GIF)") from None
+    pixels = picture.width * picture.height
+    if pixels > MAX_PIXELS:
+        raise DataError(_too_large(name, f"with {picture.width} x {picture.height}"))
+    return picture
+
+
+def _too_large(name: str, how: str) -> str:
+    return (
+        f"image {name!r} is too large to be decoded safely: {how} over the limit of "
+        f"{MAX_PIXELS:,} pixels"
+    )
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """An upright 8-bit RGB picture of any picture, by the rules of :func:`decode_image`.
+
+    Raises:
+        ValueError: Pixels are no colours: negative, NaN or above the mode's range.
+    """
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _to_8_bit(picture)
+    if picture.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in picture.info:
+        # Straight conversion would show whatever colour lies hidden under transparent parts.
+        picture = picture.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(paper, picture)
+    return picture.convert("RGB")
+
+
+def _to_8_bit(picture: Image.Image) -> Image.Image:
+    """Scale integer and float pixels to 0..255; Pillow's own conversion clips them."""
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0.0 and high <= 255.0):  # catches NaN too
+            raise ValueError(f"float pixels from {low:g} to {high:g} are outside 0..1 and 0..255")
+        scaled = values * 255.0 if high <= 1.0 else values
+    else:
+        if int(values.min()) < 0 or int(values.max()) > 65535:
+            raise ValueError("integer pixels are outside 0..65535")
+        scaled = values.astype(np.float32) / 257.0
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _centre_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
+    left = round((picture.width - width) / 2.0)
+    top = round((picture.height - height) / 2.0)
+    if (left, top, width, height) == (0, 0, *picture.size):
+        return picture
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

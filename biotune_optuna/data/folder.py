@@ -1,0 +1,183 @@
+"""Class-per-folder trees, with or without train, val and test folders."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from biotune_optuna.data.decode import IMAGE_SUFFIXES, read_image
+from biotune_optuna.data.image_source import ImageSource
+from biotune_optuna.data.scan import check_inside, scan_files
+from biotune_optuna.errors import DataError
+
+__all__ = ["SPLIT_ALIASES", "open_folder"]
+
+_logger = logging.getLogger("biotune_optuna.data")
+
+SPLIT_ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Names, lower case, that are understood for a part of the data."""
+
+_LITTER = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
+
+
+class _Entry(NamedTuple):
+    id: str
+    path: Path
+    label: str
+    split: str
+
+
+def open_folder(root: str | Path, *, skip_bad_images: bool = False) -> ImageSource:
+    """Open a folder with one folder of images per class.
+
+    ``root/cats/1.jpg`` or, divided already, ``root/train/cats/1.jpg``. Deeper folders belong to the
+    class above them. Where ``val`` or ``test`` are missing, they are held out later.
+
+    Args:
+        root: The folder.
+        skip_bad_images: Leave out files that are no readable image instead of refusing them.
+
+    Raises:
+        DataError: No such folder, no images in it, one class only, a link that leads out, or a bad
+            image.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"no such folder: {str(root)!r}; give a folder with one folder per class")
+    inside = root.resolve()
+    parts = _split_folders(root)
+    entries: list[_Entry] = []
+    foreign: list[str] = []
+    for split, folder in parts or [("", root)]:
+        for class_folder in _subfolders(folder, inside):
+            for path in _files(class_folder, inside):
+                shown = path.relative_to(root).as_posix()
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    entries.append(_Entry(shown, path, class_folder.name, split))
+                else:
+                    foreign.append(shown)
+    _check_entries(root, entries, foreign, skip_bad_images=skip_bad_images)
+    sound, digests, problems = scan_files(
+        [(entry.id, entry.path) for entry in entries],
+        skip_bad_images=skip_bad_images,
+        name=str(root),
+    )
+    kept = [entries[index] for index in sound]
+    classes = sorted({entry.label for entry in entries})
+    index_of = {label: index for index, label in enumerate(classes)}
+    return ImageSource(
+        lambda index: read_image(kept[index].path, name=kept[index].id),
+        name=inside.name or "images",
+        classes=classes,
+        labels=[index_of[entry.label] for entry in kept],
+        ids=[entry.id for entry in kept],
+        content_hashes=digests,
+        splits=[entry.split for entry in kept] if parts else None,
+        skipped=[*(f"{name!r} is not an image" for name in foreign), *problems],
+    )
+
+
+def _check_entries(
+    root: Path, entries: list[_Entry], foreign: list[str], *, skip_bad_images: bool
+) -> None:
+    if not entries:
+        raise DataError(
+            f"no images in {str(root)!r}: expected one folder per class, as in "
+            f"{str(root / 'cats' / '1.jpg')!r}"
+        )
+    if foreign and not skip_bad_images:
+        more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+        raise DataError(
+            f"{foreign[0]!r} in {str(root)!r} is not an image{more}; remove it, or skip bad images"
+        )
+    trained = {entry.label for entry in entries if entry.split in {"train", ""}}
+    for entry in entries:
+        if entry.label not in trained:
+            raise DataError(
+                f"class {entry.label!r} of {entry.id!r} has no images under train in {str(root)!r}"
+            )
+
+
+def _split_folders(root: Path) -> list[tuple[str, Path]]:
+    """The train, val and test folders of ``root``, or none if its folders are classes.
+
+    A folder called ``train`` that holds pictures itself is a class (of trains).
+    """
+    folders = _listing(root)[0]
+    named = [(SPLIT_ALIASES[f.name.lower()], f) for f in folders if f.name.lower() in SPLIT_ALIASES]
+    train = [folder for split, folder in named if split == "train"]
+    if not train or _has_images(train[0]):
+        if named and len(named) == len(folders) and not any(_has_images(f) for _, f in named):
+            raise DataError(f"{str(root)!r} has {named[0][1].name}/ but no train/ beside it")
+        return []
+    twice = [split for split, _ in named]
+    for split in twice:
+        if twice.count(split) > 1:
+            raise DataError(f"{str(root)!r} has two folders for the {split} part; keep one")
+    if len(named) < len(folders):
+        other = next(f.name for f in folders if f.name.lower() not in SPLIT_ALIASES)
+        raise DataError(
+            f"{str(root)!r} has {train[0].name}/ beside {other!r}, which is neither train, val nor "
+            "test; move it away"
+        )
+    parts = []
+    for split, folder in named:
+        if _has_images(folder):
+            _logger.warning("%s holds images without class folders and is not used", folder)
+        else:
+            parts.append((split, folder))
+    return parts
+
+
+def _subfolders(folder: Path, root: Path) -> list[Path]:
+    found = _listing(folder)[0]
+    for path in found:
+        _check_folder(path, root)
+    return found
+
+
+def _files(folder: Path, root: Path) -> list[Path]:
+    """All files below a class folder, each checked to lie inside ``root``."""
+    folders, files = _listing(folder)
+    for path in files:
+        check_inside(path, root, path.as_posix())
+    for path in folders:
+        _check_folder(path, root)
+        files.extend(_files(path, root))
+    return files
+
+
+def _check_folder(path: Path, root: Path) -> None:
+    check_inside(path, root, path.as_posix())
+    if path.is_symlink():
+        # Inside the data, so its images would be counted twice, or the walk would never end.
+        raise DataError(f"{path.as_posix()!r} is a link to another folder of the data; remove it")
+
+
+def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Folders and files of a folder, sorted by name, without what systems leave behind."""
+    folders: list[Path] = []
+    files: list[Path] = []
+    try:
+        with os.scandir(folder) as found:
+            for entry in sorted(found, key=lambda one: one.name):
+                if entry.name.startswith(".") or entry.name.lower() in _LITTER:
+                    continue
+                (folders if entry.is_dir() else files).append(Path(entry.path))
+    except OSError as error:
+        raise DataError(f"folder {str(folder)!r} cannot be read: {error.strerror}") from None
+    return folders, files
+
+
+def _has_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in _listing(folder)[1])

@@ -1,0 +1,179 @@
+"""The one type that every way in leads to: images with labels, names and content hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from PIL import Image
+
+__all__ = ["SPLIT_NAMES", "ImageSource", "content_hash"]
+
+SPLIT_NAMES = ("train", "val", "test")
+"""The parts that data may come divided into."""
+
+
+class ImageSource:
+    """Labelled images, read one at a time.
+
+    Build one with :func:`biotune_optuna.data.open_source`; the constructor is for other ways in.
+
+    Args:
+        read: Gives image ``i`` as an RGB picture.
+        name: Short name for people and for file names.
+        classes: Class names; ``labels`` index them.
+        labels: Class index per image, shape (N,).
+        ids: Name per image, unique: path within the folder, or position.
+        content_hashes: Hexadecimal digest per image, of its content alone.
+        splits: ``"train"``, ``"val"``, ``"test"`` or ``""`` (not said) per image; None if the data
+            come undivided.
+        groups: Images of the same group must not be separated; None if all stand alone.
+        skipped: One line per unreadable image that was left out.
+
+    Attributes:
+        name: As given.
+        classes: As given, a tuple of str.
+        labels: int64 array of shape (N,).
+        ids: Tuple of N str.
+        content_hashes: Tuple of N str.
+        splits: str array of shape (N,), or None.
+        groups: str array of shape (N,), or None.
+        skipped: Tuple of str.
+
+    Raises:
+        DataError: There are no images, or fewer than two classes.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], Image.Image],
+        *,
+        name: str,
+        classes: Sequence[str],
+        labels: Sequence[int] | NDArray[np.int64],
+        ids: Sequence[str],
+        content_hashes: Sequence[str],
+        splits: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
+        skipped: Sequence[str] = (),
+    ) -> None:
+        self._read = read
+        self.name = name
+        self.classes = tuple(classes)
+        self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
+        self.ids = tuple(ids)
+        self.content_hashes = tuple(content_hashes)
+        self.splits = None if splits is None or not any(splits) else np.asarray(splits, dtype=str)
+        self.groups = None if groups is None else np.asarray(groups, dtype=str)
+        self.skipped = tuple(skipped)
+        self._fingerprint: str | None = None
+        self._check()
+
+    def _check(self) -> None:
+        columns = [self.ids, self.content_hashes, self.splits, self.groups]
+        if any(column is not None and len(column) != len(self.labels) for column in columns):
+            raise ValueError("labels, ids, content_hashes, splits and groups differ in length")
+        if not len(self):
+            raise DataError(f"{self.name}: no images")
+        present = np.unique(self.labels)
+        if len(present) < 2:
+            only = self.classes[int(present[0])]
+            raise DataError(
+                f"{self.name}: all {len(self)} images are of one class, {only!r}; "
+                "at least two classes are needed"
+            )
+        if self.splits is not None:
+            odd = sorted(set(self.splits.tolist()) - {*SPLIT_NAMES, ""})
+            if odd:
+                raise DataError(f"{self.name}: split {odd[0]!r} is not train, val or test")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"ImageSource({self.name!r}, {len(self)} images, {len(self.classes)} classes)"
+
+    def load(self, index: int) -> Image.Image:
+        """Image ``index`` as an upright 8-bit RGB picture.
+
+        Raises:
+            DataError: The image cannot be read (any more).
+        """
+        return self._read(int(index))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of all images, labels, given splits and groups.
+
+        It depends neither on the order of the images nor on their names or where they are kept.
+        """
+        if self._fingerprint is None:
+            splits = [""] * len(self) if self.splits is None else self.splits.tolist()
+            lines = sorted(
+                "\t".join((digest, self.classes[label], split))
+                for digest, label, split in zip(
+                    self.content_hashes, self.labels.tolist(), splits, strict=True
+                )
+            )
+            groups = [] if self.groups is None else sorted(self._group_digests())
+            text = "\n".join([*sorted(self.classes), "", *lines, "", *groups])
+            self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return self._fingerprint
+
+    def _group_digests(self) -> list[str]:
+        """One digest per group, of what it holds: a group's own name does not matter."""
+        members: dict[str, list[str]] = {}
+        assert self.groups is not None
+        for group, digest in zip(self.groups.tolist(), self.content_hashes, strict=True):
+            members.setdefault(group, []).append(digest)
+        return [content_hash("".join(sorted(held)).encode()) for held in members.values()]
+
+    def with_groups(self, pattern: str) -> ImageSource:
+        r"""The same images, grouped by a regular expression over their ids.
+
+        Args:
+            pattern: Searched in each id; the first capturing group names the group, or the whole
+                match where the pattern captures nothing. ``r"(patient\d+)_"`` keeps together what
+                is of one patient.
+
+        Raises:
+            DataError: The pattern is no regular expression, some id does not match, or groups were
+                given already.
+        """
+        if self.groups is not None:
+            raise DataError(f"{self.name}: give either a group column or group_regex, not both")
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise DataError(f"group_regex {pattern!r} is no regular expression: {error}") from None
+        groups = []
+        for name in self.ids:
+            found = expression.search(name)
+            if found is None or (group := found[1 if expression.groups else 0]) is None:
+                raise DataError(f"group_regex {pattern!r} finds no group in {name!r}")
+            groups.append(group)
+        return ImageSource(
+            self._read,
+            name=self.name,
+            classes=self.classes,
+            labels=self.labels,
+            ids=self.ids,
+            content_hashes=self.content_hashes,
+            splits=None if self.splits is None else self.splits.tolist(),
+            groups=groups,
+            skipped=self.skipped,
+        )
+
+
+def content_hash(content: bytes | memoryview) -> str:
+    """Hexadecimal 128-bit digest of an image's content."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

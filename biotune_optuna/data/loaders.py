@@ -1,0 +1,166 @@
+"""Batches of normalised images on the device, gathered from decoded pixels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from biotune_optuna.data.augment import AUGMENTATIONS, augment
+from biotune_optuna.data.pixels import PixelStore
+from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["AUGMENTATIONS", "DeviceImages", "Normalize", "PixelStore", "augment"]
+
+# Share of a device's free memory that images may take up when resident="auto": the rest is for
+# weights, activations and cached prefixes.
+_RESIDENT_SHARE = 0.4
+
+
+class Normalize:
+    """``(pixel / 255 - mean) / std``, as one multiplication and one addition.
+
+    Training and prediction both normalise through this class, so they get the same numbers.
+
+    Args:
+        mean: Per channel, on the scale 0 to 1.
+        std: Per channel, on the scale 0 to 1.
+        device: Where the batches are.
+    """
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu"
+    ) -> None:
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise DataError(f"mean {tuple(mean)!r} and std {tuple(std)!r} need 3 values, std > 0")
+        wide_mean = torch.tensor(mean, dtype=torch.float64)
+        wide_std = torch.tensor(std, dtype=torch.float64)
+        self._scale = (1.0 / (255.0 * wide_std)).float().to(device)
+        self._shift = (-wide_mean / wide_std).float().to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalise a uint8 batch of shape (B, 3, H, W), keeping its memory format."""
+        floats = images.to(torch.float32)
+        return floats.mul_(self._scale.view(1, 3, 1, 1)).add_(self._shift.view(1, 3, 1, 1))
+
+
+class DeviceImages:
+    """A data set as the trainer sees it: index in, normalised batch on the device out.
+
+    Args:
+        store: Decoded pixels.
+        labels: Class index per image, shape (N,).
+        mean: Per channel, on the scale 0 to 1.
+        std: Per channel, on the scale 0 to 1.
+        device: Where batches are wanted.
+        channels_last: Memory format of the batches.
+        resident: Keep all pixels on the device: True, False, or ``"auto"`` for "if they fit". On a
+            CPU the pixels stay in the memory-mapped file, whose pages the system shares between
+            processes and takes back when it needs the room.
+        n_classes: Number of classes; default the largest label plus one.
+
+    Raises:
+        DataError: Labels do not fit the pixels, or mean and std are no three values each.
+    """
+
+    def __init__(
+        self,
+        store: PixelStore,
+        labels: NDArray[np.int64] | Sequence[int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str = "cpu",
+        channels_last: bool = True,
+        resident: bool | str = "auto",
+        n_classes: int | None = None,
+    ) -> None:
+        self.store = store
+        self.device = torch.device(device)
+        self._channels_last = channels_last
+        self._normalize = Normalize(mean, std, self.device)
+        numbers = torch.as_tensor(np.array(labels, dtype=np.int64))
+        if len(numbers) != len(store):
+            raise DataError(f"{len(numbers)} labels do not fit {len(store)} images")
+        self._labels = numbers.to(self.device)
+        self.n_classes = int(numbers.max()) + 1 if n_classes is None else n_classes
+        # (N, H, W, 3): what is gathered from it is channels last without another copy.
+        self._pixels = _as_tensor(store.pixels.transpose(0, 2, 3, 1))
+        self.resident = self.device.type == "cpu" or self._fits(resident)
+        if self.resident:
+            self._pixels = self._pixels.to(self.device)
+
+    def _fits(self, resident: bool | str) -> bool:
+        if resident != "auto":
+            return bool(resident)
+        if self.device.type != "cuda":
+            return True
+        free = torch.cuda.mem_get_info(self.device)[0]
+        return self._pixels.numel() <= _RESIDENT_SHARE * free
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @property
+    def size(self) -> int:
+        """Side of the images, in pixels."""
+        return int(self._pixels.shape[1])
+
+    def batch(
+        self,
+        idx: Tensor | NDArray[np.int64],
+        *,
+        augmentation: str = "none",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Normalised images.
+
+        Args:
+            idx: Image numbers, int64, shape (B,).
+            augmentation: One of :data:`AUGMENTATIONS`.
+            generator: CPU generator of the augmentation's draws; needed unless it is ``"none"``.
+
+        Returns:
+            float32 tensor of shape (B, 3, H, W) on the device.
+
+        Raises:
+            DataError: The augmentation is unknown.
+        """
+        images = self.raw(idx)
+        if augmentation != "none":
+            if generator is None:
+                raise ValueError("augmentation needs a generator")
+            images = augment(images, augmentation, generator)
+        memory_format = torch.channels_last if self._channels_last else torch.contiguous_format
+        return self._normalize(images).contiguous(memory_format=memory_format)
+
+    def raw(self, idx: Tensor | NDArray[np.int64]) -> Tensor:
+        """The stored pixels, uint8 of shape (B, 3, H, W) on the device, channels last."""
+        where = torch.as_tensor(idx)
+        if self.resident:
+            found = self._pixels.index_select(0, where.to(self.device, non_blocking=True))
+        else:
+            found = self._pixels.index_select(0, where.cpu()).pin_memory()
+            found = found.to(self.device, non_blocking=True)
+        return found.permute(0, 3, 1, 2)
+
+    def labels(self, idx: Tensor | NDArray[np.int64]) -> Tensor:
+        """Class indices, int64 of shape (B,), on the device."""
+        return self._labels[torch.as_tensor(idx).to(self.device, non_blocking=True)]
+
+
+def _as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """A tensor over the same memory, which for a memory map is read only."""
+    import warnings
+
+    with warnings.catch_warnings():
+        # torch cannot mark a tensor read only and says so; nothing here writes to it.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(pixels)

@@ -1,0 +1,190 @@
+"""Dealing images into parts of given shares: by class, or by class and whole groups.
+
+Both dealers order images by a keyed hash of their content, which is a random order that depends on
+the seed and on nothing else but what the images are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from biotune_optuna.data.image_source import ImageSource
+
+    Indices = NDArray[np.int64]
+
+__all__ = ["GroupDealer", "StratifiedDealer"]
+
+
+class StratifiedDealer:
+    """Deals the images of each class into parts, each to within one image of its share.
+
+    Args:
+        source: The images.
+        seed: Seed of the random order.
+    """
+
+    def __init__(self, source: ImageSource, seed: int) -> None:
+        self._labels = source.labels
+        self._n_classes = len(source.classes)
+        self._hashes = source.content_hashes
+        keys = [_keyed(seed, digest) for digest in source.content_hashes]
+        order = sorted(
+            range(len(source)),
+            key=lambda i: (keys[i], source.classes[source.labels[i]], source.ids[i]),
+        )
+        self._rank = np.empty(len(source), dtype=np.int64)
+        self._rank[order] = np.arange(len(source))
+
+    def order(self, indices: Indices) -> Indices:
+        """The same images in the order of their content."""
+        return indices[np.argsort(self._rank[indices])]
+
+    def units(self, indices: Indices) -> tuple[str, Indices]:
+        """What is dealt ("images"), and how many there are of each class."""
+        return "images", np.bincount(self._labels[indices], minlength=self._n_classes)
+
+    def deal(self, indices: Indices, shares: Sequence[float]) -> list[Indices]:
+        """Deal images into parts.
+
+        Args:
+            indices: The images.
+            shares: Share of each part; they add up to 1.
+
+        Returns:
+            Disjoint index arrays that together hold all of ``indices``.
+        """
+        indices = self.order(indices)
+        labels = self._labels[indices]
+        members = [indices[labels == label] for label in range(self._n_classes)]
+        counts = apportion(np.array([len(held) for held in members]), np.asarray(shares))
+        parts: list[list[Indices]] = [[] for _ in shares]
+        for held, wanted in zip(members, counts, strict=True):
+            cuts = self._cuts(held, np.cumsum(wanted)[:-1])
+            for part, piece in zip(parts, np.split(held, cuts), strict=True):
+                part.append(piece)
+        return [np.concatenate(part) for part in parts]
+
+    def _cuts(self, held: Indices, cuts: Indices) -> list[int]:
+        """Move cuts so that equal pictures, which are neighbours, stay together where they can."""
+        moved: list[int] = []
+        for cut in cuts.tolist():
+            lowest = (moved[-1] if moved else 0) + 1
+            place = cut
+            while lowest < place < len(held) and self._same(held[place - 1], held[place]):
+                place -= 1
+            together = place in {0, len(held)} or not self._same(held[place - 1], held[place])
+            moved.append(place if together and place >= lowest else cut)
+        return moved
+
+    def _same(self, one: np.int64, other: np.int64) -> bool:
+        return self._hashes[one] == self._hashes[other]
+
+
+class GroupDealer:
+    """Deals whole groups into parts, with classes as even as the groups allow.
+
+    Greedy, as scikit-learn's ``StratifiedGroupKFold``, but for parts of any share: the groups that
+    are largest and least even come first, and each goes where the classes' shares are then nearest
+    to what is wanted.
+
+    Args:
+        source: The images; must have groups.
+        seed: Seed of the order among groups of equal make-up.
+    """
+
+    def __init__(self, source: ImageSource, seed: int) -> None:
+        assert source.groups is not None
+        self._labels = source.labels
+        self._n_classes = len(source.classes)
+        self._groups = source.groups
+        self._seed = seed
+        self._by_image = StratifiedDealer(source, seed)
+        self._hashes = source.content_hashes
+
+    def order(self, indices: Indices) -> Indices:
+        """The same images in the order of their content."""
+        return self._by_image.order(indices)
+
+    def units(self, indices: Indices) -> tuple[str, Indices]:
+        """What is dealt ("groups"), and how many there are of each class."""
+        return "groups", np.count_nonzero(self._table(indices)[1], axis=0)
+
+    def deal(self, indices: Indices, shares: Sequence[float]) -> list[Indices]:
+        """As :meth:`StratifiedDealer.deal`, no group cut."""
+        member, table = self._table(indices)
+        wanted = np.asarray(shares)[:, np.newaxis]
+        totals = np.maximum(table.sum(axis=0), 1)
+        names = self._group_keys(indices, member, len(table))
+        first = sorted(
+            range(len(table)), key=lambda g: (-table[g].std(), -table[g].sum(), names[g])
+        )
+        filled = np.zeros((len(shares), self._n_classes))
+        home = np.empty(len(table), dtype=np.int64)
+        for group in first:
+            # Squared distance of each class's share to the wanted one, if the group went to a part,
+            # less what it is now: only the chosen part's own term changes.
+            before = ((filled / totals - wanted) ** 2 / wanted).sum(axis=1)
+            after = (((filled + table[group]) / totals - wanted) ** 2 / wanted).sum(axis=1)
+            size = filled.sum(axis=1) / wanted[:, 0]
+            home[group] = np.lexsort((size, np.round(after - before, 12)))[0]
+            filled[home[group]] += table[group]
+        return [self.order(indices[home[member] == part]) for part in range(len(shares))]
+
+    def _table(self, indices: Indices) -> tuple[Indices, Indices]:
+        """Group number of each image, and images per group and class."""
+        names, member = np.unique(self._groups[indices], return_inverse=True)
+        table = np.zeros((len(names), self._n_classes), dtype=np.int64)
+        np.add.at(table, (member, self._labels[indices]), 1)
+        return member.astype(np.int64), table
+
+    def _group_keys(self, indices: Indices, member: Indices, count: int) -> list[str]:
+        """A random order among groups that follows from the seed and what they hold."""
+        held: list[list[str]] = [[] for _ in range(count)]
+        for group, index in zip(member.tolist(), indices.tolist(), strict=True):
+            held[group].append(self._hashes[index])
+        return [_keyed(self._seed, "".join(sorted(digests))) for digests in held]
+
+
+def apportion(counts: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Divide each class among parts of given shares.
+
+    Every number is the exact share rounded up or down, rows add up to the class, and each part's
+    total is as near its share as that allows. A class with at least as many images as there are
+    parts has one in each.
+
+    Args:
+        counts: Images per class, shape (C,).
+        shares: Share of each part, shape (P,), adding up to 1.
+
+    Returns:
+        Images per class and part, shape (C, P).
+    """
+    exact = counts[:, np.newaxis] * shares
+    # Shares such as 40/200 of 200 must not come out as 39.999.
+    result = np.floor(exact + 1e-9).astype(np.int64)
+    owed = exact.sum(axis=0) - result.sum(axis=0)
+    for row in range(len(counts)):
+        for _ in range(int(counts[row] - result[row].sum())):
+            # To the part that is owed most, among those that this class has not rounded up yet.
+            open_parts = (exact[row] - result[row] > 1e-9) & (result[row] <= exact[row] - 1e-9)
+            part = int(np.argmax(np.where(open_parts, owed, -np.inf)))
+            result[row, part] += 1
+            owed[part] -= 1
+        while counts[row] >= len(shares) and not result[row].all():
+            empty, fullest = int(np.argmin(result[row])), int(np.argmax(result[row]))
+            result[row, empty] += 1
+            result[row, fullest] -= 1
+            owed[empty], owed[fullest] = owed[empty] - 1, owed[fullest] + 1
+    return result
+
+
+def _keyed(seed: int, content: str) -> str:
+    return hashlib.blake2b(f"{seed} {content}".encode(), digest_size=16).hexdigest()

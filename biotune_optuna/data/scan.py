@@ -1,0 +1,102 @@
+"""Reading every image file of a data set once: content hash, damage, links that lead out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from biotune_optuna.data.decode import check_image
+from biotune_optuna.data.image_source import content_hash
+from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["ScannedFile", "check_inside", "scan_files", "worker_count"]
+
+_logger = logging.getLogger("biotune_optuna.data")
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedFile:
+    """What was found in one image file.
+
+    Attributes:
+        digest: Content hash, "" when the file could not even be read.
+        problem: One line that names the file and what is wrong with it, None for a sound image.
+    """
+
+    digest: str
+    problem: str | None
+
+
+def scan_files(
+    files: Sequence[tuple[str, Path]], *, skip_bad_images: bool, name: str
+) -> tuple[list[int], list[str], list[str]]:
+    """Hash and check files, several at a time.
+
+    Args:
+        files: (name to show, path) of each file.
+        skip_bad_images: Leave unreadable images out instead of refusing the data set.
+        name: Name of the data set.
+
+    Returns:
+        Positions of the sound files, their content hashes, one line per file left out.
+
+    Raises:
+        DataError: An image is unreadable and ``skip_bad_images`` is false.
+    """
+    with ThreadPoolExecutor(worker_count()) as pool:
+        scanned = list(pool.map(_scan, files, chunksize=16))
+    problems = [file.problem for file in scanned if file.problem is not None]
+    if problems and not skip_bad_images:
+        more = f" (and {len(problems) - 1} more bad images)" if len(problems) > 1 else ""
+        raise DataError(f"{problems[0]}{more}; mend or remove it, or skip bad images")
+    if problems:
+        _logger.warning("%s: left out %d bad images, first: %s", name, len(problems), problems[0])
+    sound = [index for index, file in enumerate(scanned) if file.problem is None]
+    return sound, [scanned[index].digest for index in sound], problems
+
+
+def _scan(file: tuple[str, Path]) -> ScannedFile:
+    shown, path = file
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return ScannedFile("", f"image {shown!r} cannot be read: {error.strerror or error}")
+    try:
+        check_image(content, name=shown)
+    except DataError as error:
+        return ScannedFile("", str(error))
+    return ScannedFile(content_hash(content), None)
+
+
+def check_inside(path: Path, root: Path, shown: str) -> None:
+    """Refuse a path that leads out of ``root`` through links or ``..``.
+
+    Args:
+        path: The file or folder.
+        root: The data folder, already resolved.
+        shown: What to call the path.
+
+    Raises:
+        DataError: It leads out.
+    """
+    if not path.resolve().is_relative_to(root):
+        raise DataError(
+            f"{shown!r} leads out of the data folder to {str(path.resolve())!r}; "
+            "put the file itself there"
+        )
+
+
+def worker_count() -> int:
+    """Number of threads for decoding: the cores this process may use, at most 16."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        cores = os.cpu_count() or 1
+    return max(1, min(16, cores))

@@ -1,0 +1,80 @@
+"""Every way in: whatever names a set of labelled images becomes one :class:`ImageSource`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from biotune_optuna.data.arrays import open_array, open_digits, open_sequence
+from biotune_optuna.data.folder import open_folder
+from biotune_optuna.data.image_source import ImageSource
+from biotune_optuna.errors import DataError
+
+__all__ = ["ImageSource", "open_source"]
+
+
+def open_source(
+    data: Any,
+    *,
+    labels: Any = None,
+    group_regex: str | None = None,
+    skip_bad_images: bool = False,
+) -> ImageSource:
+    r"""Open labelled images.
+
+    Args:
+        data: One of
+
+            - ``"digits"``: scikit-learn's digits, built in;
+            - a folder with one folder per class, with or without ``train``, ``val`` and ``test``
+              above them;
+            - a ``.csv`` file with columns ``path`` and ``label``, and optionally ``split`` and
+              ``group``; paths are relative to the file;
+            - the name of a public data set: ``flowers102``, ``aircraft``, ``dtd``, ``cifar10``,
+              ``stl10``, ``mnist``, ``usps``, ``svhn``, ``isic2020``, each also as ``NAME:ROOT``
+              with the folder it is, or is to be, stored in;
+            - a name that ``timm.data.create_dataset`` reads: ``torch/...``, ``hfds/...``,
+              ``wds/...``;
+            - an array or tensor of images, a list of paths, or a list of PIL pictures, with
+              ``labels``;
+            - an :class:`ImageSource`.
+        labels: One number or string per image, for images in memory or lists of paths.
+        group_regex: Regular expression over the images' names; images with the same first capture
+            (or match) are never separated by a split.
+        skip_bad_images: Leave out, and list in ``skipped``, what cannot be read instead of refusing
+            the data set.
+
+    Returns:
+        The images, labels and names.
+
+    Raises:
+        DataError: One line that says what is wrong and what would be right.
+    """
+    source = _open(data, labels, skip_bad_images)
+    return source if group_regex is None else source.with_groups(group_regex)
+
+
+def _open(data: Any, labels: Any, skip_bad_images: bool) -> ImageSource:
+    if not isinstance(data, (str, Path)):
+        return _open_in_memory(data, labels, skip_bad_images)
+    if labels is not None:
+        raise DataError(f"labels are given together with {str(data)!r}, which has its own")
+    if data == "digits":
+        return open_digits()
+    return open_folder(data, skip_bad_images=skip_bad_images)
+
+
+def _open_in_memory(data: Any, labels: Any, skip_bad_images: bool) -> ImageSource:
+    if isinstance(data, ImageSource):
+        if labels is not None:
+            raise DataError(f"labels are given together with {data.name!r}, which has its own")
+        return data
+    if hasattr(data, "__array_interface__") or hasattr(data, "detach"):
+        return open_array(data, labels)
+    if isinstance(data, Sequence) and len(data):
+        return open_sequence(data, labels, skip_bad_images=skip_bad_images)
+    raise DataError(
+        f"data of type {type(data).__name__} are not understood; give a folder, a CSV file, a "
+        "name, an array or a list of images"
+    )

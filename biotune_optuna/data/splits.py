@@ -1,0 +1,324 @@
+"""Train, validation and test parts, and folds of the training part.
+
+Which part an image falls into follows from the seed and the image's content, never from file
+order or names: the same images give the same splits on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from biotune_optuna.data.image_source import SPLIT_NAMES, ImageSource
+from biotune_optuna.data.partition import GroupDealer, StratifiedDealer
+from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Indices = NDArray[np.int64]
+
+__all__ = ["Duplicate", "Splits", "make_splits"]
+
+_logger = logging.getLogger("biotune_optuna.data")
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """One picture that occurs in more than one part.
+
+    Attributes:
+        ids: The images with this content.
+        parts: The part of each: ``"train"``, ``"val"`` or ``"test"``.
+        classes: The class of each.
+    """
+
+    ids: tuple[str, ...]
+    parts: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " = ".join(
+            f"{name!r} ({part})" for name, part in zip(self.ids, self.parts, strict=True)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Who trains, who validates, who tests.
+
+    Attributes:
+        train: Indices of the training part, int64, in an order that depends on content only.
+        val: Indices of the validation part.
+        test: Indices of the test part.
+        folds: Partition of ``train``.
+        scheme: ``"holdout"`` or ``"kfold"``.
+        fingerprint: Hexadecimal digest of the content of all parts and folds.
+        duplicates: Pictures that occur in more than one part.
+        shared_groups: Groups that given train, val and test parts have in common.
+    """
+
+    train: Indices
+    val: Indices
+    test: Indices
+    folds: tuple[Indices, ...]
+    scheme: str
+    fingerprint: str
+    duplicates: tuple[Duplicate, ...] = field(default=())
+    shared_groups: tuple[str, ...] = field(default=())
+
+    def run(self, fold: int | None) -> tuple[Indices, Indices]:
+        """Training and validation indices of one run.
+
+        Args:
+            fold: None for the whole training part, judged on ``val``. Else the number of a fold,
+                counted round and round. With ``scheme="holdout"`` the run trains on that fold alone
+                and is judged on ``val`` (the paper's search); with ``"kfold"`` it trains on all
+                other folds and is judged on that one.
+        """
+        if fold is None:
+            return self.train, self.val
+        chosen = fold % len(self.folds)
+        if self.scheme == "holdout":
+            return self.folds[chosen], self.val
+        others = [part for number, part in enumerate(self.folds) if number != chosen]
+        return np.concatenate(others), self.folds[chosen]
+
+    def describe(self) -> str:
+        """One line with the size of each part."""
+        folds = f" in {len(self.folds)} folds" if len(self.folds) > 1 else ""
+        return f"train {len(self.train)}{folds}, val {len(self.val)}, test {len(self.test)}"
+
+
+def make_splits(
+    source: ImageSource,
+    *,
+    seed: int,
+    n_folds: int = 2,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    train_size: int | None = None,
+    val_size: int | None = None,
+    scheme: str = "holdout",
+    strict: bool = False,
+) -> Splits:
+    """Divide images into train, val and test, and the training part into folds.
+
+    Parts that the data come with are kept as they are; what is missing is held out, stratified by
+    class, test from all images and then val from the training part. Every class gets its share of
+    every part to within one image. Where the source has groups, no group is ever cut and shares are
+    met as well as the groups allow.
+
+    Args:
+        source: The images.
+        seed: Seed of the division.
+        n_folds: Number of folds of the training part; the paper's search takes 2.
+        val_fraction: Share of the training part held out for validation, where there is no given
+            one. 0 only with ``scheme="kfold"``.
+        test_fraction: Share of the images outside given parts held out for the test, where there
+            is no given one. 0 for no test part.
+        train_size: Keep only this many training images, stratified; None for all.
+        val_size: Hold out, or keep, exactly this many validation images instead of
+            ``val_fraction``.
+        scheme: How a run uses its fold, see :meth:`Splits.run`.
+        strict: Refuse pictures and groups that occur in more than one part, instead of reporting
+            them.
+
+    Raises:
+        DataError: A setting is out of range, a class is too small, or ``strict`` finds something.
+    """
+    plan = _Plan(
+        source,
+        seed=seed,
+        n_folds=n_folds,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        train_size=train_size,
+        val_size=val_size,
+        scheme=scheme,
+    )
+    train, val, test, folds = plan.divide()
+    duplicates = _duplicates(source, {"train": train, "val": val, "test": test})
+    shared = _shared_groups(source, (train, val, test))
+    _report(source, duplicates, shared, strict=strict)
+    return Splits(
+        train=train,
+        val=val,
+        test=test,
+        folds=folds,
+        scheme=scheme,
+        fingerprint=_fingerprint(source, scheme, (val, test, *folds)),
+        duplicates=duplicates,
+        shared_groups=shared,
+    )
+
+
+class _Plan:
+    """One call of :func:`make_splits`, its settings checked."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        seed: int,
+        n_folds: int,
+        val_fraction: float,
+        test_fraction: float,
+        train_size: int | None,
+        val_size: int | None,
+        scheme: str,
+    ) -> None:
+        if scheme not in {"holdout", "kfold"}:
+            raise DataError(f"scheme {scheme!r} is unknown; take 'holdout' or 'kfold'")
+        least = 2 if scheme == "kfold" else 1
+        if n_folds < least:
+            raise DataError(f"n_folds {n_folds} is too few; {scheme} needs at least {least}")
+        for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+            if not 0.0 <= fraction < 1.0:
+                raise DataError(f"{name} {fraction!r} is not in [0, 1)")
+        for name, size in (("train_size", train_size), ("val_size", val_size)):
+            if size is not None and size < len(source.classes):
+                raise DataError(f"{name} {size} is less than one image for each class")
+        given = set() if source.splits is None else set(source.splits.tolist())
+        if "val" not in given and val_fraction == 0.0 and val_size is None and scheme == "holdout":
+            raise DataError("val_fraction 0 leaves nothing to validate on; only kfold can do so")
+        self._source, self._n_folds = source, n_folds
+        self._train_size, self._val_size = train_size, val_size
+        self._val_fraction, self._test_fraction = val_fraction, test_fraction
+        dealer = StratifiedDealer if source.groups is None else GroupDealer
+        self._dealer = dealer(source, seed)
+        everything = np.arange(len(source))
+        self._given = {
+            part: everything[source.splits == part]
+            if source.splits is not None
+            else np.empty(0, np.int64)
+            for part in SPLIT_NAMES
+        }
+        held = np.concatenate([self._given["val"], self._given["test"]])
+        self._pool = np.setdiff1d(everything, held)
+
+    def divide(self) -> tuple[Indices, Indices, Indices, tuple[Indices, ...]]:
+        train, val, test = self._dealer.order(self._pool), self._given["val"], self._given["test"]
+        self._check_classes(train)
+        if not len(test) and self._test_fraction:
+            test, train = self._hold_out(train, self._test_fraction * len(train), "test")
+        if len(val):
+            if self._val_size is not None:
+                val = self._keep(val, self._val_size, "val")
+        elif self._val_size is not None or self._val_fraction:
+            wanted = self._val_size or self._val_fraction * len(train)
+            val, train = self._hold_out(train, wanted, "val")
+        if self._train_size is not None:
+            train = self._keep(train, self._train_size, "train")
+        parts = self._dealer.deal(train, [1.0 / self._n_folds] * self._n_folds)
+        self._check_parts(parts, "each of the folds")
+        order = self._dealer.order
+        return order(train), order(val), order(test), tuple(order(part) for part in parts)
+
+    def _hold_out(self, pool: Indices, wanted: float, part: str) -> tuple[Indices, Indices]:
+        share = max(1, round(wanted)) / len(pool)
+        if share >= 1.0:
+            raise DataError(f"{part} cannot take {round(wanted)} of {len(pool)} images")
+        held, rest = self._dealer.deal(pool, [share, 1.0 - share])
+        self._check_parts([held, rest], f"train and {part}")
+        return held, rest
+
+    def _keep(self, pool: Indices, size: int, part: str) -> Indices:
+        if size > len(pool):
+            raise DataError(f"{part}_size {size} is more than the {len(pool)} images there are")
+        if size == len(pool):
+            return pool
+        kept = self._dealer.deal(pool, [size / len(pool), 1.0 - size / len(pool)])[0]
+        self._check_parts([kept], part)
+        return kept
+
+    def _check_classes(self, pool: Indices) -> None:
+        """Refuse a class with fewer images (or groups) than parts that need one of it."""
+        held = [
+            part
+            for part, wanted in (
+                ("val", self._val_fraction or self._val_size),
+                ("test", self._test_fraction),
+            )
+            if wanted and not len(self._given[part])
+        ]
+        need = self._n_folds + len(held)
+        what, counts = self._dealer.units(pool)
+        smallest = int(np.argmin(counts))
+        if counts[smallest] < need:
+            parts = ", ".join([f"{self._n_folds} for the folds", *(f"1 for {p}" for p in held)])
+            raise DataError(
+                f"{self._source.name}: class {self._source.classes[smallest]!r} has "
+                f"{counts[smallest]} {what} to divide, but needs at least {need} ({parts}); add "
+                "some, take fewer folds or leave the class out"
+            )
+
+    def _check_parts(self, parts: list[Indices], where: str) -> None:
+        """Refuse parts that lack a class; only groups or small sizes can lead there."""
+        for part in parts:
+            present = np.bincount(self._source.labels[part], minlength=len(self._source.classes))
+            if not present.all():
+                missing = self._source.classes[int(np.argmin(present))]
+                raise DataError(
+                    f"{self._source.name}: class {missing!r} cannot be in {where} without cutting "
+                    "a group; give it more groups or take fewer folds"
+                )
+
+
+def _duplicates(source: ImageSource, parts: dict[str, Indices]) -> tuple[Duplicate, ...]:
+    places: dict[str, list[tuple[str, int]]] = {}
+    for part, indices in parts.items():
+        for index in indices.tolist():
+            places.setdefault(source.content_hashes[index], []).append((part, index))
+    return tuple(
+        Duplicate(
+            ids=tuple(source.ids[index] for _, index in found),
+            parts=tuple(part for part, _ in found),
+            classes=tuple(source.classes[source.labels[index]] for _, index in found),
+        )
+        for _, found in sorted(places.items())
+        if len({part for part, _ in found}) > 1
+    )
+
+
+def _shared_groups(source: ImageSource, parts: tuple[Indices, ...]) -> tuple[str, ...]:
+    if source.groups is None:
+        return ()
+    seen = [set(source.groups[part].tolist()) for part in parts]
+    return tuple(sorted((seen[0] & seen[1]) | (seen[0] & seen[2]) | (seen[1] & seen[2])))
+
+
+def _report(
+    source: ImageSource, duplicates: tuple[Duplicate, ...], shared: tuple[str, ...], *, strict: bool
+) -> None:
+    found = []
+    if duplicates:
+        found.append(
+            f"{len(duplicates)} pictures are in more than one of train, val and test, such as "
+            f"{duplicates[0]}"
+        )
+    if shared:
+        found.append(
+            f"{len(shared)} groups are in more than one of train, val and test, such as "
+            f"{shared[0]!r}"
+        )
+    if found and strict:
+        raise DataError(f"{source.name}: {'; '.join(found)}; remove them, or do not be strict")
+    for line in found:
+        _logger.warning("%s: %s; scores may be too good", source.name, line)
+
+
+def _fingerprint(source: ImageSource, scheme: str, parts: tuple[Indices, ...]) -> str:
+    digest = hashlib.sha256(scheme.encode())
+    for part in parts:
+        digest.update(b"\n\n")
+        lines = sorted(
+            f"{source.content_hashes[index]} {source.classes[source.labels[index]]}"
+            for index in part.tolist()
+        )
+        digest.update("\n".join(lines).encode())
+    return digest.hexdigest()[:32]
