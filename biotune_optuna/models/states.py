@@ -1,0 +1,157 @@
+"""State dicts: reading them from files, and loading them into a model without surprises."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from biotune_optuna.errors import ModelError
+from biotune_optuna.models.blocks import output_layers
+
+__all__ = ["load_strictly", "one_line", "read_state_dict"]
+
+logger = logging.getLogger("biotune_optuna.models")
+
+# Where training scripts put the state dict inside a checkpoint; averaged weights first, as timm.
+_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Reads a state dict from a file without unpickling anything.
+
+    Args:
+        path: A ``.safetensors`` file, or a PyTorch checkpoint (``.pth``, ``.pt``, ``.bin``,
+            ``.tar``), whose state dict may lie under one of the usual keys.
+
+    Returns:
+        Tensor name -> tensor on the CPU, without the prefixes of DDP and ``torch.compile``.
+
+    Raises:
+        ModelError: If the file does not exist or holds anything but tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(
+            f"weights {str(path)!r}: no such file; give 'auto', 'hub', 'none' "
+            "or a .safetensors or .pth file"
+        )
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"weights {str(path)!r} cannot be read: {one_line(error)}") from error
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"weights {str(path)!r} cannot be read as tensors alone (nothing else is loaded): "
+            f"{one_line(error)}"
+        ) from error
+    for key in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise ModelError(f"weights {str(path)!r} hold no state dict but {type(content).__name__}")
+    foreign = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if foreign:
+        raise ModelError(f"weights {str(path)!r} hold other things than tensors: {_list(foreign)}")
+    return {_strip(str(key)): value for key, value in content.items()}
+
+
+def load_strictly(model: nn.Module, state: dict[str, Tensor], described: str) -> bool:
+    """Loads everything but a head of another size; refuses and lists whatever does not fit.
+
+    Args:
+        model: A timm model; left untouched if the weights are refused.
+        state: Tensor name -> tensor.
+        described: What to call the weights in messages.
+
+    Returns:
+        True if the weights' own head was loaded, False if it had another number of classes.
+
+    Raises:
+        ModelError: If any tensor is missing, unknown or of another shape.
+    """
+    target = model.state_dict()
+    problems = _misfits(model, state, target)
+    if problems:
+        # Checkpoints in the layout of a model's original authors: timm knows how to translate.
+        translated = _translate_like_timm(model, state)
+        if translated is not None and not _misfits(model, translated, target):
+            state, problems = translated, []
+    if problems:
+        raise ModelError(
+            f"weights ({described}) do not fit {type(model).__name__}: {_list(problems)}"
+        )
+    replaced = _replaced_head(model, state, target)
+    if replaced:
+        logger.info("new classifier: %s had another size in %s", ", ".join(replaced), described)
+    model.load_state_dict({k: target[k] if k in replaced else state[k] for k in target})
+    return not replaced
+
+
+def _misfits(
+    model: nn.Module, state: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> list[str]:
+    replaced = _replaced_head(model, state, target)
+    wrong = [
+        f"{key} has shape {tuple(state[key].shape)}, not {tuple(value.shape)}"
+        for key, value in target.items()
+        if key in state and key not in replaced and state[key].shape != value.shape
+    ]
+    missing = [f"{key} is missing" for key in target if key not in state]
+    unknown = [f"{key} is unknown" for key in state if key not in target]
+    return wrong + missing + unknown
+
+
+def _replaced_head(
+    model: nn.Module, state: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> set[str]:
+    """Tensors of output layers whose number of classes, and nothing else, is another one."""
+    replaced: set[str] = set()
+    for path in output_layers(model):
+        keys = [key for key in target if key.startswith(f"{path}.")]
+        shapes = [(state[key].shape, target[key].shape) for key in keys if key in state]
+        other = any(old != new for old, new in shapes)
+        fits = all(len(old) and old[1:] == new[1:] for old, new in shapes)
+        if len(shapes) == len(keys) and other and fits:
+            replaced.update(keys)
+    return replaced
+
+
+def _translate_like_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if not callable(convert):
+        return None
+    try:
+        converted = convert(dict(state), model)
+    except Exception:  # noqa: BLE001 - a converter fed with foreign weights fails in its own way
+        return None
+    return converted if isinstance(converted, dict) else None
+
+
+def _strip(key: str) -> str:
+    for wrapper in _WRAPPERS:
+        key = key.removeprefix(wrapper)
+    return key
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line, cut where it rambles."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _list(items: list[str], limit: int = 5) -> str:
+    rest = f"; and {len(items) - limit} more" if len(items) > limit else ""
+    return "; ".join(items[:limit]) + rest
