@@ -136,6 +136,12 @@ class StudyView:
         """Complete trials with a finite value, in the order of their numbers."""
         return tuple(t for t in self.in_state(TrialState.COMPLETE) if _finite(t.value))
 
+    @property
+    def evaluated(self) -> int:
+        """Trials that count towards a study's total: complete ones and those stopped early."""
+        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        return sum(t.state in ended for t in self.trials)
+
     @cached_property
     def ranked(self) -> tuple[FrozenTrial, ...]:
         """Complete trials, best first."""
@@ -209,16 +215,18 @@ class StudyView:
     def curves(self, trial: FrozenTrial) -> list[list[tuple[int, float]]]:
         """Learning curves of a trial: per run the (epoch, validation score) pairs, epochs from 1.
 
-        A step is run index × epochs per run + epoch. Without that number the reported steps make
-        one curve.
+        A step is run index × epochs per run + epoch, the epoch counted from 1 or from 0 (then a
+        step 0 exists). Without the number of epochs the reported steps make one curve.
         """
         steps = [(s, v) for s, v in sorted(trial.intermediate_values.items()) if _finite(v)]
         per_run = self.max_epochs
         if per_run is None:
             return [[(s, float(v)) for s, v in steps]] if steps else []
         runs: dict[int, list[tuple[int, float]]] = {}
+        first = 0 if 0 in trial.intermediate_values else 1
         for step, value in steps:
-            runs.setdefault(step // per_run, []).append((step % per_run + 1, float(value)))
+            run, epoch = divmod(step - first, per_run)
+            runs.setdefault(run, []).append((epoch + 1, float(value)))
         return list(runs.values())
 
 

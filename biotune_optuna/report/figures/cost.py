@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
 from biotune_optuna.report.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, finish
+from biotune_optuna.report.text import duration
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view, seconds
 
 if TYPE_CHECKING:
@@ -204,22 +205,3 @@ def _unit(longest: float) -> tuple[str, float]:
     if longest < 180:
         return "seconds", 1.0
     return ("minutes", 60.0) if longest < 3 * 3600 else ("hours", 3600.0)
-
-
-def duration(total: float) -> str:
-    """Seconds as one says them: ``48 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``.
-
-    Args:
-        total: Seconds, not negative.
-    """
-    if total < 10:
-        return f"{total:.1f} s"
-    whole = round(total)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        rest = f" {whole % 60:02d} s" if whole < 600 else ""
-        return f"{whole // 60} min{rest}"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"

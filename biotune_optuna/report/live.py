@@ -1,0 +1,327 @@
+"""Progress while a study runs: a live display, one line per trial, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from biotune_optuna.report.text import duration
+from biotune_optuna.report.view import StudyView, as_view, generation, seconds
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial
+
+__all__ = ["Progress"]
+
+Mode = Literal["auto", "rich", "plain", "json"]
+Resolved = Literal["rich", "plain", "json", "off"]
+
+
+class Progress:
+    """Shows a running study to a person or a machine.
+
+        with Progress(total=60, deadline=None) as progress:
+            ...
+            progress.trial_started(trial)
+            progress.epoch(run, record)            # after each epoch
+            progress.trial_finished(study, study.trials[trial.number])
+            progress.stage("confirm", "full, seed 2 of 3", done=4, total=9)
+
+    A stream that cannot be written any more is left alone: showing progress never ends a study.
+
+    Args:
+        total: Finished trials the study shall have in all; None when only time limits it.
+        deadline: Moment on `time.monotonic`'s clock at which the search stops; None for no limit.
+        mode: ``"rich"`` live display, ``"plain"`` one line per trial, ``"json"`` one JSON object
+            per line and event, ``"auto"`` (default) rich on a terminal and plain elsewhere.
+        stream: Where to write; default standard error, for JSON standard output.
+        epochs: Most epochs of a run, when known: shown beside the current one.
+        runs: Runs of one evaluation, when known.
+    """
+
+    def __init__(
+        self,
+        *,
+        total: int | None,
+        deadline: float | None,
+        mode: Mode = "auto",
+        stream: TextIO | None = None,
+        epochs: int | None = None,
+        runs: int | None = None,
+    ) -> None:
+        self._total, self._deadline = total, deadline
+        self._epochs, self._runs = epochs, runs
+        self._stream = stream or (sys.stdout if mode == "json" else sys.stderr)
+        self._mode = _resolve(mode, self._stream)
+        self._began = time.monotonic()
+        self._done, self._done_before = 0, None if total else 0
+        self._view: StudyView | None = None
+        self._trial: dict[str, Any] = {}
+        self._run: dict[str, Any] = {}
+        self._stage: dict[str, Any] = {}
+        self._console = Console(file=self._stream, highlight=False)
+        self._spinner = Spinner("dots")
+        self._live: Live | None = None
+
+    # ---- context ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self._mode == "rich":
+            self._live = Live(
+                get_renderable=self._render,
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    # ---- events ----------------------------------------------------------------------------
+
+    def trial_started(self, trial: Trial) -> None:
+        """A trial begins.
+
+        Args:
+            trial: The trial as asked; what the sampler stored on it is read from the storage.
+        """
+        if self._done_before is None or self._view is None:
+            self._read(trial.study)
+            self._done_before = self._done
+        stored = trial.storage.get_trial(trial._trial_id)
+        self._trial, self._run, self._stage = _facts(stored), {}, {}
+        self._emit("trial_started", self._trial)
+
+    def epoch(self, run: object, record: object) -> None:
+        """An epoch of the current trial is over.
+
+        Args:
+            run: The run, with ``index``, ``fold`` and ``seed``.
+            record: The epoch, with ``epoch``, ``train_loss``, ``score`` and ``seconds``.
+        """
+        self._run = {
+            "run": getattr(run, "index", None),
+            "fold": getattr(run, "fold", None),
+            "epoch": getattr(record, "epoch", None),
+            "train_loss": _number(getattr(record, "train_loss", None)),
+            "score": _number(getattr(record, "score", None)),
+        }
+        self._emit("epoch", {"trial": self._trial.get("trial"), **self._run})
+
+    def trial_finished(self, study: Study, trial: FrozenTrial) -> None:
+        """A trial has ended, in whatever state.
+
+        Args:
+            study: The study, read for the best value and the number of finished trials.
+            trial: The trial as it is stored now.
+        """
+        self._read(study)
+        view = self._view
+        assert view is not None
+        best = view.best
+        facts = {
+            **_facts(trial),
+            "state": trial.state.name.lower(),
+            "value": _number(trial.value),
+            "seconds": _number(seconds(trial)),
+            "best_value": _number(best.value) if best else None,
+            "best_trial": best.number if best else None,
+            "finished": self._done,
+            "total": self._total,
+            "seconds_left": self._left(),
+        }
+        self._emit("trial_finished", facts)
+        self._line(_trial_line(view, trial, facts))
+        self._trial, self._run = {}, {}
+
+    def stage(
+        self, name: str, detail: str = "", done: int | None = None, total: int | None = None
+    ) -> None:
+        """A step outside the search, such as the confirmation.
+
+        Args:
+            name: The step: ``"confirm"``, ``"test"``, ``"export"``.
+            detail: What is done right now.
+            done: Parts that are over.
+            total: Parts in all.
+        """
+        self._trial, self._run = {}, {}
+        self._stage = {"stage": name, "detail": detail, "done": done, "total": total}
+        self._emit("stage", self._stage)
+        if self._mode == "plain":
+            part = f" {done}/{total}" if done is not None and total else ""
+            self._line(f"{name}{part}: {detail}" if detail else f"{name}{part}")
+
+    def message(self, text: str) -> None:
+        """One line for the reader.
+
+        Args:
+            text: The line.
+        """
+        self._emit("message", {"text": text})
+        self._line(text)
+
+    # ---- inside ----------------------------------------------------------------------------
+
+    def _read(self, study: Study) -> None:
+        self._view = as_view(study)
+        self._done = self._view.evaluated
+
+    def _left(self) -> float | None:
+        """Seconds left by the nearer of deadline and total, as far as either is known."""
+        now = time.monotonic()
+        guesses = [] if self._deadline is None else [max(0.0, self._deadline - now)]
+        new = self._done - (self._done_before or 0)
+        if self._total is not None and new > 0:
+            guesses.append(max(0, self._total - self._done) * (now - self._began) / new)
+        return min(guesses) if guesses else None
+
+    def _emit(self, event: str, facts: dict[str, Any]) -> None:
+        if self._mode == "json":
+            stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self._write(json.dumps({"event": event, "time": stamp, **facts}) + "\n")
+
+    def _line(self, text: str) -> None:
+        if self._mode == "plain":
+            self._write(text + "\n")
+        elif self._mode == "rich":
+            self._console.print(Text(text), soft_wrap=True)
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # the reader has gone; the study goes on
+            self._mode = "off"
+
+    def _render(self) -> RenderableType:
+        lines: list[RenderableType] = [self._bar()]
+        if self._view is not None and self._view.best is not None:
+            best = self._view.best
+            frozen = best.user_attrs.get("frozen")
+            what = f"trial {best.number}" + (f", frozen {frozen}" if frozen else "")
+            lines.append(
+                Text.from_markup(f"  best  [bold]{self._view.say(best.value)}[/]  {escape(what)}")
+            )
+        if self._trial:
+            lines.append(_dim(self._now()))
+        return Group(*lines)
+
+    def _bar(self) -> RenderableType:
+        row = Table.grid(padding=(0, 1))
+        if self._stage:
+            done, total = self._stage["done"], self._stage["total"]
+            bar = ProgressBar(total=total or 1, completed=done or 0, width=24)
+            count = f"{done}/{total}" if total else ""
+            row.add_row(self._spinner, bar, Text(f"{self._stage['stage']} {count}"))
+            return Group(row, _dim(self._stage["detail"]))
+        completed: float = self._done
+        if self._run and self._epochs and self._runs:
+            passed = (self._run["run"] or 0) * self._epochs + (self._run["epoch"] or 0)
+            completed += min(1.0, passed / (self._epochs * self._runs))
+        bar = ProgressBar(total=self._total or 1, completed=completed, width=24)
+        if self._total is None:
+            bar = ProgressBar(total=None, pulse=True, width=24)
+        words = f"{self._done}/{self._total} trials" if self._total else f"{self._done} trials"
+        if self._trial.get("generation") is not None:
+            words += f"  generation {self._trial['generation']}"
+        left = self._left()
+        if left is not None:
+            words += f"  {duration(left)} left"
+        row.add_row(self._spinner, bar, Text(words))
+        return row
+
+    def _now(self) -> str:
+        words = [f"trial {self._trial['trial']}"]
+        if self._trial.get("role"):
+            words.append(str(self._trial["role"]))
+        if self._trial.get("frozen"):
+            words.append(f"frozen {self._trial['frozen']}")
+        if self._run:
+            if self._run["run"] is not None:
+                of = f"/{self._runs}" if self._runs else ""
+                words.append(f"run {self._run['run'] + 1}{of}")
+            of = f"/{self._epochs}" if self._epochs else ""
+            words.append(f"epoch {self._run['epoch']}{of}")
+            if self._run["score"] is not None and self._view is not None:
+                words.append(self._view.say(self._run["score"]))
+        return "  ".join(words)
+
+
+def _dim(text: str) -> Text:
+    return Text(f"  now   {text}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _resolve(mode: Mode, stream: TextIO) -> Resolved:
+    if mode != "auto":
+        return mode
+    terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+    return "rich" if terminal else "plain"
+
+
+def _facts(trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "generation": generation(trial),
+        "role": trial.user_attrs.get("role"),
+        "frozen": trial.user_attrs.get("frozen"),
+    }
+
+
+def _number(value: object) -> float | None:
+    """The value where JSON can hold it."""
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(value) if known else None  # type: ignore[arg-type]
+
+
+def _trial_line(view: StudyView, trial: FrozenTrial, facts: dict[str, Any]) -> str:
+    """One finished trial in one line, its columns at fixed places."""
+    parts = [f"trial {trial.number:>4}"]
+    if facts["generation"] is not None:
+        parts.append(f"gen {facts['generation']:>2}")
+    if facts["role"]:
+        parts.append(f"{facts['role']:<13}")
+    outcome = view.say(trial.value) if trial.value is not None else facts["state"]
+    parts.append(f"{outcome:>7}")
+    if facts["state"] == "pruned":
+        parts.append("stopped early")
+    elif facts["best_trial"] == trial.number:
+        parts.append("best so far")
+    elif facts["best_trial"] is not None:
+        parts.append(f"best {view.say(facts['best_value'])} (trial {facts['best_trial']})")
+    if facts["frozen"]:
+        parts.append(f"frozen {facts['frozen']}")
+    if facts["seconds"] is not None:
+        parts.append(duration(facts["seconds"]))
+    total = f"/{facts['total']}" if facts["total"] else ""
+    left = facts["seconds_left"]
+    rest = f", {duration(left)} left" if left is not None else ""
+    parts.append(f"[{facts['finished']}{total}{rest}]")
+    return "  ".join(parts)
