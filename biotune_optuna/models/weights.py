@@ -29,7 +29,7 @@ from biotune_optuna.models.states import load_strictly, one_line, read_state_dic
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["LoadedModel", "create_model", "reset_head"]
+__all__ = ["LoadedModel", "create_model", "meta_model", "reset_head"]
 
 logger = logging.getLogger("biotune_optuna.models")
 
@@ -109,6 +109,24 @@ def create_model(
         weights_fingerprint=trunk_fingerprint(model),
         data_config=_data_config(model),
     )
+
+
+def meta_model(name: str, *, num_classes: int = 1000) -> nn.Module:
+    """A model without memory or values, for looking at its structure.
+
+    Args:
+        name: A timm model name.
+        num_classes: Number of outputs.
+
+    Returns:
+        The model on PyTorch's ``meta`` device.
+
+    Raises:
+        ModelError: Unknown model.
+    """
+    _check_name(name)
+    with torch.device("meta"):
+        return _build(name, num_classes, 0, {})
 
 
 def reset_head(model: nn.Module, seed: int) -> None:
