@@ -1,0 +1,161 @@
+"""Devices by name, autocast, and how much memory a run takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from biotune_optuna.errors import BioTuneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "PeakMemory",
+    "amp_dtype",
+    "isolated_randomness",
+    "kernels",
+    "out_of_memory",
+    "resolve_device",
+]
+
+_MIB = 2**20
+_OOM_PHRASES = ("out of memory", "can't allocate memory")
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """Turns ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that is there.
+
+    Args:
+        name: ``"auto"`` takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        BioTuneError: If the name is unknown or the device is absent.
+    """
+    text = str(name).strip().lower()
+    if text == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, number = text.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
+        raise BioTuneError(f"device {text!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(number or 0)
+        if index >= count:
+            have = f"cuda:0 to cuda:{count - 1}" if count else "no usable CUDA device"
+            raise BioTuneError(f"device {text!r} is not here: there is {have}; try auto or cpu")
+        return torch.device("cuda", index)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise BioTuneError("device 'mps' is not here: this torch has no usable Metal; try auto")
+    return torch.device(kind)
+
+
+def amp_dtype(
+    amp: Literal["auto", "off", "bf16", "fp16"], device: torch.device
+) -> torch.dtype | None:
+    """The autocast type of a setting on a device; None means full precision.
+
+    Raises:
+        BioTuneError: If fp16 is asked for on the CPU, where training in it is not supported.
+    """
+    if amp == "off" or (amp == "auto" and device.type != "cuda"):
+        return None
+    if amp == "auto":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if amp == "fp16" and device.type == "cpu":
+        raise BioTuneError("amp 'fp16' does not train on the CPU; use bf16, auto or off")
+    return torch.bfloat16 if amp == "bf16" else torch.float16
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(p in str(error) for p in _OOM_PHRASES)
+
+
+@contextlib.contextmanager
+def isolated_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch's global generators for dropout and the like, and restores them afterwards."""
+    on_accelerator = device.type != "cpu"
+    with torch.random.fork_rng(
+        devices=[device.index or 0] if on_accelerator else [],
+        device_type=device.type if on_accelerator else "cuda",
+    ):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def kernels(device: torch.device, *, deterministic: bool) -> Iterator[None]:
+    """Chooses torch's kernels for a run and restores the choice afterwards.
+
+    With ``deterministic``, torch uses deterministic algorithms alone; without, cuDNN may try out
+    its convolutions and keep the fastest.
+    """
+    if device.type != "cuda" and not deterministic:
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        cudnn.benchmark,
+        cudnn.deterministic,
+    )
+    if deterministic:
+        # cuBLAS reads this when its handle is made
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    cudnn.benchmark = not deterministic
+    cudnn.deterministic = deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.benchmark, cudnn.deterministic = before[2], before[3]
+
+
+class PeakMemory:
+    """The most memory seen since it was made.
+
+    Args:
+        device: CUDA counts its own allocations; elsewhere the process's resident memory is read
+            at each `sample`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._peak = 0.0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def sample(self) -> None:
+        """Looks at the memory in use now."""
+        if self._device.type != "cuda":
+            self._peak = max(self._peak, _resident_mb())
+
+    @property
+    def megabytes(self) -> float:
+        """Peak in MiB."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / _MIB
+        return self._peak
+
+
+def _resident_mb() -> float:
+    """Resident memory of this process now; its peak where only that is known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / _MIB
+    except (OSError, ValueError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1024

@@ -1,0 +1,388 @@
+"""One run: the training loop itself."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from biotune_optuna.errors import BioTuneError
+from biotune_optuna.finetune import metrics
+from biotune_optuna.finetune.batches import parts
+from biotune_optuna.finetune.device import PeakMemory, out_of_memory
+from biotune_optuna.finetune.optim import Schedule, build_optimizer
+from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from biotune_optuna.finetune.batches import Loss, Order
+    from biotune_optuna.finetune.settings import TrainSettings
+    from biotune_optuna.recipe import Recipe
+
+    Indices = NDArray[np.int64]
+    OnEpoch = Callable[[EpochRecord], object]
+
+__all__ = ["Feed", "Run", "Tactic"]
+
+_log = logging.getLogger("biotune_optuna.finetune")
+
+EXPLODED = 1e4
+"""A mean batch loss above this counts as diverged: the right class then has log-probability -1e4,
+which no schedule repairs."""
+
+_CHECK_EVERY = 20  # steps between looks at the loss where a look makes the device wait
+_SMALLEST_BATCH = 2
+
+
+class Feed(Protocol):
+    """Takes positions of images to logits, by whatever route a run uses."""
+
+    def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (n, C) and targets: labels (n,) or class probabilities (n, C)."""
+
+    def evaluate(self, idx: Indices) -> torch.Tensor:
+        """Logits (n, C), without augmentation."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Told of each epoch, counted from 0, before it starts."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether targets are class probabilities."""
+
+
+class Tactic:
+    """What a method may change in a run. This one changes nothing: it trains a recipe.
+
+    Attributes:
+        prefix_is_fixed: Whether the recipe's frozen prefix stays frozen, at its pre-trained
+            values, throughout the run, so that its outputs may be cached.
+    """
+
+    prefix_is_fixed: bool = True
+
+    def groups(self, run: Run) -> list[dict[str, Any]]:
+        """Parameter groups that the run starts with; sets ``requires_grad``."""
+        return run.recipe.apply(run.model)
+
+    def before_epoch(self, run: Run, epoch: int) -> None:
+        """Called before each epoch (counted from 0), in train mode."""
+
+    def penalty(self, run: Run) -> torch.Tensor | None:  # noqa: ARG002 - a hook's signature
+        """A term added to the loss of each step, or None."""
+        return None
+
+
+class _Diverged(Exception):  # noqa: N818 - ends a run, is no failure
+    pass
+
+
+class Run:
+    """One training of one model, from its reset weights on.
+
+    Args:
+        model: The network, on its device.
+        recipe: Which blocks train, and how fast.
+        settings: How to train.
+        feed: From images to logits.
+        order: From generator to batches.
+        loss: Cross-entropy of the run.
+        labels: Labels of all images, (N,).
+        n_classes: Number of classes.
+        val_idx: Positions of the validation images, or None.
+        tactic: The method's own behaviour.
+        amp: Autocast type or None.
+        keep_weights: Whether the best epoch's weights are put back at the end.
+        quiet: Modules that stay in eval mode beside the recipe's frozen ones.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        settings: TrainSettings,
+        *,
+        feed: Feed,
+        order: Order,
+        loss: Loss,
+        labels: Indices,
+        n_classes: int,
+        val_idx: Indices | None,
+        tactic: Tactic,
+        amp: torch.dtype | None,
+        keep_weights: bool = False,
+        quiet: tuple[nn.Module, ...] = (),
+    ) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.settings = settings
+        self.feed = feed
+        self.order = order
+        self.amp = amp
+        self.optimizer: torch.optim.Optimizer
+        self.device = next(model.parameters()).device
+        self._loss = loss
+        self._labels = labels
+        self._n_classes = n_classes
+        self._val_idx = val_idx
+        self._tactic = tactic
+        self._keep_weights = keep_weights
+        self._quiet = quiet
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=amp is torch.float16)
+        self._held = settings.batch_size  # images in memory at once
+        self._best: dict[str, torch.Tensor] = {}
+        self._memory = PeakMemory(self.device)
+        self._schedule: Schedule | None = None
+        self._epoch_start = 0.0
+        self.result = RunResult(score=math.nan)
+
+    # -- for tactics -----------------------------------------------------------------------------
+
+    def use_groups(self, groups: list[dict[str, Any]]) -> None:
+        """Starts a new optimiser, without memory, over these groups."""
+        self.optimizer = build_optimizer(groups, self.settings.optimizer, self.device)
+
+    def use_recipe(self, recipe: Recipe) -> None:
+        """Trains by another recipe from here on.
+
+        Parameters that go on training keep their optimiser state; newly freed ones join with none.
+        """
+        groups = recipe.apply(self.model)
+        old = self.optimizer
+        self.use_groups(groups)
+        for parameter, state in old.state.items():
+            if parameter.requires_grad:
+                self.optimizer.state[parameter] = state
+        self.recipe = recipe
+        self._find_modes()
+        self._count_parameters()
+
+    def gradients(self, idx: Indices) -> None:
+        """Leaves the gradient of the mean loss over a batch in the parameters."""
+        self.model.zero_grad(set_to_none=True)
+        for part, mass in self._portions(idx):
+            logits_loss, _ = self._forward(part, mass)
+            logits_loss.backward()  # type: ignore[no-untyped-call]
+
+    # -- the run ---------------------------------------------------------------------------------
+
+    def fit(self, epochs: int, on_epoch: OnEpoch | None) -> RunResult:
+        """Trains for at most so many epochs."""
+        result, patience = self.result, self.settings.patience
+        self.use_groups(self._tactic.groups(self))
+        self._find_modes()
+        self._count_parameters()
+        try:
+            for epoch in range(epochs):
+                record = self._epoch(epoch)
+                result.epochs.append(record)
+                better = result.best_epoch == 0 or record.score > result.score
+                if self._val_idx is None or better:
+                    result.score, result.best_epoch = record.score, record.epoch
+                    self._remember()
+                if on_epoch is not None:
+                    on_epoch(record)
+                waited = record.epoch - result.best_epoch
+                if self._val_idx is not None and patience is not None and waited >= patience:
+                    result.stopped = "patience"
+                    break
+        except _Diverged:
+            self._end_diverged()
+        except StopTraining:
+            result.stopped = "callback"
+        self._put_back()
+        result.peak_memory_mb = self._memory.megabytes
+        result.batch_size = self._held
+        return result
+
+    def _end_diverged(self) -> None:
+        result = self.result
+        result.score = metrics.worst(self.settings.metric)
+        result.best_epoch = 0
+        result.diverged, result.stopped = True, "diverged"
+        elapsed = time.perf_counter() - self._epoch_start
+        result.epochs.append(EpochRecord(len(result.epochs) + 1, math.nan, result.score, elapsed))
+
+    def _epoch(self, epoch: int) -> EpochRecord:
+        self._epoch_start = time.perf_counter()
+        self._train_mode()
+        self._tactic.before_epoch(self, epoch)
+        self.feed.begin_epoch(epoch)
+        train_loss = self._train(epoch)
+        value = math.nan if self._val_idx is None else self._validate(self._val_idx)
+        seconds = time.perf_counter() - self._epoch_start
+        _log.debug("epoch %d: loss %.4f, score %.4f", epoch + 1, train_loss, value)
+        return EpochRecord(epoch + 1, train_loss, value, seconds)
+
+    def _train(self, epoch: int) -> float:
+        batches = self.order.epoch(self.settings.batch_size)
+        schedule = self._schedule = self._schedule or Schedule(self.settings, len(batches))
+        total = torch.zeros((), device=self.device, dtype=torch.float64 if self._on_cpu else None)
+        for step, idx in enumerate(batches):
+            schedule.apply(self.optimizer, epoch, step)
+            loss = self._step(idx, first=step == 0)
+            total += loss * len(idx)
+            if self._on_cpu or step % _CHECK_EVERY == _CHECK_EVERY - 1:
+                _check(float(loss))
+        mean = float(total) / sum(map(len, batches))
+        _check(mean)
+        return mean
+
+    def _step(self, idx: Indices, *, first: bool) -> torch.Tensor:
+        while True:
+            try:
+                return self._attempt(idx, first=first)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+            # outside the handler: the error's traceback would keep the tensors alive
+            self._halve(len(idx))
+
+    def _attempt(self, idx: Indices, *, first: bool) -> torch.Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        total: torch.Tensor | None = None
+        for part, mass in self._portions(idx):
+            loss, n = self._forward(part, mass)
+            if first:
+                self._memory.sample()
+            self.result.images_forward += n
+            objective = loss
+            if total is None:
+                penalty = self._tactic.penalty(self)
+                objective = loss if penalty is None else loss + penalty
+            self._scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
+            self.result.images_backward += n
+            total = loss.detach() if total is None else total + loss.detach()
+        if self.settings.grad_clip is not None:
+            self._scaler.unscale_(self.optimizer)
+            held = [p for g in self.optimizer.param_groups for p in g["params"]]
+            torch.nn.utils.clip_grad_norm_(held, self.settings.grad_clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        assert total is not None
+        return total
+
+    def _portions(self, idx: Indices) -> list[tuple[Indices, torch.Tensor | float]]:
+        """The batch in portions that fit, each with the whole batch's divisor."""
+        mass = self._loss.mass(self._label_tensor(idx), mixed=self.feed.mixed)
+        return [(idx[part], mass) for part in parts(len(idx), self._held)]
+
+    def _label_tensor(self, idx: Indices) -> torch.Tensor:
+        return torch.from_numpy(self._labels[idx]).to(self.device)
+
+    def _forward(self, part: Indices, mass: torch.Tensor | float) -> tuple[torch.Tensor, int]:
+        with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
+            logits, targets = self.feed.train(part)
+        return self._loss(logits, targets) / mass, len(part)
+
+    def _halve(self, n: int) -> None:
+        """Holds half as many images; a step still sees its whole batch, in portions."""
+        held = min(n, self._held)
+        if held <= _SMALLEST_BATCH:
+            raise BioTuneError(
+                f"memory ran out with {held} images at once; use a smaller model or image size"
+            )
+        self._held = max(_SMALLEST_BATCH, held // 2)
+        _log.warning("memory ran out with %d images at once; going on with %d", held, self._held)
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _validate(self, idx: Indices) -> float:
+        self.model.eval()
+        probs = self._probabilities(idx)
+        self.result.images_forward += len(idx)
+        if not np.isfinite(probs).all():
+            raise _Diverged
+        return metrics.score(self.settings.metric, self._labels[idx], probs, self._n_classes)
+
+    def _probabilities(self, idx: Indices) -> NDArray[np.float32]:
+        while True:
+            try:
+                return probabilities(self.feed.evaluate, idx, 2 * self._held, self.device, self.amp)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+            self._halve(self._held)
+
+    # -- modes and weights -----------------------------------------------------------------------
+
+    def _find_modes(self) -> None:
+        self.recipe.train_mode(self.model, self.settings.frozen_norm)
+        for module in self._quiet:
+            module.eval()
+        self._modes = [(m, m.training) for m in self.model.modules()]
+
+    def _train_mode(self) -> None:
+        for module, training in self._modes:
+            module.training = training
+
+    def _count_parameters(self) -> None:
+        parameters = list(self.model.parameters())
+        self.result.total_parameters = sum(p.numel() for p in parameters)
+        training = sum(p.numel() for p in parameters if p.requires_grad)
+        # where blocks join on the way, the most that trained at once
+        self.result.trainable_parameters = max(self.result.trainable_parameters, training)
+
+    def _remember(self) -> None:
+        """Keeps what training can change; called at each new best epoch."""
+        if not self._keep_weights or self._val_idx is None:
+            return
+        trained = ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+        self._best = {n: p.detach().clone() for n, p in trained}
+        self._best |= {n: b.clone() for n, b in self.model.named_buffers()}
+
+    def _put_back(self) -> None:
+        if not self._best:
+            return
+        with torch.no_grad():
+            state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+            for name, tensor in self._best.items():
+                state[name].copy_(tensor)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+
+def probabilities(
+    forward: Callable[[Indices], torch.Tensor],
+    idx: Indices,
+    batch_size: int,
+    device: torch.device,
+    amp: torch.dtype | None,
+) -> NDArray[np.float32]:
+    """Class probabilities of images, in inference mode.
+
+    Args:
+        forward: Maps positions of images to logits.
+        idx: Positions, (n,).
+        batch_size: Images at once.
+        device: Where the network lives.
+        amp: Autocast type or None.
+
+    Returns:
+        (n, C), in the order of ``idx``.
+    """
+    with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+        found = [
+            forward(idx[start : start + batch_size]).float().softmax(dim=1)
+            for start in range(0, len(idx), batch_size)
+        ]
+        probs: NDArray[np.float32] = torch.cat(found).cpu().numpy()
+    return probs
+
+
+def _check(loss: float) -> None:
+    if not math.isfinite(loss) or loss > EXPLODED:
+        raise _Diverged

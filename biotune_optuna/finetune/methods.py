@@ -1,0 +1,147 @@
+"""BioTune's rivals behind one protocol, each usable alone.
+
+    method = METHODS["layer-decay"]
+    for setting in method.settings():
+        result = method.run(trainer, train_idx, val_idx, setting=setting, seed=0)
+
+All start from the same pre-trained weights and a head drawn from the run's seed, and each offers
+five settings to choose from on the same validation images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from biotune_optuna.errors import BioTuneError
+from biotune_optuna.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import ArrayLike
+
+    from biotune_optuna.finetune.results import EpochRecord, RunResult
+    from biotune_optuna.finetune.trainer import Trainer
+    from biotune_optuna.recipe import BlockLike
+
+__all__ = ["METHODS", "RATES", "Method", "Setting", "get_method"]
+
+Setting = Mapping[str, float]
+"""What a method may be tuned by, JSON-ready: ``lr``; ``decay`` for layer-decay; and, where a caller
+adds it, ``weight_decay`` (default 0)."""
+
+RATES: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+"""The base rates that every method but layer-decay tries."""
+
+
+class Method(Protocol):
+    """A way to fine-tune."""
+
+    @property
+    def name(self) -> str:
+        """The name users type."""
+
+    def settings(self) -> list[dict[str, float]]:
+        """The five settings to choose from."""
+
+    def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe | None:
+        """The recipe that trains as the method does, where there is one."""
+
+    def run(
+        self,
+        trainer: Trainer,
+        train_idx: ArrayLike,
+        val_idx: ArrayLike | None = None,
+        *,
+        setting: Setting,
+        seed: int,
+        epochs: int | None = None,
+        on_epoch: Callable[[EpochRecord], object] | None = None,
+        keep_weights: bool = False,
+    ) -> RunResult:
+        """Trains once; arguments and cost as in `Trainer.fit`, all phases charged."""
+
+
+def rate_settings() -> list[dict[str, float]]:
+    """One setting for each of `RATES`."""
+    return [{"lr": lr} for lr in RATES]
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeMethod:
+    """A method that is no more than a recipe.
+
+    Attributes:
+        name: The name users type.
+        make: Builds the recipe from blocks and setting.
+        choices: The settings to choose from.
+    """
+
+    name: str
+    make: Callable[[Sequence[BlockLike], Setting], Recipe]
+    choices: tuple[tuple[tuple[str, float], ...], ...] = tuple((("lr", lr),) for lr in RATES)
+
+    def settings(self) -> list[dict[str, float]]:
+        """The five settings to choose from."""
+        return [dict(choice) for choice in self.choices]
+
+    def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe:
+        """The recipe of a setting."""
+        return self.make(blocks, setting)
+
+    def run(
+        self,
+        trainer: Trainer,
+        train_idx: ArrayLike,
+        val_idx: ArrayLike | None = None,
+        *,
+        setting: Setting,
+        seed: int,
+        **options: Any,
+    ) -> RunResult:
+        """Trains the recipe once; see `Method.run`."""
+        recipe = self.recipe(trainer.blocks, setting)
+        return trainer.fit(recipe, train_idx, val_idx, seed=seed, **options)
+
+
+def base(setting: Setting) -> dict[str, float]:
+    """``lr`` and ``weight_decay`` of a setting, as recipes take them."""
+    return {"lr": setting["lr"], "weight_decay": setting.get("weight_decay", 0.0)}
+
+
+METHODS: Final[dict[str, Method]] = {
+    method.name: method
+    for method in (
+        RecipeMethod("full", lambda blocks, s: Recipe.full(blocks, **base(s))),
+        RecipeMethod("linear-probe", lambda blocks, s: Recipe.linear_probe(blocks, **base(s))),
+        RecipeMethod(
+            "layer-decay",
+            lambda blocks, s: Recipe.layer_decay(blocks, decay=s["decay"], **base(s)),
+            tuple(
+                (("lr", lr), ("decay", decay))
+                for lr, decay in (
+                    (1e-3, 0.75),
+                    (3e-3, 0.65),
+                    (3e-3, 0.75),
+                    (3e-3, 0.9),
+                    (1e-2, 0.75),
+                )
+            ),
+        ),
+    )
+}
+"""The methods by name."""
+
+
+def get_method(name: str) -> Method:
+    """Looks a method up.
+
+    Raises:
+        BioTuneError: If there is none of that name.
+    """
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise BioTuneError(f"method {name!r} is not one of {', '.join(METHODS)}") from None

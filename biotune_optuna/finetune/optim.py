@@ -1,0 +1,130 @@
+"""Optimisers and schedules by name, through timm's factories."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from biotune_optuna.errors import BioTuneError
+
+if TYPE_CHECKING:
+    from biotune_optuna.finetune.settings import TrainSettings
+
+__all__ = ["Schedule", "build_optimizer", "check_optimizer"]
+
+# torch's own optimisers that have a fused kernel; timm's names for them
+_FUSED = ("adam", "adamw", "sgd", "nesterov", "momentum")
+_FUSED_DEVICES = ("cpu", "cuda", "mps")
+_WARMUP_START = 0.01
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], name: str, device: torch.device
+) -> torch.optim.Optimizer:
+    """Builds an optimiser over a recipe's parameter groups.
+
+    Args:
+        groups: Parameter groups with their own ``lr`` and ``weight_decay``.
+        name: A name known to timm's factory.
+        device: Where the parameters live; decides whether a fused kernel is used.
+
+    Raises:
+        BioTuneError: If the name is unknown.
+    """
+    check_optimizer(name)
+    create: Any = _timm("optim").create_optimizer_v2
+    fused = {"fused": True} if name.lower() in _FUSED and device.type in _FUSED_DEVICES else {}
+    # every group states its rate; this one is timm's required default and is never used
+    optimizer: torch.optim.Optimizer = create(groups, opt=name, lr=groups[0]["lr"], **fused)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def check_optimizer(name: str) -> None:
+    """Refuses an optimiser that timm does not know.
+
+    Raises:
+        BioTuneError: If the name is unknown.
+    """
+    known = [str(n) for n in _timm("optim").list_optimizers()]
+    if name.lower().split("_")[-1] not in known:
+        raise BioTuneError(f"optimizer {name!r} is not one that timm knows: {', '.join(known)}")
+
+
+def _timm(module: str) -> Any:
+    """A timm module, seen as untyped: its exports are not declared."""
+    return importlib.import_module(f"timm.{module}")
+
+
+class Schedule:
+    """The factor by which a schedule multiplies every group's own rate.
+
+    timm's scheduler runs on a stand-in optimiser of rate 1 and only its factor is used: groups may
+    come and go during a run, and no scheduler rescales a rate that a recipe has set.
+
+    Args:
+        settings: Names the schedule, its length, warm-up and interval.
+        steps_per_epoch: Optimiser steps of an epoch.
+    """
+
+    def __init__(self, settings: TrainSettings, steps_per_epoch: int) -> None:
+        self._by_epoch = settings.schedule_interval == "epoch"
+        self._steps = steps_per_epoch
+        self._stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        self._scheduler = (
+            None
+            if settings.schedule == "constant" and not settings.warmup_epochs
+            else _timm_scheduler(self._stand_in, settings, steps_per_epoch)
+        )
+
+    def factor(self, epoch: int, step: int) -> float:
+        """The factor at a step.
+
+        Args:
+            epoch: Counted from 0.
+            step: Step within the epoch, counted from 0.
+        """
+        if self._scheduler is None:
+            return 1.0
+        if self._by_epoch:
+            self._scheduler.step(epoch)
+        else:
+            self._scheduler.step_update(epoch * self._steps + step)
+        return float(self._stand_in.param_groups[0]["lr"])
+
+    def apply(self, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:
+        """Sets every group's ``lr`` to its ``initial_lr`` times the factor.
+
+        Args:
+            optimizer: Its groups carry ``initial_lr``.
+            epoch: Counted from 0.
+            step: Step within the epoch, counted from 0.
+        """
+        factor = self.factor(epoch, step)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+
+def _timm_scheduler(
+    stand_in: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int
+) -> Any:
+    epochs = settings.schedule_epochs or settings.epochs
+    name, extra = {
+        "constant": ("step", {"decay_rate": 1.0, "decay_epochs": epochs}),
+        "linear": ("poly", {"decay_rate": 1.0}),  # timm calls the polynomial's power decay_rate
+        "step": ("step", {"decay_rate": 0.1, "decay_epochs": max(1, epochs // 3)}),
+    }.get(settings.schedule, (settings.schedule, {}))
+    scheduler, _ = _timm("scheduler").create_scheduler_v2(
+        stand_in,
+        sched=name,
+        num_epochs=epochs,
+        warmup_epochs=settings.warmup_epochs,
+        warmup_lr=_WARMUP_START,
+        step_on_epochs=settings.schedule_interval == "epoch",
+        updates_per_epoch=steps_per_epoch,
+        **extra,
+    )
+    return scheduler

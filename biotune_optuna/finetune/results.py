@@ -1,0 +1,83 @@
+"""What a run leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+__all__ = ["EpochRecord", "RunResult", "StopTraining", "Stopped"]
+
+Stopped = Literal["finished", "patience", "diverged", "callback"]
+
+
+class StopTraining(Exception):  # noqa: N818 - a request, not a failure
+    """Raised by an ``on_epoch`` callback to end the run after the epoch it was told of."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        train_loss: Mean loss over the epoch's images (NaN when it diverged).
+        score: Validation score after the epoch; NaN without validation images.
+        seconds: Wall time of training and validation.
+    """
+
+    epoch: int
+    train_loss: float
+    score: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class RunResult:
+    """One training run and what it cost.
+
+    Attributes:
+        score: Validation score of the best epoch; the metric's worst value if the run diverged;
+            NaN without validation images.
+        best_epoch: The epoch of that score, counted from 1; the last one without validation; 0 if
+            none counts.
+        epochs: The epochs, in order.
+        seconds: Wall time of the whole run.
+        images_forward: Images passed forward, training and validation, through at least the part
+            of the network that trains. Each pass counts, whether its prefix was cached or not.
+        images_backward: Images passed backward.
+        peak_memory_mb: Peak memory in MiB: allocated on the device (CUDA), else resident memory of
+            the process sampled at the first step of each epoch, after its forward pass.
+        trainable_parameters: Parameters that train.
+        total_parameters: Parameters of the model, each counted once: the denominator of
+            `trainable_fraction`.
+        cache_hits: Image passes whose frozen prefix was served from the cache.
+        cache_misses: Images whose frozen prefix this run computed to fill the cache. The only
+            figure beside times and memory that depends on what ran before.
+        diverged: Whether a loss became infinite, NaN or absurdly large.
+        batch_size: Images held at once: the settings' batch size, or less after memory ran out.
+        stopped: Why the run ended.
+    """
+
+    score: float
+    best_epoch: int = 0
+    epochs: list[EpochRecord] = field(default_factory=list)
+    seconds: float = 0.0
+    images_forward: int = 0
+    images_backward: int = 0
+    peak_memory_mb: float = 0.0
+    trainable_parameters: int = 0
+    total_parameters: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    diverged: bool = False
+    batch_size: int = 0
+    stopped: Stopped = "finished"
+
+    @property
+    def trainable_fraction(self) -> float:
+        """Trainable over total parameters, in [0, 1]."""
+        return self.trainable_parameters / self.total_parameters if self.total_parameters else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and `trainable_fraction`, JSON-ready but for NaN."""
+        return {**asdict(self), "trainable_fraction": self.trainable_fraction}

@@ -1,0 +1,186 @@
+"""How a run trains, apart from the recipe: one frozen, JSON-able object, stored with the study."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from biotune_optuna.errors import BioTuneError
+from biotune_optuna.finetune.metrics import METRICS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TrainSettings"]
+
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "schedule": ("constant", "cosine", "linear", "tanh", "step"),
+    "schedule_interval": ("step", "epoch"),
+    "frozen_norm": ("eval", "train"),
+    "metric": tuple(METRICS),
+    "class_weights": ("none", "balanced"),
+    "sampling": ("shuffle", "balanced"),
+    "amp": ("auto", "off", "bf16", "fp16"),
+}
+
+# field -> (least value, whether that value itself is allowed)
+_LOWER: Final[dict[str, tuple[float, bool]]] = {
+    "epochs": (1, True),
+    "patience": (1, True),
+    "batch_size": (2, True),  # BatchNorm has no variance of a single image
+    "schedule_epochs": (1, True),
+    "warmup_epochs": (0, True),
+    "label_smoothing": (0, True),
+    "mixup": (0, True),
+    "cutmix": (0, True),
+    "prefix_cache_mb": (0, True),
+    "cached_views": (0, True),
+    "grad_clip": (0, False),
+}
+_OPTIONAL: Final = ("patience", "schedule_epochs", "grad_clip")
+_WHOLE: Final = (
+    "epochs",
+    "patience",
+    "batch_size",
+    "schedule_epochs",
+    "warmup_epochs",
+    "cached_views",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """Everything that decides how a recipe is trained.
+
+    Two runs with equal settings, recipe, images and seed give equal results, so all fields belong
+    to a study's identity.
+
+    Attributes:
+        epochs: Most epochs of a run.
+        patience: Stop after this many epochs without a better validation score; None never stops
+            early. Ignored without validation images.
+        batch_size: Images per optimiser step, at least 2. A last batch of a single image joins the
+            one before it, because BatchNorm cannot train on one image.
+        optimizer: Name known to timm's optimiser factory (torch's own included), as ``"adam"``,
+            ``"adamw"``, ``"sgd"`` (momentum 0.9, Nesterov) or ``"lion"``.
+        schedule: ``"constant"``, ``"cosine"``, ``"linear"`` and ``"tanh"`` (to 0), or ``"step"``
+            (a tenth after each third), by timm's schedulers. One factor multiplies every block's
+            own rate.
+        schedule_epochs: Length of the schedule in epochs; None takes ``epochs``.
+        schedule_interval: ``"step"`` moves the rate at each optimiser step, ``"epoch"`` at the
+            start of each epoch.
+        warmup_epochs: Epochs of linear warm-up from 1 % of the rate, inside the schedule.
+        label_smoothing: Share of probability spread over all classes, in [0, 1).
+        mixup: MixUp's alpha; 0 switches it off.
+        cutmix: CutMix's alpha; 0 switches it off. With both, a coin decides for each batch.
+        augment: Name of an augmentation policy of the data layer; ``"none"`` is off.
+        frozen_norm: ``"eval"`` leaves BatchNorm statistics of frozen blocks untouched; ``"train"``
+            lets them drift, as the paper's released code does (and rules out the prefix cache).
+        metric: Name in `biotune_optuna.finetune.metrics.METRICS`.
+        class_weights: ``"balanced"`` weighs the loss by n / (classes * count of the class).
+        sampling: ``"shuffle"`` shows every image once an epoch; ``"balanced"`` draws as many
+            images, with replacement and each class equally often on average.
+        amp: Autocast: ``"auto"`` is bf16 on CUDA devices that have it, fp16 on older ones, off
+            elsewhere.
+        prefix_cache_mb: Memory for the outputs of frozen prefixes, in MiB; 0 switches the cache
+            off.
+        cached_views: With augmentation and a frozen prefix: 0 augments afresh each epoch and does
+            not cache; k > 0 trains such recipes on k fixed augmented views of each image, which
+            can be cached.
+        compile: Run the network through `torch.compile` where no prefix is cached.
+        deterministic: Ask torch for deterministic kernels: bit-identical runs on CUDA too, slower.
+            Runs on the CPU are bit-identical either way (same thread count).
+        grad_clip: Largest gradient norm; None does not clip.
+
+    Raises:
+        BioTuneError: If a value is out of range.
+    """
+
+    epochs: int = 10
+    patience: int | None = 3
+    batch_size: int = 32
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    schedule_epochs: int | None = None
+    schedule_interval: Literal["step", "epoch"] = "step"
+    warmup_epochs: int = 0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    augment: str = "none"
+    frozen_norm: Literal["eval", "train"] = "eval"
+    metric: str = "macro_accuracy"
+    class_weights: Literal["none", "balanced"] = "none"
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    prefix_cache_mb: float = 512
+    cached_views: int = 0
+    compile: bool = False
+    deterministic: bool = False
+    grad_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise BioTuneError(f"{name} {value!r} is not one of {', '.join(choices)}")
+        for name, (least, inclusive) in _LOWER.items():
+            _check_number(name, getattr(self, name), least, inclusive=inclusive)
+        if self.label_smoothing >= 1:
+            raise BioTuneError(f"label_smoothing {self.label_smoothing} is not in [0, 1)")
+
+    @classmethod
+    def paper(cls, **changes: Any) -> TrainSettings:
+        """The paper's protocol (BioTune paper, Sec. IV).
+
+        Adam, at most 30 epochs, early stop after 3, cosine over 100 epochs stepped once an epoch,
+        batches of 96, no augmentation.
+
+        Args:
+            **changes: Fields to set otherwise.
+        """
+        paper: dict[str, Any] = {
+            "epochs": 30,
+            "patience": 3,
+            "batch_size": 96,
+            "optimizer": "adam",
+            "schedule": "cosine",
+            "schedule_epochs": 100,
+            "schedule_interval": "epoch",
+        }
+        return cls.from_dict({**paper, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON-ready data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainSettings:
+        """Rebuilds settings from `to_dict`'s data; fields left out take their defaults.
+
+        Raises:
+            BioTuneError: If a field is unknown or a value out of range.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in data:
+            if name not in known:
+                raise BioTuneError(f"training setting {name!r} is not one of {', '.join(known)}")
+        return cls(**dict(data))
+
+
+def _check_number(name: str, value: object, least: float, *, inclusive: bool) -> None:
+    if value is None and name in _OPTIONAL:
+        return
+    whole = name in _WHOLE
+    kind = "a whole number" if whole else "a number"
+    bound = f"{kind} {'of at least' if inclusive else 'above'} {least}"
+    fits = (
+        isinstance(value, int if whole else (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (value >= least if inclusive else value > least)
+    )
+    if not fits:
+        suffix = " or None" if name in _OPTIONAL else ""
+        raise BioTuneError(f"{name} {value!r} is not {bound}{suffix}")

@@ -1,0 +1,264 @@
+"""Trains recipes on one model and one set of images, again and again from the same weights."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from biotune_optuna.errors import DataError, ModelError
+from biotune_optuna.finetune import metrics
+from biotune_optuna.finetune.batches import Loss, Order, class_weights, mixer
+from biotune_optuna.finetune.device import (
+    amp_dtype,
+    isolated_randomness,
+    kernels,
+    resolve_device,
+)
+from biotune_optuna.finetune.feeds import PixelFeed
+from biotune_optuna.finetune.loop import Run, Tactic, probabilities
+from biotune_optuna.finetune.optim import check_optimizer
+from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
+from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.models.blocks import output_layers
+from biotune_optuna.models.weights import reset_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+    from torch import nn
+
+    from biotune_optuna.finetune.feeds import Images
+    from biotune_optuna.recipe import BlockLike, Recipe
+
+    Indices = NDArray[np.int64]
+
+__all__ = ["EpochRecord", "RunResult", "StopTraining", "TrainSettings", "Trainer"]
+
+_ORDER, _DROPOUT, _AUGMENT = range(3)  # what a run's seed is split into
+
+
+class Trainer:
+    """Trains recipes on one model and one set of images.
+
+    Every run starts from the weights that the model had when the trainer was made, with a head
+    drawn anew from the run's seed, so a run depends on its arguments alone: never on what ran
+    before it.
+
+        trainer = Trainer(model, model_blocks(model), images, TrainSettings(epochs=5))
+        result = trainer.fit(Recipe.full(blocks, lr=3e-3), train_idx, val_idx, seed=0)
+
+    Args:
+        model: A network that maps images (n, 3, H, W) to logits (n, C). It is moved to the device
+            and trained in place.
+        blocks: Its blocks, in order, head last.
+        images: Images and labels.
+        settings: How to train.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        BioTuneError: If the device is absent or a setting names something unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[BlockLike],
+        images: Images,
+        settings: TrainSettings,
+        *,
+        device: str | torch.device = "auto",
+    ) -> None:
+        check_optimizer(settings.optimizer)
+        self.device = resolve_device(device)
+        self.settings = settings
+        self.images = images
+        self.blocks = tuple(blocks)
+        self.model = _place(model, self.device, images)
+        self._amp = amp_dtype(settings.amp, self.device)
+        self._labels = images.labels(np.arange(len(images))).cpu().numpy().astype(np.int64)
+        self._pristine = {n: t.detach().clone() for n, t in _tensors(self.model).items()}
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def fit(
+        self,
+        recipe: Recipe,
+        train_idx: ArrayLike,
+        val_idx: ArrayLike | None = None,
+        *,
+        seed: int,
+        on_epoch: Callable[[EpochRecord], object] | None = None,
+        epochs: int | None = None,
+        keep_weights: bool = False,
+        tactic: Tactic | None = None,
+    ) -> RunResult:
+        """Trains a recipe from the pre-trained weights.
+
+        Args:
+            recipe: Which blocks train, and how fast.
+            train_idx: Positions of the training images, at least two.
+            val_idx: Positions of the validation images; None trains without early stop.
+            seed: Decides the head's first weights, the order of images, dropout and augmentation.
+            on_epoch: Called after each epoch; may raise `StopTraining`. What else it raises ends
+                the run and reaches the caller.
+            epochs: Most epochs; None takes the settings'. The schedule keeps the settings' length,
+                so fewer epochs are the beginning of the same run.
+            keep_weights: With validation images: put the best epoch's weights back at the end.
+                Otherwise the model keeps the last epoch's.
+            tactic: A method's own behaviour; None trains the recipe as it is.
+
+        Returns:
+            Score, epochs and cost.
+
+        Raises:
+            BioTuneError: If recipe, images and metric do not fit together.
+        """
+        start = time.perf_counter()
+        train, val = self._indices(train_idx), self._validation(val_idx)
+        if not recipe.trainable:
+            raise ModelError("the recipe freezes every block; at least one must train")
+        with kernels(self.device, deterministic=self.settings.deterministic):
+            self.reset(seed)
+            with isolated_randomness(_derived(seed, _DROPOUT), self.device):
+                run = self._run(
+                    recipe, train, val, seed, tactic=tactic or Tactic(), keep_weights=keep_weights
+                )
+                result = run.fit(epochs or self.settings.epochs, on_epoch)
+        result.seconds = time.perf_counter() - start
+        return result
+
+    def predict(self, idx: ArrayLike) -> NDArray[np.float32]:
+        """Class probabilities with the weights last trained.
+
+        Args:
+            idx: Positions of images, (n,).
+
+        Returns:
+            (n, C) float32, in the order of ``idx``.
+        """
+        self.model.eval()
+        size = 2 * self.settings.batch_size
+        feed = PixelFeed(self.model, self.images)
+        with kernels(self.device, deterministic=self.settings.deterministic):
+            return probabilities(feed.evaluate, self._indices(idx), size, self.device, self._amp)
+
+    def reset(self, seed: int) -> None:
+        """Puts back the pre-trained weights and draws the head anew.
+
+        Args:
+            seed: Seed of the head.
+        """
+        with torch.no_grad():
+            for name, tensor in _tensors(self.model).items():
+                tensor.copy_(self._pristine[name])
+        self._reset_head(seed)
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        recipe: Recipe,
+        train: Indices,
+        val: Indices | None,
+        seed: int,
+        *,
+        tactic: Tactic,
+        keep_weights: bool,
+    ) -> Run:
+        labels = self._labels[train]
+        return Run(
+            self.model,
+            recipe,
+            self.settings,
+            feed=self._pixel_feed(seed),
+            order=Order(
+                train, labels, sampling=self.settings.sampling, seed=_derived(seed, _ORDER)
+            ),
+            loss=self._loss(labels),
+            labels=self._labels,
+            n_classes=self.images.n_classes,
+            val_idx=val,
+            tactic=tactic,
+            amp=self._amp,
+            keep_weights=keep_weights,
+        )
+
+    def _pixel_feed(self, seed: int) -> PixelFeed:
+        generator = torch.Generator().manual_seed(_derived(seed, _AUGMENT))
+        return PixelFeed(
+            self._network(),
+            self.images,
+            augmentation=self.settings.augment,
+            generator=generator,
+            mix=mixer(self.settings, self.images.n_classes),
+        )
+
+    def _network(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        if not self.settings.compile:
+            return self.model
+        if self._compiled is None:
+            self._compiled = torch.compile(self.model)
+        return self._compiled
+
+    def _loss(self, labels: Indices) -> Loss:
+        weights = None
+        if self.settings.class_weights == "balanced":
+            weights = torch.from_numpy(class_weights(labels, self.images.n_classes))
+            weights = weights.to(self.device)
+        return Loss(label_smoothing=self.settings.label_smoothing, weights=weights)
+
+    def _reset_head(self, seed: int) -> None:
+        if output_layers(self.model):
+            reset_head(self.model, seed)
+            return
+        # a plain module does not say which layer classifies: draw its whole last block anew
+        modules = {name.rpartition(".")[0] for name in self.blocks[-1].parameter_names}
+        with isolated_randomness(seed, torch.device("cpu")):
+            for path in sorted(modules):
+                module = self.model.get_submodule(path)
+                reset = getattr(module, "reset_parameters", None)
+                if not callable(reset):
+                    raise ModelError(
+                        f"layer {path!r} ({type(module).__name__}) of the last block cannot be "
+                        "re-initialised; give it a reset_parameters method"
+                    )
+                module.to("cpu")
+                reset()
+                module.to(self.device)
+
+    def _validation(self, idx: ArrayLike | None) -> Indices | None:
+        if idx is None:
+            return None
+        val = self._indices(idx)
+        metrics.check(self.settings.metric, self._labels[val], self.images.n_classes)
+        return val
+
+    def _indices(self, idx: ArrayLike) -> Indices:
+        found: Indices = np.asarray(idx, dtype=np.int64)
+        n = len(self.images)
+        if found.ndim != 1 or (found.size and not (found.min() >= 0 and found.max() < n)):
+            raise DataError(f"image positions must be a list of numbers from 0 to {n - 1}")
+        return found
+
+
+def _place(model: nn.Module, device: torch.device, images: Images) -> nn.Module:
+    """Moves a model to a device, in the memory format of the images."""
+    sample = images.batch(np.zeros(2, dtype=np.int64))
+    if sample.device != device:
+        raise DataError(f"the images are on {sample.device} and training is on {device}")
+    if sample.is_contiguous(memory_format=torch.channels_last):
+        return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(device)
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by name, those outside the state dict too."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _derived(seed: int, purpose: int) -> int:
+    """A seed for one purpose; the purposes' streams do not meet."""
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> 1)

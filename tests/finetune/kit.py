@@ -1,0 +1,50 @@
+"""A tiny real task: random images whose classes differ in brightness, and timm's small networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import timm
+import torch
+
+from biotune_optuna.models import model_blocks
+
+
+class TensorImages:
+    """The least that a trainer asks of images: tensors in memory."""
+
+    def __init__(self, pixels, labels, n_classes):
+        self.pixels = pixels
+        self._labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.n_classes = n_classes
+        self.served = []
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def batch(self, idx, *, augmentation="none", generator=None):
+        self.served.append(np.array(idx))
+        batch = self.pixels[torch.as_tensor(idx)].clone()
+        if augmentation == "flip":
+            mirrored = torch.rand(len(batch), generator=generator) < 0.5
+            batch[mirrored] = batch[mirrored].flip(3)
+        return batch
+
+    def labels(self, idx):
+        return self._labels[torch.as_tensor(idx)]
+
+
+def make_images(n=60, n_classes=3, size=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % n_classes
+    pixels = torch.randn(n, 3, size, size, generator=generator)
+    # each class lights up one colour
+    pixels[torch.arange(n), labels % 3] += 1.5
+    return TensorImages(pixels, labels, n_classes)
+
+
+def make_model(name="test_resnet", n_classes=3, **kwargs):
+    state = torch.random.get_rng_state()
+    torch.manual_seed(1)
+    model = timm.create_model(name, num_classes=n_classes, **kwargs)
+    torch.random.set_rng_state(state)
+    return model, model_blocks(model)
