@@ -1,0 +1,361 @@
+"""Claims: what a trial says about the slot it fills, and how that is kept in Optuna's storage.
+
+This module and `biotune_optuna.sampler` are the only ones of the sampler that reach for Optuna's
+private storage calls. docs/method, "Slots, claims and leases" has the protocol.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from biotune_optuna.holder import Holder, current_holder
+from biotune_optuna.lease import ENDED_KEY, HOLDER_KEY, LeaseWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from optuna.storages import BaseStorage
+
+    from biotune_optuna.evolution.strategy import Role
+
+__all__ = [
+    "CLAIM_KEY",
+    "CONFIG_KEY",
+    "FIXED_KEY",
+    "RAISED_KEY",
+    "Claim",
+    "Liveness",
+    "Opening",
+    "SlotInfo",
+    "all_trials",
+    "annotate",
+    "fail",
+    "fixed_params",
+    "home_of",
+    "keep_config",
+    "mark",
+    "publish",
+    "slot_of",
+    "study_config",
+]
+
+CLAIM_KEY = "biotune:claim"
+"""Trial system attribute: the claim."""
+
+CONFIG_KEY = "biotune:config"
+"""Study system attribute: seed, settings and space of the search."""
+
+RAISED_KEY = "biotune:raised"
+"""Trial system attribute of a FAIL whose objective raised or returned no number."""
+
+FIXED_KEY = "fixed_params"
+"""Optuna's own system attribute of an enqueued trial."""
+
+UNPUBLISHED_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The facts that open a generation; they ride on the claim of its first trial.
+
+    Attributes:
+        population: Trial numbers of the survivors, best first.
+        unfinished: Trials below the opening one that had not finished, as (first, last) ranges.
+            Everything else below it has been judged.
+    """
+
+    population: tuple[int, ...]
+    unfinished: tuple[tuple[int, int], ...]
+
+    def judged(self, number: int, opener: int) -> bool:
+        """Whether trial ``number`` was already judged when trial ``opener`` opened."""
+        return number < opener and not any(a <= number <= b for a, b in self.unfinished)
+
+    @classmethod
+    def of(cls, population: tuple[int, ...], unfinished: list[int]) -> Opening:
+        """Folds the sorted numbers of unfinished trials into ranges."""
+        ranges: list[list[int]] = []
+        for number in unfinished:
+            if ranges and number == ranges[-1][1] + 1:
+                ranges[-1][1] = number
+            else:
+                ranges.append([number, number])
+        return cls(population, tuple((a, b) for a, b in ranges))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a trial says about itself before it starts.
+
+    Attributes:
+        number: The trial's number; a claim found on another trial is void.
+        home: Study id, trial id and storage for which the claim holds its slot.
+        holder: The process that made it (`Holder.to_str`).
+        generation: g.
+        index: Slot index, below 0 for an enqueued trial, which has none.
+        role: What the slot is for.
+        parents: Trial numbers of the parents.
+        repeat: How many earlier trials evaluate or evaluated this genome.
+        params: The genome: parameter values by name.
+        move: Displacement by parameter name, zeros left out.
+        opening: Set on the first claim of a generation.
+        source: The dead enqueued trial that this one stands in for.
+    """
+
+    number: int
+    home: tuple[int, int, str]
+    holder: str
+    generation: int
+    index: int
+    role: Role
+    parents: tuple[int, ...] = ()
+    repeat: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+    move: Mapping[str, float] = field(default_factory=dict)
+    opening: Opening | None = None
+    source: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The claim as JSON-ready data; floats keep every bit."""
+        data: dict[str, Any] = {
+            "number": self.number,
+            "home": list(self.home),
+            "holder": self.holder,
+            "slot": [self.generation, self.index],
+            "role": self.role,
+            "parents": list(self.parents),
+            "repeat": self.repeat,
+            "params": dict(self.params),
+            "move": dict(self.move),
+        }
+        if self.opening is not None:
+            data["population"] = list(self.opening.population)
+            data["unfinished"] = [list(span) for span in self.opening.unfinished]
+        if self.source is not None:
+            data["source"] = self.source
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Claim:
+        """Reads what `to_json` wrote."""
+        opening = None
+        if "population" in data:
+            spans = tuple((int(a), int(b)) for a, b in data["unfinished"])
+            opening = Opening(tuple(data["population"]), spans)
+        study_id, trial_id, place = data["home"]
+        return cls(
+            number=data["number"],
+            home=(study_id, trial_id, place),
+            holder=data["holder"],
+            generation=data["slot"][0],
+            index=data["slot"][1],
+            role=data["role"],
+            parents=tuple(data["parents"]),
+            repeat=data["repeat"],
+            params=data["params"],
+            move=data["move"],
+            opening=opening,
+            source=data.get("source"),
+        )
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Claim | None:
+        """The claim that a trial has published; None where it has none of its own."""
+        data = trial.system_attrs.get(CLAIM_KEY)
+        if data is None or data["number"] != trial.number:
+            return None
+        return cls.from_json(data)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotInfo:
+    """Where a trial belongs in the evolution.
+
+    Attributes:
+        generation: g, -1 where the trial is none of the sampler's.
+        index: Slot index within the generation, below 0 for a trial that fills no slot.
+        role: What the trial is for.
+        parents: Trial numbers of the parents.
+        repeat: How many earlier trials evaluate or evaluated the very same genome. An objective
+            with noise should evaluate repeat r on its r-th set of (fold, seed) runs: then repeats
+            add information, and they are pooled into one mean.
+    """
+
+    generation: int
+    index: int
+    role: Role
+    parents: tuple[int, ...]
+    repeat: int
+
+
+def slot_of(trial: optuna.trial.BaseTrial | FrozenTrial) -> SlotInfo:
+    """Where a trial belongs in the evolution; usable within an objective.
+
+    Args:
+        trial: A trial of a study whose sampler is a BioTuneSampler.
+    """
+    if isinstance(trial, optuna.trial.Trial):
+        attrs = trial.storage.get_trial_system_attrs(trial._trial_id)
+    else:
+        attrs = getattr(trial, "system_attrs", {})
+    data = attrs.get(CLAIM_KEY)
+    if data is None or data["number"] != trial.number:
+        return SlotInfo(-1, -1, "enqueued" if FIXED_KEY in attrs else "added", (), 0)
+    claim = Claim.from_json(data)
+    return SlotInfo(claim.generation, claim.index, claim.role, claim.parents, claim.repeat)
+
+
+class Liveness:
+    """Tells which RUNNING trials have lost their worker.
+
+    Args:
+        seconds: How long a trial that names no holder may go without publishing its claim.
+    """
+
+    def __init__(self, *, seconds: float = UNPUBLISHED_SECONDS) -> None:
+        self._leases = LeaseWatch()
+        self._silent = LeaseWatch()
+        self._nameless = LeaseWatch(seconds=seconds)
+
+    def is_lost(self, study: optuna.Study, trial: FrozenTrial, claim: Claim | None) -> bool:
+        """Whether nobody works on a RUNNING trial, from attributes read just now.
+
+        A trial without a claim must not hold up the others for ever: it is lost after a lease,
+        or, where it names no holder, after ``seconds``. Ask only about the lowest-numbered of
+        these, for the others may be waiting for it.
+        """
+        named = HOLDER_KEY in trial.system_attrs
+        if claim is not None and _is_copy(study, trial, claim):
+            return True
+        if named and self._leases.is_lost(trial._trial_id, trial.system_attrs):
+            return True
+        if claim is None:
+            return (self._silent if named else self._nameless).is_lost(trial._trial_id, {})
+        # A plain storage keeps no lease alive: only a death on this machine is certain.
+        return not named and bool(_holder_is_dead(claim.holder))
+
+    def keep_only(self, trial_ids: set[int]) -> None:
+        """Forgets all trials but these."""
+        for watch in (self._leases, self._silent, self._nameless):
+            watch.keep_only(trial_ids)
+
+
+def _holder_is_dead(text: str) -> bool | None:
+    try:
+        return Holder.from_str(text).is_dead()
+    except ValueError:
+        return None
+
+
+def _is_copy(study: optuna.Study, trial: FrozenTrial, claim: Claim) -> bool:
+    """Whether ``copy_study`` brought the claim here: then nobody works on this trial."""
+    study_id, trial_id, place = claim.home
+    if (study_id, trial_id) != (study._study_id, trial._trial_id):
+        return True
+    here = _place(study._storage)
+    if not place or not here or place == here:
+        return False
+    # Files and objects can be told apart on one machine only; kinds of storage anywhere.
+    if place.partition(":")[0] != here.partition(":")[0]:
+        return True
+    holder, mine = Holder.from_str(claim.holder), current_holder()
+    return (holder.host, holder.boot_id, holder.pid_namespace) == (
+        mine.host,
+        mine.boot_id,
+        mine.pid_namespace,
+    )
+
+
+_memory_ids: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_memory_counter = itertools.count()
+
+
+def _place(storage: BaseStorage) -> str:
+    """Names the storage well enough to tell a copy from its original; "" where that is unknown."""
+    backend: Any = getattr(storage, "_backend", storage)
+    if isinstance(backend, optuna.storages.InMemoryStorage):
+        return f"memory:{_memory_ids.setdefault(backend, next(_memory_counter))}"
+    url = getattr(getattr(backend, "engine", None), "url", None)
+    if url is None:
+        return ""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return str(url.get_backend_name())
+    try:
+        stat = Path(url.database).stat()
+    except OSError:
+        return ""
+    name = f"{stat.st_dev}-{stat.st_ino}"
+    return f"sqlite:{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+# -- Optuna's private storage calls ------------------------------------------------------------
+
+
+def all_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """All trials of the study, undeepcopied, whatever a pruner filters out of sight."""
+    return study._storage.get_all_trials(study._study_id, deepcopy=False)
+
+
+def home_of(study: optuna.Study, trial: FrozenTrial) -> tuple[int, int, str]:
+    """What a claim names as its home."""
+    return (study._study_id, trial._trial_id, _place(study._storage))
+
+
+def mark(study: optuna.Study, trial: FrozenTrial, key: str, value: Any) -> None:
+    """Sets a system attribute of a running trial, in the storage and on the given object."""
+    study._storage.set_trial_system_attr(trial._trial_id, key, value)
+    trial.system_attrs[key] = value
+
+
+def publish(study: optuna.Study, trial: FrozenTrial, claim: Claim) -> bool:
+    """Publishes a claim; False when the trial was failed meanwhile and must not start."""
+    try:
+        mark(study, trial, CLAIM_KEY, claim.to_json())
+    except UpdateFinishedTrialError:
+        return False
+    return study._storage.get_trial(trial._trial_id).state == TrialState.RUNNING
+
+
+def annotate(study: optuna.Study, trial: FrozenTrial, attrs: Mapping[str, Any]) -> None:
+    """Sets user attributes of a running trial, in the storage and on the given object."""
+    for key, value in attrs.items():
+        study._storage.set_trial_user_attr(trial._trial_id, key, value)
+        trial.user_attrs[key] = value
+
+
+def fail(study: optuna.Study, trial: FrozenTrial, why: str) -> bool:
+    """Sets a trial to FAIL for a reason that is nobody's error; False where another was faster."""
+    try:
+        study._storage.set_trial_system_attr(trial._trial_id, ENDED_KEY, why)
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    except UpdateFinishedTrialError:
+        return False
+    return True
+
+
+def fixed_params(trial: FrozenTrial) -> dict[str, Any] | None:
+    """The parameters an enqueued trial was given; None where it was not enqueued."""
+    fixed = trial.system_attrs.get(FIXED_KEY)
+    return None if fixed is None else dict(fixed)
+
+
+def study_config(study: optuna.Study) -> dict[str, Any] | None:
+    """The search configuration kept in the study."""
+    config: dict[str, Any] | None = study._storage.get_study_system_attrs(study._study_id).get(
+        CONFIG_KEY
+    )
+    return config
+
+
+def keep_config(study: optuna.Study, config: Mapping[str, Any]) -> None:
+    """Writes the search configuration into the study."""
+    study._storage.set_study_system_attr(study._study_id, CONFIG_KEY, dict(config))

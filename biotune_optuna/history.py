@@ -1,0 +1,301 @@
+"""What the trials of a study amount to, folded in one by one as they change.
+
+Nothing here is kept anywhere but in the trials themselves: a process that starts later folds them
+once and knows the same. The cost of a look is that of the trials that changed since the last one.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from biotune_optuna.claims import FIXED_KEY, RAISED_KEY, Claim, Opening
+from biotune_optuna.lease import ENDED_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from optuna.distributions import BaseDistribution
+
+__all__ = ["MAX_FAILURES", "History", "Record", "Slot"]
+
+MAX_FAILURES = 3
+"""A slot whose objective raised this often is given up and ranks last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A trial that counts as an individual.
+
+    Attributes:
+        trial: The trial, as the storage keeps it.
+        claim: Its claim, None for an added trial.
+        rank: Sort key of the result, smaller is better: finite values, then values that are no
+            finite number, then pruned trials by progress and value, then slots given up.
+        cost: The value to be minimised; NaN where there is no finite one.
+        params: Its genome.
+    """
+
+    trial: FrozenTrial
+    claim: Claim | None
+    rank: tuple[float, ...]
+    cost: float
+    params: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Slot:
+    """One slot of the generation that is open.
+
+    Attributes:
+        running: Trials that hold it.
+        failed: Trials that failed on it, oldest first.
+        failures: How many of these raised.
+        result: The trial that filled it.
+    """
+
+    running: set[int] = field(default_factory=set)
+    failed: list[int] = field(default_factory=list)
+    failures: int = 0
+    result: int | None = None
+
+
+class History:
+    """The state of a search, as far as one process has looked.
+
+    Args:
+        direction: Whether the study minimises or maximises.
+        keep: How many newcomers are worth keeping: the size of the population.
+        names: Parameters that make up a genome; None takes all that a trial has.
+
+    Attributes:
+        claims: All claims by trial number.
+        records: All individuals by trial number.
+        pending: Numbers of trials that have not finished.
+        openings: The trial that opened each generation.
+        n_enqueued: How many claims without a slot each generation has.
+        generation: The generation that is open.
+        opener: The trial that opened it, -1 in generation 0.
+        slots: Its slots that have been claimed, by index.
+        newcomers: The best individuals from elsewhere that finished since it opened, best first.
+        common: The distributions that all completed trials share.
+        orphans: Enqueued trials whose worker died, and which no other trial stands in for yet.
+    """
+
+    def __init__(
+        self, direction: StudyDirection, *, keep: int, names: Sequence[str] | None = None
+    ) -> None:
+        self._keep = keep
+        self._names = names
+        self._evaluations: dict[tuple[Any, ...], set[int]] = {}
+        self._sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
+        self._seen = 0
+        self.claims: dict[int, Claim] = {}
+        self.records: dict[int, Record] = {}
+        self.pending: set[int] = set()
+        self.openings: dict[int, int] = {}
+        self.n_enqueued: dict[int, int] = {}
+        self.generation = 0
+        self.opener = -1
+        self.slots: dict[int, Slot] = {}
+        self.newcomers: list[int] = []
+        self.common: dict[str, BaseDistribution] | None = None
+        self.orphans: dict[int, FrozenTrial] = {}
+        self._adopted: set[int] = set()
+
+    @property
+    def offset(self) -> float:
+        """See `biotune_optuna.evolution.operators.extinction`."""
+        return 1.0 if self._sign < 0 else 0.0
+
+    @property
+    def opening(self) -> Opening | None:
+        """What opened the current generation; None in generation 0."""
+        return None if self.opener < 0 else self.claims[self.opener].opening
+
+    def fold(self, trials: Sequence[FrozenTrial]) -> None:
+        """Takes in what changed.
+
+        Args:
+            trials: All trials of the study by number, as the storage returns them.
+        """
+        changed = sorted(self.pending) + list(range(self._seen, len(trials)))
+        self._seen = len(trials)
+        looked = [trial for number in changed if self._look(trial := trials[number])]
+        newest = max(self.openings, default=0)
+        if newest != self.generation:
+            self._enter(newest, trials)
+            return
+        for trial in looked:
+            self._place(trial)
+
+    def _look(self, trial: FrozenTrial) -> bool:
+        """Notes a trial's claim and, when it has finished, its result; True if either is new."""
+        number = trial.number
+        claim = self.claims.get(number)
+        is_new = False
+        if claim is None:
+            claim = Claim.of(trial)
+            if claim is not None:
+                is_new = True
+                self.claims[number] = claim
+                self._count(number, claim.params)
+                if claim.index < 0:
+                    enqueued = self.n_enqueued.get(claim.generation, 0)
+                    self.n_enqueued[claim.generation] = enqueued + 1
+                if claim.source is not None:
+                    self._adopted.add(claim.source)
+                    self.orphans.pop(claim.source, None)
+                if claim.opening is not None:
+                    first = min(number, self.openings.get(claim.generation, number))
+                    self.openings[claim.generation] = first
+        if not trial.state.is_finished():
+            self.pending.add(number)
+            return is_new
+        self.pending.discard(number)
+        if trial.state == TrialState.FAIL:
+            self._note_orphan(trial, claim)
+            if claim is not None:
+                self._evaluations[self._key(claim.params)].discard(number)
+        else:
+            self._record(trial, claim)
+        return True
+
+    def _note_orphan(self, trial: FrozenTrial, claim: Claim | None) -> None:
+        enqueued = FIXED_KEY in trial.system_attrs or (
+            claim is not None and claim.role == "enqueued"
+        )
+        if enqueued and ENDED_KEY in trial.system_attrs and trial.number not in self._adopted:
+            self.orphans[trial.number] = trial
+
+    def _record(self, trial: FrozenTrial, claim: Claim | None) -> None:
+        rank, cost = self._rank(trial)
+        self.records[trial.number] = Record(trial, claim, rank, cost, trial.params)
+        self._count(trial.number, trial.params)
+        if trial.state != TrialState.COMPLETE or not trial.distributions:
+            return
+        if self.common is None:
+            self.common = dict(trial.distributions)
+        elif self.common != trial.distributions:
+            self.common = {
+                name: distribution
+                for name, distribution in self.common.items()
+                if trial.distributions.get(name) == distribution
+            }
+
+    def _rank(self, trial: FrozenTrial) -> tuple[tuple[float, ...], float]:
+        if trial.state == TrialState.COMPLETE:
+            cost = self._sign * (math.nan if trial.value is None else trial.value)
+            return ((0.0, cost), cost) if math.isfinite(cost) else ((1.0,), math.nan)
+        step = trial.last_step
+        if step is None:
+            return (2.0, math.inf), math.nan
+        cost = self._sign * trial.intermediate_values[step]
+        return (2.0, -float(step), cost if math.isfinite(cost) else math.inf), math.nan
+
+    def _enter(self, generation: int, trials: Sequence[FrozenTrial]) -> None:
+        """Moves on to the newest generation and sorts the trials into it."""
+        self.generation = generation
+        self.opener = self.openings[generation]
+        self.slots, self.newcomers = {}, []
+        opening = self.opening
+        assert opening is not None
+        for number in opening.population:
+            claim = self.claims.get(number)
+            if number not in self.records and claim is not None:
+                self._give_up(trials[number], claim)
+        for first, last in opening.unfinished:
+            for number in range(first, last + 1):
+                self._place(trials[number])
+        for trial in trials[self.opener : self._seen]:
+            self._place(trial)
+
+    def _place(self, trial: FrozenTrial) -> None:
+        """Puts a trial into its slot, or among the newcomers."""
+        number = trial.number
+        opening = self.opening
+        if opening is not None and opening.judged(number, self.opener):
+            return
+        claim = self.claims.get(number)
+        if claim is None or claim.generation != self.generation or claim.index < 0:
+            self._welcome(number)
+            return
+        slot = self.slots.setdefault(claim.index, Slot())
+        if not trial.state.is_finished():
+            slot.running.add(number)
+            return
+        slot.running.discard(number)
+        if trial.state == TrialState.FAIL:
+            self._strike(slot, trial, claim)
+        elif slot.result is None:
+            slot.result = number
+        elif slot.result != number:
+            self._welcome(number)
+
+    def _welcome(self, number: int) -> None:
+        """Lets an individual from elsewhere compete, if it is good enough."""
+        if number not in self.records or number in self.newcomers:
+            return
+        bisect.insort(self.newcomers, number, key=lambda n: (self.records[n].rank, n))
+        del self.newcomers[self._keep :]
+
+    def _strike(self, slot: Slot, trial: FrozenTrial, claim: Claim) -> None:
+        if trial.number in slot.failed:
+            return
+        slot.failed.append(trial.number)
+        slot.failures += RAISED_KEY in trial.system_attrs
+        if slot.failures >= MAX_FAILURES and slot.result is None:
+            slot.result = trial.number
+            self._give_up(trial, claim)
+
+    def _give_up(self, trial: FrozenTrial, claim: Claim) -> None:
+        params = {**claim.params, **trial.params}
+        self.records[trial.number] = Record(trial, claim, (3.0,), math.nan, params)
+
+    def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
+        names = sorted(params) if self._names is None else self._names
+        return tuple(params.get(name) for name in names)
+
+    def _count(self, number: int, params: Mapping[str, Any]) -> None:
+        self._evaluations.setdefault(self._key(params), set()).add(number)
+
+    # -- questions -----------------------------------------------------------------------------
+
+    @property
+    def n_finished(self) -> int:
+        """How many individuals of the open generation have finished, extras included."""
+        return sum(slot.result is not None for slot in self.slots.values())
+
+    def free_slot(self, planned: int) -> int:
+        """The first slot that is neither filled nor held; a new one when all are taken.
+
+        Args:
+            planned: Number of slots that the generation has from the start.
+        """
+        for index in range(planned):
+            slot = self.slots.get(index)
+            if slot is None or (slot.result is None and not slot.running):
+                return index
+        extras = sorted(index for index in self.slots if index >= planned)
+        for index in extras:
+            if self.slots[index].result is None and not self.slots[index].running:
+                return index
+        return extras[-1] + 1 if extras else planned
+
+    def earlier_claim(self, index: int) -> Claim | None:
+        """The claim of a trial that failed on a slot: its genome is evaluated again."""
+        slot = self.slots.get(index)
+        return self.claims[slot.failed[-1]] if slot is not None and slot.failed else None
+
+    def n_evaluations(self, params: Mapping[str, Any]) -> int:
+        """How many trials evaluate or have evaluated this very genome."""
+        return len(self._evaluations.get(self._key(params), ()))
+
+    def unfinished_below(self, number: int) -> list[int]:
+        """Numbers of trials below ``number`` that have not finished, sorted."""
+        return sorted(n for n in self.pending if n < number)

@@ -1,0 +1,264 @@
+"""BioTuneSampler: the evolutionary strategy behind Optuna's sampler interface."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+
+from biotune_optuna import claims, codec
+from biotune_optuna.claims import Claim, SlotInfo, slot_of
+from biotune_optuna.errors import StudyError
+from biotune_optuna.evolution import strategy
+from biotune_optuna.lease import ENDED_KEY
+from biotune_optuna.search import Config, Search
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+    from biotune_optuna.genome import Genome, GenomeSpace
+    from biotune_optuna.search import Preset
+
+__all__ = ["BioTuneSampler", "SlotInfo", "slot_of"]
+
+_logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
+
+
+class BioTuneSampler(BaseSampler):
+    """Evolves genomes: what to freeze, and how fast to train the rest.
+
+    ::
+
+        import optuna
+        from biotune_optuna import BioTuneSampler, GenomeSpace
+        from biotune_optuna.recipe import BlockRecipe
+
+        space = GenomeSpace([BlockRecipe(name, 1.0) for name in ("stem", "body", "head")])
+
+        def objective(trial):
+            recipe = space.suggest(trial).decode()
+            return 1 - abs(recipe.multipliers["body"] - 2.0) / 10
+
+        study = optuna.create_study(
+            direction="maximize", sampler=BioTuneSampler(space=space, seed=0)
+        )
+        study.optimize(objective, n_trials=50)
+
+    Every trial fills a slot (generation, index). A slot's genome is a function of the study's
+    seed, the slot and the finished trials, and everything is kept in the study: with one worker, a
+    study killed at any moment and resumed in a new process runs the very trials it would have run
+    uninterrupted. With several, nobody waits at the end of a generation. docs/method has both the
+    strategy and the protocol.
+
+    Each trial carries the user attributes ``generation``, ``role`` and ``parents``; an objective
+    asks `slot_of` for them and for how often its genome has been evaluated before.
+
+    Args:
+        space: The genome space. None takes the one kept in the study, and where there is none,
+            searches whatever parameters the objective asks for with generic operators. Parameters
+            that the objective suggests beside the space's evolve along from the second trial on.
+        initial: Genomes for the first slots of generation 0, or their parameters; needs a space.
+        preset: ``"paper"`` is the published strategy to the letter; ``"default"`` is what measures
+            best in this project's benchmark.
+        population_size: P >= 3, survivors of a generation; None takes the preset's.
+        n_elites: E, 0 <= E < P, how many of the best are exploited; None takes the preset's.
+        momentum: κ >= 0 of the crossover; None takes the preset's.
+        seed: Seed of the study. None draws one. The first trial keeps it in the study, and from
+            then on the study's own seed and settings rule.
+
+    Raises:
+        StudyError: If a number is out of range, or the study was begun with another space.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: GenomeSpace | None = None,
+        initial: Sequence[Genome | Mapping[str, Any]] = (),
+        preset: Preset = "default",
+        population_size: int | None = None,
+        n_elites: int | None = None,
+        momentum: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._wanted = Config.make(
+            preset=preset,
+            seed=seed,
+            space=space,
+            initial=initial,
+            population_size=population_size,
+            n_elites=n_elites,
+            momentum=momentum,
+        )
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.RLock()
+        self._searches: weakref.WeakKeyDictionary[Any, dict[int, Search]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._asked: dict[tuple[int, int], tuple[Claim, dict[str, BaseDistribution]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_wanted": self._wanted}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    # -- Optuna's interface --------------------------------------------------------------------
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Claims the trial's slot, publishes it and writes the trial's attributes."""
+        self._check_single(study)
+        search = self._search(study)
+        try:
+            claim, space = self._claim(search, study, trial)
+            self._asked[id(study._storage), trial._trial_id] = (claim, space)
+            claims.annotate(
+                study,
+                trial,
+                {
+                    "generation": claim.generation,
+                    "role": claim.role,
+                    "parents": ", ".join(str(number) for number in claim.parents),
+                },
+            )
+        except BaseException:
+            self._hand_back(study, trial)
+            raise
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The parameters that the trial's genome spells."""
+        self._check_single(study)
+        asked = self._asked.get((id(study._storage), trial._trial_id))
+        if asked is not None:
+            return dict(asked[1])
+        search = self._search(study)
+        with self._lock:
+            search.look(study)
+            return dict(search.space())
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The genome that the trial's claim holds."""
+        self._check_single(study)
+        claim = self._claim_of(study, trial)
+        if claim is not None:
+            return {name: claim.params[name] for name in search_space if name in claim.params}
+        return {
+            name: self.sample_independent(study, trial, name, distribution)
+            for name, distribution in search_space.items()
+        }
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """A uniformly random value that depends on the seed, the slot and the name alone."""
+        self._check_single(study)
+        claim = self._claim_of(study, trial)
+        slot = (0, trial.number) if claim is None else (claim.generation, claim.index)
+        words = [*strategy.slot_words(*slot), zlib.crc32(param_name.encode())]
+        seed = self._search(study).seed(study)
+        unit = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words]))).random()
+        return codec.decode(param_distribution, unit)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,  # noqa: ARG002
+    ) -> None:
+        """Notes that an objective raised; its slot comes back until it has raised three times."""
+        self._asked.pop((id(study._storage), trial._trial_id), None)
+        if state != TrialState.FAIL or ENDED_KEY in trial.system_attrs:
+            return
+        try:
+            claims.mark(study, trial, claims.RAISED_KEY, True)
+        except Exception:  # Optuna would lose the trial's result over it  # noqa: BLE001
+            _logger.warning("trial %d failed, which could not be noted", trial.number)
+
+    # -- beyond Optuna's interface -------------------------------------------------------------
+
+    def release(self, trial: optuna.Trial) -> bool:
+        """Hands back a trial that will not be evaluated: it fails, and its slot comes back.
+
+        Args:
+            trial: What ``study.ask()`` returned.
+
+        Returns:
+            False when the trial had already finished.
+        """
+        self._asked.pop((id(trial.storage), trial._trial_id), None)
+        return claims.fail(trial.study, trial.storage.get_trial(trial._trial_id), "stopped")
+
+    # -- how a slot is claimed -----------------------------------------------------------------
+
+    def _check_single(self, study: optuna.Study) -> None:
+        if study._is_multi_objective():
+            raise ValueError(
+                f"the study has {len(study.directions)} objectives; BioTuneSampler searches for "
+                "one, so create the study with one direction"
+            )
+
+    def _search(self, study: optuna.Study) -> Search:
+        with self._lock:
+            of_storage = self._searches.setdefault(study._storage, {})
+            if study._study_id not in of_storage:
+                of_storage[study._study_id] = Search(self._wanted)
+            return of_storage[study._study_id]
+
+    def _claim(
+        self, search: Search, study: optuna.Study, trial: FrozenTrial
+    ) -> tuple[Claim, dict[str, BaseDistribution]]:
+        """Waits until all trials below have published, then chooses and publishes."""
+        pause = _FIRST_PAUSE
+        while True:
+            with self._lock:
+                search.look(study)
+                if not search.is_blocked(study, trial):
+                    claim = search.choose(study, trial)
+                    if claims.publish(study, trial, claim):
+                        return claim, search.space_of(claim)
+                    raise StudyError(
+                        f"trial {trial.number} was given up before it started, because its worker "
+                        "was silent for too long; ask for another"
+                    )
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _claim_of(self, study: optuna.Study, trial: FrozenTrial) -> Claim | None:
+        asked = self._asked.get((id(study._storage), trial._trial_id))
+        if asked is not None:
+            return asked[0]
+        attrs = study._storage.get_trial_system_attrs(trial._trial_id)
+        data = attrs.get(claims.CLAIM_KEY)
+        return Claim.from_json(data) if data and data["number"] == trial.number else None
+
+    def _hand_back(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._asked.pop((id(study._storage), trial._trial_id), None)
+        try:
+            claims.fail(study, trial, "stopped")
+        except Exception:  # the first error is the one to be seen  # noqa: BLE001
+            _logger.warning("trial %d could not be handed back", trial.number)

@@ -1,0 +1,392 @@
+"""One search: a study's configuration, its history, and which slot the next trial takes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from optuna.trial import TrialState
+
+from biotune_optuna import claims, codec
+from biotune_optuna.claims import Claim, Liveness, Opening
+from biotune_optuna.errors import StudyError
+from biotune_optuna.evolution import strategy
+from biotune_optuna.evolution.domain import Domain
+from biotune_optuna.evolution.strategy import Generation, Individual, Settings
+from biotune_optuna.genome import Genome, GenomeSpace
+from biotune_optuna.history import History, Record
+from biotune_optuna.holder import current_holder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import optuna
+    from numpy.typing import NDArray
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+__all__ = ["Config", "Preset", "Search"]
+
+Preset = Literal["default", "paper"]
+
+_logger = logging.getLogger(__name__)
+
+CONFIG_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a search is, as it is kept in the study.
+
+    Attributes:
+        preset: Name of the preset that the settings began with.
+        settings: The strategy's settings.
+        seed: The study's seed; None until one is drawn.
+        space: The genome space; None for a generic search.
+        initial: Parameters of the genomes wanted in generation 0.
+        explicit: Names of the settings that the user gave.
+    """
+
+    preset: Preset
+    settings: Settings
+    seed: int | None
+    space: GenomeSpace | None
+    initial: tuple[dict[str, Any], ...]
+    explicit: tuple[str, ...] = ()
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        preset: Preset,
+        seed: int | None,
+        space: GenomeSpace | None,
+        initial: Sequence[Genome | Mapping[str, Any]],
+        **settings: Any,
+    ) -> Config:
+        """Checks what a user asks for."""
+        if preset not in get_args(Preset):
+            raise StudyError(f"preset {preset!r} is unknown; choose 'default' or 'paper'")
+        if seed is not None and seed < 0:
+            raise StudyError(f"seed {seed} is negative; give an integer >= 0")
+        if initial and space is None:
+            raise StudyError("initial genomes need a space; without one use study.enqueue_trial")
+        explicit = {name: value for name, value in settings.items() if value is not None}
+        chosen = replace(Settings.of(preset), **explicit)
+        chosen.check()
+        genomes = [
+            one if isinstance(one, Genome) else space.genome(one)  # type: ignore[union-attr]
+            for one in initial
+        ]
+        return cls(
+            preset, chosen, seed, space, tuple(one.params for one in genomes), tuple(explicit)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON-ready data."""
+        return {
+            "version": CONFIG_VERSION,
+            "preset": self.preset,
+            "seed": self.seed,
+            "settings": asdict(self.settings),
+            "space": None if self.space is None else self.space.to_dict(),
+            "initial": list(self.initial),
+        }
+
+    def kept_as(self, data: Mapping[str, Any]) -> Config:
+        """The configuration that the study keeps, after comparison with this one.
+
+        Raises:
+            StudyError: If the study was begun with another space or by a newer version.
+        """
+        if data["version"] != CONFIG_VERSION:
+            raise StudyError(
+                f"the study's sampler configuration has version {data['version']}; this version "
+                f"of biotune-optuna reads {CONFIG_VERSION}"
+            )
+        space = self.space
+        if space is None and data["space"] is not None:
+            space = GenomeSpace.from_dict(data["space"])
+        if space is not None and space.to_dict() != data["space"]:
+            raise StudyError(
+                "the study was begun with another genome space than the sampler's; create the "
+                "sampler without a space, or begin a new study"
+            )
+        known = {one.name for one in fields(Settings)}
+        settings = Settings(**{k: v for k, v in data["settings"].items() if k in known})
+        for name in self.explicit:
+            if getattr(self.settings, name) != getattr(settings, name):
+                _logger.warning(
+                    "the study keeps %s=%s; %s is ignored",
+                    name,
+                    getattr(settings, name),
+                    getattr(self.settings, name),
+                )
+        if self.seed not in (None, data["seed"]):
+            _logger.warning("the study keeps seed %s; %s is ignored", data["seed"], self.seed)
+        return Config(data["preset"], settings, data["seed"], space, tuple(data["initial"]))
+
+
+class Search:
+    """What one process knows of one study's search.
+
+    Args:
+        wanted: The configuration that the sampler was made with.
+    """
+
+    def __init__(self, wanted: Config) -> None:
+        self._wanted = wanted
+        self._config: Config | None = None
+        self._drawn: int | None = None
+        self._liveness = Liveness()
+        self._trials: list[FrozenTrial] = []
+        self._history: History | None = None
+        self._space: dict[str, BaseDistribution] = {}
+        self._domain = Domain((), np.zeros(0, dtype=np.int64))
+        self._common: dict[str, BaseDistribution] = {}
+        self._individuals: dict[int, Individual | None] = {}
+
+    # -- configuration -------------------------------------------------------------------------
+
+    def seed(self, study: optuna.Study) -> int:
+        """The study's seed; before the first claim, the one it is going to have."""
+        self._load_config(study)
+        known = self._config.seed if self._config is not None else self._wanted.seed
+        if known is not None:
+            return known
+        if self._drawn is None:
+            self._drawn = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+        return self._drawn
+
+    def _load_config(self, study: optuna.Study) -> None:
+        if self._config is None:
+            data = claims.study_config(study)
+            if data is not None:
+                self._config = self._wanted.kept_as(data)
+
+    def _settle_config(self, study: optuna.Study) -> Config:
+        """Reads the configuration, or keeps this sampler's: all trials below have published."""
+        self._load_config(study)
+        if self._config is None:
+            config = replace(self._wanted, seed=self.seed(study))
+            claims.keep_config(study, config.to_json())
+            self._config = config
+        return self._config
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def look(self, study: optuna.Study) -> None:
+        """Reads the trials and folds in what changed."""
+        self._load_config(study)
+        config = self._config or self._wanted
+        trials = claims.all_trials(study)
+        if self._history is None or len(trials) < len(self._trials):
+            names = None if config.space is None else config.space.names
+            keep = config.settings.population_size
+            self._history = History(study.direction, keep=keep, names=names)
+            self._individuals.clear()
+        self._history.fold(trials)
+        self._trials = trials
+        self._update_space(config.space)
+
+    @property
+    def history(self) -> History:
+        """The history; `look` comes first."""
+        assert self._history is not None
+        return self._history
+
+    def _update_space(self, genomes: GenomeSpace | None) -> None:
+        common = self.history.common or {}
+        if self._space and common is self._common:
+            return
+        self._common = common
+        space = {} if genomes is None else dict(genomes.distributions())
+        for name in sorted(common):
+            if not common[name].single():
+                space.setdefault(name, common[name])
+        if space == self._space:
+            return
+        self._space = space
+        choices = [codec.n_choices(one) for one in space.values()]
+        self._domain = Domain(tuple(space), np.array(choices, dtype=np.int64), genomes)
+        self._individuals.clear()
+
+    def space(self) -> dict[str, BaseDistribution]:
+        """The parameters that evolve, as far as they are known."""
+        return self._space
+
+    def space_of(self, claim: Claim) -> dict[str, BaseDistribution]:
+        """Distributions of a claim's parameters."""
+        return {name: dist for name, dist in self._space.items() if name in claim.params}
+
+    def is_blocked(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether a trial below has neither published its claim nor finished.
+
+        One that has lost its worker is failed; so are claims whose holder died.
+        """
+        again = False
+        below = self.history.unfinished_below(trial.number)
+        for number in below:
+            one = self._trials[number]
+            claim = self.history.claims.get(number)
+            if one.state != TrialState.RUNNING or (claim is None and _is_foreign(one)):
+                continue
+            if self._liveness.is_lost(study, one, claim):
+                claims.fail(study, one, "lost")
+                again = True
+            elif claim is None:
+                return True  # those above it may be waiting for it: do not hurry them
+        if again:
+            self.look(study)
+        self._liveness.keep_only({self._trials[number]._trial_id for number in below})
+        return False
+
+    # -- choosing ------------------------------------------------------------------------------
+
+    def choose(self, study: optuna.Study, trial: FrozenTrial) -> Claim:
+        """The claim of a trial, all trials below having published theirs."""
+        config = self._settle_config(study)
+        blank = Claim(
+            number=trial.number,
+            home=claims.home_of(study, trial),
+            holder=current_holder().to_str(),
+            generation=self.history.generation,
+            index=-1,
+            role="enqueued",
+        )
+        fixed = claims.fixed_params(trial)
+        if fixed is None and self.history.orphans:
+            orphan = self.history.orphans[min(self.history.orphans)]
+            fixed = claims.fixed_params(orphan) or {}
+            claims.mark(study, trial, claims.FIXED_KEY, fixed)
+            claims.annotate(study, trial, orphan.user_attrs)
+            blank = replace(blank, source=orphan.number)
+        if fixed is not None or trial.params:
+            return self._claim_enqueued(config, blank, {**(fixed or {}), **trial.params})
+        return self._claim_slot(config, blank)
+
+    def _claim_enqueued(self, config: Config, blank: Claim, given: Mapping[str, Any]) -> Claim:
+        """A trial that came with parameters fills no slot; what it lacks is bred for it."""
+        history = self.history
+        blank = replace(blank, index=-1 - history.n_enqueued.get(history.generation, 0))
+        if all(name in given for name in self._domain.names):
+            known = {name: given[name] for name in self._domain.names}
+            return replace(blank, repeat=history.n_evaluations(known), params=known)
+        generation = self._generation(config)
+        bred = strategy.propose(
+            config.settings, self._domain, generation, blank.index, self._seed(config)
+        )
+        params = codec.to_params(self._space, bred.genes)
+        params.update((name, value) for name, value in given.items() if name in params)
+        return replace(blank, repeat=history.n_evaluations(params), params=params)
+
+    def _claim_slot(self, config: Config, blank: Claim) -> Claim:
+        history, settings = self.history, config.settings
+        planned = len(strategy.plan(settings, history.generation, len(config.initial)))
+        generation = self._generation(config)
+        if history.n_finished >= planned:
+            newcomers = tuple(one for one in generation.newcomers if one.number < blank.number)
+            population = strategy.survivors(settings, replace(generation, newcomers=newcomers))
+            generation = Generation(
+                generation.number + 1, population=population, offset=generation.offset
+            )
+            unfinished = history.unfinished_below(blank.number)
+            numbers = tuple(one.number for one in population)
+            blank = replace(
+                blank, generation=generation.number, opening=Opening.of(numbers, unfinished)
+            )
+            index, earlier = 0, None
+        else:
+            index = history.free_slot(planned)
+            earlier = history.earlier_claim(index)
+        if earlier is not None:
+            return replace(
+                earlier,
+                number=blank.number,
+                home=blank.home,
+                holder=blank.holder,
+                opening=None,
+                source=None,
+            )
+        bred = strategy.propose(settings, self._domain, generation, index, self._seed(config))
+        params = codec.to_params(self._space, bred.genes)
+        return replace(
+            blank,
+            index=index,
+            role=bred.role,
+            parents=bred.parents,
+            repeat=history.n_evaluations(params) if params else 0,
+            params=params,
+            move={
+                name: step
+                for name, step in zip(self._domain.names, bred.move.tolist(), strict=True)
+                if step
+            },
+        )
+
+    def _seed(self, config: Config) -> int:
+        assert config.seed is not None
+        return config.seed
+
+    def _generation(self, config: Config) -> Generation:
+        history = self.history
+        opening = history.opening
+        finished = {
+            index: one
+            for index, slot in history.slots.items()
+            if slot.result is not None and (one := self._individual(slot.result)) is not None
+        }
+        initial: tuple[NDArray[np.float64], ...] = ()
+        if config.initial and history.generation == 0:
+            initial = tuple(self._initial(params) for params in config.initial)
+        return Generation(
+            history.generation,
+            population=self._people(opening.population if opening else ()),
+            finished=finished,
+            newcomers=self._people(history.newcomers),
+            initial=initial,
+            offset=history.offset,
+        )
+
+    def _initial(self, params: Mapping[str, Any]) -> NDArray[np.float64]:
+        genes = [
+            codec.encode(dist, params[name]) if name in params else 0.5
+            for name, dist in self._space.items()
+        ]
+        return np.array(genes)
+
+    def _people(self, numbers: Sequence[int]) -> tuple[Individual, ...]:
+        people = (self._individual(number) for number in numbers)
+        return tuple(one for one in people if one is not None)
+
+    def _individual(self, number: int) -> Individual | None:
+        """The individual that a trial is in the current space; None where it lacks a parameter."""
+        if number not in self._individuals:
+            record = self.history.records.get(number)
+            self._individuals[number] = None if record is None else self._make(record)
+        return self._individuals[number]
+
+    def _make(self, record: Record) -> Individual | None:
+        genes = codec.to_unit(self._space, record.params)
+        if genes is None:
+            return None
+        claim = record.claim
+        move = np.zeros(len(genes))
+        if claim is not None and claim.move:
+            move = np.array([claim.move.get(name, 0.0) for name in self._domain.names])
+        return Individual(
+            record.trial.number,
+            genes,
+            move,
+            record.rank,
+            record.cost,
+            "added" if claim is None else claim.role,
+            () if claim is None else claim.parents,
+        )
+
+
+def _is_foreign(trial: FrozenTrial) -> bool:
+    """Whether a running trial without a claim is another sampler's: it has begun long ago."""
+    return bool(trial.params) and claims.CLAIM_KEY not in trial.system_attrs
