@@ -13,12 +13,12 @@ import numpy as np
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from biotune_optuna import claims, codec
-from biotune_optuna.claims import Claim, SlotInfo, slot_of
 from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution import strategy
 from biotune_optuna.lease import ENDED_KEY
-from biotune_optuna.search import Config, Search
+from biotune_optuna.slots import claims, codec
+from biotune_optuna.slots.claims import Claim, SlotInfo, slot_of
+from biotune_optuna.slots.search import Config, Search
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.genome import Genome, GenomeSpace
-    from biotune_optuna.search import Preset
+    from biotune_optuna.slots.search import Preset
 
 __all__ = ["BioTuneSampler", "SlotInfo", "slot_of"]
 

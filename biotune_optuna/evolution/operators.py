@@ -157,7 +157,8 @@ def adopt(
     u1, u2, w = rng.random(3)
     to_mean = u1 * (0.5 * (parents[0] + parents[1]) - child)
     to_prototype = u2 * (prototype - child)
-    return child + w * to_mean + (1.0 - w) * to_prototype
+    adopted: Vector = child + w * to_mean + (1.0 - w) * to_prototype
+    return adopted
 
 
 def displacement(final: Vector, before: Vector, pull: Vector, rng: np.random.Generator) -> Vector:
@@ -171,8 +172,7 @@ def displacement(final: Vector, before: Vector, pull: Vector, rng: np.random.Gen
         pull: What `cross` returned.
         rng: The slot's generator.
     """
-    remembered: Vector = rng.random(len(final)) * pull + (final - before)
-    return remembered
+    return rng.random(len(final)) * pull + (final - before)
 
 
 def switch_choices(

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from optuna.trial import TrialState
 
-from biotune_optuna import claims, codec
-from biotune_optuna.claims import Claim, Liveness, Opening
 from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution import strategy
 from biotune_optuna.evolution.domain import Domain
 from biotune_optuna.evolution.strategy import Generation, Individual, Settings
 from biotune_optuna.genome import Genome, GenomeSpace
-from biotune_optuna.history import History, Record
 from biotune_optuna.holder import current_holder
+from biotune_optuna.slots import claims, codec
+from biotune_optuna.slots.claims import Claim, Liveness, Opening
+from biotune_optuna.slots.history import History, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.claims import FIXED_KEY, RAISED_KEY, Claim, Opening
 from biotune_optuna.lease import ENDED_KEY
+from biotune_optuna.slots.claims import FIXED_KEY, RAISED_KEY, Claim, Opening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
