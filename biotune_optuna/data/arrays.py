@@ -83,12 +83,10 @@ def open_sequence(
             labels=indices,
             skip_bad_images=skip_bad_images,
         )
-    odd = next(image for image in images if not isinstance(image, (str, Path, Image.Image)))
-    raise DataError(
-        f"{name}: give all images as paths or all as PIL pictures, not {type(odd).__name__}"
-        if not isinstance(images[0], np.ndarray)
-        else f"{name}: stack the arrays into one array of shape (N, H, W, 3)"
-    )
+    if any(isinstance(image, np.ndarray) for image in images):
+        raise DataError(f"{name}: stack the arrays into one array of shape (N, H, W, 3)")
+    kinds = ", ".join(sorted({type(image).__name__ for image in images}))
+    raise DataError(f"{name}: give all images as paths or all as PIL pictures, not {kinds}")
 
 
 def open_files(

@@ -10,8 +10,9 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
+from biotune_optuna.data.trivial import trivial_augment
+from biotune_optuna.data.warp import warp
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AUGMENTATIONS", "augment"]
 
-AUGMENTATIONS = ("none", "flip", "crop-flip")
-"""Names of the policies: nothing; mirrored half the time; mirrored, and a random part of 50 % to all
-of the area scaled to full size."""
+AUGMENTATIONS = ("none", "flip", "crop-flip", "trivial")
+"""Names of the policies: nothing; mirrored half the time; mirrored and a random part of 50 % to all
+of the area scaled to full size; mirrored and one operation of TrivialAugment."""
 
 _AREA = (0.5, 1.0)
 _RATIO = (3.0 / 4.0, 4.0 / 3.0)
@@ -47,7 +48,10 @@ def augment(images: Tensor, policy: str, generator: Generator) -> Tensor:
         raise DataError(f"augmentation {policy!r} is unknown; known are {', '.join(AUGMENTATIONS)}")
     if policy == "crop-flip":
         return _crop_flip(images, generator)
-    return _flip(images, generator)
+    images = _flip(images, generator)
+    if policy == "trivial":
+        return trivial_augment(images, generator)
+    return images
 
 
 def _flip(images: Tensor, generator: Generator) -> Tensor:
@@ -75,25 +79,3 @@ def _crop_flip(images: Tensor, generator: Generator) -> Tensor:
     theta[:, 0, 2] = (1.0 - width) * (2.0 * draws[2] - 1.0)
     theta[:, 1, 2] = (1.0 - height) * (2.0 * draws[3] - 1.0)
     return warp(images, theta, mode="bilinear", padding="border")
-
-
-def warp(images: Tensor, theta: Tensor, *, mode: str, padding: str) -> Tensor:
-    """Resample each image by its own affine map.
-
-    Args:
-        images: uint8, shape (B, 3, H, W).
-        theta: Maps output to input positions, shape (B, 2, 3), as for
-            :func:`torch.nn.functional.affine_grid`.
-        mode: ``"bilinear"`` or ``"nearest"``.
-        padding: ``"zeros"`` or ``"border"``.
-    """
-    # The grid is made on the CPU: its arithmetic is then the same for every device.
-    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    moved = functional.grid_sample(
-        images.float(),
-        grid.to(images.device),
-        mode=mode,
-        padding_mode=padding,
-        align_corners=False,
-    )
-    return moved.round_().clamp_(0.0, 255.0).to(torch.uint8)

@@ -7,6 +7,7 @@ pixel cache and prediction on an exported model both call it, so they do the sam
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import struct
@@ -37,7 +38,7 @@ IMAGE_SUFFIXES = frozenset(
 
 # Only raster decoders: Pillow's full list holds formats that run other programs (EPS) or refer to
 # other files.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "MPO", "JPEG2000", "AVIF")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -198,16 +199,23 @@ def _open(content: bytes, name: str) -> Image.Image:
     with _OPEN_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            picture = Image.open(io.BytesIO(content), formats=_FORMATS)
+            picture = Image.open(io.BytesIO(content), formats=_formats())
         except Image.DecompressionBombError:
             raise DataError(_too_large(name, "far")) from None
         except _DECODE_ERRORS:
-            what = "is empty" if not content else "is not an image of a supported format"
-            raise DataError(f"image {name!r} {what} (JPEG, PNG, TIFF, WebP, BMP, GIF)") from None
+            known = "is not an image of a supported format (JPEG, PNG, TIFF, WebP, BMP, GIF, ...)"
+            raise DataError(f"image {name!r} {known if content else 'is empty'}") from None
     pixels = picture.width * picture.height
     if pixels > MAX_PIXELS:
         raise DataError(_too_large(name, f"with {picture.width} x {picture.height}"))
     return picture
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of the formats that this build of Pillow reads; it stumbles over names it lacks."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _too_large(name: str, how: str) -> str:

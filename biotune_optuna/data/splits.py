@@ -263,9 +263,10 @@ class _Plan:
             present = np.bincount(self._source.labels[part], minlength=len(self._source.classes))
             if not present.all():
                 missing = self._source.classes[int(np.argmin(present))]
+                what = self._dealer.units(part)[0]
                 raise DataError(
-                    f"{self._source.name}: class {missing!r} cannot be in {where} without cutting "
-                    "a group; give it more groups or take fewer folds"
+                    f"{self._source.name}: class {missing!r} has too few {what} left to be in "
+                    f"{where}; add some, take fewer folds or hold out less"
                 )
 
 

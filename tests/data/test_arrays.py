@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from biotune_optuna.data import open_source
+from biotune_optuna.errors import DataError
+from tests.data.conftest import picture
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_digits_are_built_in() -> None:
+    source = open_source("digits")
+    assert len(source) == 1797
+    assert source.classes == tuple("0123456789")
+    assert (source.labels == load_digits().target).all()
+    shown = np.asarray(source.load(5))
+    assert shown.shape == (8, 8, 3)
+    assert np.abs(shown[..., 0] - load_digits().images[5] * 255 / 16).max() <= 0.5
+
+
+COLOUR = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "first"),
+    [
+        (COLOUR, COLOUR[0]),
+        (COLOUR.transpose(0, 3, 1, 2), COLOUR[0]),
+        (torch.from_numpy(COLOUR.transpose(0, 3, 1, 2).copy()), COLOUR[0]),
+        (COLOUR / 255.0, COLOUR[0]),
+        (COLOUR.astype(np.float32), COLOUR[0]),
+        (COLOUR.astype(np.uint16) * 257, COLOUR[0]),
+        (COLOUR[..., 0], COLOUR[0][..., :1].repeat(3, axis=2)),
+        (COLOUR[..., :1], COLOUR[0][..., :1].repeat(3, axis=2)),
+        (COLOUR[..., 0] > 127, (COLOUR[0][..., :1] > 127).repeat(3, axis=2) * 255),
+    ],
+)
+def test_layouts_and_types(images: object, first: np.ndarray) -> None:
+    source = open_source(images, labels=["x", "y", "x", "y"])
+    assert (np.asarray(source.load(0)) == first).all()
+    assert source.classes == ("x", "y")
+    assert source.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_labels_in_numeric_order() -> None:
+    source = open_source(COLOUR, labels=[10, 9, 10, 2])
+    assert source.classes == ("2", "9", "10")
+    assert source.labels.tolist() == [2, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "what"),
+    [
+        (COLOUR, None, "need labels"),
+        (COLOUR, [0, 1], r"shape \(2,\) do not fit 4 images"),
+        (COLOUR, [0.5, 1, 1, 1], "not whole numbers"),
+        (COLOUR, [1, 1, 1, 1], "one class, '1'"),
+        (COLOUR.reshape(4, -1), [0, 1, 0, 1], r"shape \(4, 90\) are none of"),
+        (COLOUR.astype(float) * 9, [0, 1, 0, 1], r"values of type float64 from .* expected uint8"),
+        (np.full((4, 2, 2), np.nan), [0, 1, 0, 1], "expected uint8"),
+        (COLOUR[:0], [], "no images"),
+        (object(), [0], "type object are not understood"),
+    ],
+)
+def test_bad_arrays_are_one_line(images: object, labels: object, what: str) -> None:
+    with pytest.raises(DataError, match=what) as caught:
+        open_source(images, labels=labels)
+    assert "\n" not in str(caught.value)
+
+
+def test_pictures_and_paths(tmp_path: Path) -> None:
+    pictures = [picture(seed) for seed in range(4)]
+    source = open_source(pictures, labels=[0, 1, 0, 1])
+    paths = []
+    for number, one in enumerate(pictures):
+        paths.append(tmp_path / f"{number}.png")
+        one.save(paths[-1])
+    stored = open_source(paths, labels=["0", "1", "0", "1"])
+    for index in range(4):
+        assert source.load(index).tobytes() == stored.load(index).tobytes()
+    assert stored.ids[1] == str(paths[1])
+    with pytest.raises(DataError, match="all images as paths or all as PIL"):
+        open_source([pictures[0], paths[0]], labels=[0, 1])
+    with pytest.raises(DataError, match="stack the arrays"):
+        open_source([np.zeros((2, 2)), np.ones((2, 2))], labels=[0, 1])
+
+
+def test_transparent_picture_in_memory_is_read_as_from_a_file() -> None:
+    clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    assert open_source([clear, clear], labels=[0, 1]).load(0).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_source_passes_through_and_labels_beside_it_are_refused(tmp_path: Path) -> None:
+    source = open_source(COLOUR, labels=[0, 1, 0, 1])
+    assert open_source(source) is source
+    for data in (source, "digits"):
+        with pytest.raises(DataError, match="which has its own"):
+            open_source(data, labels=[0])
+
+
+def test_equal_content_has_equal_hashes() -> None:
+    source = open_source(COLOUR[[0, 1, 0, 2]], labels=[0, 1, 0, 1])
+    assert source.content_hashes[0] == source.content_hashes[2]
+    assert len(set(source.content_hashes)) == 3

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biotune_optuna.data import PixelStore, default_cache_dir, open_source, preprocess
+from biotune_optuna.data import pixels as module
+from biotune_optuna.data.image_source import ImageSource
+from biotune_optuna.errors import DataError
+
+Tree = Callable[..., Path]
+
+
+def counting(source: ImageSource) -> tuple[ImageSource, list[int]]:
+    """The same source, with a list of the images that were decoded."""
+    decoded: list[int] = []
+
+    def read(index: int) -> object:
+        decoded.append(index)
+        return source.load(index)
+
+    copy = ImageSource(
+        read,  # type: ignore[arg-type]
+        name=source.name,
+        classes=source.classes,
+        labels=source.labels,
+        ids=source.ids,
+        content_hashes=source.content_hashes,
+    )
+    return copy, decoded
+
+
+@pytest.fixture
+def source(tree: Tree) -> ImageSource:
+    return open_source(tree({"a": 20, "b": 21}))
+
+
+def test_pixels_are_what_preprocess_gives(source: ImageSource, tmp_path: Path) -> None:
+    store = PixelStore.build(source, size=9, crop_pct=0.9, cache_dir=tmp_path / "c")
+    assert store.pixels.shape == (41, 3, 9, 9)
+    assert store.pixels.dtype == np.uint8
+    assert not store.pixels.flags.writeable
+    for index in range(41):
+        expected = preprocess(source.load(index), size=9, crop_pct=0.9)
+        assert (store.pixels[index] == expected).all()
+
+
+def test_second_opening_decodes_nothing(source: ImageSource, tmp_path: Path) -> None:
+    source, decoded = counting(source)
+    first = PixelStore.build(source, size=9, cache_dir=tmp_path / "c")
+    assert sorted(decoded) == list(range(41))
+    second = PixelStore.build(source, size=9, cache_dir=tmp_path / "c")
+    assert len(decoded) == 41
+    assert (second.pixels == first.pixels).all()
+    PixelStore.build(source, size=9, interpolation="bilinear", cache_dir=tmp_path / "c")
+    PixelStore.build(source, size=10, cache_dir=tmp_path / "c")
+    assert len(decoded) == 3 * 41
+    assert sorted(p.suffix for p in (tmp_path / "c").iterdir()) == [".bin"] * 3 + [".lock"] * 3
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_byte,
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"?" + path.read_bytes()[1:]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"),
+    ],
+    ids=["bit flip", "truncated", "empty", "header", "checksum"],
+)
+def test_damaged_cache_is_built_again(
+    source: ImageSource, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    source, decoded = counting(source)
+    first = PixelStore.build(source, size=9, cache_dir=tmp_path)
+    expected = np.array(first.pixels)
+    assert first.path is not None
+    damage(first.path)
+    again = PixelStore.build(source, size=9, cache_dir=tmp_path)
+    assert (again.pixels == expected).all()
+    assert len(decoded) == 82
+
+
+def test_rows_follow_the_order_of_the_images(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    one = open_source(images, labels=[0, 1, 0, 1, 0, 1])
+    other = open_source(images[::-1].copy(), labels=[1, 0, 1, 0, 1, 0])
+    assert one.fingerprint == other.fingerprint
+    first = PixelStore.build(one, size=8, cache_dir=tmp_path).pixels
+    assert (PixelStore.build(other, size=8, cache_dir=tmp_path).pixels == first[::-1]).all()
+
+
+def test_threads_that_ask_at_once_decode_once(source: ImageSource, tmp_path: Path) -> None:
+    source, decoded = counting(source)
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(
+            pool.map(lambda _: PixelStore.build(source, size=9, cache_dir=tmp_path), range(8))
+        )
+    assert sorted(decoded) == list(range(41))
+    assert all((store.pixels == stores[0].pixels).all() for store in stores)
+
+
+def _build(root: str, cache: str, barrier: object, results: object) -> None:
+    source, decoded = counting(open_source(root))
+    barrier.wait()  # type: ignore[attr-defined]
+    store = PixelStore.build(source, size=16, cache_dir=cache)
+    results.put((len(decoded), int(store.pixels.astype(np.int64).sum())))  # type: ignore[attr-defined]
+
+
+def test_processes_that_ask_at_once_decode_once(tree: Tree, tmp_path: Path) -> None:
+    root = tree({"a": 30, "b": 30})
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(3), context.Queue()
+    workers = [
+        context.Process(target=_build, args=(str(root), str(tmp_path / "c"), barrier, results))
+        for _ in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(timeout=60)
+    assert sorted(count for count, _ in found) == [0, 0, 60]
+    assert len({total for _, total in found}) == 1
+
+
+def test_a_killed_builder_leaves_nothing_behind(source: ImageSource, tmp_path: Path) -> None:
+    store = PixelStore.build(source, size=9, cache_dir=tmp_path)
+    assert store.path is not None
+    stale = tmp_path / f"{store.path.stem}.abc.tmp"
+    stale.write_bytes(b"half")
+    store.path.unlink()
+    PixelStore.build(source, size=9, cache_dir=tmp_path)
+    assert not stale.exists()
+
+
+def test_image_that_went_bad_is_named_and_leaves_no_cache(tree: Tree, tmp_path: Path) -> None:
+    root = tree({"a": 40, "b": 40})
+    source = open_source(root)
+    (root / "a" / "007.png").write_bytes(b"gone")
+    with pytest.raises(DataError, match=r"'a/007\.png' is not an image"):
+        PixelStore.build(source, size=9, cache_dir=tmp_path / "c")
+    assert [path.suffix for path in (tmp_path / "c").iterdir()] == [".lock"]
+
+
+def test_cache_folder_that_cannot_be_used(
+    source: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("x")
+    with pytest.raises(DataError, match="give another cache folder"):
+        PixelStore.build(source, size=9, cache_dir=blocked / "c")
+    usage = module.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"needs .* MiB but .* 0 MiB free"):
+        PixelStore.build(source, size=9, cache_dir=tmp_path / "c")
+
+
+def test_default_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BIOTUNE_CACHE", str(tmp_path / "mine"))
+    assert default_cache_dir() == tmp_path / "mine"
+    monkeypatch.delenv("BIOTUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "biotune-optuna"
+
+
+def test_settings_are_checked_before_anything_is_written(
+    source: ImageSource, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="crop_pct"):
+        PixelStore.build(source, size=9, crop_pct=2.0, cache_dir=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
