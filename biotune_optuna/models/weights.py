@@ -47,6 +47,9 @@ class LoadedModel:
             outside the classifier: equal trunks have equal fingerprints wherever they came from.
         data_config: What the weights expect of images: ``input_size`` (channels, height, width),
             ``mean``, ``std`` (per channel, of values in 0-1), ``interpolation``, ``crop_pct``.
+        head_is_new: Whether the classifier was drawn from the seed; False where the weights brought
+            one of the right size.
+        model_args: Further arguments that the model was built with (``img_size``, ...).
     """
 
     model: nn.Module
@@ -55,6 +58,8 @@ class LoadedModel:
     weights: str
     weights_fingerprint: str
     data_config: dict[str, Any]
+    head_is_new: bool
+    model_args: dict[str, Any]
 
 
 def create_model(
@@ -108,6 +113,8 @@ def create_model(
         weights=described,
         weights_fingerprint=trunk_fingerprint(model),
         data_config=_data_config(model),
+        head_is_new=not head_kept,
+        model_args=dict(kwargs),
     )
 
 

@@ -1,0 +1,22 @@
+"""The tuned model as a folder that stands on its own, and predictions from such a folder.
+
+The folder has timm's hub layout, so using it elsewhere needs nothing of this package::
+
+    timm.create_model("local-dir:DIR", pretrained=True)
+    timm.create_model(NAME, num_classes=N, checkpoint_path="DIR/model.safetensors")
+
+Beside the weights lie the class names, the exact preprocessing, the recipe and a model card.
+"""
+
+from biotune_optuna.export.folder import export_model, load_exported
+from biotune_optuna.export.predict import Exported, Prediction, write_csv
+from biotune_optuna.export.preprocessing import Preprocessing
+
+__all__ = [
+    "Exported",
+    "Prediction",
+    "Preprocessing",
+    "export_model",
+    "load_exported",
+    "write_csv",
+]

@@ -1,0 +1,287 @@
+"""Predictions of a tuned model for new images: batched, one bad image never stops the rest."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from biotune_optuna.data.decode import IMAGE_SUFFIXES, array_to_image, preprocess, read_image
+from biotune_optuna.data.loaders import DeviceImages, PixelStore
+from biotune_optuna.data.scan import worker_count
+from biotune_optuna.errors import BioTuneError, DataError
+from biotune_optuna.finetune.device import amp_dtype, kernels, resolve_device
+from biotune_optuna.finetune.loop import probabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from biotune_optuna.export.preprocessing import Preprocessing
+    from biotune_optuna.recipe import Recipe
+
+__all__ = ["Exported", "Prediction", "write_csv"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What the model says about one image.
+
+    Attributes:
+        image: The path as given, or ``image N`` (from 0) for a picture in memory.
+        label: Most probable class; None if the image could not be read.
+        probability: Its probability; 0 if the image could not be read.
+        top: The most probable classes with their probabilities, best first.
+        probabilities: Probability of every class, (C,) float32, in the order of the classes; empty
+            if the image could not be read.
+        error: One line if the image could not be read, else None.
+    """
+
+    image: str
+    label: str | None
+    probability: float
+    top: tuple[tuple[str, float], ...]
+    probabilities: NDArray[np.float32]
+    error: str | None = None
+
+
+class Exported:
+    """A tuned model with all that it takes to use it on new images.
+
+        exported = load_exported("model/")
+        for prediction in exported.predict(["a.jpg", "b.png", "folder/"]):
+            print(prediction.image, prediction.label, prediction.probability)
+
+    Args:
+        model: The network; it is moved to the device and put into eval mode.
+        name: timm's model name.
+        classes: Class names in the order of the outputs.
+        preprocessing: What happens to a picture before the network sees it.
+        recipe: How the model was trained, if known.
+        device: ``auto``, ``cpu``, ``cuda:N`` or ``mps``.
+
+    Attributes:
+        model: As given.
+        name: As given.
+        classes: As given, a tuple.
+        preprocessing: As given.
+        recipe: As given.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        name: str,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        recipe: Recipe | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.device = resolve_device(device)
+        memory: dict[str, Any] = (
+            {"memory_format": torch.channels_last} if preprocessing.channels_last else {}
+        )
+        self.model = model.to(device=self.device, **memory).eval()
+        self.name = name
+        self.classes = tuple(classes)
+        self.preprocessing = preprocessing
+        self.recipe = recipe
+
+    def predict(
+        self, images: Any, *, batch_size: int | None = None, top_k: int = 5
+    ) -> list[Prediction]:
+        """Classifies images.
+
+        With the default batch size and all images readable, the probabilities of the same images in
+        the same order are, on a CPU with the same number of threads, equal to the bit to those of
+        `Trainer.predict` with the model in memory. Another order or batch size may change their
+        last bits.
+
+        Args:
+            images: Paths of image files or of folders (all images below it, by name), pictures
+                (``PIL.Image``) or uint8 arrays (H, W) or (H, W, C); one of these or many.
+            batch_size: Images at once; None takes that of training.
+            top_k: Length of `Prediction.top`, at most the number of classes.
+
+        Returns:
+            One prediction per image, in order; unreadable images have `Prediction.error` set.
+
+        Raises:
+            DataError: If there are no images, or ``batch_size`` or ``top_k`` is below 1.
+        """
+        found = list(self.iter_predict(images, batch_size=batch_size, top_k=top_k))
+        if not found:
+            raise DataError("there are no images to predict; give image files or folders with some")
+        return found
+
+    def iter_predict(
+        self, images: Any, *, batch_size: int | None = None, top_k: int = 5
+    ) -> Iterator[Prediction]:
+        """As `predict`, but gives predictions batch by batch, in constant memory."""
+        size = self.preprocessing.batch_size if batch_size is None else batch_size
+        if size < 1 or top_k < 1:
+            raise DataError(f"batch_size={size} and top_k={top_k}: both must be at least 1")
+        waiting: list[tuple[str, NDArray[np.uint8] | str]] = []
+        readable = 0
+        for name, content in self._decoded(images, size):
+            waiting.append((name, content))
+            readable += not isinstance(content, str)
+            if readable == size:
+                yield from self._predict_batch(waiting, top_k)
+                waiting, readable = [], 0
+        yield from self._predict_batch(waiting, top_k)
+
+    def _decoded(self, images: Any, ahead: int) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
+        """Names with pixels, or with what is wrong; several images are decoded at a time."""
+        named = _named(images)
+        with ThreadPoolExecutor(worker_count()) as pool:
+            while chunk := list(islice(named, ahead)):
+                names, items = zip(*chunk, strict=True)
+                yield from zip(names, pool.map(self._pixels, names, items), strict=True)
+
+    def _pixels(self, name: str, item: Any) -> NDArray[np.uint8] | str:
+        try:
+            if isinstance(item, str | os.PathLike):
+                picture = read_image(Path(item), name=name)
+            elif isinstance(item, Image.Image):
+                picture = item
+            elif isinstance(item, np.ndarray) and item.dtype == np.uint8:
+                picture = array_to_image(item)
+            else:
+                return f"{name} is a {type(item).__name__}, not a path, picture or uint8 array"
+            settings = self.preprocessing
+            return preprocess(
+                picture,
+                size=settings.size,
+                crop_pct=settings.crop_pct,
+                interpolation=settings.interpolation,
+            )
+        except (BioTuneError, OSError, ValueError, TypeError, SyntaxError) as error:
+            return " ".join(str(error).split()) or type(error).__name__
+
+    def _predict_batch(
+        self, items: Sequence[tuple[str, NDArray[np.uint8] | str]], top_k: int
+    ) -> Iterator[Prediction]:
+        pixels = [content for _, content in items if not isinstance(content, str)]
+        scores = iter(self._probabilities(pixels)) if pixels else iter(())
+        nothing = np.empty(0, dtype=np.float32)
+        for name, content in items:
+            if isinstance(content, str):
+                yield Prediction(name, None, 0.0, (), nothing, error=content)
+                continue
+            row: NDArray[np.float32] = next(scores)
+            best = np.argsort(-row, kind="stable")[:top_k]
+            top = tuple((self.classes[index], float(row[index])) for index in best)
+            yield Prediction(name, top[0][0], top[0][1], top, row)
+
+    def _probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Through the same normalisation, memory format and loop as in training."""
+        settings = self.preprocessing
+        # stacked channels last, as the pixel cache has them
+        stacked = np.stack([image.transpose(1, 2, 0) for image in pixels]).transpose(0, 3, 1, 2)
+        images = DeviceImages(
+            PixelStore(stacked),
+            np.zeros(len(pixels), dtype=np.int64),
+            mean=settings.mean,
+            std=settings.std,
+            device=self.device,
+            channels_last=settings.channels_last,
+            n_classes=len(self.classes),
+        )
+        amp = amp_dtype(settings.amp, self.device)  # type: ignore[arg-type]
+        with kernels(self.device, deterministic=False):
+            return probabilities(
+                lambda idx: self.model(images.batch(idx)),
+                np.arange(len(pixels)),
+                len(pixels),
+                self.device,
+                amp,
+            )
+
+
+def write_csv(predictions: Iterable[Prediction], path: str | Path) -> Path:
+    """Writes predictions as a table: one line per image, the file whole or not at all.
+
+    The columns are ``image``, ``label``, ``probability``, then ``label_2``, ``probability_2`` and
+    so on for the other classes in `Prediction.top`, and ``error``.
+
+    Args:
+        predictions: Predictions.
+        path: The CSV file; an existing one is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        BioTuneError: If the file cannot be written.
+    """
+    rows = list(predictions)
+    path = Path(path)
+    ranks = max((len(row.top) for row in rows), default=1) or 1
+    extra = [f"{what}_{rank}" for rank in range(2, ranks + 1) for what in ("label", "probability")]
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["image", "label", "probability", *extra, "error"])
+                for row in rows:
+                    cells = [cell for label, p in row.top for cell in (label, repr(p))]
+                    cells += [""] * (2 * ranks - len(cells))
+                    writer.writerow([row.image, *cells, row.error or ""])
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise BioTuneError(
+            f"cannot write {str(path)!r}: {error.strerror or error}; give another file"
+        ) from error
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _named(images: Any) -> Iterator[tuple[str, Any]]:
+    """One item per image, with what to call it; folders are listed."""
+    if isinstance(images, str | os.PathLike | Image.Image) or (
+        isinstance(images, np.ndarray) and images.ndim in (2, 3)
+    ):
+        images = [images]
+    number = 0
+    for item in images:
+        if isinstance(item, str | os.PathLike):
+            for path in _files(Path(item)):
+                yield str(path), path
+                number += 1
+        else:
+            yield f"image {number}", item
+            number += 1
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The path, or the images below it; links are not followed."""
+    if not path.is_dir():
+        yield path
+        return
+    for found in sorted(path.rglob("*")):
+        if found.suffix.lower() in IMAGE_SUFFIXES and found.is_file() and not found.is_symlink():
+            yield found
