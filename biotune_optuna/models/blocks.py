@@ -271,10 +271,7 @@ def _initial_groups(layout: _Layout, *, fine: bool) -> list[Group]:
     matcher = getattr(layout.model, "group_matcher", None)
     if not callable(matcher):
         if not hasattr(layout.model, "get_classifier"):
-            raise ModelError(
-                f"{type(layout.model).__name__} is not a timm model: "
-                "give its blocks as patterns={'stem': REGEX, ..., 'head': REGEX}"
-            )
+            raise _no_classifier(layout.model)
         return _groups_of_children(layout)
     for coarse in (False, True) if fine else (True, False):
         groups = _groups_of_matcher(layout, matcher, coarse=coarse)
@@ -321,11 +318,16 @@ def _carve_head(layout: _Layout, groups: Sequence[Group]) -> tuple[list[Group], 
     rest = [[name for name in group if name not in head] for group in groups]
     rest = [group for group in rest if group]
     if not head or not rest:
-        raise ModelError(
-            f"{type(layout.model).__name__} has no classifier: create it with num_classes=N, "
-            "or choose a model with a classification head"
-        )
+        raise _no_classifier(layout.model)
     return rest, layout.sort(head)
+
+
+def _no_classifier(model: nn.Module) -> ModelError:
+    return ModelError(
+        f"{type(model).__name__} has no classifier as timm's models have one: create it with "
+        "num_classes=N, choose another model, or give its blocks as "
+        "patterns={'stem': REGEX, ..., 'head': REGEX}"
+    )
 
 
 def _absorb_weightless(layout: _Layout, groups: Sequence[Group]) -> list[Group]:

@@ -159,6 +159,31 @@ def test_models_without_a_head_are_refused():
         model_blocks(build("resnet18", num_classes=0))
 
 
+def first_entered(model, blocks, size):
+    """Block numbers in the order in which a forward pass first enters their layers."""
+    place = {
+        name.rpartition(".")[0]: index
+        for index, block in enumerate(blocks)
+        for name in block.parameter_names + block.buffer_names
+    }
+    order = {}
+    for path, module in model.named_modules():
+        if path and path in place:
+            module.register_forward_pre_hook(lambda *_, path=path: order.setdefault(path))
+    model.eval()(torch.zeros(1, 3, size, size, device="meta"))
+    return [place[path] for path in order]
+
+
+@pytest.mark.parametrize("name", [*PAPER, "vit_small_patch16_224", "poolformer_s12", "levit_128"])
+@pytest.mark.parametrize("max_blocks", [5, 16, 64])
+def test_blocks_stand_in_execution_order(name, max_blocks):
+    model = build(name)
+    blocks = model_blocks(model, max_blocks)
+    order = first_entered(model, blocks, 299 if name == "inception_v3" else 224)
+    assert order == sorted(order)
+    assert set(order) == set(range(len(blocks)))
+
+
 def test_blocks_do_not_depend_on_the_number_of_classes():
     ten, two = (
         model_blocks(build("convnext_tiny")),
@@ -208,7 +233,7 @@ def test_first_matching_pattern_wins():
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (None, "Plain is not a timm model"),
+        (None, "Plain has no classifier as timm's models have one: create it with num_classes=N"),
         ({}, "no block pattern matches"),
         ({"in": "first", "out": "out"}, "no block pattern matches 'scale', 'second.weight'"),
         ({"a": ".*", "b": "second"}, "block 'b' matches no tensor"),
