@@ -18,6 +18,7 @@ from biotune_optuna.evolution import strategy
 from biotune_optuna.lease import ENDED_KEY
 from biotune_optuna.slots import claims, codec
 from biotune_optuna.slots.claims import Claim, SlotInfo, slot_of
+from biotune_optuna.slots.ranking import rank_finished
 from biotune_optuna.slots.search import Config, Search
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from biotune_optuna.genome import Genome, GenomeSpace
     from biotune_optuna.slots.search import Preset
 
-__all__ = ["BioTuneSampler", "SlotInfo", "slot_of"]
+__all__ = ["BioTuneSampler", "SlotInfo", "rank_finished", "slot_of"]
 
 _logger = logging.getLogger(__name__)
 

@@ -31,6 +31,9 @@ class Domain:
     choices: NDArray[np.int64]
     space: GenomeSpace | None = None
 
+    def __post_init__(self) -> None:
+        assert self.space is None or self.names[: len(self.space.names)] == self.space.names
+
     @property
     def size(self) -> int:
         """Number of parameters n."""
@@ -58,3 +61,40 @@ class Domain:
             return genes
         n = self.space.n_genes
         return np.concatenate([self.space.repair(genes[:n]), genes[n:]])
+
+    # -- what genes mean (with a genome space) -------------------------------------------------
+
+    def log_rates(self, genes: Vector) -> Vector:
+        """log10 of every block's learning rate, −inf where it is frozen.
+
+        Args:
+            genes: Shape (N, n).
+
+        Returns:
+            Shape (N, B).
+        """
+        assert self.space is not None
+        with np.errstate(divide="ignore"):
+            rates: Vector = np.log10(self.space.multipliers(genes[:, : self.space.n_genes]))
+        return rates + self.log_base(genes)[:, None]
+
+    def log_base(self, genes: Vector) -> Vector:
+        """log10 of the base learning rate of each genome, shape (N,)."""
+        assert self.space is not None
+        if self.lr_index is None:
+            return np.full(len(genes), np.log10(self.space.base_lr))
+        low, high = np.log10(self.space.extra_bounds["lr"])
+        base: Vector = low + genes[:, self.lr_index] * (high - low)
+        return base
+
+    @property
+    def lr_index(self) -> int | None:
+        """Position of the base learning rate, None where it is fixed."""
+        return self.names.index("lr") if "lr" in self.names else None
+
+    @property
+    def log_rate_bounds(self) -> tuple[float, float]:
+        """Least and greatest log10 of a block's learning rate."""
+        assert self.space is not None
+        low, high = self.space.extra_bounds.get("lr", (self.space.base_lr, self.space.base_lr))
+        return float(np.log10(low)) - 1.0, float(np.log10(high)) + 1.0

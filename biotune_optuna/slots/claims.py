@@ -181,7 +181,7 @@ class SlotInfo:
     """Where a trial belongs in the evolution.
 
     Attributes:
-        generation: g, -1 where the trial is none of the sampler's.
+        generation: g; 0 where the trial is none of the sampler's.
         index: Slot index within the generation, below 0 for a trial that fills no slot.
         role: What the trial is for.
         parents: Trial numbers of the parents.
@@ -209,7 +209,7 @@ def slot_of(trial: optuna.trial.BaseTrial | FrozenTrial) -> SlotInfo:
         attrs = getattr(trial, "system_attrs", {})
     data = attrs.get(CLAIM_KEY)
     if data is None or data["number"] != trial.number:
-        return SlotInfo(-1, -1, "enqueued" if FIXED_KEY in attrs else "added", (), 0)
+        return SlotInfo(0, -1, "enqueued" if FIXED_KEY in attrs else "added", (), 0)
     claim = Claim.from_json(data)
     return SlotInfo(claim.generation, claim.index, claim.role, claim.parents, claim.repeat)
 
@@ -281,7 +281,9 @@ _memory_counter = itertools.count()
 
 def _place(storage: BaseStorage) -> str:
     """Names the storage well enough to tell a copy from its original; "" where that is unknown."""
-    backend: Any = getattr(storage, "_backend", storage)
+    backend: Any = storage
+    while isinstance(inner := getattr(backend, "_backend", None), optuna.storages.BaseStorage):
+        backend = inner
     if isinstance(backend, optuna.storages.InMemoryStorage):
         return f"memory:{_memory_ids.setdefault(backend, next(_memory_counter))}"
     url = getattr(getattr(backend, "engine", None), "url", None)

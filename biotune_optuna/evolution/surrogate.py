@@ -1,0 +1,207 @@
+"""A model of the landscape: what a genome's neighbours say about its value.
+
+A Gaussian process over what genomes *mean* (rates and frozen blocks), for values with noise. Its
+posterior mean pools the noise of neighbours, so it ranks genomes better than their own values do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from biotune_optuna.evolution.domain import Domain
+
+    Vector = NDArray[np.float64]
+
+__all__ = ["Model", "features", "fit"]
+
+# Inverse length scales of the feature groups, and noise variance over signal variance: the
+# likelihood chooses among these.
+_RATE = (0.4, 1.2)
+_FROZEN = (0.4, 1.6)
+_REST = (0.3, 0.9)
+_NOISE = (0.1, 0.5, 2.0)
+
+_CLIP = 3.0
+_MOST = 160
+_JITTER = 1e-8
+
+
+def features(domain: Domain, genes: Vector) -> list[Vector]:
+    """Groups of features, each with its own length scale.
+
+    With a genome space: the mean log rate of the blocks that train (decades); which blocks are
+    frozen; the log rate of every block (decades, frozen ones half a decade below the slowest) and
+    the remaining parameters. Without one: the ordered parameters and the unordered ones.
+
+    Args:
+        domain: The search space.
+        genes: Shape (N, n).
+
+    Returns:
+        Arrays of shape (N, d_g); squared distances within a group are of order 1.
+    """
+    space = domain.space
+    if space is None:
+        ordered = domain.choices == 0
+        unordered = _one_hot(genes[:, ~ordered], domain.choices[~ordered])
+        return [2.0 * genes[:, ordered], unordered, np.zeros((len(genes), 1))]
+    rates = domain.log_rates(genes)
+    active = np.isfinite(rates)
+    n_active = np.maximum(active.sum(axis=1, keepdims=True), 1)
+    overall = np.where(active, rates, 0.0).sum(axis=1, keepdims=True) / n_active
+    low, high = domain.log_rate_bounds
+    filled = np.where(active, rates, low - 0.5)
+    others = genes[:, space.n_genes :]
+    is_rate = np.array([name == "lr" for name in domain.names[space.n_genes :]], dtype=bool)
+    width = math.sqrt(space.n_blocks)
+    return [
+        (overall - low) / (high - low) * 4.0,
+        (~active) * (2.0 / width),
+        np.hstack([filled / width, others[:, ~is_rate]]),
+    ]
+
+
+def _one_hot(genes: Vector, choices: NDArray[np.int64]) -> Vector:
+    columns = [np.zeros((len(genes), 1))]
+    for gene, size in zip(genes.T, choices, strict=True):
+        picked = np.minimum((gene * size).astype(np.int64), size - 1)
+        columns.append(np.eye(size)[picked])
+    return np.hstack(columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A fitted landscape.
+
+    Attributes:
+        domain: The search space.
+        scales: Inverse length scale of each feature group.
+        noise: Standard deviation of one evaluation, in units of the cost.
+    """
+
+    domain: Domain
+    scales: tuple[float, ...]
+    noise: float
+    _points: Vector
+    _weights: Vector
+    _factor: Vector
+    _mean: float
+    _deviation: float
+
+    def predict(self, genes: Vector) -> tuple[Vector, Vector]:
+        """Posterior of the noise-free cost.
+
+        Args:
+            genes: Shape (M, n).
+
+        Returns:
+            Mean and standard deviation, shape (M,) each.
+        """
+        points = _scaled(features(self.domain, genes), self.scales)
+        cross = _matern(_squared(points, self._points))
+        solved = np.linalg.solve(self._factor, cross.T)
+        variance = np.maximum(1.0 - (solved**2).sum(axis=0), 1e-12)
+        return self._mean + cross @ self._weights, self._deviation * np.sqrt(variance)
+
+
+def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model | None:
+    """Fits the model; the likelihood chooses length scales and noise.
+
+    Args:
+        domain: The search space.
+        genes: Different genomes, shape (N, n), oldest first.
+        costs: Mean cost of each, finite, shape (N,).
+        counts: How many evaluations each mean is of, shape (N,).
+
+    Returns:
+        The model, or None where there are fewer than 4 genomes or all cost the same.
+    """
+    if len(genes) > _MOST:  # the best ones and the latest ones matter
+        half = _MOST // 2
+        latest = np.arange(len(genes) - half, len(genes))
+        earlier = np.argsort(costs[:-half], kind="stable")[: _MOST - half]
+        kept = np.sort(np.concatenate([earlier, latest]))
+        genes, costs, counts = genes[kept], costs[kept], counts[kept]
+    costs = _winsorized(costs)
+    spread = float(costs.std()) if len(costs) else 0.0
+    if len(genes) < 4 or spread == 0.0:
+        return None
+    groups = features(domain, genes)
+    squares = [_squared(group, group) for group in groups]
+    targets = (costs - costs.mean()) / spread
+    best: tuple[float, tuple[float, ...], float] | None = None
+    for scales in itertools.product(_RATE, _FROZEN, _REST):
+        kernel = _matern(sum(s * s * square for s, square in zip(scales, squares, strict=True)))
+        for noise in _NOISE:
+            score = _evidence(kernel, targets, noise / counts)
+            if best is None or score > best[0]:
+                best = (score, scales, noise)
+    assert best is not None
+    _, scales, noise = best
+    points = _scaled(groups, scales)
+    kernel = _matern(_squared(points, points))
+    factor, weights, center, variance = _solve(kernel, targets, noise / counts)
+    deviation = spread * math.sqrt(variance)
+    return Model(
+        domain=domain,
+        scales=scales,
+        noise=deviation * math.sqrt(noise),
+        _points=points,
+        _weights=spread * weights,
+        _factor=factor,
+        _mean=float(costs.mean() + spread * center),
+        _deviation=deviation,
+    )
+
+
+def _winsorized(costs: Vector) -> Vector:
+    """Costs with the hopeless ones pulled in, lest they flatten the rest."""
+    middle = float(np.median(costs))
+    scale = middle - float(np.quantile(costs, 0.1))
+    if scale <= 0:
+        return costs
+    return np.minimum(costs, middle + _CLIP * scale)
+
+
+def _solve(kernel: Vector, targets: Vector, noise: Vector) -> tuple[Vector, Vector, float, float]:
+    """Cholesky factor, weights, constant mean (generalised least squares) and signal variance."""
+    n = len(targets)
+    factor = np.linalg.cholesky(kernel + np.diag(noise + _JITTER))
+    both = np.linalg.solve(factor, np.stack([targets, np.ones(n)], axis=1))
+    center = float(both[:, 1] @ both[:, 0] / (both[:, 1] @ both[:, 1]))
+    residual = both[:, 0] - center * both[:, 1]
+    # A vague inverse-gamma prior keeps the variance sane for a handful of points.
+    variance = float((residual @ residual + 2.0) / (n + 2.0))
+    return factor, np.linalg.solve(factor.T, residual), center, variance
+
+
+def _evidence(kernel: Vector, targets: Vector, noise: Vector) -> float:
+    """Log marginal likelihood, the signal variance profiled out."""
+    factor, _, _, variance = _solve(kernel, targets, noise)
+    n = len(targets)
+    return -0.5 * (n + 2.0) * math.log(variance) - float(np.log(np.diag(factor)).sum())
+
+
+def _scaled(groups: list[Vector], scales: tuple[float, ...]) -> Vector:
+    return np.hstack([s * group for s, group in zip(scales, groups, strict=True)])
+
+
+def _squared(a: Vector, b: Vector) -> Vector:
+    """Squared distances between rows, shape (len(a), len(b))."""
+    squares: Vector = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2.0 * a @ b.T
+    return np.maximum(squares, 0.0)
+
+
+def _matern(squares: Vector) -> Vector:
+    """The Matérn kernel with ν = 5/2 and length scale 1."""
+    d = np.sqrt(5.0 * squares)
+    result: Vector = (1.0 + d + d * d / 3.0) * np.exp(-d)
+    return result
