@@ -1,0 +1,69 @@
+"""The ``biotune`` command.
+
+Only click is imported here: each command loads what it needs when it runs, so that help is fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from biotune_optuna._version import __version__
+from biotune_optuna.errors import BioTuneError
+
+__all__ = ["cli", "main"]
+
+# command -> module that defines it
+_COMMANDS = {
+    "demo": "tune",
+    "tune": "tune",
+    "worker": "work",
+    "launch": "work",
+    "status": "look",
+    "report": "look",
+    "dashboard": "look",
+    "blocks": "look",
+    "export": "model",
+    "predict": "model",
+    "baseline": "model",
+}
+
+
+class _UserMistake(click.ClickException):
+    """One clear line, exit code 2."""
+
+    exit_code = 2
+
+
+class _LazyGroup(click.Group):
+    """Loads a command's module when the command is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"biotune_optuna.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BioTuneError as error:
+            raise _UserMistake(str(error)) from None
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="biotune")
+def cli() -> None:
+    """Search what to freeze and how fast to train when fine-tuning a vision model."""
+
+
+def main() -> None:
+    """Entry point of the ``biotune`` command."""
+    sys.exit(cli(prog_name="biotune"))

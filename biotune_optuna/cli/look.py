@@ -1,0 +1,72 @@
+"""Commands that look: ``status``, ``report``, ``dashboard``, ``blocks``."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+
+import click
+
+from biotune_optuna.cli.options import study_options
+from biotune_optuna.cli.pick import open_study
+
+
+@click.command()
+@study_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(*, storage: str | None, name: str | None, as_json: bool) -> None:
+    """Tell how a study stands: trials, best so far, workers, cost, time left."""
+    from biotune_optuna.report.status import format_status, study_status
+
+    facts = study_status(open_study(storage, name))
+    click.echo(jsonlib.dumps(facts, indent=1) if as_json else format_status(facts))
+
+
+@click.command()
+@study_options
+@click.option("--to", "target", type=click.Path(dir_okay=False), help="HTML file to write.")
+def report(*, storage: str | None, name: str | None, target: str | None) -> None:
+    """Write a study's report as one HTML file that works offline."""
+    from biotune_optuna.report.html import write_report
+
+    study = open_study(storage, name)
+    path = Path(target) if target else Path("biotune-out") / study.study_name / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    click.echo(write_report(study, path))
+
+
+@click.command()
+@study_options
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+@click.option("--read-only", is_flag=True, help="Refuse every change.")
+def dashboard(
+    *, storage: str | None, name: str | None, host: str, port: int, read_only: bool
+) -> None:
+    """Open a study in optuna-dashboard."""
+    from biotune_optuna.report.dashboard import run_dashboard
+
+    run_dashboard(storage, name, host=host, port=port, read_only=read_only)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--max-blocks", type=click.IntRange(min=2), default=16, show_default=True)
+def blocks(*, model: str, max_blocks: int) -> None:
+    """Draw the blocks that a genome of MODEL has genes for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from biotune_optuna.models.blocks import model_blocks
+    from biotune_optuna.models.weights import meta_model
+
+    parts = model_blocks(meta_model(model), max_blocks=max_blocks)
+    total = sum(part.n_parameters for part in parts) or 1
+    table = Table(title=f"{model}: {len(parts)} blocks", title_justify="left")
+    for heading in ("#", "block", "parameters", "share", ""):
+        table.add_column(heading, justify="left" if heading in ("block", "") else "right")
+    for number, part in enumerate(parts, 1):
+        share = part.n_parameters / total
+        bar = "█" * round(24 * share) or "▏"
+        table.add_row(str(number), part.name, f"{part.n_parameters:,}", f"{share:.1%}", bar)
+    Console().print(table)

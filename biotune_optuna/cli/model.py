@@ -1,0 +1,56 @@
+"""Commands about the tuned model: ``export``, ``predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from biotune_optuna.cli.options import device_option, study_options
+from biotune_optuna.cli.pick import study_name
+
+
+@click.command()
+@study_options
+@click.option("--to", "target", required=True, type=click.Path(file_okay=False), help="New folder.")
+@click.option("--data", help="Where this machine has the images, if elsewhere.")
+@device_option
+def export(
+    *, storage: str | None, name: str | None, target: str, data: str | None, device: str
+) -> None:
+    """Write the confirmed winner as a folder: weights, labels, recipe, model card."""
+    from biotune_optuna.outcome import export_winner
+    from biotune_optuna.study.storage import open_storage
+    from biotune_optuna.study.study import load_study
+
+    backend = open_storage(storage, create=False)
+    study = load_study(study_name(backend, name), storage=backend, data=data, device=device)
+    click.echo(export_winner(study, Path(target)))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.argument("images", nargs=-1, required=True, type=click.Path())
+@click.option("--top-k", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--csv", "table", type=click.Path(dir_okay=False), help="CSV file to write.")
+@device_option
+def predict(
+    *, folder: str, images: tuple[str, ...], top_k: int, table: str | None, device: str
+) -> None:
+    """Classify IMAGES with the model exported to FOLDER."""
+    from biotune_optuna.export import load_exported, write_csv
+
+    predictions = load_exported(folder, device=device).predict(images, top_k=top_k)
+    if table:
+        write_csv(predictions, table)
+        click.echo(table)
+    failed = 0
+    for item in predictions:
+        if item.error:
+            failed += 1
+            click.echo(f"{item.image}: {item.error}", err=True)
+        elif not table:
+            ranks = "  ".join(f"{label} {p:.4f}" for label, p in item.top)
+            click.echo(f"{item.image}  {ranks}")
+    if failed == len(predictions):
+        raise SystemExit(1)

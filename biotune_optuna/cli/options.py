@@ -1,0 +1,89 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["DURATION", "device_option", "display_option", "out_option", "study_options"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Duration(click.ParamType[float]):
+    """A length of time: ``90``, ``90s``, ``20m``, ``1h30m``."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Seconds."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        text = str(value).strip().lower()
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            seconds = float(text)
+        elif re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+            parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+        else:
+            self.fail(f"{value!r} is no duration; write 90s, 20m or 1h30m", param, ctx)
+        if seconds <= 0:
+            self.fail(f"{value!r} is no time at all; give more than 0 seconds", param, ctx)
+        return seconds
+
+
+DURATION = Duration()
+
+
+def study_options(command: F) -> F:
+    """``--storage`` and ``--study``."""
+    command = click.option("--study", "name", help="Name of the study.")(command)
+    return click.option(
+        "--storage",
+        envvar="BIOTUNE_STORAGE",
+        show_envvar=True,
+        default=None,
+        help="Database URL.  [default: sqlite:///biotune.db]",
+    )(command)
+
+
+def device_option(command: F) -> F:
+    """``--device``."""
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Where to train: auto, cpu, cuda:N or mps.",
+    )(command)
+
+
+def display_option(command: F) -> F:
+    """``--json`` and ``--plain``: how progress is told, handed on as ``display``."""
+    command = click.option(
+        "--plain", "display", flag_value="plain", help="Tell progress in one line a trial."
+    )(command)
+    return click.option(
+        "--json",
+        "display",
+        flag_value="json",
+        default=None,
+        help="Tell progress in JSON lines, for machines.",
+    )(command)
+
+
+def out_option(command: F) -> F:
+    """``--out``."""
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False),
+        default="biotune-out",
+        show_default=True,
+        help="Folder that gets a folder with the study's report and model.",
+    )(command)

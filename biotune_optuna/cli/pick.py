@@ -1,0 +1,43 @@
+"""Which study a command means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from biotune_optuna.errors import StudyError
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["open_study", "study_name"]
+
+
+def study_name(storage: optuna.storages.BaseStorage, name: str | None) -> str:
+    """The study's name; without one, the storage's only study.
+
+    Raises:
+        StudyError: If there is no such study, or a choice is left open.
+    """
+    names = sorted(study.study_name for study in storage.get_all_studies())
+    if name is None and len(names) == 1:
+        return names[0]
+    if not names:
+        raise StudyError(
+            "the storage holds no studies; start one with biotune tune or biotune demo"
+        )
+    known = ", ".join(map(repr, names))
+    if name is None:
+        raise StudyError(f"the storage holds {len(names)} studies; give --study, one of {known}")
+    if name not in names:
+        raise StudyError(f"there is no study {name!r} in the storage; it holds {known}")
+    return name
+
+
+def open_study(url: str | None, name: str | None) -> optuna.Study:
+    """Opens an existing study for looking at it."""
+    import optuna
+
+    from biotune_optuna.study.storage import open_storage
+
+    storage = open_storage(url, create=False)
+    return optuna.load_study(study_name=study_name(storage, name), storage=storage)

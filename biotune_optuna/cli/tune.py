@@ -1,0 +1,267 @@
+"""``biotune tune`` and ``biotune demo``: search, confirm, report, export."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from biotune_optuna.cli.options import (
+    DURATION,
+    device_option,
+    display_option,
+    out_option,
+    study_options,
+)
+from biotune_optuna.errors import StorageError, StudyError
+
+if TYPE_CHECKING:
+    from biotune_optuna.study.spec import StudySpec
+
+DEFAULT_TRIALS = 60
+DEMO_TRIALS = 40
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of ``tune`` or ``demo``."""
+
+    spec: StudySpec
+    storage: str | None
+    name: str
+    trials: int | None
+    timeout: float | None
+    device: str
+    out: Path
+    display: str | None
+    again: str
+
+
+@click.command()
+@click.option("--data", required=True, help="Folder with a folder per class, CSV file or name.")
+@click.option("--model", required=True, help="A timm architecture, such as resnet50.")
+@click.option(
+    "--weights",
+    default="auto",
+    show_default=True,
+    help="Pre-trained weights: auto, hub, none or a .safetensors or .pth file.",
+)
+@study_options
+@click.option("--trials", type=int, help="Finished trials the study shall hold in all.")
+@click.option("--timeout", type=DURATION, help="Time for the search: 90s, 20m, 1h30m.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--preset", type=click.Choice(["default", "paper"]), default="default", show_default=True
+)
+@click.option("--metric", default=None, help="Score to maximise.  [default: macro_accuracy]")
+@click.option("--image-size", type=int, help="Side in pixels.  [default: the model's own]")
+@click.option("--epochs", type=int, help="Most epochs of one training.")
+@click.option("--batch-size", type=int, help="Images per step.")
+@click.option("--augment", default=None, help="Augmentation policy.  [default: none]")
+@click.option(
+    "--group-regex", help="Pattern of file names; images with equal group 1 stay together."
+)
+@click.option("--strict", is_flag=True, help="Refuse exact duplicates across splits.")
+@click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be read.")
+@device_option
+@out_option
+@display_option
+def tune(
+    *,
+    data: str,
+    model: str,
+    weights: str,
+    storage: str | None,
+    name: str | None,
+    trials: int | None,
+    timeout: float | None,
+    device: str,
+    out: str,
+    display: str | None,
+    metric: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    augment: str | None,
+    **identity: Any,
+) -> None:
+    """Tune MODEL on your own images; the same command goes on where it stopped."""
+    from biotune_optuna.finetune.settings import TrainSettings
+    from biotune_optuna.study.spec import StudySpec, default_name
+
+    if trials is None and timeout is None:
+        trials = DEFAULT_TRIALS
+    chosen: dict[str, Any] = {
+        "metric": metric,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "augment": augment,
+    }
+    train = {key: value for key, value in chosen.items() if value is not None}
+    if identity["preset"] == "paper":
+        spec = StudySpec.paper(
+            model=model,
+            data=data,
+            weights=weights,
+            **(identity | {"train": TrainSettings.paper(**train)}),
+        )
+    else:
+        spec = StudySpec(
+            model=model, data=data, weights=weights, train=TrainSettings(**train), **identity
+        )
+    name = name or default_name(model, data)
+    run(
+        Job(
+            spec=spec,
+            storage=storage,
+            name=name,
+            trials=trials,
+            timeout=timeout,
+            device=device,
+            out=Path(out) / name,
+            display=display,
+            again="the same command goes on",
+        )
+    )
+
+
+@click.command()
+@study_options
+@click.option("--trials", type=int, default=DEMO_TRIALS, show_default=True, help="Total.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@device_option
+@out_option
+@display_option
+def demo(
+    *,
+    storage: str | None,
+    name: str | None,
+    trials: int,
+    seed: int,
+    device: str,
+    out: str,
+    display: str | None,
+) -> None:
+    """Tune a small ImageNet model on scikit-learn's digit images: a few minutes on a CPU."""
+    name = name or "demo"
+    run(
+        Job(
+            spec=demo_spec(seed),
+            storage=storage,
+            name=name,
+            trials=trials,
+            timeout=None,
+            device=device,
+            out=Path(out) / name,
+            display=display,
+            again="biotune demo",
+        )
+    )
+
+
+def demo_spec(seed: int = 0) -> StudySpec:
+    """The demo's study: 1,797 real digit images, 200 of them to train on."""
+    from biotune_optuna.finetune.settings import TrainSettings
+    from biotune_optuna.study.spec import StudySpec
+
+    return StudySpec(
+        model="tf_efficientnet_lite0",
+        data="digits",
+        image_size=64,
+        crop_pct=1.0,
+        train_size=200,
+        val_size=400,
+        test_fraction=0.4,
+        lr=(3e-3, 3e-2),
+        train=TrainSettings(epochs=8, patience=3, batch_size=32),
+        seed=seed,
+    )
+
+
+def run(job: Job) -> None:
+    """Searches, confirms, exports and reports; prints where things are and what to type next."""
+    from biotune_optuna.outcome import export_winner
+    from biotune_optuna.report.html import write_report
+    from biotune_optuna.report.live import Progress
+    from biotune_optuna.study.confirm import confirm
+    from biotune_optuna.study.study import create_study
+    from biotune_optuna.study.workers import Stopped, StopRequest
+
+    if job.trials is not None and job.trials < 1:
+        raise StudyError(f"--trials {job.trials} asks for nothing; give at least 1")
+    _check_writable(job.out)
+    click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
+    study = create_study(job.spec, storage=job.storage, name=job.name, device=job.device)
+    deadline = None if job.timeout is None else time.monotonic() + job.timeout
+    progress = Progress(
+        total=job.trials,
+        deadline=deadline,
+        mode=job.display or "auto",  # type: ignore[arg-type]
+        epochs=job.spec.train.epochs,
+        runs=len(job.spec.search_runs()),
+    )
+    try:
+        with StopRequest.on_signals() as stop, progress:
+            study.search(
+                job.trials,
+                timeout=job.timeout,
+                observer=progress,
+                callbacks=[progress.trial_finished],
+                stop=stop,
+            )
+            stop.check()
+            result = confirm(study, observer=progress, checkpoint=stop.check)
+            model_dir = export_winner(study, job.out / "model", observer=progress)
+    except (KeyboardInterrupt, Stopped):
+        click.echo(f"Stopped; everything finished is kept. To go on: {job.again}.", err=True)
+        raise SystemExit(130) from None
+    report = write_report(study.optuna, job.out / "report.html")
+    if job.display != "json":
+        _say_result(result, report, model_dir, job)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"output folder {folder} cannot be written ({error.strerror}); give another --out"
+        ) from None
+
+
+def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job) -> None:
+    """The outcome in a few lines."""
+    metric = str(result["metric"]).replace("_", " ")
+    winner = result["winner"]
+    click.echo(f"\n{metric} on {result['n_test']} test images that the search never saw:")
+    for test in sorted(result["tests"], key=lambda t: -t["score"]):
+        mark = "  <- chosen" if test["name"] == winner else ""
+        interval = f"{test['low']:.3f} to {test['high']:.3f}"
+        click.echo(f"  {_title(test):28} {test['score']:.3f}  (95 % {interval}){mark}")
+    click.echo(f"\nChosen before the test: {result['why']}.")
+    rivals = {c["name"] for c in result["rivals"]}
+    if winner in rivals:
+        click.echo(f"The rival {winner} wins here: the search found nothing better.")
+    full = next((p for p in result["paired"] if p["against"] == "full"), None)
+    if full and all(math.isfinite(full[k]) for k in ("difference", "low", "high")):
+        click.echo(
+            f"Against full fine-tuning on the test: {full['difference']:+.3f} "
+            f"(95 % {full['low']:+.3f} to {full['high']:+.3f}, p = {full['p']:.2g})."
+        )
+    recipe = next(c for c in (*result["candidates"], *result["rivals"]) if c["name"] == winner)
+    click.echo(f"Recipe: {recipe['describe']}.")
+    place = f" --storage {job.storage}" if job.storage and "@" not in job.storage else ""
+    click.echo(f"\nReport  {report}\nModel   {model_dir}\n")
+    click.echo(f"Next:   biotune predict {model_dir} IMAGE...")
+    click.echo(f"        biotune status --study {job.name}{place}")
+
+
+def _title(test: dict[str, Any]) -> str:
+    names = {"full": "full fine-tuning", "linear-probe": "linear probe"}
+    return names.get(test["name"], f"BioTune ({test['name']})")

@@ -1,0 +1,119 @@
+"""The confirmed winner as a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biotune_optuna.export.folder import RECIPE, export_model
+from biotune_optuna.export.preprocessing import Preprocessing
+from biotune_optuna.study.confirm import CONFIRM_KEY, LOOKS_KEY, train_winner
+
+if TYPE_CHECKING:
+    from biotune_optuna.recipe import Recipe
+    from biotune_optuna.study.objective import Observer
+    from biotune_optuna.study.setup import Setup
+    from biotune_optuna.study.study import TuningStudy
+
+__all__ = ["export_winner", "preprocessing_of"]
+
+MODEL_KEY = "model_dir"
+
+
+def export_winner(
+    study: TuningStudy,
+    directory: str | Path,
+    *,
+    observer: Observer | None = None,
+) -> Path:
+    """Writes the confirmed winner as a folder; see `biotune_optuna.export.export_model`.
+
+    The model is the one that was tested: it is trained anew, the same way and so (on a CPU, same
+    thread count) to the same bits, where this process has not just trained it.
+
+    Args:
+        study: A confirmed study.
+        directory: The folder. An export of the same winner that stands there already is kept.
+        observer: Told of the training.
+
+    Returns:
+        The folder.
+
+    Raises:
+        StudyError: If the study has not been confirmed.
+        BioTuneError: If the folder holds something else or cannot be written.
+    """
+    target = Path(directory)
+    stored: dict[str, Any] = study.optuna.user_attrs.get(CONFIRM_KEY, {})
+    known = study.optuna.user_attrs.get(MODEL_KEY)
+    mark = {"path": str(target.resolve()), "confirmed": stored.get("time")}
+    if stored and known == mark and (target / RECIPE).is_file():
+        return target
+    recipe = train_winner(study, observer)
+    setup = study.setup
+    export_model(
+        target,
+        model=setup.trainer.model,
+        model_name=setup.loaded.name,
+        classes=setup.classes,
+        preprocessing=preprocessing_of(setup),
+        recipe=recipe,
+        card=_card(study, stored, recipe),
+        model_args=setup.loaded.model_args,
+    )
+    study.optuna.set_user_attr(MODEL_KEY, mark)
+    return target
+
+
+def preprocessing_of(setup: Setup) -> Preprocessing:
+    """What the study's models expect of images."""
+    config = setup.loaded.data_config
+    return Preprocessing(
+        size=setup.image_size,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop_pct=setup.crop_pct,
+        interpolation=config["interpolation"],
+        batch_size=2 * setup.spec.train.batch_size,
+        amp=setup.spec.train.amp,
+    )
+
+
+def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Facts for the model card."""
+    setup, spec = study.setup, study.spec
+    winner = next(t for t in result["tests"] if t["name"] == result["winner"])
+    metrics = [
+        {
+            "model": test["name"],
+            "test " + result["metric"].replace("_", " "): f"{test['score']:.4f}",
+            "95 % interval": f"{test['low']:.4f} to {test['high']:.4f}",
+        }
+        for test in sorted(result["tests"], key=lambda t: -t["score"])
+    ]
+    trials = study.optuna.get_trials(deepcopy=False)
+    return {
+        "Recipe": f"{recipe.describe()}. Chosen before the test: {result['why']}.",
+        "Metrics": metrics,
+        "Data": {
+            "source": setup.source.name,
+            "classes": len(setup.classes),
+            "training and validation images": result["n_train"] + result["n_val"],
+            "test images": winner["n"],
+            "looks at the test set": len(study.optuna.user_attrs.get(LOOKS_KEY, [])),
+            "data fingerprint": spec.fingerprints["data"],
+            "split fingerprint": spec.fingerprints["splits"],
+        },
+        "Training": {
+            "pre-trained weights": setup.loaded.weights,
+            "weights fingerprint": spec.fingerprints["weights"],
+            "evaluations searched": len(trials),
+            "search time in seconds": round(
+                sum(t.user_attrs.get("seconds", 0.0) for t in trials), 1
+            ),
+            "image passes forward in the search": sum(
+                t.user_attrs.get("forward", 0) for t in trials
+            ),
+            "study seed": spec.seed,
+        },
+    }

@@ -1,0 +1,465 @@
+"""Which recipe really is best: fresh seeds, rivals, and one look at the test set.
+
+With a few hundred images the best of many noisy values is mostly luck. So the best few recipes are
+trained again on seeds that the search never used, beside full fine-tuning and a linear probe whose
+base rates were chosen on the same validation data. The winner is chosen by that. Only then is it
+trained on training and validation data together and tested, once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+
+from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.metrics import report
+from biotune_optuna.recipe import Recipe
+from biotune_optuna.sampler import rank_finished
+from biotune_optuna.study.evidence import bootstrap_interval, paired_test
+from biotune_optuna.study.objective import recipe_summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from biotune_optuna.finetune.trainer import EpochRecord, RunResult
+    from biotune_optuna.study.objective import Observer
+    from biotune_optuna.study.study import TuningStudy
+
+__all__ = ["Candidate", "ConfirmPlan", "confirm", "train_winner"]
+
+CONFIRM_KEY = "confirm"
+LEDGER_KEY = "confirm_trainings"
+LOOKS_KEY = "test_looks"
+
+RIVALS = ("full", "linear-probe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmPlan:
+    """How much evidence is gathered.
+
+    Attributes:
+        top_k: Recipes of the search that are trained again, default 3.
+        n_runs: Fresh seeds for each recipe and rival, default 3.
+        rates: Base rates tried for each rival, one run each on the search's first run.
+        mistakes: Test images listed as most confidently wrong.
+    """
+
+    top_k: int = 3
+    n_runs: int = 3
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    mistakes: int = 12
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "n_runs"):
+            if getattr(self, name) < 1:
+                raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
+        if not self.rates:
+            raise StudyError("the rivals need at least one base rate to try")
+
+
+@dataclass
+class Candidate:
+    """A recipe up for confirmation and what is known of it.
+
+    Attributes:
+        name: ``"trial 12"`` or the rival's name.
+        method: ``"biotune"``, ``"full"`` or ``"linear-probe"``.
+        recipe: The recipe.
+        trial: Trial number, None for a rival.
+        search_value: Its value in the search (rivals: the best of the rates tried).
+        search_stderr: Standard error of that value, where it is a mean.
+        grid: Rates tried and their values (rivals only).
+        scores: Validation scores on the fresh seeds.
+        best_epochs: Best epoch of each of those runs, counted from 1.
+        trainable_pct: Share of the parameters that train, in percent.
+        forward: Image passes forward in the confirmation runs.
+        backward: Image passes backward in the confirmation runs.
+        seconds: Wall time of the confirmation runs.
+    """
+
+    name: str
+    method: str
+    recipe: Recipe
+    trial: int | None = None
+    search_value: float = math.nan
+    search_stderr: float | None = None
+    grid: list[dict[str, float]] | None = None
+    scores: list[float] = field(default_factory=list)
+    best_epochs: list[int] = field(default_factory=list)
+    trainable_pct: float = 0.0
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean confirmed score."""
+        return float(np.mean(self.scores))
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the confirmed mean; 0 with one run."""
+        n = len(self.scores)
+        return float(np.std(self.scores, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+
+    @property
+    def backward_cost(self) -> float:
+        """Image passes backward times the share of blocks that train."""
+        return self.backward * len(self.recipe.trainable) / len(self.recipe.blocks)
+
+    @property
+    def final_epochs(self) -> int:
+        """Median best epoch, the length of the final training; at least 1."""
+        return max(1, math.floor(float(np.median(self.best_epochs)) + 0.5))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The candidate as JSON-ready data."""
+        data = asdict(self)
+        return data | {
+            "recipe": recipe_summary(self.recipe),
+            "describe": self.recipe.describe(),
+            "lr": self.recipe.lr,
+            "mean": self.mean,
+            "stderr": self.stderr,
+            "backward_cost": self.backward_cost,
+            "final_epochs": self.final_epochs,
+        }
+
+
+def confirm(
+    study: TuningStudy,
+    plan: ConfirmPlan | None = None,
+    *,
+    observer: Observer | None = None,
+    checkpoint: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Confirms the best recipes, chooses the winner and tests it once.
+
+    Every training is written to the study as it ends, so an interrupted confirmation goes on. A
+    confirmation that stands for the same finished trials is returned as it is: the test set is not
+    looked at again. After the call the trainer holds the winner's weights if it was trained now.
+
+    Args:
+        study: The study, with at least one COMPLETE trial.
+        plan: How much evidence to gather.
+        observer: Told of the progress.
+        checkpoint: Called after each epoch; raises to stop.
+
+    Returns:
+        What is stored in the study under ``confirm``: candidates, rivals, the winner and why,
+        test results with intervals, paired tests and the images most confidently wrong.
+
+    Raises:
+        StudyError: If no trial has finished.
+    """
+    plan = plan or ConfirmPlan()
+    basis = _basis(study, plan)
+    stored = study.optuna.user_attrs.get(CONFIRM_KEY)
+    if stored and stored.get("basis") == basis:
+        return dict(stored)
+    return _Confirmation(study, plan, observer, checkpoint).run(basis)
+
+
+def train_winner(study: TuningStudy, observer: Observer | None = None) -> Recipe:
+    """Trains the confirmed winner on training and validation data; the test set is not touched.
+
+    The training is the one that `confirm` tested: same data, seed and number of epochs.
+
+    Returns:
+        The winner's recipe; the trainer holds its weights.
+
+    Raises:
+        StudyError: If the study has not been confirmed.
+    """
+    stored = study.optuna.user_attrs.get(CONFIRM_KEY)
+    if not stored:
+        raise StudyError(f"study {study.name!r} has no confirmed winner yet; finish it first")
+    entry = next(
+        c for c in (*stored["candidates"], *stored["rivals"]) if c["name"] == stored["winner"]
+    )
+    summary = entry["recipe"]
+    recipe = Recipe.from_multipliers(
+        study.setup.blocks,
+        [summary["multipliers"][block.name] for block in study.setup.blocks],
+        lr=summary["lr"],
+        weight_decay=summary["weight_decay"],
+    )
+    if study.trained == (recipe.key(), entry["final_epochs"]):
+        return recipe
+    if observer:
+        observer.stage("final training", entry["name"], 0, 1)
+    _fit_final(study, recipe, entry["final_epochs"], None)
+    return recipe
+
+
+class _Confirmation:
+    """One confirmation in progress."""
+
+    def __init__(
+        self,
+        study: TuningStudy,
+        plan: ConfirmPlan,
+        observer: Observer | None,
+        checkpoint: Callable[[], None] | None,
+    ) -> None:
+        self.study, self.plan, self.observer, self.checkpoint = study, plan, observer, checkpoint
+        self.setup = study.setup
+        self.ledger: dict[str, Any] = dict(study.optuna.user_attrs.get(LEDGER_KEY, {}))
+        self.done = 0
+        n_recipes = plan.top_k + len(RIVALS)
+        self.total = len(RIVALS) * len(plan.rates) + n_recipes * plan.n_runs + 1 + len(RIVALS)
+
+    def run(self, basis: dict[str, Any]) -> dict[str, Any]:
+        started = time.perf_counter()
+        rivals = [self._tune_rival(name) for name in RIVALS]
+        candidates = self._candidates()
+        everyone = [*candidates, *rivals]
+        for candidate in everyone:
+            self._confirm(candidate)
+        winner, plateau, why = choose(everyone)
+        result: dict[str, Any] = {
+            "basis": basis,
+            "metric": self.setup.spec.train.metric,
+            "classes": list(self.setup.classes),
+            "candidates": [c.to_dict() for c in candidates],
+            "rivals": [c.to_dict() for c in rivals],
+            "winner": winner.name,
+            "plateau": [c.name for c in plateau],
+            "why": why,
+            "time": _now(),
+            "n_train": len(self.setup.splits.train),
+            "n_val": len(self.setup.splits.val),
+            "n_test": len(self.setup.splits.test),
+        }
+        best = max(candidates, key=lambda c: c.mean)
+        tested = [c for c in (*rivals, best) if c is not winner] + [winner]
+        result |= self._test(tested)
+        result["seconds"] = time.perf_counter() - started
+        self.study.optuna.set_user_attr(CONFIRM_KEY, result)
+        return result
+
+    # -- validation data -----------------------------------------------------------------------
+
+    def _candidates(self) -> list[Candidate]:
+        """The search's best recipes, different ones."""
+        trials = {t.number: t for t in self.study.optuna.get_trials(deepcopy=False)}
+        chosen: dict[tuple[Any, ...], Candidate] = {}
+        for number in rank_finished(self.study.optuna, self.setup.space):
+            trial = trials[number]
+            recipe = self.setup.space.genome(trial.params).decode()
+            value = trial.value
+            if recipe.key() in chosen or value is None:
+                continue
+            chosen[recipe.key()] = Candidate(
+                name=f"trial {number}",
+                method="biotune",
+                recipe=recipe,
+                trial=number,
+                search_value=value,
+                search_stderr=trial.user_attrs.get("stderr"),
+            )
+            if len(chosen) == self.plan.top_k:
+                break
+        return list(chosen.values())
+
+    def _tune_rival(self, name: str) -> Candidate:
+        run = self.setup.spec.search_runs()[0]
+        grid = []
+        for rate in self.plan.rates:
+            recipe = self._rival_recipe(name, rate)
+            record = self._train(f"{name} at {rate:g}", "rivals' rates", recipe, run.seed)
+            grid.append({"lr": rate, "value": record["score"]})
+        best = max(grid, key=lambda point: point["value"])
+        return Candidate(
+            name=name,
+            method=name,
+            recipe=self._rival_recipe(name, best["lr"]),
+            search_value=best["value"],
+            grid=grid,
+        )
+
+    def _rival_recipe(self, name: str, rate: float) -> Recipe:
+        make = Recipe.full if name == "full" else Recipe.linear_probe
+        decay = self.setup.space.base_weight_decay
+        return make(self.setup.blocks, lr=rate, weight_decay=decay)
+
+    def _confirm(self, candidate: Candidate) -> None:
+        for run in self.setup.spec.confirm_runs(self.plan.n_runs):
+            record = self._train(candidate.name, "confirm", candidate.recipe, run.seed)
+            candidate.scores.append(record["score"])
+            candidate.best_epochs.append(record["best_epoch"])
+            candidate.trainable_pct = record["trainable_pct"]
+            candidate.forward += record["forward"]
+            candidate.backward += record["backward"]
+            candidate.seconds += record["seconds"]
+
+    def _train(self, name: str, stage: str, recipe: Recipe, seed: int) -> dict[str, Any]:
+        """One training on the training part, or what the ledger says of it."""
+        if self.observer:
+            self.observer.stage(stage, name, self.done, self.total)
+        self.done += 1
+        key = f"{name} | seed {seed}"
+        known = self.ledger.get(key)
+        if known and known["key"] == list(recipe.key()):
+            return dict(known)
+        train, val = self.setup.splits.run(None)
+        self.study.trained = None
+        result = self.setup.trainer.fit(recipe, train, val, seed=seed, on_epoch=self._on_epoch)
+        record = _record(recipe, result)
+        self.ledger[key] = record
+        self.study.optuna.set_user_attr(LEDGER_KEY, self.ledger)
+        return record
+
+    def _on_epoch(self, _record: EpochRecord) -> None:
+        if self.checkpoint:
+            self.checkpoint()
+
+    # -- test data -----------------------------------------------------------------------------
+
+    def _test(self, tested: list[Candidate]) -> dict[str, Any]:
+        """Trains each finally and tests it; the winner last, so that its weights remain."""
+        metric, classes = self.setup.spec.train.metric, self.setup.classes
+        index = self.setup.splits.test
+        labels = self.setup.source.labels[index]
+        probs: dict[str, NDArray[np.floating]] = {}
+        for candidate in tested:
+            if self.observer:
+                self.observer.stage("final training", candidate.name, self.done, self.total)
+            self.done += 1
+            _fit_final(self.study, candidate.recipe, candidate.final_epochs, self._on_epoch)
+            self._log_look(candidate.name)
+            probs[candidate.name] = self.setup.trainer.predict(index)
+        winner = tested[-1].name
+        tests = []
+        for candidate in tested:
+            interval = bootstrap_interval(metric, labels, probs[candidate.name])
+            details = report(labels, probs[candidate.name], classes)
+            confusion = details.pop("confusion", None)
+            keep = candidate.name == winner and len(classes) <= 100
+            tests.append(
+                {
+                    "name": candidate.name,
+                    "method": candidate.method,
+                    "score": interval.value,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "n": len(index),
+                    "metrics": details,
+                    "confusion": confusion if keep else None,
+                }
+            )
+        paired = [
+            {"against": c.name}
+            | paired_test(metric, labels, probs[winner], probs[c.name])._asdict()
+            for c in tested[:-1]
+        ]
+        mistakes = self._mistakes(index, labels, probs[winner])
+        return {"tests": tests, "paired": paired, "mistakes": mistakes}
+
+    def _mistakes(
+        self, index: NDArray[np.int64], labels: NDArray[np.int64], probs: NDArray[np.floating]
+    ) -> list[dict[str, Any]]:
+        classes, source = self.setup.classes, self.setup.source
+        predicted = probs.argmax(1)
+        wrong = np.flatnonzero(predicted != labels)
+        wrong = wrong[np.argsort(-probs[wrong, predicted[wrong]], kind="stable")]
+        return [
+            {
+                "id": source.ids[index[i]],
+                "label": classes[labels[i]],
+                "predicted": classes[predicted[i]],
+                "probability": round(float(probs[i, predicted[i]]), 4),
+            }
+            for i in wrong[: self.plan.mistakes]
+        ]
+
+    def _log_look(self, what: str) -> None:
+        study = self.study.optuna
+        looks = [*study.user_attrs.get(LOOKS_KEY, []), {"time": _now(), "what": what}]
+        study.set_user_attr(LOOKS_KEY, looks)
+
+
+def choose(everyone: list[Candidate]) -> tuple[Candidate, list[Candidate], str]:
+    """Chooses the winner by confirmed mean; among equals the cheapest.
+
+    Equals are those within one standard error of the best. Cheapest is the one with the fewest
+    image passes through blocks that train, then the fewest trainable parameters.
+
+    Args:
+        everyone: Confirmed candidates and rivals.
+
+    Returns:
+        The winner, all candidates that cannot be told from the best, and the reason in words.
+    """
+    best = max(everyone, key=lambda c: c.mean)
+    plateau = [c for c in everyone if c.mean >= best.mean - best.stderr]
+    winner = min(plateau, key=lambda c: (c.backward_cost, c.trainable_pct))
+    if winner is best and len(plateau) == 1:
+        why = f"{best.name} has the best mean on fresh seeds, by more than its standard error"
+    elif winner is best:
+        why = f"{best.name} has the best mean on fresh seeds and is the cheapest within one "
+        why += "standard error of it"
+    else:
+        why = f"{winner.name} is within one standard error of the best ({best.name}) and cheaper"
+    return winner, plateau, why
+
+
+def _fit_final(
+    study: TuningStudy,
+    recipe: Recipe,
+    epochs: int,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> None:
+    """Trains on training and validation data, without early stop; keeps the weights."""
+    splits = study.setup.splits
+    study.setup.trainer.fit(
+        recipe,
+        np.concatenate([splits.train, splits.val]),
+        None,
+        seed=study.spec.final_seed,
+        epochs=epochs,
+        on_epoch=on_epoch,
+        keep_weights=True,
+    )
+    study.trained = (recipe.key(), epochs)
+
+
+def _record(recipe: Recipe, result: RunResult) -> dict[str, Any]:
+    return {
+        "key": list(recipe.key()),
+        "score": result.score,
+        "best_epoch": result.best_epoch,
+        "trainable_pct": round(100 * result.trainable_fraction, 4),
+        "forward": result.images_forward,
+        "backward": result.images_backward,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _basis(study: TuningStudy, plan: ConfirmPlan) -> dict[str, Any]:
+    """What a confirmation stands on: finished trials and the plan."""
+    states = (optuna.trial.TrialState.COMPLETE,)
+    finished = study.optuna.get_trials(deepcopy=False, states=states)
+    if not finished:
+        raise StudyError(
+            f"study {study.name!r} has no finished trial to confirm; run more trials first"
+        )
+    return {
+        "trials": len(finished),
+        "top_k": plan.top_k,
+        "n_runs": plan.n_runs,
+        "rates": list(plan.rates),
+    }

@@ -1,0 +1,180 @@
+"""Trial -> genome -> recipe -> trainings -> value."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import optuna
+
+from biotune_optuna.finetune.metrics import worst
+from biotune_optuna.finetune.trainer import EpochRecord, RunResult, StopTraining
+from biotune_optuna.sampler import slot_of
+from biotune_optuna.study.racing import make_race
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from biotune_optuna.recipe import Recipe
+    from biotune_optuna.study.setup import Setup
+    from biotune_optuna.study.spec import Run
+
+__all__ = ["Objective", "Observer", "recipe_summary", "run_record"]
+
+
+class Observer(Protocol):
+    """Who is told of the progress of a study; `biotune_optuna.report.live.Progress` is one."""
+
+    def trial_started(self, trial: optuna.Trial) -> None:
+        """A trial's recipe is known and its first run begins."""
+
+    def epoch(self, run: Run, record: EpochRecord) -> None:
+        """An epoch of a run has ended."""
+
+    def stage(self, name: str, detail: str, done: int, total: int) -> None:
+        """Outside the search: training ``done`` of ``total`` of a stage begins."""
+
+
+class Objective:
+    """The value of a genome: its mean validation score over the study's (fold, seed) runs.
+
+    The value is to be maximised. Beside it the trial carries its standard error, the recipe, the
+    cost and one record a run; learning curves are the trial's intermediate values at
+    ``step = run index * max epochs + epoch``.
+
+    Args:
+        setup: Data, model and trainer.
+        observer: Told of the progress, default nobody.
+        checkpoint: Called after each epoch; raises to abandon the trial (a stop was asked for).
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        observer: Observer | None = None,
+        checkpoint: Callable[[], None] | None = None,
+    ) -> None:
+        self.setup = setup
+        self.observer = observer
+        self.checkpoint = checkpoint
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Evaluates one trial.
+
+        Raises:
+            optuna.TrialPruned: If a pruner or the race against the incumbent ended it.
+        """
+        spec, setup = self.setup.spec, self.setup
+        recipe = setup.space.suggest(trial).decode()
+        trial.set_user_attr("recipe", recipe_summary(recipe))
+        trial.set_user_attr("frozen", recipe.frozen_summary())
+        if self.observer:
+            self.observer.trial_started(trial)
+        slot = slot_of(trial)
+        repeat = slot.repeat if slot else 0
+        runs = spec.search_runs(generation=slot.generation if slot else 0, repeat=repeat)
+        race = None
+        if spec.racing and repeat == 0:
+            done = trial.study.get_trials(
+                deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)
+            )
+            race = make_race(done, runs, n_val=len(setup.splits.run(runs[0].fold)[1]))
+        started = time.perf_counter()
+        results: list[RunResult] = []
+        try:
+            for run in runs:
+                result, pruned = self._run(trial, recipe, run)
+                results.append(result)
+                if pruned:
+                    raise optuna.TrialPruned("stopped by the pruner during the first run")
+                if result.diverged:
+                    break
+                if race and len(results) < len(runs) and race.is_lost([r.score for r in results]):
+                    raise optuna.TrialPruned(f"beaten by trial {race.number}")
+        finally:
+            self._record(trial, runs, results, time.perf_counter() - started)
+        return _value(results, len(runs), worst(spec.train.metric))
+
+    def _run(self, trial: optuna.Trial, recipe: Recipe, run: Run) -> tuple[RunResult, bool]:
+        """One training, and whether Optuna's pruner ended it."""
+        setup = self.setup
+        train, val = setup.splits.run(run.fold)
+        pruned = False
+
+        def on_epoch(record: EpochRecord) -> None:
+            nonlocal pruned
+            step = run.index * setup.spec.train.epochs + record.epoch
+            if math.isfinite(record.score):
+                trial.report(record.score, step)
+            if self.observer:
+                self.observer.epoch(run, record)
+            if self.checkpoint:
+                self.checkpoint()
+            if run.index == 0 and trial.should_prune():
+                pruned = True
+                raise StopTraining
+
+        result = setup.trainer.fit(recipe, train, val, seed=run.seed, on_epoch=on_epoch)
+        return result, pruned
+
+    def _record(
+        self,
+        trial: optuna.Trial,
+        runs: Sequence[Run],
+        results: Sequence[RunResult],
+        seconds: float,
+    ) -> None:
+        if not results:
+            return
+        records = [run_record(run, r) for run, r in zip(runs, results, strict=False)]
+        scores = np.array([r.score for r in results])
+        attributes: dict[str, Any] = {
+            "trainable_pct": round(100 * results[0].trainable_fraction, 4),
+            "seconds": round(seconds, 3),
+            "forward": sum(r.images_forward for r in results),
+            "backward": sum(r.images_backward for r in results),
+            "runs": records,
+        }
+        if len(results) > 1:
+            attributes["stderr"] = float(scores.std(ddof=1) / math.sqrt(len(scores)))
+        if any(r.diverged for r in results):
+            attributes["diverged"] = True
+        for key, value in attributes.items():
+            trial.set_user_attr(key, value)
+
+
+def recipe_summary(recipe: Recipe) -> dict[str, Any]:
+    """A recipe without its parameter names, small enough for a trial attribute."""
+    return {
+        "lr": recipe.lr,
+        "weight_decay": recipe.weight_decay,
+        "multipliers": recipe.multipliers,
+    }
+
+
+def run_record(run: Run, result: RunResult) -> dict[str, Any]:
+    """What is kept of one run."""
+    return {
+        "fold": run.fold,
+        "seed": run.seed,
+        "score": result.score,
+        "best_epoch": result.best_epoch,
+        "epochs": len(result.epochs),
+        "seconds": round(result.seconds, 3),
+        "forward": result.images_forward,
+        "backward": result.images_backward,
+        "peak_mb": round(result.peak_memory_mb, 1),
+        "cache_hits": result.cache_hits,
+        "cache_misses": result.cache_misses,
+        "batch_size": result.batch_size,
+        "stopped": result.stopped,
+    }
+
+
+def _value(results: Sequence[RunResult], n_runs: int, worst: float) -> float:
+    """The mean over all runs; runs that a diverged one cut off count as the worst score."""
+    scores = [r.score for r in results] + [worst] * (n_runs - len(results))
+    return float(np.mean(scores))

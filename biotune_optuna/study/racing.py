@@ -1,0 +1,76 @@
+"""Racing: no further runs for a genome that is clearly beaten."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from optuna.trial import FrozenTrial
+
+    from biotune_optuna.study.spec import Run
+
+__all__ = ["Race", "make_race"]
+
+_MIN_TRIALS = 5  # below that the spread is not known
+_Z = 2.0  # how many standard errors behind the incumbent a genome gives up
+
+
+class Race(NamedTuple):
+    """The incumbent that an evaluation runs against.
+
+    Attributes:
+        number: The incumbent's trial number.
+        scores: Its score on each run.
+        spread: Standard deviation of a run's score once genome and run effects are taken out.
+    """
+
+    number: int
+    scores: tuple[float, ...]
+    spread: float
+
+    def is_lost(self, scores: Sequence[float]) -> bool:
+        """Whether the paired difference on the runs done is beyond the known spread.
+
+        Args:
+            scores: Scores on the first runs, in the incumbent's order, at least one.
+        """
+        n = len(scores)
+        behind = float(np.mean(np.asarray(self.scores[:n]) - np.asarray(scores)))
+        return behind > _Z * self.spread * math.sqrt(2.0 / n)
+
+
+def make_race(trials: Iterable[FrozenTrial], runs: Sequence[Run], *, n_val: int) -> Race | None:
+    """Finds the incumbent among finished trials and the spread of a run's score.
+
+    Scores are compared on equal (fold, seed) runs only. The spread is the residual standard
+    deviation of the additive model score = genome + run, and at least one validation image.
+
+    Args:
+        trials: The study's COMPLETE trials.
+        runs: The runs that the new evaluation will make.
+        n_val: Number of validation images.
+
+    Returns:
+        None while fewer than five trials ran the same runs, or where there is only one run.
+    """
+    if len(runs) < 2:
+        return None
+    wanted = [(run.fold, run.seed) for run in runs]
+    rows: list[tuple[int, tuple[float, ...]]] = []
+    for trial in trials:
+        done: list[dict[str, Any]] = trial.user_attrs.get("runs", [])
+        if [(r["fold"], r["seed"]) for r in done] == wanted:
+            rows.append((trial.number, tuple(float(r["score"]) for r in done)))
+    if len(rows) < _MIN_TRIALS:
+        return None
+    table = np.array([scores for _, scores in rows])
+    residuals = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
+    freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+    spread = max(math.sqrt(float((residuals**2).sum()) / freedom), 1.0 / n_val)
+    number, scores = max(rows, key=lambda row: (float(np.mean(row[1])), -row[0]))
+    return Race(number, scores, spread)

@@ -1,0 +1,168 @@
+"""From a spec to everything that a trial needs in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biotune_optuna.data.loaders import DeviceImages, PixelStore
+from biotune_optuna.data.sources import ImageSource, open_source
+from biotune_optuna.data.splits import Splits, make_splits
+from biotune_optuna.finetune.trainer import Trainer
+from biotune_optuna.models.blocks import Block, model_blocks
+from biotune_optuna.models.weights import LoadedModel, create_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from biotune_optuna.genome import GenomeSpace
+    from biotune_optuna.study.spec import StudySpec
+
+__all__ = ["Setup", "default_cache_dir", "prepare"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker holds while it works on a study.
+
+    Attributes:
+        spec: The spec, with the fingerprints of what was found.
+        source: The images and labels.
+        splits: Training, validation and test parts.
+        images: The images as the trainer sees them.
+        loaded: The pre-trained model and where its weights came from.
+        blocks: The model's blocks in execution order, head last.
+        space: The genome space over the blocks.
+        trainer: Fine-tunes by recipe.
+        image_size: Side of the training images in pixels.
+        crop_pct: Share of the shorter side kept by the centre crop.
+    """
+
+    spec: StudySpec
+    source: ImageSource
+    splits: Splits
+    images: DeviceImages
+    loaded: LoadedModel
+    blocks: tuple[Block, ...]
+    space: GenomeSpace
+    trainer: Trainer
+    image_size: int
+    crop_pct: float
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the model's outputs."""
+        return self.source.classes
+
+
+def default_cache_dir() -> Path:
+    """Where decoded images are kept: ``$BIOTUNE_CACHE``, else the user's cache folder."""
+    if explicit := os.environ.get("BIOTUNE_CACHE"):
+        return Path(explicit)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "biotune"
+
+
+def prepare(
+    spec: StudySpec,
+    *,
+    source: ImageSource | None = None,
+    device: str = "auto",
+    cache_dir: str | Path | None = None,
+) -> Setup:
+    """Opens data and model, checks them, and readies the trainer.
+
+    Args:
+        spec: What the study is.
+        source: Images that are in memory already; None opens ``spec.data``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda:N"`` or ``"mps"``.
+        cache_dir: Folder of decoded images; None is `default_cache_dir`.
+
+    Raises:
+        DataError: If the images cannot be used.
+        ModelError: If the model or its weights cannot be used.
+    """
+    if source is None:
+        source = open_source(
+            spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
+        )
+    splits = make_splits(
+        source,
+        seed=spec.seed,
+        n_folds=spec.n_folds,
+        scheme=spec.scheme,
+        val_fraction=spec.val_fraction,
+        test_fraction=spec.test_fraction,
+        train_size=spec.train_size,
+        val_size=spec.val_size,
+        strict=spec.strict,
+    )
+    loaded = load_model(spec, num_classes=len(source.classes))
+    config = loaded.data_config
+    size = spec.image_size or int(config["input_size"][-1])
+    crop_pct = spec.crop_pct or float(config["crop_pct"])
+    store = PixelStore.build(
+        source,
+        size=size,
+        crop_pct=crop_pct,
+        interpolation=config["interpolation"],
+        cache_dir=Path(cache_dir) if cache_dir else default_cache_dir(),
+    )
+    trainer, images, blocks = _trainer(spec, source, store, loaded, device)
+    found = {
+        "data": source.fingerprint,
+        "splits": splits.fingerprint,
+        "weights": loaded.weights_fingerprint,
+    }
+    return Setup(
+        spec=dataclasses.replace(spec, fingerprints=found),
+        source=source,
+        splits=splits,
+        images=images,
+        loaded=loaded,
+        blocks=tuple(blocks),
+        space=spec.space(blocks),
+        trainer=trainer,
+        image_size=size,
+        crop_pct=crop_pct,
+    )
+
+
+def load_model(spec: StudySpec, *, num_classes: int) -> LoadedModel:
+    """The pre-trained model of a spec, made for the spec's image size where that matters."""
+    options: dict[str, Any] = {}
+    if spec.image_size is not None and _fixed_input_size(spec.model):
+        options["img_size"] = spec.image_size
+    return create_model(
+        spec.model, num_classes=num_classes, weights=spec.weights, seed=spec.seed, **options
+    )
+
+
+def _fixed_input_size(model: str) -> bool:
+    import timm
+
+    if not timm.is_model(model):
+        return False  # create_model names the nearest ones
+    config = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    return bool(config and config.fixed_input_size)
+
+
+def _trainer(
+    spec: StudySpec,
+    source: ImageSource,
+    store: PixelStore,
+    loaded: LoadedModel,
+    device: str,
+) -> tuple[Trainer, DeviceImages, Sequence[Block]]:
+    from biotune_optuna.finetune.device import resolve_device
+
+    config = loaded.data_config
+    target = resolve_device(device)
+    images = DeviceImages(
+        store, source.labels, mean=config["mean"], std=config["std"], device=target
+    )
+    blocks = model_blocks(loaded.model, max_blocks=spec.max_blocks)
+    return Trainer(loaded.model, blocks, images, spec.train, device=target), images, blocks

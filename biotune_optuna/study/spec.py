@@ -1,0 +1,248 @@
+"""What defines a study: the facts stored in it, and which of them must agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from biotune_optuna._version import __version__
+from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.genome import GenomeSpace, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from biotune_optuna.recipe import BlockLike
+
+__all__ = ["Run", "StudySpec", "default_name"]
+
+# Where the same thing may be found at another place, or looked for in another way, the study goes
+# on; what it *is* is settled by the fingerprints.
+MAY_CHANGE = frozenset({"data", "weights", "skip_bad_images"})
+
+_SEARCH, _CONFIRM, _FINAL = 1, 2, 3  # streams of run seeds that never meet
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training within an evaluation.
+
+    Attributes:
+        index: Position in the evaluation's list of runs, from 0.
+        fold: Fold to train on; None is the whole training part.
+        seed: Seed of the head's initialisation, the order of images and the augmentation.
+    """
+
+    index: int
+    fold: int | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """Everything that defines a study.
+
+    The spec is stored in the study, so that a worker needs only the database and the study's name.
+    All fields are identity, a study goes on only where they agree, except ``data`` and ``weights``,
+    which say where to look (the fingerprints say what must be found there), and
+    ``skip_bad_images``.
+
+    Attributes:
+        model: A timm architecture, such as ``"resnet50"``.
+        data: Folder, CSV manifest or name of a data set.
+        weights: ``"auto"`` (default), ``"hub"``, ``"none"`` or a file.
+        image_size: Side of the training images in pixels; None is the model's own.
+        crop_pct: Share of the shorter side kept by the centre crop; None is the model's own.
+        max_blocks: Blocks the model is divided into at most, default 16.
+        preset: Preset of the search strategy, ``"default"`` or ``"paper"``.
+        population_size: Individuals in a generation; None is the preset's.
+        lr: Base learning rate, or the bounds it is searched in; default (1e-3, 3e-2).
+        weight_decay: Weight decay, or its bounds; default 0.01.
+        head_trains: Whether the head trains whatever its gene says, default True.
+        threshold: ``"gene"`` or a fixed freezing threshold.
+        variant: How a gene becomes a learning-rate multiplier.
+        n_seeds: Trainings per fold in one evaluation, default 2.
+        n_folds: Folds of the training part, default 1 (no folds).
+        scheme: ``"holdout"`` (one validation part for all) or ``"kfold"``.
+        train_size: Images to train on at most, stratified; None is all.
+        val_size: Images to validate on at most; None follows ``val_fraction``.
+        val_fraction: Share of the training data held out for validation, default 0.2.
+        test_fraction: Share of all data held out for the test where no test part is given.
+        group_regex: Pattern whose first group names the images that belong together.
+        strict: Whether exact duplicates across splits are refused.
+        skip_bad_images: Whether images that cannot be read are left out instead of refused.
+        train: How each run trains.
+        racing: Whether an evaluation that is clearly beaten gets no further runs.
+        seed: Seed of the whole study.
+        fingerprints: ``{"data", "splits", "weights"}``: what was found, filled in by `prepared`.
+    """
+
+    model: str
+    data: str
+    weights: str = "auto"
+    image_size: int | None = None
+    crop_pct: float | None = None
+    max_blocks: int = 16
+    preset: Literal["default", "paper"] = "default"
+    population_size: int | None = None
+    lr: float | tuple[float, float] = (1e-3, 3e-2)
+    weight_decay: float | tuple[float, float] = 0.01
+    head_trains: bool = True
+    threshold: Literal["gene"] | float = "gene"
+    variant: Variant = "exponential"
+    n_seeds: int = 2
+    n_folds: int = 1
+    scheme: Literal["holdout", "kfold"] = "holdout"
+    train_size: int | None = None
+    val_size: int | None = None
+    val_fraction: float = 0.2
+    test_fraction: float = 0.2
+    group_regex: str | None = None
+    strict: bool = False
+    skip_bad_images: bool = False
+    train: TrainSettings = field(default_factory=TrainSettings)
+    racing: bool = True
+    seed: int = 0
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _at_least("n_seeds", self.n_seeds, 1)
+        _at_least("n_folds", self.n_folds, 2 if self.scheme == "kfold" else 1)
+        _at_least("max_blocks", self.max_blocks, 2)
+        _at_least("seed", self.seed, 0)
+        if self.image_size is not None:
+            _at_least("image_size", self.image_size, 8)
+        if self.scheme not in ("holdout", "kfold"):
+            raise StudyError(f"scheme {self.scheme!r} is unknown; choose holdout or kfold")
+        if self.preset not in ("default", "paper"):
+            raise StudyError(f"preset {self.preset!r} is unknown; choose default or paper")
+        if self.preset == "paper" and self.scheme == "kfold":
+            raise StudyError("preset 'paper' validates on one held-out part; use scheme 'holdout'")
+        for name in ("val_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise StudyError(f"{name} {getattr(self, name)} must lie between 0 and 1")
+
+    @classmethod
+    def paper(cls, *, model: str, data: str, **changes: Any) -> StudySpec:
+        """The paper's protocol: two folds by generation, three seeds, base rate 1e-3, no racing."""
+        paper: dict[str, Any] = {
+            "preset": "paper",
+            "lr": 1e-3,
+            "weight_decay": 0.0,
+            "head_trains": False,
+            "n_seeds": 3,
+            "n_folds": 2,
+            "train": TrainSettings.paper(),
+            "racing": False,
+        }
+        return cls(model=model, data=data, **(paper | changes))
+
+    # -- what follows from it ------------------------------------------------------------------
+
+    def space(self, blocks: Sequence[BlockLike]) -> GenomeSpace:
+        """The genome space over the model's blocks."""
+        return GenomeSpace(
+            blocks,
+            head_trains=self.head_trains,
+            threshold=self.threshold,
+            variant=self.variant,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+        )
+
+    def search_runs(self, *, generation: int = 0, repeat: int = 0) -> tuple[Run, ...]:
+        """The runs of one evaluation, the same for every genome it is compared with.
+
+        Args:
+            generation: The trial's generation. Only the paper's preset trains different
+                generations on different folds (fold = generation mod n_folds).
+            repeat: How often this genome was evaluated before; each time gets runs of its own.
+        """
+        if self.n_folds == 1:
+            folds: list[int | None] = [None]
+        elif self.preset == "paper":
+            folds = [generation % self.n_folds]
+        else:
+            folds = list(range(self.n_folds))
+        first = repeat * self.n_seeds
+        pairs = [(fold, s) for s in range(first, first + self.n_seeds) for fold in folds]
+        return tuple(
+            Run(i, fold, self._seed(_SEARCH, fold or 0, s)) for i, (fold, s) in enumerate(pairs)
+        )
+
+    def confirm_runs(self, n: int) -> tuple[Run, ...]:
+        """``n`` runs on the whole training part whose seeds the search never uses."""
+        return tuple(Run(i, None, self._seed(_CONFIRM, 0, i)) for i in range(n))
+
+    @property
+    def final_seed(self) -> int:
+        """Seed of the final training of a confirmed recipe."""
+        return self._seed(_FINAL, 0, 0)
+
+    def _seed(self, stream: int, fold: int, index: int) -> int:
+        sequence = np.random.SeedSequence([self.seed, stream, fold, index])
+        return int(sequence.generate_state(1, np.uint32)[0])
+
+    # -- keeping and comparing -----------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON-ready data."""
+        data = dataclasses.asdict(self)
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in data.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StudySpec:
+        """Rebuilds a spec from `to_dict`'s data.
+
+        Raises:
+            StudyError: If a field is unknown to this version.
+        """
+        names = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - names)
+        if unknown:
+            raise StudyError(
+                f"the study's spec has the field {unknown[0]!r}, which version {__version__} does "
+                "not know; use the version that made the study"
+            )
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        values["train"] = TrainSettings.from_dict(values["train"])
+        return cls(**values)
+
+    def differences(self, other: StudySpec) -> list[str]:
+        """Identity fields in which another spec differs, as ``"field: mine, not theirs"``."""
+        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        return [
+            f"{name}: {mine.get(name)!r}, not {theirs.get(name)!r}"
+            for name in dict.fromkeys([*mine, *theirs])
+            if name not in MAY_CHANGE and mine.get(name) != theirs.get(name)
+        ]
+
+
+def default_name(model: str, data: str) -> str:
+    """A study's name made of data and model: ``flowers-resnet50``."""
+    stem = re.split(r"[\\/]", str(data).rstrip("/\\"))[-1] or "data"
+    stem = re.sub(r"\.(csv|tsv)$", "", stem, flags=re.IGNORECASE)
+    return re.sub(r"[^\w.-]+", "-", f"{stem}-{model}").strip("-.")
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Lifts the fields of nested mappings: {"train": {"epochs": 5}} to {"train.epochs": 5}."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": item for inner, item in _flat(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise StudyError(f"{name} {value} is too small; give at least {low}")

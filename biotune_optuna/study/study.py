@@ -1,0 +1,254 @@
+"""Studies: created, found again, worked on."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from biotune_optuna._version import __version__
+from biotune_optuna.errors import StudyError
+from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.study.objective import Objective
+from biotune_optuna.study.setup import Setup, prepare
+from biotune_optuna.study.spec import StudySpec, default_name
+from biotune_optuna.study.storage import open_storage
+from biotune_optuna.study.workers import run_trials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from biotune_optuna.data.sources import ImageSource
+    from biotune_optuna.study.objective import Observer
+    from biotune_optuna.study.workers import StopRequest
+
+__all__ = ["TuningStudy", "create_study", "load_study", "read_spec"]
+
+logger = logging.getLogger(__name__)
+
+SPEC_KEY = "biotune"
+
+Storage = str | optuna.storages.BaseStorage | None
+
+
+class TuningStudy:
+    """A study of fine-tuning recipes: what it is, where it is kept, and what works on it.
+
+    Made by `create_study` and `load_study`.
+
+    Attributes:
+        optuna: The Optuna study underneath; all of Optuna's tools work on it.
+        setup: Data, model and trainer.
+        trained: Recipe key and epochs of the final training whose weights the trainer holds.
+    """
+
+    def __init__(self, study: optuna.Study, setup: Setup) -> None:
+        self.optuna = study
+        self.setup = setup
+        self.trained: tuple[tuple[Any, ...], int] | None = None
+
+    @property
+    def name(self) -> str:
+        """The study's name in its storage."""
+        return self.optuna.study_name
+
+    @property
+    def spec(self) -> StudySpec:
+        """What defines the study."""
+        return self.setup.spec
+
+    def search(
+        self,
+        n_trials: int | None = None,
+        *,
+        timeout: float | None = None,
+        observer: Observer | None = None,
+        callbacks: Sequence[Callable[[optuna.Study, optuna.trial.FrozenTrial], None]] = (),
+        stop: StopRequest | None = None,
+    ) -> TuningStudy:
+        """Evaluates genomes until the study holds ``n_trials`` finished ones or time is up.
+
+        Args:
+            n_trials: Total for the study, not for this call: trials finished before count. None
+                is no limit.
+            timeout: Seconds for this call; None is no limit.
+            observer: Told of runs and epochs.
+            callbacks: Called with the study and each trial that has ended.
+            stop: Lets a signal hand back the running trial.
+
+        Raises:
+            StudyError: If neither limit is given or one is not above 0.
+        """
+        if n_trials is None and timeout is None:
+            raise StudyError("a search needs an end: give n_trials, timeout or both")
+        if n_trials is not None and n_trials < 1:
+            raise StudyError(f"n_trials {n_trials} is too small; give at least 1")
+        if timeout is not None and timeout <= 0:
+            raise StudyError(f"timeout {timeout} is too short; give a number of seconds above 0")
+        self.trained = None
+        objective = Objective(
+            self.setup, observer=observer, checkpoint=stop.check if stop else None
+        )
+        run_trials(
+            self.optuna,
+            objective,
+            n_trials=n_trials,
+            timeout=timeout,
+            callbacks=callbacks,
+            stop=stop,
+        )
+        return self
+
+
+def create_study(
+    spec: StudySpec,
+    *,
+    storage: Storage = None,
+    name: str | None = None,
+    source: ImageSource | None = None,
+    device: str = "auto",
+    cache_dir: str | Path | None = None,
+) -> TuningStudy:
+    """Creates a study, or goes on with the one of that name if it is the same study.
+
+    Args:
+        spec: What the study is.
+        storage: URL or Optuna storage; None is ``$BIOTUNE_STORAGE`` or ``sqlite:///biotune.db``.
+        name: The study's name; None makes one of data and model.
+        source: Images in memory, instead of ``spec.data``.
+        device: Where to train: ``"auto"``, ``"cpu"``, ``"cuda:N"`` or ``"mps"``.
+        cache_dir: Folder of decoded images.
+
+    Raises:
+        StudyError: If a study of that name has another identity; the field is named.
+        DataError: If the images cannot be used.
+        ModelError: If the model or its weights cannot be used.
+        StorageError: If the storage cannot be opened.
+    """
+    backend = _backend(storage)
+    name = name or default_name(spec.model, spec.data)
+    known = _stored_spec(backend, name)
+    if known is not None:
+        _check_same(name, known, spec, fingerprints=False)
+    setup = prepare(spec, source=source, device=device, cache_dir=cache_dir)
+    sampler = _sampler(setup)
+    study = optuna.create_study(
+        storage=backend,
+        study_name=name,
+        direction="maximize",
+        sampler=sampler,
+        pruner=optuna.pruners.NopPruner(),
+        load_if_exists=True,
+    )
+    if read_spec(study) is None:
+        if study.get_trials(deepcopy=False):
+            raise StudyError(
+                f"study {name!r} holds trials of another kind; choose another study name"
+            )
+        study.set_user_attr(SPEC_KEY, {"version": __version__, "spec": setup.spec.to_dict()})
+        study.set_metric_names([setup.spec.train.metric])
+    _check_same(name, read_spec(study), setup.spec, fingerprints=True)
+    return TuningStudy(study, setup)
+
+
+def load_study(
+    name: str,
+    *,
+    storage: Storage = None,
+    data: str | None = None,
+    weights: str | None = None,
+    source: ImageSource | None = None,
+    device: str = "auto",
+    cache_dir: str | Path | None = None,
+) -> TuningStudy:
+    """Loads a study by its name; the spec comes from the database.
+
+    Args:
+        name: The study's name.
+        storage: URL or Optuna storage, as in `create_study`.
+        data: Where this machine has the images, if elsewhere than the spec says.
+        weights: Where this machine has the weights, if elsewhere.
+        source: Images in memory, instead of a place.
+        device: Where to train.
+        cache_dir: Folder of decoded images.
+
+    Raises:
+        StudyError: If there is no such study, or what was found is not what the study was made
+            with; the field is named.
+    """
+    backend = _backend(storage)
+    spec = _stored_spec(backend, name)
+    if spec is None:
+        raise StudyError(f"there is no study {name!r} in the storage; {_known_names(backend)}")
+    changes: dict[str, Any] = {"data": data, "weights": weights}
+    spec = dataclasses.replace(spec, **{k: v for k, v in changes.items() if v is not None})
+    return create_study(
+        spec, storage=backend, name=name, source=source, device=device, cache_dir=cache_dir
+    )
+
+
+def read_spec(study: optuna.Study) -> StudySpec | None:
+    """The spec stored in a study, None where the study is not one of ours.
+
+    Raises:
+        StudyError: If another major version made the study.
+    """
+    return _parse_spec(study.study_name, study.user_attrs.get(SPEC_KEY))
+
+
+def _parse_spec(name: str, stored: dict[str, Any] | None) -> StudySpec | None:
+    if stored is None:
+        return None
+    theirs, ours = str(stored["version"]), __version__
+    if theirs.split(".", maxsplit=1)[0] != ours.split(".")[0]:
+        raise StudyError(
+            f"study {name!r} was made by version {theirs} and this is {ours}; "
+            "go on with the version that made it"
+        )
+    return StudySpec.from_dict(stored["spec"])
+
+
+def _stored_spec(backend: optuna.storages.BaseStorage, name: str) -> StudySpec | None:
+    try:
+        study_id = backend.get_study_id_from_name(name)
+    except KeyError:
+        return None
+    return _parse_spec(name, backend.get_study_user_attrs(study_id).get(SPEC_KEY))
+
+
+def _check_same(
+    name: str, stored: StudySpec | None, given: StudySpec, *, fingerprints: bool
+) -> None:
+    if stored is None:
+        return
+    if not fingerprints:
+        given = dataclasses.replace(given, fingerprints=stored.fingerprints)
+    different = stored.differences(given)
+    if different:
+        raise StudyError(
+            f"study {name!r} exists and is another study: it has {'; '.join(different)}; "
+            "give the same values or another study name"
+        )
+
+
+def _backend(storage: Storage) -> optuna.storages.BaseStorage:
+    if isinstance(storage, optuna.storages.BaseStorage):
+        return storage
+    return open_storage(storage)
+
+
+def _sampler(setup: Setup) -> BioTuneSampler:
+    options: dict[str, Any] = {}
+    if setup.spec.population_size is not None:
+        options["population_size"] = setup.spec.population_size
+    return BioTuneSampler(
+        space=setup.space, preset=setup.spec.preset, seed=setup.spec.seed, **options
+    )
+
+
+def _known_names(backend: optuna.storages.BaseStorage) -> str:
+    names = sorted(study.study_name for study in backend.get_all_studies())
+    return f"it has {', '.join(map(repr, names))}" if names else "it has no studies"
