@@ -1,16 +1,37 @@
-"""Numbers as one says them."""
+"""Numbers and names as one says them."""
 
 from __future__ import annotations
 
-__all__ = ["count", "duration"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["count", "duration", "label", "method_words", "plural"]
+
+_METHODS = {
+    "biotune": "BioTune's recipe",
+    "full": "full fine-tuning",
+    "linear-probe": "the linear probe",
+    "lp-ft": "linear probe, then full fine-tuning",
+    "unfreeze-last-first": "gradual unfreezing from the head",
+    "unfreeze-first-last": "gradual unfreezing from the input",
+    "l2-sp": "L2-SP",
+    "l1-sp": "L1-SP",
+    "auto-rgn": "Auto-RGN",
+    "lora": "LoRA",
+    "layer-decay": "layer-wise rate decay",
+}
 
 
 def duration(total: float) -> str:
-    """Seconds in words: ``8.2 s``, ``48 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``.
+    """Seconds in words: ``20 ms``, ``8.2 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``.
 
     Args:
         total: Seconds, not negative.
     """
+    if 0 < total < 0.095:
+        return f"{1000 * total:.2g} ms"
     if total < 9.95:
         return f"{total:.1f} s"
     whole = round(total)
@@ -33,3 +54,33 @@ def count(number: float) -> str:
     if number < 1e6:
         return f"{round(number):,}"
     return f"{number / 1e6:.1f} million" if number < 1e9 else f"{number / 1e9:.1f} billion"
+
+
+def plural(number: int, noun: str) -> str:
+    """A count with its noun: ``1 trial``, ``1,200 trials``.
+
+    Args:
+        number: How many.
+        noun: In the singular, of those that take an s.
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def label(record: Mapping[str, Any]) -> str:
+    """A contender's short name in tables and figures: ``BioTune, trial 12`` or ``full``.
+
+    Args:
+        record: A confirmed candidate or rival.
+    """
+    name = str(record.get("name", "?"))
+    return f"BioTune, {name}" if record.get("method") == "biotune" else name
+
+
+def method_words(record: Mapping[str, Any]) -> str:
+    """A contender as a reader calls it.
+
+    Args:
+        record: A confirmed candidate, rival or test result.
+    """
+    method = str(record.get("method", record.get("name", "?")))
+    return _METHODS.get(method, method)

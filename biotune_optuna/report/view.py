@@ -108,13 +108,18 @@ class StudyView:
         """A value for the reader: ``93.1 %`` for accuracies, ``0.931`` for anything else."""
         if value is None or not math.isfinite(value):
             return "–"
-        return f"{100 * value:.1f} %" if self.is_accuracy else f"{value:.4g}"
+        return f"{100 * value:.1f}\u00a0%" if self.is_accuracy else f"{value:.4g}"
 
     def say_difference(self, value: float, *, sign: bool = True) -> str:
         """A difference of two values: points for accuracies, plain numbers otherwise."""
         form = "+" if sign else ""
-        text = f"{100 * value:{form}.1f} points" if self.is_accuracy else f"{value:{form}.4f}"
+        text = f"{100 * value:{form}.1f}\u00a0points" if self.is_accuracy else f"{value:{form}.4f}"
         return text.replace("-", "−")
+
+    def say_interval(self, low: float, high: float, *, difference: bool = False) -> str:
+        """An interval: ``91.0 to 94.9 %``, or of differences ``−0.4 to +2.2 points``."""
+        say = self.say_difference if difference else self.say
+        return f"{say(low).partition(chr(0xA0))[0]} to {say(high)}"
 
     def better(self, one: float, other: float) -> bool:
         """Whether ``one`` is strictly better than ``other``."""

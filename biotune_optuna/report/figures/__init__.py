@@ -78,8 +78,8 @@ FIGURES: tuple[FigureEntry, ...] = (
     ),
     FigureEntry(
         "genome-heatmap",
-        "One column per recipe, one row per block, the input at the bottom and the classifier on"
-        " top. Dark trains fast, light trains slowly, hatched is frozen.",
+        "One column per recipe, one row per block from the input down to the classifier."
+        " Dark trains fast, light trains slowly, hatched is frozen.",
         genome_heatmap,
     ),
     FigureEntry(

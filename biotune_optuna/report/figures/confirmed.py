@@ -17,6 +17,7 @@ from biotune_optuna.report.style import (
     safe,
     shorten,
 )
+from biotune_optuna.report.text import label
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def search_confirmed_test(study: Study | StudyView) -> go.Figure:
 
 
 def _row_label(record: dict[str, Any], winner: str) -> str:
-    words = shorten(record.get("name", "?"))
-    return f"<b>{words}</b> (won)" if record.get("name") == winner else words
+    words = shorten(label(record), 30)
+    return f"<b>{words}</b>" if record.get("name") == winner else words
 
 
 def _pair(value: object, error: object) -> tuple[float, float, float] | None:

@@ -69,12 +69,16 @@ def genome_heatmap(study: Study | StudyView) -> go.Figure:
         col=1,
     )
     _add_cells(figure, view, trials)
-    figure.update_yaxes(title_text=view.metric_words, tickformat=view.axis_format, row=1, col=1)
-    figure.update_yaxes(title_text="", row=2, col=1)
+    figure.update_yaxes(tickformat=view.axis_format, nticks=4, row=1, col=1)
     _ticks(figure, trials)
-    title = f"What was tried: {len(trials):,} recipes, best on the left"
+    title = (
+        f"What was tried: {len(trials):,} recipes, best on the left (above: {view.metric_words})"
+    )
     if len(trials) < len(all_trials):
-        title = f"The best {len(trials):,} of {len(all_trials):,} recipes, best on the left"
+        title = (
+            f"The best {len(trials):,} of {len(all_trials):,} recipes, best on the left"
+            f" (above: {view.metric_words})"
+        )
     height = 230 + 22 * max(6, len(view.blocks))
     return finish(figure, title, height=height, legend=True, bargap=0, barcornerradius=0)
 
@@ -142,7 +146,7 @@ def _add_cells(figure: go.Figure, view: StudyView, trials: list[FrozenTrial]) ->
     figure.update_yaxes(
         tickvals=list(range(len(labels))),
         ticktext=labels,
-        range=[-0.5, len(labels) - 0.5],
+        range=[len(labels) - 0.5, -0.5],
         showgrid=False,
         row=2,
         col=1,
@@ -150,7 +154,7 @@ def _add_cells(figure: go.Figure, view: StudyView, trials: list[FrozenTrial]) ->
 
 
 def _ticks(figure: go.Figure, trials: list[FrozenTrial]) -> None:
-    step = max(1, math.ceil(len(trials) / 12))
+    step = max(1, math.ceil(len(trials) / 8))
     at = list(range(0, len(trials), step))
     figure.update_xaxes(range=[-0.6, len(trials) - 0.4], showgrid=False)
     figure.update_xaxes(
@@ -185,7 +189,7 @@ def freeze_by_block(study: Study | StudyView) -> go.Figure:
     labels = [shorten(b) for b in view.blocks]
     rates = {b: [view.recipes[t.number][b] for t in best] for b in view.blocks}
     figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, column_widths=[0.42, 0.58], horizontal_spacing=0.04
+        rows=1, cols=2, shared_yaxes=True, column_widths=[0.42, 0.58], horizontal_spacing=0.06
     )
     counts = [sum(m <= 0 for m in rates[b]) for b in view.blocks]
     figure.add_bar(
@@ -196,7 +200,8 @@ def freeze_by_block(study: Study | StudyView) -> go.Figure:
         marker_pattern_fgcolor=GREY,
         marker_pattern_size=5,
         text=[f"{c} of {len(best)}" for c in counts],
-        textposition="auto",
+        textposition="outside",
+        cliponaxis=False,
         textfont={"color": BLACK},
         showlegend=False,
         hovertemplate="%{y}: frozen in %{text}<extra></extra>",
@@ -205,10 +210,10 @@ def freeze_by_block(study: Study | StudyView) -> go.Figure:
     )
     _add_rates(figure, view, rates, labels)
     figure.update_xaxes(
-        title_text="frozen", range=[0, 1.02], tickformat=".0%", dtick=0.5, row=1, col=1
+        title_text="frozen", range=[0, 1.4], tickformat=".0%", tickvals=[0, 0.5, 1], row=1, col=1
     )
     figure.update_xaxes(
-        title_text="learning rate × where it trains",
+        title_text="rate × where trained",
         type="log",
         range=_rate_range([m for ms in rates.values() for m in ms]),
         tickvals=list(_TICKS),
@@ -216,7 +221,7 @@ def freeze_by_block(study: Study | StudyView) -> go.Figure:
         row=1,
         col=2,
     )
-    figure.update_yaxes(categoryorder="array", categoryarray=labels)
+    figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1])
     part = "all" if len(best) == len(everyone) else f"the best {len(best)} of"
     title = f"Frozen or trained, and how fast: {part} {len(everyone):,} trials"
     return finish(figure, title, height=150 + 30 * max(4, len(labels)), legend=True)
@@ -290,11 +295,14 @@ def block_importance(study: Study | StudyView, *, seed: int = 0) -> go.Figure:
             y=labels,
             orientation="h",
             name=words,
-            marker={"color": colour, "pattern": {"shape": shape, "fgcolor": "white", "size": 5}},
+            marker={
+                "color": colour,
+                "pattern": {"shape": shape, "fgcolor": "white", "fillmode": "overlay", "size": 5},
+            },
             hovertemplate="%{y}, " + words + ": %{x:.0%}<extra></extra>",
         )
     figure.update_xaxes(title_text="share of what can be explained", tickformat=".0%")
-    figure.update_yaxes(categoryorder="array", categoryarray=labels)
+    figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1])
     title = f"Which blocks matter (from {len(used):,} trials)"
     if len(used) < 50:
         title += ": a rough guide"

@@ -51,7 +51,8 @@ def search_history(study: Study | StudyView) -> go.Figure:
         _add_counts(figure, view)
         figure.update_layout(barmode="stack", bargap=0.25)
     figure.update_yaxes(title_text=view.metric_words, tickformat=view.axis_format, row=1, col=1)
-    figure.update_xaxes(title_text="trial", row=1, col=1, tickformat="d")
+    whole = 1 if len(view.trials) <= 12 else None  # no tick between two trials
+    figure.update_xaxes(title_text="trial", row=1, col=1, tickformat="d", dtick=whole)
     title = f"Best {view.metric_words} so far: {view.say(view.ranked[0].value)}"
     if len(shown) < len(view.complete):
         title += f"  ({len(shown):,} of {len(view.complete):,} points drawn)"

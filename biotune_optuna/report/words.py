@@ -1,0 +1,253 @@
+"""What a study has to say, in sentences: the verdict, the search, the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from biotune_optuna.report.figures.cost import time_spent
+from biotune_optuna.report.text import count, duration, method_words, plural
+from biotune_optuna.report.view import generation
+
+if TYPE_CHECKING:
+    from biotune_optuna.report.view import StudyView
+
+__all__ = ["Verdict", "cost_sentences", "describe", "search_sentences", "verdict"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out.
+
+    Attributes:
+        tone: ``"won"``, ``"level"``, ``"lost"`` for BioTune, or ``"open"`` before a confirmation.
+        headline: One short sentence.
+        sentences: What it rests on.
+    """
+
+    tone: Literal["won", "level", "lost", "open"]
+    headline: str
+    sentences: tuple[str, ...]
+
+
+def verdict(view: StudyView) -> Verdict:
+    """What a study has found so far, never more than its numbers carry.
+
+    Args:
+        view: The study read.
+    """
+    winner = view.winner
+    if winner is None:
+        return _without_confirmation(view)
+    sentences = [*_test_sentence(view, winner)]
+    why = str(view.confirm.get("why") or "").strip().rstrip(".")
+    if why:
+        sentences.append(f"Why this one: {why}.")
+    clearly, level, behind = _against(view, winner)
+    sentences += [sentence for _, sentence in clearly + level + behind]
+    name = method_words(winner)
+    upper = name[0].upper() + name[1:]
+    if winner.get("method") != "biotune":
+        sentences.append(
+            "The search did not find a recipe that beats it; for this data the simpler method is"
+            " the one to use."
+        )
+        return Verdict("lost", f"{upper} won; BioTune did not beat it.", tuple(sentences))
+    if behind:
+        who = " and ".join(rival for rival, _ in behind)
+        headline = f"BioTune's recipe was chosen on validation, but {who} did better on the test."
+        return Verdict("lost", headline, tuple(sentences))
+    if level:
+        who = " or ".join(rival for rival, _ in level)
+        return Verdict(
+            "level",
+            f"BioTune's recipe was chosen, but the test cannot tell it from {who}.",
+            tuple(sentences),
+        )
+    rivals = " and ".join(rival for rival, _ in clearly)
+    ending = f" clearly ahead of {rivals}" if rivals else ""
+    return Verdict(
+        "won", f"BioTune's recipe won{',' + ending if ending else ''}.", tuple(sentences)
+    )
+
+
+def _without_confirmation(view: StudyView) -> Verdict:
+    best = view.best
+    running = len(view.in_state(TrialState.RUNNING))
+    if best is None:
+        headline = "No trial is complete yet."
+        verb = "is" if running == 1 else "are"
+        more = f"{plural(running, 'trial')} {verb} running." if running else ""
+        failed = len(view.in_state(TrialState.FAIL))
+        more += f" {failed} failed." if failed else ""
+        return Verdict("open", headline, (more.strip(),) if more else ())
+    sentences = [describe_trial(view, best)]
+    if view.spec:
+        n = len(view.complete)
+        flatters = f"It is the best of {n} on the same validation images, so it flatters: "
+        sentences.append(
+            (flatters if n > 1 else "It was measured on validation images: ")
+            + "expect somewhat less on new images. The confirmation on test data is still to come."
+        )
+    else:
+        sentences.append("The study holds no confirmation on data that the search has not seen.")
+    headline = f"Best {view.metric_words} so far: {view.say(best.value)}, by trial {best.number}."
+    return Verdict("open", headline, tuple(s for s in sentences if s))
+
+
+def _test_sentence(view: StudyView, winner: Mapping[str, Any]) -> list[str]:
+    test = view.tested(str(winner.get("name")))
+    if test is None:
+        return ["It was confirmed on fresh seeds; a test has not been run."]
+    return [
+        f"On {test['n']:,} test images that no choice had seen it reached"
+        f" {view.say(test['score'])} {view.metric_words}"
+        f" (95\u00a0% interval {view.say_interval(test['low'], test['high'])})."
+    ]
+
+
+def _against(
+    view: StudyView, winner: Mapping[str, Any]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[tuple[str, str]]]:
+    """Pairs (rival, sentence) that the winner beats clearly, is level with, or loses to."""
+    sides: tuple[list[tuple[str, str]], ...] = ([], [], [])
+    for pair in view.confirm.get("paired", ()):
+        other = view.contender(str(pair["against"])) or {"method": pair["against"]}
+        if other.get("method") == winner.get("method"):
+            continue
+        name = method_words(other)
+        low, high = float(pair["low"]), float(pair["high"])
+        between = f"95\u00a0% interval {view.say_interval(low, high, difference=True)}"
+        size = view.say_difference(abs(float(pair["difference"])), sign=False)
+        if low > 0:
+            sides[0].append((name, f"It is {size} better than {name} ({between})."))
+        elif high < 0:
+            sides[2].append((name, f"It is {size} worse than {name} ({between})."))
+        else:
+            where = "ahead of" if float(pair["difference"]) >= 0 else "behind"
+            sides[1].append((name, f"It is {size} {where} {name}; that may be chance ({between})."))
+    return sides[0], sides[1], sides[2]
+
+
+def describe(multipliers: Mapping[str, float], lr: float | None = None) -> str:
+    """A recipe in words: ``blocks 1-4 frozen, layer4 at 0.3×, fc at 6×, base rate 0.003``.
+
+    Args:
+        multipliers: Learning-rate multiplier of each block from the input on, 0 for frozen.
+        lr: Base learning rate, when known.
+    """
+    parts = []
+    runs: list[list[int]] = []
+    for number, rate in enumerate(multipliers.values(), 1):
+        if rate <= 0:
+            if runs and runs[-1][1] == number - 1:
+                runs[-1][1] = number
+            else:
+                runs.append([number, number])
+    if runs:
+        spans = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+        several = len(runs) > 1 or runs[0][0] != runs[0][1]
+        parts.append(f"block{'s' if several else ''} {spans} frozen")
+    parts += [f"{name} at {rate:.2g}×" for name, rate in multipliers.items() if rate > 0]
+    if lr is not None:
+        parts.append(f"base rate {lr:.2g}")
+    return ", ".join(parts)
+
+
+def describe_trial(view: StudyView, trial: FrozenTrial) -> str:
+    """A trial's recipe, or its parameters where it has none.
+
+    Args:
+        view: The study read.
+        trial: One of its trials.
+    """
+    multipliers = view.recipes.get(trial.number)
+    if multipliers:
+        recipe = trial.user_attrs["recipe"]
+        lr = recipe.get("lr") if isinstance(recipe, Mapping) else None
+        words = describe(multipliers, lr if isinstance(lr, float) else None)
+        return f"Its recipe: {words}."
+    if not trial.params:
+        return ""
+    said = [
+        f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in trial.params.items()
+    ]
+    more = f" and {len(said) - 8} more" if len(said) > 8 else ""
+    return f"Its parameters: {', '.join(said[:8])}{more}."
+
+
+def search_sentences(view: StudyView) -> list[str]:
+    """What was searched, for a reader who has never seen a study.
+
+    Args:
+        view: The study read.
+    """
+    states = {
+        "complete": len(view.in_state(TrialState.COMPLETE)),
+        "stopped early": len(view.in_state(TrialState.PRUNED)),
+        "failed": len(view.in_state(TrialState.FAIL)),
+        "running": len(view.in_state(TrialState.RUNNING)),
+    }
+    said = ", ".join(f"{n:,} {words}" for words, n in states.items() if n)
+    if not view.spec:
+        return [f"The study holds {plural(len(view.trials), 'trial')} ({said or 'none yet'})."]
+    spec = view.spec
+    blocks = f"its {len(view.blocks)} blocks" if view.blocks else "its blocks"
+    sentences = [
+        f"The search looked for a way to fine-tune {spec.get('model')} on {spec.get('data')}. A"
+        f" recipe says for each of {blocks} whether it stays as it was pre-trained (frozen) or is"
+        " trained, and how fast.",
+        f"{plural(view.evaluated, 'recipe')} {'was' if view.evaluated == 1 else 'were'} evaluated"
+        f" ({said or 'none yet'}).",
+    ]
+    generations = {generation(t) for t in view.trials} - {None}
+    if len(generations) > 1:
+        sentences.append(
+            f"They came in {len(generations)} generations: good recipes were crossed and varied to"
+            " make the next ones."
+        )
+    trainings = int(spec.get("n_seeds") or 1)
+    if spec.get("scheme") == "kfold":
+        trainings *= int(spec.get("n_folds") or 1)
+    times = {1: "once", 2: "twice"}.get(trainings, f"{trainings} times")
+    sentences.append(
+        f"Each was trained {'up to ' if spec.get('racing') and trainings > 1 else ''}{times} and"
+        f" judged by its mean {view.metric_words} on validation images."
+    )
+    return sentences
+
+
+def cost_sentences(view: StudyView) -> list[str]:
+    """What the study cost, and what that compares to.
+
+    Args:
+        view: The study read.
+    """
+    spent = sum(time_spent(view).values())
+    if spent <= 0:
+        return []
+    sentences = [f"All together took {duration(spent)} of computing."]
+    forward = _total(view, "forward")
+    backward = _total(view, "backward")
+    if forward:
+        sentences.append(
+            f"{count(forward)} images went forward through the network and {count(backward)}"
+            " backward."
+        )
+    full = view.contender("full")
+    if full and full.get("forward") and full.get("scores"):
+        one = full["forward"] / len(full["scores"])
+        if one > 0 and forward / one >= 1.5:
+            sentences.append(
+                f"That is as many forward passes as {forward / one:,.0f} runs of full fine-tuning."
+            )
+    return sentences
+
+
+def _total(view: StudyView, key: str) -> float:
+    values = [t.user_attrs.get(key) for t in view.trials]
+    values += [c.get(key) for c in view.contenders]
+    return float(sum(v for v in values if isinstance(v, (int, float))))

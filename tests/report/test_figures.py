@@ -1,0 +1,347 @@
+"""Golden numbers behind each figure, and what each does with little and with much."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from biotune_optuna.report import figures
+from biotune_optuna.report.figures import FIGURES, NothingToShow
+from biotune_optuna.report.figures.cost import pareto_front, time_spent
+from biotune_optuna.report.figures.genome import best_part, importances
+from biotune_optuna.report.view import as_view
+
+START = dt.datetime(2026, 1, 5)
+Trials = Iterable[dict[str, Any]]
+
+
+def study_of(trials: Trials, *, direction: str = "maximize", **attrs: Any) -> optuna.Study:
+    """A study of hand-written trials: value, state, seconds and user attributes."""
+    study = optuna.create_study(direction=direction, study_name="hand")
+    for key, value in attrs.items():
+        study.set_user_attr(key, value)
+    for spec in trials:
+        one = dict(spec)
+        seconds = one.pop("wall", 1.0)
+        value, state = one.pop("value", None), one.pop("state", TrialState.COMPLETE)
+        steps = one.pop("steps", {})
+        multipliers = one.pop("m", None)
+        if multipliers is not None:
+            one["recipe"] = {"lr": 0.1, "multipliers": dict(zip("abc", multipliers, strict=True))}
+        trial = create_trial(
+            state=state, value=value, intermediate_values=steps, user_attrs=one, params={}
+        )
+        trial.datetime_start = START
+        trial.datetime_complete = START + dt.timedelta(seconds=seconds)
+        study.add_trial(trial)
+    return study
+
+
+SPEC = {"spec": {"train": {"epochs": 3, "metric": "accuracy"}}}
+
+
+def trace(figure: Any, name: str) -> Any:
+    return next(t for t in figure.data if t.name == name)
+
+
+def test_history_draws_every_point_the_best_line_and_the_counts() -> None:
+    study = study_of(
+        [
+            {"value": 0.5, "generation": 0, "role": "immigrant"},
+            {"value": 0.4, "generation": 0, "role": "immigrant"},
+            {"value": 0.7, "generation": 1, "role": "offspring", "parents": "0, 1"},
+            {"state": TrialState.FAIL, "generation": 1, "role": "offspring"},
+            {"value": 0.6, "generation": 1, "role": "exploit", "parents": "0"},
+        ],
+        biotune=SPEC,
+    )
+    figure = figures.search_history(study)
+    best = trace(figure, "best so far")
+    assert (list(best.x), list(best.y)) == ([0, 2, 4], [0.5, 0.7, 0.7])
+    assert list(trace(figure, "random newcomer").y) == [0.5, 0.4]
+    bars = {t.name: list(t.y) for t in figure.data if t.type == "bar"}
+    assert bars == {
+        "random newcomer": [2, 0],
+        "offspring": [0, 2],
+        "small step from an elite": [0, 1],
+    }
+    assert figure.layout.title.text == "Best accuracy so far: 70.0\u00a0%"
+
+
+def test_history_of_a_minimised_study_follows_the_smallest() -> None:
+    figure = figures.search_history(
+        study_of([{"value": v} for v in (3, 5, 1)], direction="minimize")
+    )
+    assert list(trace(figure, "best so far").y) == [3, 1, 1]
+    assert figure.layout.title.text == "Best value so far: 1"
+
+
+def test_history_of_thousands_is_thinned_and_says_so() -> None:
+    values = np.random.default_rng(0).uniform(size=3000)
+    figure = figures.search_history(study_of({"value": float(v)} for v in values))
+    points = trace(figure, "trial")
+    assert len(points.x) == 1500
+    assert (points.x[0], points.x[-1]) == (0, 2999)
+    assert "(1,500 of 3,000 points drawn)" in figure.layout.title.text
+    assert trace(figure, "best so far").y[-1] == values.max()
+
+
+def test_lineage_follows_the_best_parents() -> None:
+    study = study_of(
+        [
+            {"value": 0.5, "generation": 0, "role": "immigrant"},
+            {"value": 0.3, "generation": 0, "role": "immigrant"},
+            {"value": 0.6, "generation": 1, "role": "offspring", "parents": "0, 1"},
+            {"value": 0.2, "generation": 1, "role": "immigrant"},
+            {"value": 0.9, "generation": 2, "role": "exploit", "parents": "2"},
+        ],
+        biotune=SPEC,
+    )
+    figure = figures.lineage(study)
+    line = trace(figure, "line of the best parent")
+    assert (list(line.x), list(line.y)) == ([0, 1, 2], [0.5, 0.6, 0.9])
+    assert figure.layout.title.text == "Where trial 4 comes from: +40.0\u00a0points in 2 steps"
+    drawn = {n for t in figure.data if t.customdata is not None for n, *_ in t.customdata}
+    assert drawn == {0, 1, 2, 4}
+    offspring = trace(figure, "offspring")
+    assert offspring.customdata[0][2] == "+10.0\u00a0points against its better parent"
+
+
+def test_lineage_of_many_draws_the_nearest_and_says_so() -> None:
+    trials = [{"value": i / 500, "generation": i, "parents": str(i - 1)} for i in range(1, 200)]
+    figure = figures.lineage(study_of([{"value": 0.0, "generation": 0}, *trials]))
+    assert "(61 nearest of 200 ancestors drawn)" in figure.layout.title.text
+
+
+def test_lineage_survives_a_circle() -> None:
+    study = study_of([{"value": 0.1, "parents": "1"}, {"value": 0.2, "parents": "0"}])
+    assert list(trace(figures.lineage(study), "line of the best parent").y) == [0.1, 0.2]
+
+
+def test_heatmap_has_rates_and_hatched_freezing_best_first() -> None:
+    study = study_of([{"value": 0.1, "m": [0, 1, 10]}, {"value": 0.9, "m": [0.1, 0, 2]}])
+    figure = figures.genome_heatmap(study)
+    cells = next(t for t in figure.data if t.type == "heatmap")
+    assert [list(row) for row in cells.z] == [[-1, None], [None, 0], [pytest.approx(0.30103), 1]]
+    frozen = trace(figure, "frozen")
+    assert sorted(zip(frozen.x, [b + 0.46 for b in frozen.base], strict=True)) == [(0, 1), (1, 0)]
+    assert list(figure.layout.xaxis2.ticktext) == ["1", "0"]
+
+
+def test_heatmap_of_thousands_keeps_the_best_hundred() -> None:
+    rng = np.random.default_rng(0)
+    study = study_of({"value": float(v), "m": [1, 0, v + 0.1]} for v in rng.uniform(size=3000))
+    figure = figures.genome_heatmap(study)
+    cells = next(t for t in figure.data if t.type == "heatmap")
+    assert {len(row) for row in cells.z} == {100}
+    assert figure.layout.title.text.startswith("The best 100 of 3,000 recipes")
+
+
+def test_freezing_is_counted_among_the_best() -> None:
+    best = [{"value": 0.9, "m": [0, 1, r]} for r in (1, 2, 4, 8)] + [{"value": 0.8, "m": [1, 0, 3]}]
+    rest = [{"value": 0.1, "m": [1, 1, 1]}] * 15
+    study = study_of([*rest, *best])
+    figure = figures.freeze_by_block(study)
+    assert list(figure.data[0].x) == [0.8, 0.2, 0.0]
+    assert list(figure.data[0].text) == ["4 of 5", "1 of 5", "0 of 5"]
+    median = trace(figure, "median")
+    assert list(median.x) == pytest.approx([1, 1, 3])
+    assert figure.layout.title.text.endswith("the best 5 of 20 trials")
+    assert len(best_part(as_view(study).ranked)) == 5
+
+
+def test_rates_beyond_the_usual_range_stay_in_the_picture() -> None:
+    figure = figures.freeze_by_block(study_of([{"value": 0.1, "m": [0.001, 1, 100]}]))
+    low, high = figure.layout.xaxis2.range
+    assert low < -3
+    assert high > 2
+
+
+def test_importance_finds_the_block_that_decides() -> None:
+    rng = np.random.default_rng(0)
+    trials = []
+    for _ in range(80):
+        m = [float(10 ** rng.uniform(-1, 1)) * float(rng.random() < 0.6) for _ in range(3)]
+        trials.append({"value": 0.5 + 0.3 * (m[1] > 0) + 0.01 * math.log10(m[2] or 1), "m": m})
+    view = as_view(study_of(trials))
+    found = importances(view, view.complete)
+    assert max(found, key=lambda key: found[key]) == ("mask", "b")
+    assert found["mask", "b"] > 0.8
+    assert sum(found.values()) == pytest.approx(1)
+    figure = figures.block_importance(view)
+    assert trace(figure, "freeze or train").x[1] == pytest.approx(found["mask", "b"])
+
+
+def test_importance_says_why_it_is_left_out() -> None:
+    few = study_of([{"value": i / 10, "m": [1, 1, i + 1]} for i in range(3)])
+    with pytest.raises(
+        NothingToShow, match="needs 15 complete trials to mean anything; there are 3"
+    ):
+        figures.block_importance(few)
+    same_value = study_of([{"value": 0.5, "m": [1, 1, i + 1]} for i in range(20)])
+    with pytest.raises(NothingToShow, match="same value"):
+        figures.block_importance(same_value)
+    same_recipe = study_of([{"value": i / 20, "m": [1, 1, 1]} for i in range(20)])
+    with pytest.raises(NothingToShow, match="same recipe"):
+        figures.block_importance(same_recipe)
+
+
+def test_pareto_front_is_what_nothing_beats() -> None:
+    points = [(0.5, 10), (0.7, 20), (0.6, 20), (0.7, 30), (0.9, 40), (0.4, 5)]
+    study = study_of([{"value": v, "trainable_pct": c, "seconds": c} for v, c in points])
+    view = as_view(study)
+    front = pareto_front(view, [(t, t.user_attrs["seconds"]) for t in view.complete])
+    assert [(t.value, c) for t, c in front] == [(0.4, 5), (0.5, 10), (0.7, 20), (0.9, 40)]
+    drawn = trace(figures.accuracy_against_cost(study), "Pareto front")
+    assert list(drawn.x) == [5, 10, 20, 40]
+
+
+def test_time_is_counted_once() -> None:
+    study = study_of(
+        [
+            {"value": 0.5, "seconds": 8.0, "wall": 10.0},
+            {"value": 0.4, "seconds": 3.0, "wall": 4.0, "state": TrialState.PRUNED},
+            {"state": TrialState.FAIL, "seconds": 1.0, "wall": 6.0},
+        ],
+        confirm={"seconds": 7.5},
+    )
+    spent = time_spent(study)
+    assert spent == {
+        "training, trial kept": 8.0,
+        "training, trial stopped early": 3.0,
+        "trials that failed": 6.0,
+        "around training (loading, writing)": 3.0,
+        "confirmation": 7.5,
+    }
+    assert sum(spent.values()) == 10 + 4 + 6 + 7.5
+    assert list(figures.where_time_went(study).data[0].x) == list(spent.values())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_learning_curves_split_runs_at_the_epochs(first: int) -> None:
+    values = [0.1, 0.2, 0.3, 0.2, 0.4]
+    steps = dict(zip(range(first, first + 5), values, strict=True))
+    study = study_of(
+        [{"value": 0.35, "steps": steps}, {"state": TrialState.PRUNED, "steps": {first: 0.05}}],
+        biotune=SPEC,
+    )
+    figure = figures.learning_curves(study)
+    best = trace(figure, "trial 0: 35.0\u00a0%")
+    assert list(best.x) == [1, 2, 3, None, 1, 2, None]
+    assert list(best.y) == [0.1, 0.2, 0.3, None, 0.2, 0.4, None]
+    assert list(trace(figure, "stopped early (1)").y) == [0.05, None]
+
+
+def test_confirmation_is_drawn_with_its_intervals(confirmed_study: optuna.Study) -> None:
+    confirm = confirmed_study.user_attrs["confirm"]
+    figure = figures.search_confirmed_test(confirmed_study)
+    test = trace(figure, "test")
+    stored = {t["name"]: t for t in confirm["tests"]}
+    order = [c["name"] for c in [*confirm["candidates"], *confirm["rivals"]]][::-1]
+    assert list(test.x) == [stored[n]["score"] for n in order]
+    low = [x - e for x, e in zip(test.x, test.error_x.arrayminus, strict=True)]
+    assert low == pytest.approx([stored[n]["low"] for n in order])
+    mean = trace(figure, "confirmed on fresh seeds")
+    assert list(mean.error_x.array) == [
+        c["stderr"] for c in [*confirm["candidates"], *confirm["rivals"]][::-1]
+    ]
+
+
+def test_confusion_counts_are_the_stored_ones(confirmed_study: optuna.Study) -> None:
+    confirm = confirmed_study.user_attrs["confirm"]
+    counts = np.array(confirm["tests"][0]["confusion"])
+    figure = figures.confusion_matrix(confirmed_study)
+    cells = figure.data[0]
+    assert np.allclose(cells.z, counts / counts.sum(1, keepdims=True))
+    assert [[int(t or 0) for t in row] for row in cells.text] == counts.tolist()
+    right = int(np.trace(counts))
+    assert figure.layout.title.text == f"{right} of 500 test images right, {500 - right} wrong"
+
+
+def test_confusion_of_many_classes_lists_the_most_frequent() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 3, (60, 60)) + 20 * np.eye(60, dtype=int)
+    counts[7, 9] = 50
+    confirm = {
+        "winner": "full",
+        "classes": [f"class <{i}>" for i in range(60)],
+        "rivals": [{"name": "full", "method": "full"}],
+        "tests": [{"name": "full", "confusion": counts.tolist()}],
+    }
+    figure = figures.confusion_matrix(study_of([], confirm=confirm))
+    assert figure.data[0].type == "bar"
+    assert figure.data[0].x[0] == 50
+    assert figure.data[0].y[0] == "class &lt;7&gt; → class &lt;9&gt;"
+    assert len(figure.data[0].x) == 25
+
+
+def test_thumbnails_are_the_stored_ones(confirmed_study: optuna.Study) -> None:
+    mistakes = confirmed_study.user_attrs["confirm"]["mistakes"]
+    figure = figures.most_wrong(confirmed_study)
+    assert [i.source for i in figure.layout.images] == [m["thumbnail"] for m in mistakes]
+    first = mistakes[0]
+    said = f"{first['label']}<br>said: <b>{first['predicted']}</b> ({first['probability']:.0%})"
+    assert figure.layout.annotations[0].text == said
+
+
+def test_thumbnails_that_are_missing_are_said_to_be() -> None:
+    confirm = {"winner": "full", "mistakes": [{"id": "a", "label": "x", "predicted": "y"}]}
+    with pytest.raises(NothingToShow, match="without thumbnails"):
+        figures.most_wrong(study_of([], confirm=confirm))
+
+
+@pytest.mark.parametrize("entry", FIGURES, ids=lambda e: e.id)
+def test_every_figure_draws_from_a_full_study(
+    entry: figures.FigureEntry, confirmed_study: optuna.Study
+) -> None:
+    figure = entry.draw(as_view(confirmed_study))
+    assert figure.layout.title.text
+    assert all(
+        any(v is not None and len(v) for v in (t.x, t.y, getattr(t, "z", None)))
+        for t in figure.data
+    )
+
+
+@pytest.mark.parametrize("entry", FIGURES, ids=lambda e: e.id)
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_every_figure_of_a_young_study_draws_data_or_says_one_sentence(
+    entry: figures.FigureEntry, n: int, make_study: Any
+) -> None:
+    try:
+        figure = entry.draw(as_view(make_study(n)))
+    except NothingToShow as nothing:
+        sentence = str(nothing)
+        assert sentence.endswith(".")
+        assert "\n" not in sentence
+    else:
+        assert n > 0
+        assert all(len(t.x) for t in figure.data if t.x is not None)
+
+
+def test_figures_of_plain_studies_draw_what_they_can(plain_study: optuna.Study) -> None:
+    drawn = []
+    for entry in FIGURES:
+        try:
+            entry.draw(as_view(plain_study))
+        except NothingToShow:
+            continue
+        drawn.append(entry.id)
+    assert drawn == ["search-history", "accuracy-against-cost", "where-time-went"]
+
+
+def test_several_objectives_are_refused_in_one_line() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"], study_name="two")
+    with pytest.raises(NothingToShow, match="'two' has 2 objectives"):
+        figures.search_history(study)
+
+
+def test_infinite_values_are_left_out() -> None:
+    figure = figures.search_history(study_of([{"value": math.inf}, {"value": 0.5}]))
+    assert list(trace(figure, "trial").y) == [0.5]

@@ -1,0 +1,225 @@
+"""The report file: what it says, that it stands alone, that nothing escapes into its markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+from optuna.trial import create_trial
+
+from biotune_optuna.errors import StudyError
+from biotune_optuna.report.html import page, write_report
+from biotune_optuna.report.view import as_view
+from biotune_optuna.report.words import verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Reader(HTMLParser):
+    """Collects visible text, and every address that a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.addresses: list[str] = []
+        self.figures: list[str] = []
+        self._mute = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._mute += tag in ("script", "style")
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "action") and value:
+                self.addresses.append(value)
+            if name == "class" and value == "plot":
+                self.figures.append(str(dict(attrs)["id"]))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._mute -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self._mute:
+            self.text.append(data)
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    return reader
+
+
+def text_of(html: str) -> str:
+    return " ".join(" ".join(read(html).text).replace("\u00a0", " ").split())
+
+
+def test_confirmed_study_reads_well(confirmed_study: optuna.Study, tmp_path: Path) -> None:
+    path = write_report(confirmed_study, tmp_path / "sub" / "out.html")
+    html = path.read_text("utf-8")
+    words = text_of(html)
+    confirm = confirmed_study.user_attrs["confirm"]
+    test = confirm["tests"][0]
+    assert (
+        f"On 500 test images that no choice had seen it reached {100 * test['score']:.1f} %"
+        in words
+    )
+    assert f"(95 % interval {100 * test['low']:.1f} to {100 * test['high']:.1f} %)" in words
+    assert "The test data was looked at once: confirmation at 2026-01-05T09:10." in words
+    assert "40 recipes were evaluated (36 complete, 4 stopped early)." in words
+    assert (
+        "full fine-tuning had its base rate chosen on the same validation images" in words.lower()
+    )
+    assert len(read(html).figures) == 11
+
+
+def test_report_needs_nothing_else(confirmed_study: optuna.Study) -> None:
+    html = page(as_view(confirmed_study))
+    assert [a for a in read(html).addresses if not a.startswith("data:")] == []
+    assert html.count("plotly.js v") == 1
+    blocks = re.findall(
+        r'<script type="application/json" id="[^"]*">(.*?)</script>', html, re.DOTALL
+    )
+    assert len(blocks) == 11
+    for block in blocks:
+        assert json.loads(block)["data"]
+
+
+def test_rival_that_wins_is_named_plainly(make_study: Any) -> None:
+    study = make_study(12, confirmed=True, rival_wins=True)
+    found = verdict(as_view(study))
+    assert found.tone == "lost"
+    assert found.headline == "Full fine-tuning won; BioTune did not beat it."
+    words = text_of(page(as_view(study)))
+    assert "the simpler method is the one to use" in words
+    assert "The winner is full fine-tuning" in words
+
+
+def paired(low: float, high: float, *, winner: str = "trial 3") -> dict[str, Any]:
+    other = "full" if winner != "full" else "trial 3"
+    return {
+        "metric": "accuracy",
+        "winner": winner,
+        "candidates": [{"name": "trial 3", "method": "biotune"}],
+        "rivals": [{"name": "full", "method": "full"}],
+        "tests": [{"name": winner, "score": 0.9, "low": 0.87, "high": 0.93, "n": 400}],
+        "paired": [{"against": other, "difference": (low + high) / 2, "low": low, "high": high}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "tone", "headline"),
+    [
+        (0.01, 0.03, "won", "BioTune's recipe won, clearly ahead of full fine-tuning."),
+        (
+            -0.01,
+            0.03,
+            "level",
+            "BioTune's recipe was chosen, but the test cannot tell it from full fine-tuning.",
+        ),
+        (
+            -0.03,
+            -0.01,
+            "lost",
+            "BioTune's recipe was chosen on validation,"
+            " but full fine-tuning did better on the test.",
+        ),
+    ],
+)
+def test_verdict_follows_the_interval(low: float, high: float, tone: str, headline: str) -> None:
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr("confirm", paired(low, high))
+    found = verdict(as_view(study))
+    assert (found.tone, found.headline) == (tone, headline)
+    assert "90.0\u00a0% accuracy (95\u00a0% interval 87.0 to 93.0\u00a0%)" in found.sentences[0]
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_young_studies_have_a_report(make_study: Any, n: int, tmp_path: Path) -> None:
+    html = write_report(make_study(n), tmp_path / "r.html").read_text("utf-8")
+    words = text_of(html)
+    assert "The winner has not been confirmed on test data yet." in words
+    assert "test data has not been looked at yet" in words
+    if n == 0:
+        assert "No trial is complete yet." in words
+        assert read(html).figures == []
+
+
+def test_running_study_says_so(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize", study_name="live")
+    study.ask()
+    words = text_of(write_report(study, tmp_path).read_text("utf-8"))
+    assert "running · 1 trial " in words
+    assert "1 trial is running." in words
+
+
+def test_plain_study_is_reported_without_inventing(plain_study: optuna.Study) -> None:
+    html = page(as_view(plain_study))
+    words = text_of(html)
+    assert "The study holds 12 trials (12 complete)." in words
+    assert "validation images" not in words
+    assert read(html).figures == ["search-history", "accuracy-against-cost", "where-time-went"]
+
+
+def test_names_cannot_break_out_of_the_page() -> None:
+    evil = "</script><img src=x onerror=alert(1)>"
+    study = optuna.create_study(direction="maximize", study_name=f"s{evil}")
+    study.set_user_attr("biotune", {"spec": {"model": evil, "data": evil}})
+    recipe = {"lr": 0.1, "multipliers": {evil: 1.0, "head": 2.0}}
+    study.add_trial(
+        create_trial(
+            value=0.5, params={}, user_attrs={"recipe": recipe, "frozen": evil, "role": evil}
+        )
+    )
+    study.set_user_attr(
+        "confirm",
+        {
+            **paired(-0.1, 0.1),
+            "why": evil,
+            "classes": [evil, "b"],
+            "tests": [
+                {
+                    "name": "trial 3",
+                    "score": 0.9,
+                    "low": 0.8,
+                    "high": 1.0,
+                    "n": 4,
+                    "confusion": [[1, 1], [0, 2]],
+                }
+            ],
+        },
+    )
+    html = page(as_view(study))
+    assert "<img" not in html.replace(_plotly(), "")
+    assert read(html).figures[:1] == ["search-confirmed-test"]
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def test_old_report_stays_when_the_new_one_cannot_be_made(
+    make_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "report.html"
+    target.write_text("old")
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("biotune_optuna.report.html.os.fdopen", full_disk)
+    with pytest.raises(StudyError, match="No space left on device"):
+        write_report(make_study(1), target)
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_place_that_is_no_folder_is_one_clear_line(make_study: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StudyError, match=r"cannot be written .*give a path in a folder") as caught:
+        write_report(make_study(1), tmp_path / "file" / "report.html")
+    assert "\n" not in str(caught.value)
