@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PeakMemory",
     "amp_dtype",
+    "full_precision",
     "isolated_randomness",
     "kernels",
     "out_of_memory",
@@ -120,6 +121,20 @@ def kernels(device: torch.device, *, deterministic: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         cudnn.benchmark, cudnn.deterministic = before[2], before[3]
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Convolves in float32 proper inside: TF32's rounding would drown what a check looks for."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 class PeakMemory:

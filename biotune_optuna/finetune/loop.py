@@ -101,8 +101,6 @@ class Run:
         val_idx: Positions of the validation images, or None.
         tactic: The method's own behaviour.
         amp: Autocast type or None.
-        keep_weights: Whether the best epoch's weights are put back at the end.
-        quiet: Modules that stay in eval mode beside the recipe's frozen ones.
     """
 
     def __init__(
@@ -119,8 +117,6 @@ class Run:
         val_idx: Indices | None,
         tactic: Tactic,
         amp: torch.dtype | None,
-        keep_weights: bool = False,
-        quiet: tuple[nn.Module, ...] = (),
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -135,8 +131,6 @@ class Run:
         self._n_classes = n_classes
         self._val_idx = val_idx
         self._tactic = tactic
-        self._keep_weights = keep_weights
-        self._quiet = quiet
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=amp is torch.float16)
         self._held = settings.batch_size  # images in memory at once
         self._best: dict[str, torch.Tensor] = {}
@@ -175,8 +169,17 @@ class Run:
 
     # -- the run ---------------------------------------------------------------------------------
 
-    def fit(self, epochs: int, on_epoch: OnEpoch | None) -> RunResult:
-        """Trains for at most so many epochs."""
+    def fit(
+        self, epochs: int, on_epoch: OnEpoch | None = None, *, keep_weights: bool = False
+    ) -> RunResult:
+        """Trains.
+
+        Args:
+            epochs: Most epochs.
+            on_epoch: Told of each epoch; may raise `StopTraining`.
+            keep_weights: Whether the best epoch's weights are put back at the end, where there are
+                validation images.
+        """
         result, patience = self.result, self.settings.patience
         self.use_groups(self._tactic.groups(self))
         self._find_modes()
@@ -188,7 +191,8 @@ class Run:
                 better = result.best_epoch == 0 or record.score > result.score
                 if self._val_idx is None or better:
                     result.score, result.best_epoch = record.score, record.epoch
-                    self._remember()
+                    if keep_weights and self._val_idx is not None:
+                        self._remember()
                 if on_epoch is not None:
                     on_epoch(record)
                 waited = record.epoch - result.best_epoch
@@ -319,8 +323,6 @@ class Run:
 
     def _find_modes(self) -> None:
         self.recipe.train_mode(self.model, self.settings.frozen_norm)
-        for module in self._quiet:
-            module.eval()
         self._modes = [(m, m.training) for m in self.model.modules()]
 
     def _train_mode(self) -> None:
@@ -336,8 +338,6 @@ class Run:
 
     def _remember(self) -> None:
         """Keeps what training can change; called at each new best epoch."""
-        if not self._keep_weights or self._val_idx is None:
-            return
         trained = ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
         self._best = {n: p.detach().clone() for n, p in trained}
         self._best |= {n: b.clone() for n, b in self.model.named_buffers()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -20,18 +21,22 @@ from biotune_optuna.finetune.device import (
 from biotune_optuna.finetune.feeds import PixelFeed
 from biotune_optuna.finetune.loop import Run, Tactic, probabilities
 from biotune_optuna.finetune.optim import check_optimizer
+from biotune_optuna.finetune.prefix_cache import PrefixCache, PrefixFeed
+from biotune_optuna.finetune.prefixes import Prefixes, all_tensors, restore
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.weights import reset_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
     from torch import nn
 
     from biotune_optuna.finetune.feeds import Images
+    from biotune_optuna.finetune.loop import Feed
+    from biotune_optuna.finetune.prefixes import CachedPrefix
     from biotune_optuna.recipe import BlockLike, Recipe
 
     Indices = NDArray[np.int64]
@@ -58,6 +63,8 @@ class Trainer:
         images: Images and labels.
         settings: How to train.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        cache: Where outputs of frozen prefixes are kept, to share one between trainers; None makes
+            one of the settings' size.
 
     Raises:
         BioTuneError: If the device is absent or a setting names something unknown.
@@ -71,6 +78,7 @@ class Trainer:
         settings: TrainSettings,
         *,
         device: str | torch.device = "auto",
+        cache: PrefixCache | None = None,
     ) -> None:
         check_optimizer(settings.optimizer)
         self.device = resolve_device(device)
@@ -80,8 +88,17 @@ class Trainer:
         self.model = _place(model, self.device, images)
         self._amp = amp_dtype(settings.amp, self.device)
         self._labels = images.labels(np.arange(len(images))).cpu().numpy().astype(np.int64)
-        self._pristine = {n: t.detach().clone() for n, t in _tensors(self.model).items()}
+        self._pristine = {n: t.detach().clone() for n, t in all_tensors(self.model).items()}
         self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._prefixes = Prefixes(
+            self.model,
+            self.blocks,
+            images,
+            settings,
+            cache=PrefixCache(settings.prefix_cache_mb) if cache is None else cache,
+            amp=self._amp,
+            pristine=self._pristine,
+        )
 
     def fit(
         self,
@@ -120,13 +137,20 @@ class Trainer:
         train, val = self._indices(train_idx), self._validation(val_idx)
         if not recipe.trainable:
             raise ModelError("the recipe freezes every block; at least one must train")
+        tactic = tactic or Tactic()
         with kernels(self.device, deterministic=self.settings.deterministic):
+            cached = self._prefixes.find(recipe, train, val) if tactic.prefix_is_fixed else None
             self.reset(seed)
-            with isolated_randomness(_derived(seed, _DROPOUT), self.device):
-                run = self._run(
-                    recipe, train, val, seed, tactic=tactic or Tactic(), keep_weights=keep_weights
+            with (
+                isolated_randomness(_derived(seed, _DROPOUT), self.device),
+                self._feed(cached, seed) as feed,
+            ):
+                run = self._run(recipe, train, val, seed, feed=feed, tactic=tactic)
+                result = run.fit(
+                    epochs or self.settings.epochs, on_epoch, keep_weights=keep_weights
                 )
-                result = run.fit(epochs or self.settings.epochs, on_epoch)
+        if cached is not None:
+            result.cache_hits, result.cache_misses = result.images_forward, cached.computed
         result.seconds = time.perf_counter() - start
         return result
 
@@ -151,9 +175,7 @@ class Trainer:
         Args:
             seed: Seed of the head.
         """
-        with torch.no_grad():
-            for name, tensor in _tensors(self.model).items():
-                tensor.copy_(self._pristine[name])
+        restore(self.model, self._pristine)
         self._reset_head(seed)
 
     # -- parts -----------------------------------------------------------------------------------
@@ -165,15 +187,15 @@ class Trainer:
         val: Indices | None,
         seed: int,
         *,
+        feed: Feed,
         tactic: Tactic,
-        keep_weights: bool,
     ) -> Run:
         labels = self._labels[train]
         return Run(
             self.model,
             recipe,
             self.settings,
-            feed=self._pixel_feed(seed),
+            feed=feed,
             order=Order(
                 train, labels, sampling=self.settings.sampling, seed=_derived(seed, _ORDER)
             ),
@@ -183,12 +205,18 @@ class Trainer:
             val_idx=val,
             tactic=tactic,
             amp=self._amp,
-            keep_weights=keep_weights,
         )
 
-    def _pixel_feed(self, seed: int) -> PixelFeed:
+    @contextlib.contextmanager
+    def _feed(self, cached: CachedPrefix | None, seed: int) -> Iterator[Feed]:
+        if cached is not None:
+            with cached.cut.installed() as suffix:
+                yield PrefixFeed(
+                    suffix, self.images, train=cached.train, evaluation=cached.evaluation
+                )
+            return
         generator = torch.Generator().manual_seed(_derived(seed, _AUGMENT))
-        return PixelFeed(
+        yield PixelFeed(
             self._network(),
             self.images,
             augmentation=self.settings.augment,
@@ -252,11 +280,6 @@ def _place(model: nn.Module, device: torch.device, images: Images) -> nn.Module:
     if sample.is_contiguous(memory_format=torch.channels_last):
         return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     return model.to(device)
-
-
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers by name, those outside the state dict too."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _derived(seed: int, purpose: int) -> int:

@@ -1,0 +1,218 @@
+"""Outputs of frozen prefixes, computed once and shared by epochs, seeds and trials.
+
+What is cached never depends on what ran before: an entry holds the features of one exact set of
+images, computed in chunks of that set's own order, so a study resumed with an empty cache computes
+the very bits that the interrupted one had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from numpy.typing import NDArray
+
+    from biotune_optuna.finetune.cut import Features, PrefixCut
+    from biotune_optuna.finetune.feeds import Images
+
+    Indices = NDArray[np.int64]
+
+__all__ = ["CachedFeatures", "PrefixCache", "PrefixFeed", "compute_features", "digest"]
+
+_MIB = 2**20
+_CHUNK = 64  # images of one forward pass through a prefix
+
+
+class CachedFeatures:
+    """Features of a set of images, in memory on the device.
+
+    Args:
+        idx: Positions of the images, ascending, (n,).
+        n_images: Number of images that there are, N.
+    """
+
+    def __init__(self, idx: Indices, n_images: int) -> None:
+        self._rows = np.full(n_images, -1, dtype=np.int64)
+        self._rows[idx] = np.arange(len(idx))
+        self._n = len(idx)
+        self._stores: list[torch.Tensor] = []
+        self._orders: list[tuple[int, ...]] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken."""
+        return sum(store.numel() * store.element_size() for store in self._stores)
+
+    def write(self, start: int, features: Features) -> None:
+        """Stores the features of the images from the start-th on."""
+        for position, tensor in enumerate(features):
+            if position == len(self._stores):
+                # kept in the order of its memory, so that a row is one piece in any format
+                order = _memory_order(tensor)
+                shape = (self._n, *(tensor.shape[d] for d in order[1:]))
+                self._stores.append(torch.empty(shape, dtype=tensor.dtype, device=tensor.device))
+                self._orders.append(order)
+            part = self._stores[position][start : start + len(tensor)]
+            part.copy_(tensor.permute(self._orders[position]))
+
+    def __call__(self, idx: Indices) -> Features:
+        """Features of images in the set, as fresh tensors of len(idx) rows."""
+        rows = torch.from_numpy(self._rows[idx])
+        if self._stores[0].device.type != "cpu":
+            rows = rows.to(self._stores[0].device, non_blocking=True)
+        found = []
+        for store, order in zip(self._stores, self._orders, strict=True):
+            back = tuple(int(d) for d in np.argsort(order))
+            found.append(store.index_select(0, rows).permute(back))
+        return tuple(found)
+
+
+class PrefixCache:
+    """Least-recently-used features under a memory budget. Safe to share between threads.
+
+    Args:
+        megabytes: Budget in MiB.
+    """
+
+    def __init__(self, megabytes: float) -> None:
+        self.budget = int(megabytes * _MIB)
+        self._entries: OrderedDict[Hashable, CachedFeatures] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return len(self._entries)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken by all entries."""
+        with self._lock:
+            return sum(entry.nbytes for entry in self._entries.values())
+
+    def get(
+        self, key: Hashable, make: Callable[[], CachedFeatures], nbytes: int
+    ) -> tuple[CachedFeatures, bool]:
+        """Looks features up, or makes room and computes them.
+
+        Args:
+            key: Everything that the features depend on.
+            make: Computes them.
+            nbytes: Memory they will take.
+
+        Returns:
+            The features, and whether they were there.
+        """
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key], True
+            self._make_room(nbytes)
+        made = make()
+        with self._lock:
+            self._entries[key] = made
+            self._make_room(0)
+        return made, False
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._entries.clear()
+
+    def _make_room(self, nbytes: int) -> None:
+        held = sum(entry.nbytes for entry in self._entries.values())
+        while self._entries and held + nbytes > self.budget:
+            _, oldest = self._entries.popitem(last=False)
+            held -= oldest.nbytes
+
+
+class PrefixFeed:
+    """Cached features through the suffix.
+
+    Args:
+        suffix: Maps features to logits.
+        images: For the labels.
+        train: Features of the training images, one for each view; epochs take the views in turn.
+        evaluation: Features of the validation images, or None.
+    """
+
+    mixed = False
+
+    def __init__(
+        self,
+        suffix: Callable[[Features], torch.Tensor],
+        images: Images,
+        *,
+        train: list[CachedFeatures],
+        evaluation: CachedFeatures | None,
+    ) -> None:
+        self._suffix = suffix
+        self._images = images
+        self._views = train
+        self._view = train[0]
+        self._evaluation = evaluation
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Takes the next view of the training images."""
+        self._view = self._views[epoch % len(self._views)]
+
+    def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (n, C) and labels (n,)."""
+        return self._suffix(self._view(idx)), self._images.labels(idx)
+
+    def evaluate(self, idx: Indices) -> torch.Tensor:
+        """Logits (n, C)."""
+        assert self._evaluation is not None
+        return self._suffix(self._evaluation(idx))
+
+
+def compute_features(
+    cut: PrefixCut,
+    images: Images,
+    idx: Indices,
+    *,
+    autocast: Callable[[], Any],
+    augmentation: str = "none",
+    generator: torch.Generator | None = None,
+) -> CachedFeatures:
+    """Runs a frozen prefix over images, in eval mode, in chunks of their ascending order.
+
+    Args:
+        cut: Where the prefix ends.
+        images: Pixels.
+        idx: Positions, ascending, without repeats.
+        autocast: Makes the context that the run trains in.
+        augmentation: Policy of the data layer, for a fixed view.
+        generator: Draws of that view.
+    """
+    found = CachedFeatures(idx, len(images))
+    with torch.no_grad(), autocast():
+        for start in range(0, len(idx), _CHUNK):
+            batch = images.batch(
+                idx[start : start + _CHUNK], augmentation=augmentation, generator=generator
+            )
+            found.write(start, cut.prefix(batch))
+    return found
+
+
+def digest(structure: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of a network's structure and of some of its values."""
+    sha = hashlib.sha256(structure.encode())
+    for name, tensor in tensors.items():
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().contiguous().cpu().reshape(-1)
+        sha.update(flat.view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _memory_order(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The dimensions from the slowest to the fastest in memory, rows first."""
+    strides = tensor.stride()
+    return (0, *sorted(range(1, tensor.ndim), key=lambda d: -strides[d]))

@@ -1,0 +1,266 @@
+"""Which frozen prefixes of a model are cached, and their features."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from biotune_optuna.finetune.cut import close, find_cut
+from biotune_optuna.finetune.device import full_precision, isolated_randomness, out_of_memory
+from biotune_optuna.finetune.prefix_cache import compute_features, digest
+from biotune_optuna.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from biotune_optuna.finetune.cut import Features, PrefixCut
+    from biotune_optuna.finetune.feeds import Images
+    from biotune_optuna.finetune.prefix_cache import CachedFeatures, PrefixCache
+    from biotune_optuna.finetune.settings import TrainSettings
+    from biotune_optuna.recipe import BlockLike
+
+    Indices = NDArray[np.int64]
+
+__all__ = ["CachedPrefix", "Prefixes", "all_tensors", "restore"]
+
+_log = logging.getLogger("biotune_optuna.finetune")
+
+_MIB = 2**20
+_CHECKED_IMAGES = 4
+_LIKENESS = 1e-2  # dropout and batch statistics move values by far more
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPrefix:
+    """A frozen prefix whose features are at hand for one run.
+
+    Attributes:
+        cut: Where it ends.
+        train: Features of the training images, one for each view.
+        evaluation: Features of the validation images, or None.
+        computed: Images whose features had to be computed.
+    """
+
+    cut: PrefixCut
+    train: list[CachedFeatures]
+    evaluation: CachedFeatures | None
+    computed: int
+
+
+class Prefixes:
+    """Finds cuts, checks them, and decides what is cached.
+
+    The decision depends on recipe, settings, model and number of images alone. Where the cut behind
+    the last frozen block cannot be used, the next earlier one that can is taken.
+
+    Args:
+        model: The network, on its device.
+        blocks: Its blocks.
+        images: Pixels and labels.
+        settings: The budget, and what rules caching out.
+        cache: Where features are kept.
+        amp: Autocast type or None.
+        pristine: The values that runs start from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[BlockLike],
+        images: Images,
+        settings: TrainSettings,
+        *,
+        cache: PrefixCache,
+        amp: torch.dtype | None,
+        pristine: Mapping[str, torch.Tensor],
+    ) -> None:
+        self._model = model
+        self._blocks = blocks
+        self._images = images
+        self._settings = settings
+        self._cache = cache
+        self._amp = amp
+        self._pristine = pristine
+        self._cuts: dict[int, PrefixCut | None] = {}
+        self._digests: dict[int, str] = {}
+        self._device = next(model.parameters()).device
+
+    def find(self, recipe: Recipe, train: Indices, val: Indices | None) -> CachedPrefix | None:
+        """Features for a run, or None where it has to go through the whole network.
+
+        Leaves the model at its pristine weights or as it was.
+
+        Args:
+            recipe: Its leading frozen blocks are the prefix.
+            train: Positions of the training images.
+            val: Positions of the validation images, or None.
+        """
+        settings = self._settings
+        changes_pixels = settings.mixup or settings.cutmix
+        views = max(1, settings.cached_views)
+        if changes_pixels or settings.frozen_norm == "train":
+            return None
+        if settings.augment != "none" and not settings.cached_views:
+            return None
+        passes = views if settings.augment != "none" else 1
+        n_train, n_val = len(np.unique(train)), 0 if val is None else len(np.unique(val))
+        for length in range(recipe.frozen_prefix, 0, -1):
+            cut = self._cut(length)
+            if cut is None:
+                continue
+            nbytes = cut.bytes_per_image * (passes * n_train + n_val)
+            if nbytes <= settings.prefix_cache_mb * _MIB:
+                return self._collect(cut, length, train, val, passes)
+        return None
+
+    # -- features --------------------------------------------------------------------------------
+
+    def _collect(
+        self, cut: PrefixCut, length: int, train: Indices, val: Indices | None, passes: int
+    ) -> CachedPrefix:
+        policy = self._settings.augment
+        wanted = [(train, policy, view) for view in range(passes)]
+        if val is not None:
+            wanted.append((val, "none", 0))
+        found, computed = [], 0
+        for idx, augmentation, view in wanted:
+            members = np.unique(idx)
+            features, there = self._cache.get(
+                self._key(length, members, augmentation, view),
+                functools.partial(self._compute, cut, members, augmentation, view),
+                cut.bytes_per_image * len(members),
+            )
+            found.append(features)
+            computed += 0 if there else len(members)
+        return CachedPrefix(
+            cut, found[:passes], found[passes] if val is not None else None, computed
+        )
+
+    def _key(
+        self, length: int, members: Indices, augmentation: str, view: int
+    ) -> tuple[object, ...]:
+        if length not in self._digests:
+            names = self._names(0, length)
+            held = {name: self._pristine[name] for name in names}
+            self._digests[length] = digest(repr(self._model), held)
+        image_set = hashlib.sha256(members.tobytes()).hexdigest()
+        # the images themselves are part of the key: other pixels are another object
+        return (
+            self._images,
+            self._digests[length],
+            length,
+            image_set,
+            augmentation,
+            view,
+            self._amp,
+            self._device,
+        )
+
+    def _compute(
+        self, cut: PrefixCut, members: Indices, augmentation: str, view: int
+    ) -> CachedFeatures:
+        restore(self._model, self._pristine)
+        self._model.eval()
+        autocast = functools.partial(
+            torch.autocast, self._device.type, dtype=self._amp, enabled=self._amp is not None
+        )
+        make = functools.partial(
+            compute_features,
+            cut,
+            self._images,
+            members,
+            autocast=autocast,
+            augmentation=augmentation,
+        )
+        try:
+            return make(generator=torch.Generator().manual_seed(view))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        _log.warning("memory ran out while a frozen prefix was cached; older features are dropped")
+        self._cache.clear()
+        return make(generator=torch.Generator().manual_seed(view))
+
+    # -- cuts ------------------------------------------------------------------------------------
+
+    def _cut(self, length: int) -> PrefixCut | None:
+        """The checked cut behind so many blocks."""
+        if length not in self._cuts:
+            with isolated_randomness(0, self._device), full_precision(self._device):
+                restore(self._model, self._pristine)
+                cut = self._checked_cut(length)
+                restore(self._model, self._pristine)
+            self._cuts[length] = cut
+            _log.debug(
+                "prefix of %d blocks: %s",
+                length,
+                "not cached" if cut is None else f"{cut.bytes_per_image} bytes an image",
+            )
+        return self._cuts[length]
+
+    def _checked_cut(self, length: int) -> PrefixCut | None:
+        self._model.eval()
+        autocast = torch.autocast(self._device.type, dtype=self._amp, enabled=self._amp is not None)
+        with autocast:
+            cut = find_cut(self._model, set(self._names(length, len(self._blocks))), self._sample)
+        if cut is None or self._random_before(cut, length):
+            return None
+        self._model.eval()
+        parameters = dict(self._model.named_parameters())
+        suffix = []
+        for name, parameter in parameters.items():
+            behind = name in self._names(length, len(self._blocks))
+            parameter.requires_grad_(behind)
+            suffix += [parameter] if behind else []
+        # a head of zeros would hide every difference
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name in self._blocks[-1].parameter_names:
+                noise = torch.randn(parameters[name].shape, generator=generator)
+                parameters[name].add_(noise.to(parameters[name]), alpha=0.1)
+        return cut if cut.agrees(self._sample(_CHECKED_IMAGES), suffix) else None
+
+    def _random_before(self, cut: PrefixCut, length: int) -> bool:
+        """Whether what crosses the cut is random, or depends on the batch, in training."""
+        frozen = [0.0] * length + [1.0] * (len(self._blocks) - length)
+        recipe = Recipe.from_multipliers(self._blocks, frozen, lr=1.0)
+        batch = self._sample(_CHECKED_IMAGES)
+        with torch.no_grad():
+            still = _copied(cut.prefix(batch))
+            recipe.train_mode(self._model, self._settings.frozen_norm)
+            drawn = [_copied(cut.prefix(batch)) for _ in range(2)]
+        return not all(
+            close(a, b, _LIKENESS) for other in drawn for a, b in zip(still, other, strict=True)
+        )
+
+    def _names(self, start: int, stop: int) -> list[str]:
+        chosen = self._blocks[start:stop]
+        return [name for b in chosen for name in (*b.parameter_names, *b.buffer_names)]
+
+    def _sample(self, n: int) -> torch.Tensor:
+        return self._images.batch(np.arange(n, dtype=np.int64) % len(self._images))
+
+
+def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by name, those outside the state dict too."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Copies values into a model's parameters and buffers."""
+    with torch.no_grad():
+        for name, tensor in all_tensors(model).items():
+            tensor.copy_(values[name])
+
+
+def _copied(features: Features) -> Features:
+    return tuple(f.clone() for f in features)
