@@ -1,0 +1,226 @@
+"""The SQL database: connection settings, and Optuna's storage where its transactions fall short."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event
+from sqlalchemy.dialects import plugins
+from sqlalchemy.engine import CreateEnginePlugin
+
+from biotune_optuna.lease import HOLDER_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import URL, Connection, Engine
+
+    from biotune_optuna.study.urls import StorageURL
+
+__all__ = ["Database", "engine_settings", "reading"]
+
+BUSY_SECONDS = 60.0
+_PLUGIN = "biotune"
+_mode = threading.local()
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Within the block this thread only reads: SQLite takes no write lock."""
+    before = getattr(_mode, "reading", False)
+    _mode.reading = True
+    try:
+        yield
+    finally:
+        _mode.reading = before
+
+
+class ConnectionSettings(CreateEnginePlugin):
+    """Sets up each new connection; named in the engine's arguments, so it survives pickling."""
+
+    def __init__(self, url: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG002  (a fixed protocol)
+        self._journal_mode: str = kwargs.pop("biotune_journal_mode", "WAL")
+        self._read_only: bool = kwargs.pop("biotune_read_only", False)
+
+    def update_url(self, url: URL) -> URL:
+        """Leave the URL as it is: the settings come as engine arguments."""
+        return url
+
+    def engine_created(self, engine: Engine) -> None:
+        """Listen to the engine's new connections and transactions."""
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", self._connect_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+        elif engine.dialect.name == "postgresql":
+            event.listen(engine, "connect", self._connect_postgres)
+        elif self._read_only:
+            event.listen(engine, "connect", _connect_mysql_read_only)
+
+    def _connect_sqlite(self, connection: Any, _record: Any) -> None:
+        # The driver would open transactions by itself, deferred, and only before the first write:
+        # two workers that both read first would then both believe to be the first.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+        if not self._read_only:
+            connection.execute(f"PRAGMA journal_mode={self._journal_mode}")
+            # In WAL mode NORMAL survives the death of any process; a power cut can cost the last
+            # commits but not the file.
+            level = "NORMAL" if self._journal_mode == "WAL" else "FULL"
+            connection.execute(f"PRAGMA synchronous={level}")
+
+    def _connect_postgres(self, connection: Any, _record: Any) -> None:
+        # A worker that is cut off within a transaction holds the study's row lock; without these
+        # the server would wait for it for two hours.
+        settings = {
+            "idle_in_transaction_session_timeout": "60s",
+            "tcp_keepalives_idle": "30",
+            "tcp_keepalives_interval": "10",
+            "tcp_keepalives_count": "3",
+            "lock_timeout": f"{int(BUSY_SECONDS)}s",
+        }
+        if self._read_only:
+            settings["default_transaction_read_only"] = "on"
+        calls = ", ".join(
+            f"set_config('{key}', '{value}', false)" for key, value in settings.items()
+        )
+        connection.execute(f"SELECT {calls}")
+        connection.commit()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    kind = "DEFERRED" if getattr(_mode, "reading", False) else "IMMEDIATE"
+    connection.exec_driver_sql(f"BEGIN {kind}")
+
+
+def _connect_mysql_read_only(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION READ ONLY")
+
+
+plugins.register(_PLUGIN, __name__, "ConnectionSettings")
+
+
+def engine_settings(url: StorageURL, *, read_only: bool, network: bool) -> dict[str, Any]:
+    """Return SQLAlchemy's engine arguments for a database.
+
+    Args:
+        url: The database.
+        read_only: Refuse every write, in the database itself.
+        network: The file lies on a network file system, where WAL cannot work.
+    """
+    settings: dict[str, Any] = {"plugins": [_PLUGIN], "biotune_read_only": read_only}
+    if url.kind == "sqlite":
+        settings["biotune_journal_mode"] = "DELETE" if network else "WAL"
+        settings["connect_args"] = {"timeout": BUSY_SECONDS}
+        return settings
+    settings |= {"pool_pre_ping": True, "pool_recycle": 1800, "pool_timeout": 30}
+    if url.kind == "postgresql":
+        # Found out within a minute that the other side is gone, rather than within two hours.
+        settings["connect_args"] = {
+            "connect_timeout": 10,
+            "keepalives": 1,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
+        }
+    else:
+        settings["connect_args"] = {"connect_timeout": 10, "read_timeout": 90, "write_timeout": 90}
+        settings["isolation_level"] = "READ COMMITTED"
+    return settings
+
+
+class Database(RDBStorage):
+    """Optuna's SQL storage with three transactions of its own.
+
+    A trial is created, or taken from the queue, together with the name of its holder, so that no
+    trial runs for which nobody is responsible; both can be repeated when the connection was lost at
+    the commit and nobody knows whether it happened. A lost trial is failed and, if it came from the
+    queue, put back there in one step.
+    """
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        with reading():  # for the reason given where a database is opened
+            super().__setstate__(state)
+
+    def _create_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None = None
+    ) -> FrozenTrial:
+        # Optuna's own repeats here up to five times without knowing whether the first commit
+        # happened: a trial too many, which runs nowhere and is never finished.
+        with _create_scoped_session(self.scoped_session) as session:
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            trial: Any = self._get_prepared_new_trial(study_id, template_trial, session)
+            if template_trial is None:
+                return self._build_frozen_trial_from_trial_model(trial)
+            frozen = copy.deepcopy(template_trial)
+            frozen.number = trial.number
+            frozen.datetime_start = trial.datetime_start
+            frozen._trial_id = trial.trial_id
+            return frozen
+
+    def find_trial(self, study_id: int, key: str, value_json: str) -> int | None:
+        """Return the id of the study's trial that has this system attribute, as stored JSON."""
+        attribute = models.TrialSystemAttributeModel
+        with _create_scoped_session(self.scoped_session) as session:
+            found = (
+                session.query(models.TrialModel.trial_id)
+                .join(attribute, attribute.trial_id == models.TrialModel.trial_id)
+                .filter(models.TrialModel.study_id == study_id)
+                .filter(attribute.key == key, attribute.value_json == value_json)
+                .first()
+            )
+        return None if found is None else int(found[0])
+
+    def start_waiting_trial(self, trial_id: int, holder: list[str]) -> bool:
+        """Take a trial from the queue for ``holder``; False when somebody else has it."""
+        with _create_scoped_session(self.scoped_session) as session:
+            trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self.check_trial_is_updatable(trial_id, trial.state)
+            if trial.state != TrialState.WAITING:
+                attributes = models.TrialSystemAttributeModel.where_trial_id(trial_id, session)
+                return any(
+                    a.key == HOLDER_KEY and a.value_json == json.dumps(holder) for a in attributes
+                )
+            self._set_trial_attr_without_commit(
+                session, models.TrialSystemAttributeModel, trial_id, HOLDER_KEY, holder
+            )
+            trial.state = TrialState.RUNNING
+            trial.datetime_start = datetime.now()
+        return True
+
+    def end_trial(
+        self, study_id: int, trial_id: int, why: tuple[str, str], requeue: FrozenTrial | None
+    ) -> bool:
+        """Fail a running trial that nobody finishes; False when it has been finished meanwhile.
+
+        Args:
+            study_id: Study of the trial.
+            trial_id: Trial to fail.
+            why: Key and value of the system attribute that tells the reason.
+            requeue: A WAITING trial to create in the same transaction.
+        """
+        with _create_scoped_session(self.scoped_session) as session:
+            # The order of all transactions that take both locks: first the study, then the trial.
+            if requeue is not None:
+                models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            if trial.state != TrialState.RUNNING:
+                return False
+            self._set_trial_attr_without_commit(
+                session, models.TrialSystemAttributeModel, trial_id, *why
+            )
+            trial.state = TrialState.FAIL
+            trial.datetime_complete = datetime.now()
+            if requeue is not None:
+                self._get_prepared_new_trial(study_id, requeue, session)
+        return True

@@ -1,0 +1,169 @@
+"""What a database error means: gone for a while, for the user to mend, or a bug."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from typing import Literal, NamedTuple
+
+from biotune_optuna.study.urls import scrub
+
+__all__ = ["Fault", "fault_of"]
+
+Nature = Literal["transient", "full", "fatal"]
+
+
+class Fault(NamedTuple):
+    """A database error, understood.
+
+    Attributes:
+        nature: "transient" goes away by itself, "full" goes away when somebody frees space,
+            "fatal" does not go away.
+        text: What is wrong, one line without secrets.
+    """
+
+    nature: Nature
+    text: str
+
+
+# Primary SQLite result codes (the low byte of the extended ones).
+_SQLITE: dict[int, tuple[Nature, str]] = {
+    sqlite3.SQLITE_BUSY: ("transient", "is locked by another process"),
+    sqlite3.SQLITE_LOCKED: ("transient", "is locked by another thread"),
+    sqlite3.SQLITE_PROTOCOL: ("transient", "could not be locked"),
+    sqlite3.SQLITE_IOERR: ("transient", "could not be read or written (input/output error)"),
+    sqlite3.SQLITE_FULL: ("full", "cannot grow: the disk is full; free some space"),
+    sqlite3.SQLITE_CORRUPT: (
+        "fatal",
+        "is corrupt; it was left as it is, restore a copy or give another file",
+    ),
+    sqlite3.SQLITE_NOTADB: (
+        "fatal",
+        "is not an SQLite database; it was left as it is, give another file",
+    ),
+    sqlite3.SQLITE_READONLY: ("fatal", "cannot be written; check its owner and permissions"),
+    sqlite3.SQLITE_PERM: ("fatal", "cannot be used; check its owner and permissions"),
+    sqlite3.SQLITE_CANTOPEN: (
+        "fatal",
+        "cannot be opened; check that its folder exists and is writable",
+    ),
+}
+
+# Connection errors of PostgreSQL carry no SQLSTATE; these are the user's to mend.
+_POSTGRES_TEXTS = {
+    "password authentication failed": "refused the user name or password",
+    "no password supplied": "asks for a password; put it into ~/.pgpass or the URL",
+    "no pg_hba.conf entry": "does not let this host or user in (pg_hba.conf)",
+    "does not exist": "does not know this database or user",
+    "role ": "does not know this user",
+}
+_POSTGRES_FATAL = {
+    "28": "refused the user name or password",
+    "3D": "does not know this database",
+    "42501": "denies the permission; grant it to this user",
+    "42P01": "has no tables of Optuna",
+}
+_MYSQL_FATAL = {
+    1044: "does not let this user use the database",
+    1045: "refused the user name or password",
+    1049: "does not know this database",
+    1142: "denies the permission; grant it to this user",
+    1146: "has no tables of Optuna",
+    1698: "refused the user name or password",
+}
+_MYSQL_FULL = {1021, 1114}
+_FULL = "cannot grow: its disk is full; free some space"
+
+
+def fault_of(error: BaseException) -> Fault | None:
+    """Return what a raised error says about the storage, None when it is about something else."""
+    from sqlalchemy import exc
+
+    for link in _chain(error):
+        if isinstance(link, exc.IntegrityError):
+            return None
+        if isinstance(link, exc.DBAPIError):
+            return _of_driver(link)
+        if isinstance(link, exc.TimeoutError | exc.PendingRollbackError):
+            return Fault("transient", "has no free connection")
+        if isinstance(link, exc.NoSuchModuleError):
+            return Fault("fatal", "needs a driver that is not installed")
+        if isinstance(link, OSError):
+            return _of_file(link)
+    return None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return links
+
+
+def _of_driver(error: object) -> Fault | None:
+    from sqlalchemy import exc
+
+    assert isinstance(error, exc.DBAPIError)
+    original = error.orig
+    if isinstance(original, sqlite3.Error):
+        return _of_sqlite(original)
+    lost = error.connection_invalidated or isinstance(
+        error, exc.OperationalError | exc.InterfaceError | exc.InternalError
+    )
+    state = getattr(original, "sqlstate", None)
+    if type(original).__module__.startswith("psycopg"):
+        return _of_postgres(str(original), state, lost=lost)
+    number = original.args[0] if original is not None and original.args else None
+    if number in _MYSQL_FATAL:
+        return Fault("fatal", _MYSQL_FATAL[number])
+    if number in _MYSQL_FULL:
+        return Fault("full", _FULL)
+    return Fault("transient", _first_line(original)) if lost else None
+
+
+def _of_sqlite(error: sqlite3.Error) -> Fault | None:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return None
+    nature_and_text = _SQLITE.get(code & 0xFF)
+    if nature_and_text is not None:
+        return Fault(*nature_and_text)
+    if "no such table" in str(error):
+        return Fault("fatal", "has no tables of Optuna")
+    return None
+
+
+def _of_postgres(text: str, state: str | None, *, lost: bool) -> Fault | None:
+    if state is None:
+        for part, meaning in _POSTGRES_TEXTS.items():
+            if f"FATAL:  {part}" in text or (part in text and "FATAL" in text):
+                return Fault("fatal", meaning)
+        if "no password supplied" in text:
+            return Fault("fatal", _POSTGRES_TEXTS["no password supplied"])
+        return Fault("transient", _first_line(text)) if lost else None
+    if state == "53100":
+        return Fault("full", _FULL)
+    for prefix, meaning in _POSTGRES_FATAL.items():
+        if state.startswith(prefix):
+            return Fault("fatal", meaning)
+    # Class 25 holds "read-only" and "idle in transaction" of a server that is failing over.
+    if lost or state[:2] in {"08", "25", "40", "53", "55", "57"}:
+        return Fault("transient", _first_line(text))
+    return None
+
+
+def _of_file(error: OSError) -> Fault | None:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return Fault("full", "cannot grow: the disk is full; free some space")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOENT}:
+        return Fault("fatal", f"cannot be used: {error.strerror}")
+    if error.errno in {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOLCK}:
+        return Fault("transient", str(error.strerror))
+    return None
+
+
+def _first_line(error: object) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return scrub(lines[0])[:200] if lines else "cannot be reached"

@@ -1,0 +1,86 @@
+"""The trials this process runs, and the thread that keeps their leases."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from optuna.exceptions import UpdateFinishedTrialError
+
+from biotune_optuna.lease import BEAT_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LeaseKeeper"]
+
+_logger = logging.getLogger(__name__)
+
+
+class LeaseKeeper:
+    """Raises a counter on each running trial of this process, whatever the database does.
+
+    Args:
+        raise_counter: Writes the counter: ``raise_counter(trial_id, value)``.
+        release_connection: Called by the thread after each round.
+        seconds: Time between two beats.
+    """
+
+    def __init__(
+        self,
+        raise_counter: Callable[[int, int], None],
+        release_connection: Callable[[], None],
+        *,
+        seconds: float = BEAT_SECONDS,
+    ) -> None:
+        self.seconds = seconds
+        self._raise_counter = raise_counter
+        self._release_connection = release_connection
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._counters: dict[int, int] = {}
+        self._process = os.getpid()
+
+    def __contains__(self, trial_id: int) -> bool:
+        return self._process == os.getpid() and trial_id in self._counters
+
+    def add(self, trial_id: int) -> None:
+        """Keep the lease of a trial from now on."""
+        with self._lock:
+            if self._process != os.getpid():  # forked: the parent's trials are not ours
+                self._counters, self._thread, self._process = {}, None, os.getpid()
+                self._wake = threading.Event()
+            self._counters[trial_id] = 0
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=self._run, name="biotune-leases", daemon=True
+                )
+                self._thread.start()
+
+    def remove(self, trial_id: int) -> None:
+        """Let go of a trial's lease."""
+        with self._lock:
+            self._counters.pop(trial_id, None)
+
+    def _run(self) -> None:
+        while not self._wake.wait(self.seconds):
+            with self._lock:
+                for trial_id in self._counters:
+                    self._counters[trial_id] += 1
+                round_ = dict(self._counters)
+            for trial_id, counter in round_.items():
+                self._beat(trial_id, counter)
+            self._release_connection()
+
+    def _beat(self, trial_id: int, counter: int) -> None:
+        try:
+            self._raise_counter(trial_id, counter)
+        except (UpdateFinishedTrialError, KeyError):
+            # Finished by its worker a moment ago, or declared dead by another: the worker finds
+            # that at its next write.
+            pass
+        except Exception as error:  # noqa: BLE001  (the next beat is the retry)
+            _logger.debug("a lease could not be raised: %s", type(error).__name__)

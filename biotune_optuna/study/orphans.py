@@ -1,0 +1,100 @@
+"""Trials that others declared dead while they go on in this process."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optuna.distributions import BaseDistribution
+
+__all__ = ["Orphan", "Orphans"]
+
+ADOPTED_KEY = "biotune:late_result_of"
+"""System attribute of an added trial: number of the trial that was declared dead by mistake."""
+
+# What a sampler said about the dead trial's place in the search; the place has been given back.
+_CLAIMED = ("generation", "role", "parents")
+_PREFIX = "biotune"
+
+
+class Orphan:
+    """One such trial: what the storage had of it, and what has happened since.
+
+    Args:
+        trial: The trial as stored, FAIL by now.
+    """
+
+    def __init__(self, trial: FrozenTrial) -> None:
+        self._trial = copy.deepcopy(trial)
+        self._trial.state = TrialState.RUNNING
+        self._trial.values = None
+        self._trial.datetime_complete = None
+
+    def frozen(self) -> FrozenTrial:
+        """Return the trial as its worker sees it: RUNNING."""
+        return copy.deepcopy(self._trial)
+
+    def set_param(self, name: str, internal: float, distribution: BaseDistribution) -> None:
+        """Set a parameter."""
+        self._trial.params = {**self._trial.params, name: distribution.to_external_repr(internal)}
+        self._trial.distributions = {**self._trial.distributions, name: distribution}
+
+    def set_intermediate_value(self, step: int, value: float) -> None:
+        """Report a value."""
+        self._trial.intermediate_values[step] = value
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Set a user attribute."""
+        self._trial.user_attrs = {**self._trial.user_attrs, key: value}
+
+    def set_system_attr(self, key: str, value: Any) -> None:
+        """Set a system attribute."""
+        self._trial.system_attrs = {**self._trial.system_attrs, key: value}
+
+    def finished(self, state: TrialState, values: Sequence[float] | None) -> FrozenTrial | None:
+        """Return the trial to add, None when it failed after all."""
+        if state not in {TrialState.COMPLETE, TrialState.PRUNED}:
+            return None
+        trial = self.frozen()
+        trial.state = state
+        trial.values = None if values is None else [float(value) for value in values]
+        trial.datetime_complete = datetime.now()
+        user = {k: v for k, v in trial.user_attrs.items() if k not in _CLAIMED}
+        if len(user) < len(trial.user_attrs):
+            user["role"] = "added"
+        trial.user_attrs = user
+        system = {k: v for k, v in trial.system_attrs.items() if not k.startswith(_PREFIX)}
+        trial.system_attrs = {**system, ADOPTED_KEY: trial.number}
+        return trial
+
+
+class Orphans:
+    """All such trials of this process, by trial id."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._orphans: dict[int, Orphan] = {}
+
+    def __contains__(self, trial_id: int) -> bool:
+        return trial_id in self._orphans
+
+    def get(self, trial_id: int) -> Orphan | None:
+        """Return the orphan, None when the trial is none."""
+        return self._orphans.get(trial_id)
+
+    def add(self, trial: FrozenTrial) -> Orphan:
+        """Take in a trial as stored."""
+        with self._lock:
+            return self._orphans.setdefault(trial._trial_id, Orphan(trial))
+
+    def pop(self, trial_id: int) -> Orphan:
+        """Return the orphan and forget it."""
+        with self._lock:
+            return self._orphans.pop(trial_id)

@@ -1,0 +1,466 @@
+"""An Optuna storage that survives what happens to databases and to their clients."""
+
+from __future__ import annotations
+
+import copy
+import json
+import uuid
+from contextlib import nullcontext
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from biotune_optuna.errors import StorageError
+from biotune_optuna.holder import current_holder
+from biotune_optuna.lease import ENDED_KEY, HOLDER_KEY, LEASE_KEY
+from biotune_optuna.study.database import Database, reading
+from biotune_optuna.study.keeper import LeaseKeeper
+from biotune_optuna.study.orphans import Orphan, Orphans
+from biotune_optuna.study.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Sequence
+
+    from optuna.distributions import BaseDistribution
+    from optuna.study import StudyDirection
+    from optuna.study._frozen import FrozenStudy
+
+    from biotune_optuna.study.urls import StorageURL
+
+__all__ = ["ResilientStorage"]
+
+CREATED_KEY = "biotune:created"
+"""Trial system attribute of an added or enqueued trial: the token of its creation."""
+
+T = TypeVar("T")
+
+
+class ResilientStorage(BaseStorage):
+    """Wraps an Optuna storage; made by :func:`~biotune_optuna.study.storage.open_storage`.
+
+    - Every call that fails because the storage cannot be reached is retried. A write whose outcome
+      is unknown is never done twice: creations carry a token that is looked up first, and a
+      finished trial is compared with what was to be written.
+    - A trial that begins names its holder in the transaction that creates it, and its lease is
+      kept by a thread for as long as the trial runs in this process, however it is run.
+    - A trial that others declared dead while it ran here keeps its parameters, values and
+      attributes in this process; when it finishes, it is added as a trial of its own.
+
+    Args:
+        backend: The storage to wrap.
+        url: What it was opened from.
+        database: The SQL storage under ``backend``; None when there is none.
+        retry_seconds: How long one call is retried.
+        read_only: Refuse every write.
+    """
+
+    def __init__(
+        self,
+        backend: BaseStorage,
+        *,
+        url: StorageURL,
+        database: Database | None = None,
+        retry_seconds: float = 300.0,
+        read_only: bool = False,
+    ) -> None:
+        self.url = url
+        self.retry_seconds = retry_seconds
+        self.read_only = read_only
+        self._backend = backend
+        self._database = database
+        self._set_up()
+
+    def _set_up(self) -> None:
+        self.retry = RetryPolicy(self.url.place, seconds=self.retry_seconds)
+        self.keeper = LeaseKeeper(
+            lambda trial_id, value: self._backend.set_trial_system_attr(trial_id, LEASE_KEY, value),
+            self.remove_session,
+        )
+        self._orphans = Orphans()
+        self._finishing: set[int] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        for key in ("retry", "keeper", "_orphans", "_finishing"):
+            del state[key]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._set_up()
+
+    # -- calls
+
+    def _read(self, function: Callable[[], T]) -> T:
+        def attempt(_number: int) -> T:
+            with reading() if self._database is not None else nullcontext():
+                return function()
+
+        return self.retry.call(attempt)
+
+    def _write(self, function: Callable[[int], T]) -> T:
+        if self.read_only:
+            raise StorageError(f"{self.url.place} is opened read-only: nothing can be written")
+        return self.retry.call(function)
+
+    # -- studies
+
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
+        """Create a study."""
+
+        def create(attempt: int) -> int:
+            try:
+                return self._backend.create_new_study(directions, study_name)
+            except DuplicatedStudyError:
+                if attempt == 1 or study_name is None:
+                    raise
+                return self._backend.get_study_id_from_name(study_name)
+
+        return self._write(create)
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study and all its trials."""
+
+        def delete(attempt: int) -> None:
+            try:
+                self._backend.delete_study(study_id)
+            except KeyError:
+                if attempt == 1:
+                    raise
+
+        self._write(delete)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set a user attribute of a study."""
+        self._write(lambda _: self._backend.set_study_user_attr(study_id, key, value))
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set a system attribute of a study."""
+        self._write(lambda _: self._backend.set_study_system_attr(study_id, key, value))
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """Return the id of a study."""
+        return self._read(lambda: self._backend.get_study_id_from_name(study_name))
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        """Return the name of a study."""
+        return self._read(lambda: self._backend.get_study_name_from_id(study_id))
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """Return whether a study minimises or maximises, for each objective."""
+        return self._read(lambda: self._backend.get_study_directions(study_id))
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return the user attributes of a study."""
+        return self._read(lambda: self._backend.get_study_user_attrs(study_id))
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return the system attributes of a study."""
+        return self._read(lambda: self._backend.get_study_system_attrs(study_id))
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """Return all studies of the storage."""
+        return self._read(self._backend.get_all_studies)
+
+    # -- trials begin
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Create a trial, held by this process when it is to run here."""
+        key: str
+        mark: str | list[str]
+        if template_trial is None:
+            key, mark = HOLDER_KEY, _holder_mark()
+            template = _trial(TrialState.RUNNING, {HOLDER_KEY: mark}, {}, datetime.now())
+        else:
+            key, mark = CREATED_KEY, uuid.uuid4().hex
+            template = copy.copy(template_trial)
+            # A copied study's trials belong to nobody here.
+            kept = {k: v for k, v in template.system_attrs.items() if k not in _LEASE_KEYS}
+            template.system_attrs = {**kept, key: mark}
+
+        def create(attempt: int) -> int:
+            if attempt > 1:
+                found = self._find_trial(study_id, key, mark)
+                if found is not None:
+                    return found
+            return self._backend.create_new_trial(study_id, template)
+
+        trial_id = self._write(create)
+        if template_trial is None:
+            self._hold(trial_id)
+        return trial_id
+
+    def _find_trial(self, study_id: int, key: str, mark: object) -> int | None:
+        if self._database is not None:
+            trial_id = self._database.find_trial(study_id, key, json.dumps(mark))
+            if trial_id is not None:
+                # Fills the cache in between, which knows only trials that it has created or read.
+                self._backend.get_all_trials(study_id, deepcopy=False)
+            return trial_id
+        for trial in self._backend.get_all_trials(study_id, deepcopy=False):
+            if trial.system_attrs.get(key) == mark:
+                return trial._trial_id
+        return None
+
+    def _hold(self, trial_id: int) -> None:
+        if self.url.kind != "memory":
+            self.keeper.add(trial_id)
+
+    def _start_waiting(self, trial_id: int) -> bool:
+        holder = _holder_mark()
+
+        def start(attempt: int) -> bool:
+            if self._database is not None:
+                return self._database.start_waiting_trial(trial_id, holder)
+            if self._backend.set_trial_state_values(trial_id, TrialState.RUNNING):
+                return True
+            return attempt > 1 and self._journal_gave_us(trial_id)
+
+        started = self._write(start)
+        if started:
+            self._hold(trial_id)
+            if self._database is None:
+                self.set_trial_system_attr(trial_id, HOLDER_KEY, holder)
+        return started
+
+    def _journal_gave_us(self, trial_id: int) -> bool:
+        replayed = getattr(self._backend, "_replay_result", None)
+        return replayed is not None and replayed.owned_trial_id == trial_id
+
+    # -- trials run
+
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        """Set a parameter of a trial."""
+        self._change(
+            trial_id,
+            lambda: self._backend.set_trial_param(
+                trial_id, param_name, param_value_internal, distribution
+            ),
+            lambda orphan: orphan.set_param(param_name, param_value_internal, distribution),
+        )
+
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        """Report a value of a trial at a step."""
+        self._change(
+            trial_id,
+            lambda: self._backend.set_trial_intermediate_value(trial_id, step, intermediate_value),
+            lambda orphan: orphan.set_intermediate_value(step, intermediate_value),
+        )
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set a user attribute of a trial."""
+        self._change(
+            trial_id,
+            lambda: self._backend.set_trial_user_attr(trial_id, key, value),
+            lambda orphan: orphan.set_user_attr(key, value),
+        )
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set a system attribute of a trial."""
+        self._change(
+            trial_id,
+            lambda: self._backend.set_trial_system_attr(trial_id, key, value),
+            lambda orphan: orphan.set_system_attr(key, value),
+        )
+
+    def _change(
+        self, trial_id: int, stored: Callable[[], None], orphaned: Callable[[Orphan], None]
+    ) -> None:
+        orphan = self._orphans.get(trial_id)
+        if orphan is None:
+            try:
+                self._write(lambda _: stored())
+            except UpdateFinishedTrialError:
+                if trial_id not in self.keeper or not self._has_begun(trial_id):
+                    raise
+                orphan = self._orphan(trial_id)
+        if orphan is not None:
+            orphaned(orphan)
+
+    def _has_begun(self, trial_id: int) -> bool:
+        # Without parameters there is nothing to save: the worker just asks for another trial.
+        if self._read(lambda: self._backend.get_trial(trial_id)).params:
+            return True
+        self.keeper.remove(trial_id)
+        return False
+
+    def _orphan(self, trial_id: int) -> Orphan:
+        """Go on with a trial that was declared dead by mistake, apart from the storage."""
+        self.keeper.remove(trial_id)
+        return self._orphans.add(self._read(lambda: self._backend.get_trial(trial_id)))
+
+    # -- trials end
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Start a waiting trial or finish a running one; repeated, it has no further effect."""
+        if state == TrialState.RUNNING:
+            return self._start_waiting(trial_id)
+        if trial_id not in self._orphans:
+            try:
+                return self._finish(trial_id, state, values)
+            except UpdateFinishedTrialError:
+                if trial_id not in self.keeper:
+                    raise
+                self._orphan(trial_id)
+        finished = self._orphans.pop(trial_id).finished(state, values)
+        if finished is not None:
+            self.create_new_trial(self._study_of(trial_id, finished.number), finished)
+        return True
+
+    def _study_of(self, trial_id: int, number: int) -> int:
+        for study in self.get_all_studies():
+            try:
+                if trial_id == self.get_trial_id_from_study_id_trial_number(
+                    study._study_id, number
+                ):
+                    return study._study_id
+            except KeyError:
+                continue
+        raise KeyError(f"no study has a trial with id {trial_id}")
+
+    def _finish(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
+        def finish(attempt: int) -> bool:
+            try:
+                return self._backend.set_trial_state_values(trial_id, state, values)
+            except UpdateFinishedTrialError:
+                if attempt == 1:
+                    raise
+                trial = self._backend.get_trial(trial_id)
+                same = None if values is None else [float(value) for value in values]
+                if (trial.state, trial.values) != (state, same):
+                    raise
+                return True  # it was this very write, whose answer got lost
+
+        self._finishing.add(trial_id)
+        try:
+            done = self._write(finish)
+            self.keeper.remove(trial_id)
+        finally:
+            self._finishing.discard(trial_id)
+        return done
+
+    def end_trial(
+        self, study_id: int, trial: FrozenTrial, why: str, *, requeue: bool = True
+    ) -> bool:
+        """Fail a RUNNING trial that nobody will finish.
+
+        Args:
+            study_id: Study of the trial.
+            trial: The trial.
+            why: "lost", "stopped" or "surplus", kept in the trial.
+            requeue: Put a trial that came from the queue back there.
+
+        Returns:
+            False when somebody else has ended the trial meanwhile.
+        """
+        trial_id = trial._trial_id
+        again = _waiting_trial(trial) if requeue and "fixed_params" in trial.system_attrs else None
+
+        def end(_attempt: int) -> bool:
+            if self._database is not None:
+                return self._database.end_trial(study_id, trial_id, (ENDED_KEY, why), again)
+            try:
+                self._backend.set_trial_system_attr(trial_id, ENDED_KEY, why)
+                done = self._backend.set_trial_state_values(trial_id, TrialState.FAIL)
+            except UpdateFinishedTrialError:
+                return False
+            if done and again is not None:
+                self._backend.create_new_trial(study_id, again)
+            return done
+
+        ended = self._write(end)
+        self.keeper.remove(trial_id)
+        return ended
+
+    # -- trials are read
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """Return the id of a trial."""
+        return self._read(
+            lambda: self._backend.get_trial_id_from_study_id_trial_number(study_id, trial_number)
+        )
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return a trial; one declared dead by mistake, as it is in this process."""
+        orphan = self._orphans.get(trial_id)
+        if orphan is None:
+            trial = self._read(lambda: self._backend.get_trial(trial_id))
+            ours = trial_id in self.keeper and trial_id not in self._finishing
+            if not (ours and trial.state.is_finished() and trial.params):
+                return trial
+            orphan = self._orphan(trial_id)
+        return orphan.frozen()
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """Return the trials of a study, ordered by number."""
+        return self._read(lambda: self._backend.get_all_trials(study_id, deepcopy, states))
+
+    def get_n_trials(
+        self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None
+    ) -> int:
+        """Count the trials of a study."""
+        return self._read(lambda: self._backend.get_n_trials(study_id, state))
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """Return the best trial of a study."""
+        return self._read(lambda: self._backend.get_best_trial(study_id))
+
+    def remove_session(self) -> None:
+        """Give back the calling thread's connection."""
+        if self._database is not None:
+            self._database.remove_session()
+
+
+_LEASE_KEYS = frozenset({HOLDER_KEY, LEASE_KEY, ENDED_KEY, CREATED_KEY})
+
+
+def _holder_mark() -> list[str]:
+    return [current_holder().to_str(), uuid.uuid4().hex[:12]]
+
+
+def _waiting_trial(trial: FrozenTrial) -> FrozenTrial:
+    """Return the trial as it stood in the queue before it was taken."""
+    kept = {"fixed_params": trial.system_attrs["fixed_params"], CREATED_KEY: uuid.uuid4().hex}
+    return _trial(TrialState.WAITING, kept, dict(trial.user_attrs), None)
+
+
+def _trial(
+    state: TrialState,
+    system_attrs: dict[str, Any],
+    user_attrs: dict[str, Any],
+    start: datetime | None,
+) -> FrozenTrial:
+    return FrozenTrial(
+        number=-1,
+        trial_id=-1,
+        state=state,
+        value=None,
+        values=None,
+        datetime_start=start,
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs=user_attrs,
+        system_attrs=system_attrs,
+        intermediate_values={},
+    )

@@ -1,0 +1,236 @@
+"""From a URL to an Optuna storage that survives."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from optuna.storages import InMemoryStorage, _CachedStorage
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal._file import get_lock_file
+
+from biotune_optuna.errors import StorageError
+from biotune_optuna.study.database import Database, engine_settings, reading
+from biotune_optuna.study.database_errors import fault_of
+from biotune_optuna.study.resilient import ResilientStorage
+from biotune_optuna.study.retry import RetryPolicy
+from biotune_optuna.study.urls import StorageURL, describe_url, parse_url, scrub, scrub_logs
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sqlalchemy.engine import Engine
+
+__all__ = ["describe_url", "open_storage", "scrub"]
+
+_logger = logging.getLogger(__name__)
+
+# Opening is retried for a worker that starts before its database, not for a mistyped host name.
+_OPENING_SECONDS = 60.0
+_NETWORK_FILE_SYSTEMS = (
+    *("nfs", "nfs3", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "ncpfs", "lustre", "gpfs"),
+    *("beegfs", "beegfs_nodev", "ceph", "glusterfs", "9p", "afs", "ocfs2", "orangefs", "panfs"),
+    *("pvfs2", "wekafs", "virtiofs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs"),
+    *("fuse.gcsfuse", "fuse.rclone", "fuse.juicefs"),
+)
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+_CREATION_RACES = ("already exists", "duplicate key", "UNIQUE constraint", "Duplicate entry")
+
+
+def open_storage(
+    url: str | None = None,
+    *,
+    retry_seconds: float = 300.0,
+    create: bool = True,
+    read_only: bool = False,
+) -> ResilientStorage:
+    """Open the storage of studies, for use with any Optuna study.
+
+    Args:
+        url: ``sqlite:///FILE.db`` (relative to the working directory; four slashes for an absolute
+            path), ``postgresql://USER@HOST/DATABASE``, ``mysql://USER@HOST/DATABASE``,
+            ``journal:///FILE.log``, or just a ``.db`` or ``.log`` file. A password may stand in the
+            URL or in ``~/.pgpass``. Default: the environment variable ``BIOTUNE_STORAGE``, else
+            ``sqlite:///biotune.db``.
+        retry_seconds: For how long each call is retried while the storage cannot be reached.
+        create: Create the database file and its tables where there are none.
+        read_only: Refuse all writes, in the database itself; implies ``create=False``.
+
+    Returns:
+        A storage to give to ``optuna.create_study(storage=…)`` and its kind.
+
+    Raises:
+        StorageError: The storage cannot be opened; one line says why and what to do.
+    """
+    where = parse_url(url)
+    scrub_logs()
+    create = create and not read_only
+    if where.path is not None:
+        _check_path(where, where.path, create=create, read_only=read_only)
+    if where.kind == "memory":
+        return ResilientStorage(InMemoryStorage(), url=where, retry_seconds=retry_seconds)
+    if where.kind == "journal":
+        assert where.path is not None
+        policy = RetryPolicy(where.place, seconds=min(retry_seconds, _OPENING_SECONDS))
+        journal = policy.call(lambda _: JournalStorage(_JournalFile(str(where.path))))
+        return ResilientStorage(
+            journal, url=where, retry_seconds=retry_seconds, read_only=read_only
+        )
+    database = _open_database(
+        where,
+        seconds=min(retry_seconds, _OPENING_SECONDS),
+        create=create,
+        read_only=read_only,
+    )
+    return ResilientStorage(
+        _Cached(database),
+        url=where,
+        database=database,
+        retry_seconds=retry_seconds,
+        read_only=read_only,
+    )
+
+
+# -- files
+
+
+def _check_path(where: StorageURL, path: Path, *, create: bool, read_only: bool) -> None:
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder; give a file in it, such as {path / 'biotune.db'}")
+    if not folder.is_dir():
+        raise StorageError(f"{path} cannot be created: make the folder {folder} first")
+    if not path.exists():
+        if not create:
+            raise StorageError(f"{path} does not exist; check --storage or {where.shown}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StorageError(f"{path} cannot be created: the folder {folder} is not writable")
+    elif not os.access(path, os.R_OK):
+        raise StorageError(f"{path} cannot be read; check its owner and permissions")
+    elif not read_only and not os.access(path, os.W_OK):
+        raise StorageError(f"{path} cannot be written; check its owner and permissions")
+    if where.kind == "sqlite":
+        _check_sqlite(path)
+
+
+def _check_sqlite(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(len(_SQLITE_MAGIC))
+        if start and start != _SQLITE_MAGIC:
+            raise StorageError(
+                f"{path} is not an SQLite database; it was left as it is, give another file"
+            )
+    if is_on_network(path):
+        _logger.warning(
+            "%s is on a network file system, where SQLite's locks cannot be relied upon: use it "
+            "from one host only; for several use PostgreSQL, or journal:///FILE.log",
+            path,
+        )
+
+
+def is_on_network(path: Path, *, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Say whether the file lies, or would lie, on a network file system."""
+    target = str(path.absolute().parent.resolve())
+    longest, kind = "", ""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        point = left.split()[4].replace("\\040", " ")
+        if (target == point or target.startswith(point.rstrip("/") + "/")) and len(point) >= len(
+            longest
+        ):
+            longest, kind = point, right.split()[0]
+    return kind in _NETWORK_FILE_SYSTEMS
+
+
+class _JournalFile(JournalFileBackend):
+    """A journal that outlives a writer which was stopped, or ran out of disk, within a line."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with get_lock_file(self._lock):
+            self._cut_partial_line()
+        super().append_logs(logs)
+
+    def _cut_partial_line(self) -> None:
+        # Whoever wrote it never saw it succeed; the next line, joined to it, would make the whole
+        # journal unreadable.
+        with Path(self._file_path).open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            at = end
+            while at > 0:
+                at = max(0, at - 4096)
+                file.seek(at)
+                newline = file.read(min(4096, end - at)).rfind(b"\n")
+                if newline >= 0:
+                    at += newline + 1
+                    break
+            if at < end:
+                file.truncate(at)
+
+
+# -- databases
+
+
+class _Cached(_CachedStorage):
+    """Optuna's cache of finished trials; shows the engine, by which the sampler tells copies."""
+
+    _backend: Database
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the database."""
+        return self._backend.engine
+
+
+def _open_database(where: StorageURL, *, seconds: float, create: bool, read_only: bool) -> Database:
+    network = where.path is not None and is_on_network(where.path)
+    url = where.url
+    if where.kind == "sqlite" and read_only:
+        assert where.path is not None
+        url = f"sqlite:///file:{quote(str(where.path))}?mode=ro&uri=true"
+    settings = engine_settings(where, read_only=read_only, network=network)
+    policy = RetryPolicy(where.place, seconds=seconds)
+    # Optuna fills in {SCHEMA_VERSION}; a brace in a password is none of its business.
+    escaped = url.replace("{", "{{").replace("}", "}}")
+
+    def build(_attempt: int) -> Database:
+        # Optuna checks the schema on a second connection while the first is in a transaction, so
+        # neither may take the write lock beforehand.
+        with reading():
+            return Database(escaped, engine_kwargs=dict(settings), skip_table_creation=not create)
+
+    for trial in range(20):
+        try:
+            return policy.call(build)
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001  (told below, without its chain)
+            problem = _explain(error, where)
+            racing = any(text in str(error) for text in _CREATION_RACES)
+        if not racing:
+            break
+        time.sleep(0.05 * (trial + 1))  # several workers create the tables at once
+    raise StorageError(problem)
+
+
+def _explain(error: Exception, where: StorageURL) -> str:
+    text = str(error)
+    if "storage upgrade" in text:
+        return (
+            f"{where.place} was written by an older Optuna; upgrade it with: "
+            f"optuna storage upgrade --storage '{where.shown}'"
+        )
+    if "latest version" in text:
+        return f"{where.place} was written by a newer Optuna; run: pip install -U optuna"
+    if fault_of(error) is None and "does not exist" not in text:
+        reason = scrub(text).splitlines()[0][:300] if text else type(error).__name__
+        return f"{where.place} cannot be opened: {reason}"
+    return f"{where.place} holds no studies yet; start one with: biotune tune"

@@ -1,0 +1,227 @@
+"""Storage URLs: what a user may type, what it means, and how it is said without its password."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, quote_plus
+
+from biotune_optuna.errors import StorageError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+__all__ = ["DEFAULT_URL", "ENVIRONMENT", "StorageURL", "describe_url", "parse_url", "scrub"]
+
+DEFAULT_URL = "sqlite:///biotune.db"
+ENVIRONMENT = "BIOTUNE_STORAGE"
+
+_HIDDEN = "***"
+_JOURNAL_SUFFIXES = (".log", ".jsonl", ".journal")
+_SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "mysql": "pymysql"}
+_PACKAGES = {"psycopg": "biotune-optuna[postgres]", "pymysql": "biotune-optuna[mysql]"}
+_FORMS = (
+    "sqlite:///FILE.db, postgresql://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE "
+    "or journal:///FILE.log"
+)
+# A user part may hold anything but a slash; the password reaches to the last @ before the host.
+_USER_INFO = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^\s/:@]*):[^\s/]*@")
+_QUERY_SECRET = re.compile(r"(?P<head>(?:pass|password|passwd|sslpassword)=)[^\s&'\"]+", re.I)
+
+Kind = Literal["sqlite", "postgresql", "mysql", "journal", "memory"]
+
+_secrets: set[str] = set()
+
+
+@dataclass(frozen=True, repr=False)
+class StorageURL:
+    """One storage, as opened.
+
+    Attributes:
+        kind: Family of the storage.
+        url: What SQLAlchemy connects to, password included; "" for a journal or memory.
+        path: The file of SQLite or of a journal, None otherwise.
+        shown: The URL as it may be printed.
+    """
+
+    kind: Kind
+    url: str
+    path: Path | None
+    shown: str
+
+    def __repr__(self) -> str:
+        return f"StorageURL({self.shown!r})"
+
+    @property
+    def place(self) -> str:
+        """What messages call the storage: the file, or the URL without its password."""
+        return str(self.path) if self.path is not None else self.shown
+
+
+def parse_url(url: str | None = None) -> StorageURL:
+    """Read a storage URL and take its password out of everything that is printed from now on.
+
+    Args:
+        url: A SQLAlchemy URL, ``journal:///FILE``, ``memory://``, or the path of a SQLite
+            (``.db``, ``.sqlite``) or journal (``.log``, ``.jsonl``) file. Default: the environment
+            variable ``BIOTUNE_STORAGE``, else ``sqlite:///biotune.db``.
+
+    Raises:
+        StorageError: This is no URL of a storage that can be used.
+    """
+    text = (url or os.environ.get(ENVIRONMENT) or DEFAULT_URL).strip()
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        return _parse_path(text)
+    if scheme == "memory" or text in {"sqlite://", "sqlite:///:memory:"}:
+        return StorageURL("memory", "", None, "memory://")
+    if scheme == "journal":
+        if not rest.strip("/"):
+            raise StorageError("journal:// names no file; write journal:///path/to/study.log")
+        return _journal(Path(rest[1:] if rest.startswith("/") else rest))
+    return _parse_sql(text)
+
+
+def _parse_path(text: str) -> StorageURL:
+    path = Path(text)
+    if path.suffix in _JOURNAL_SUFFIXES:
+        return _journal(path)
+    if path.suffix in _SQLITE_SUFFIXES:
+        return _parse_sql(f"sqlite:///{path}")
+    raise StorageError(f"{scrub(text)!r} is no storage URL; write {_FORMS}")
+
+
+def _journal(path: Path) -> StorageURL:
+    return StorageURL("journal", "", path, f"journal:///{path}")
+
+
+def _parse_sql(text: str) -> StorageURL:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        url = make_url(text)
+    except (SQLAlchemyError, ValueError):
+        # What cannot be parsed may hold a password anywhere: say nothing of it but the scheme.
+        raise StorageError(
+            f"the storage URL {text.partition('://')[0]}://{_HIDDEN} cannot be read; write "
+            f"{_FORMS}, special characters in the password as %XX"
+        ) from None
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        path = Path(url.database or "").expanduser()
+        url = url.set(database=str(path))
+        return StorageURL("sqlite", url.render_as_string(), path, f"sqlite:///{path}")
+    if backend not in _DRIVERS and backend != "mariadb":
+        raise StorageError(f"no storage of kind {scrub(url.drivername)!r} is known; write {_FORMS}")
+    url = _with_driver(url)
+    _keep_secret(url)
+    kind: Kind = "postgresql" if url.get_backend_name() == "postgresql" else "mysql"
+    shown = scrub(url.render_as_string(hide_password=True))
+    return StorageURL(kind, url.render_as_string(hide_password=False), None, shown)
+
+
+def _with_driver(url: URL) -> URL:
+    dialect = url.drivername.partition("+")[0]
+    driver = url.drivername.partition("+")[2] or _DRIVERS.get(dialect, "pymysql")
+    try:
+        __import__(driver)
+    except ImportError:
+        wanted = _PACKAGES.get(driver, driver)
+        raise StorageError(
+            f"{dialect} needs the package {driver}; install it with: pip install '{wanted}'"
+        ) from None
+    if dialect == "postgres":
+        dialect = "postgresql"
+    return url.set(drivername=f"{dialect}+{driver}")
+
+
+def _keep_secret(url: URL) -> None:
+    query = [value for key, value in url.query.items() if "pass" in key.lower()]
+    passwords = [str(url.password)] if url.password is not None else []
+    for value in [*passwords, *(v for q in query for v in ([q] if isinstance(q, str) else q))]:
+        if value:
+            _secrets.update({value, quote(value, safe=""), quote_plus(value)})
+            _hide_in_process_title(value)
+
+
+def describe_url(url: str | None = None) -> str:
+    """Return the storage URL as it may be shown: normalised, with the password hidden."""
+    return parse_url(url).shown
+
+
+def scrub(text: str) -> str:
+    """Return ``text`` with every password replaced: those in URLs, and those seen so far."""
+    text = _USER_INFO.sub(rf"\g<head>:{_HIDDEN}@", text)
+    text = _QUERY_SECRET.sub(rf"\g<head>{_HIDDEN}", text)
+    for secret in sorted(_secrets, key=len, reverse=True):
+        # A password of one or two letters would turn every sentence into stars; the forms above
+        # have hidden it where it stands as a password.
+        if len(secret) > 2:
+            text = text.replace(secret, _HIDDEN)
+    return text
+
+
+class ScrubFilter(logging.Filter):
+    """Takes passwords out of log records, tracebacks included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Scrub the record in place; never drop it."""
+        message = record.getMessage()
+        clean = scrub(message)
+        if clean != message:
+            record.msg, record.args = clean, ()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = scrub(logging.Formatter().formatException(record.exc_info))
+        return True
+
+
+_FILTER = ScrubFilter()
+_FILTERED = (
+    "optuna",
+    "optuna.storages._rdb.storage",
+    "optuna.storages._heartbeat",
+    "optuna.study._optimize",
+    "optuna.study._tell",
+    "sqlalchemy.engine.Engine",
+    "sqlalchemy.pool",
+    "sqlalchemy.pool.impl.QueuePool",
+    "biotune_optuna",
+)
+
+
+def scrub_logs() -> None:
+    """Scrub what Optuna, SQLAlchemy and this package log (a logger's filter skips its children)."""
+    for name in _FILTERED:
+        logging.getLogger(name).addFilter(_FILTER)
+    for name in ("optuna", "biotune_optuna"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_FILTER)
+
+
+def _hide_in_process_title(secret: str) -> None:
+    """Overwrite a password among this process's arguments, which every local user can list.
+
+    Linux keeps the arguments in the process's own memory; elsewhere nothing is done, and the
+    environment variable is the place for a password.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end of proc(5)
+        arguments = Path("/proc/self/cmdline").read_bytes()
+    except (OSError, ValueError, IndexError):
+        return
+    if not start or end - start < len(arguments):
+        return
+    for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
+        wanted = form.encode()
+        at = arguments.find(wanted)
+        while at >= 0:
+            ctypes.memset(start + at, ord("*"), len(wanted))
+            at = arguments.find(wanted, at + len(wanted))
