@@ -1,0 +1,20 @@
+"""What the tests of studies share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import tiny_spec
+
+from biotune_optuna.study.setup import Setup, prepare
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pixels")
+
+
+@pytest.fixture(scope="session")
+def setup(cache_dir: Path) -> Setup:
+    return prepare(tiny_spec(), device="cpu", cache_dir=cache_dir)

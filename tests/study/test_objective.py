@@ -1,0 +1,187 @@
+"""One trial: the genome's recipe is really applied, and what it leaves behind is true."""
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from biotune_optuna.genome import Genome
+from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.study.objective import Objective
+from biotune_optuna.study.setup import Setup
+
+
+def new_study(setup: Setup, **options) -> optuna.Study:
+    return optuna.create_study(
+        direction="maximize", sampler=BioTuneSampler(space=setup.space, seed=0), **options
+    )
+
+
+def half_frozen(setup: Setup) -> Genome:
+    n = setup.space.n_blocks
+    genes = [0.2] * (n // 2) + [0.35 + 0.1 * i for i in range(n - n // 2)] + [0.3]
+    return Genome(setup.space, tuple(genes), {"lr": 2e-3})
+
+
+def test_the_recipe_reaches_optimiser_and_model(setup: Setup) -> None:
+    study = new_study(setup)
+    genome = half_frozen(setup)
+    study.enqueue_trial(genome.params)
+    block_of = {name: b.name for b in setup.blocks for name in b.parameter_names}
+    names = {id(p): n for n, p in setup.trainer.model.named_parameters()}
+    first_rates: dict[str, float] = {}
+    held: set[str] = set()
+
+    def look(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        for group in optimiser.param_groups:
+            for p in group["params"]:
+                held.add(names[id(p)])
+                assert p.requires_grad
+                first_rates.setdefault(block_of[names[id(p)]], group["initial_lr"])
+
+    class Watch:
+        def trial_started(self, trial: optuna.Trial) -> None:
+            pass
+
+        def epoch(self, run: object, record: object) -> None:
+            for name, p in setup.trainer.model.named_parameters():
+                assert p.requires_grad == (recipe.multipliers[block_of[name]] > 0), name
+
+        def stage(self, *args: object) -> None:
+            raise AssertionError
+
+    recipe = genome.decode()
+    assert 0 < len(recipe.frozen) < len(setup.blocks)
+    hook = register_optimizer_step_post_hook(look)
+    try:
+        study.optimize(Objective(setup, observer=Watch()), n_trials=1)
+    finally:
+        hook.remove()
+    expected = {b: 2e-3 * m for b, m in recipe.multipliers.items() if m}
+    assert first_rates == pytest.approx(expected)
+    assert held == {n for n, b in block_of.items() if recipe.multipliers[b]}
+
+
+def test_frozen_blocks_and_their_buffers_are_bit_identical_after_a_trial(setup: Setup) -> None:
+    study = new_study(setup)
+    genome = half_frozen(setup)
+    study.enqueue_trial(genome.params)
+    setup.trainer.reset(0)
+    before = {k: v.clone() for k, v in setup.trainer.model.state_dict().items()}
+    study.optimize(Objective(setup), n_trials=1)
+    after = setup.trainer.model.state_dict()
+    multipliers = genome.decode().multipliers
+    buffers = 0
+    for block in setup.blocks:
+        frozen = multipliers[block.name] == 0
+        names = [*block.parameter_names, *block.buffer_names]
+        same = [torch.equal(before[name], after[name]) for name in names]
+        assert all(same) if frozen else not all(same), block.name
+        buffers += len(block.buffer_names) if frozen else 0
+    assert buffers > 0
+
+
+def test_value_and_attributes_agree(setup: Setup) -> None:
+    study = new_study(setup)
+    study.optimize(Objective(setup), n_trials=1)
+    trial = study.trials[0]
+    runs = trial.user_attrs["runs"]
+    scores = [run["score"] for run in runs]
+    assert len(runs) == len(setup.spec.search_runs()) == 2
+    assert [r["seed"] for r in runs] == [r.seed for r in setup.spec.search_runs()]
+    assert trial.value == pytest.approx(np.mean(scores))
+    assert trial.user_attrs["stderr"] == pytest.approx(np.std(scores, ddof=1) / 2**0.5)
+    epochs = setup.spec.train.epochs
+    for i, run in enumerate(runs):
+        curve = [
+            v for s, v in trial.intermediate_values.items() if i * epochs < s <= (i + 1) * epochs
+        ]
+        assert len(curve) == run["epochs"]
+        assert max(curve) == run["score"]
+    recipe = setup.space.genome(trial.params).decode()
+    assert trial.user_attrs["recipe"]["multipliers"] == recipe.multipliers
+    assert trial.user_attrs["frozen"] == recipe.frozen_summary()
+    trainable = sum(b.n_parameters for b in setup.blocks if recipe.multipliers[b.name])
+    total = sum(b.n_parameters for b in setup.blocks)
+    assert trial.user_attrs["trainable_pct"] == pytest.approx(100 * trainable / total, abs=1e-3)
+    n_train, n_val = len(setup.splits.train), len(setup.splits.val)
+    done = sum(run["epochs"] for run in runs)
+    assert trial.user_attrs["backward"] == done * n_train
+    assert trial.user_attrs["forward"] == done * (n_train + n_val)
+
+
+def test_the_same_seed_gives_the_same_study(setup: Setup) -> None:
+    one, two = new_study(setup), new_study(setup)
+    for study in (one, two):
+        study.optimize(Objective(setup), n_trials=3)
+    assert [t.params for t in one.trials] == [t.params for t in two.trials]
+    assert [t.values for t in one.trials] == [t.values for t in two.trials]
+    assert [t.intermediate_values for t in one.trials] == [
+        t.intermediate_values for t in two.trials
+    ]
+
+
+def test_a_pruner_ends_a_trial_and_its_cost_is_kept(setup: Setup) -> None:
+    study = new_study(setup, pruner=optuna.pruners.ThresholdPruner(lower=1.1))
+    study.optimize(Objective(setup), n_trials=1)
+    trial = study.trials[0]
+    assert trial.state == optuna.trial.TrialState.PRUNED
+    assert [run["stopped"] for run in trial.user_attrs["runs"]] == ["callback"]
+    assert trial.user_attrs["backward"] == len(setup.splits.train)
+
+
+def test_a_beaten_genome_gets_no_second_run(setup: Setup) -> None:
+    study = new_study(setup)
+    for i in range(6):
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=1.0,
+                params=half_frozen(setup).params,
+                distributions=setup.space.distributions(),
+                user_attrs={
+                    "runs": [
+                        {"fold": r.fold, "seed": r.seed, "score": 1.0 - 0.001 * i}
+                        for r in setup.spec.search_runs()
+                    ]
+                },
+            )
+        )
+    study.optimize(Objective(setup), n_trials=1)
+    trial = study.trials[-1]
+    assert trial.state == optuna.trial.TrialState.PRUNED
+    assert len(trial.user_attrs["runs"]) == 1
+
+
+def test_a_diverging_recipe_is_a_finished_bad_trial(setup: Setup) -> None:
+    study = new_study(setup)
+    genome = Genome(setup.space, (1.0,) * setup.space.n_blocks + (0.0,), {"lr": 1e-2})
+    study.enqueue_trial(genome.params)
+    model = setup.trainer.model
+
+    def explode(_module: torch.nn.Module, _args: object, output: torch.Tensor) -> torch.Tensor:
+        return output * float("nan")
+
+    hook = model.register_forward_hook(explode)
+    try:
+        study.optimize(Objective(setup), n_trials=1)
+    finally:
+        hook.remove()
+    trial = study.trials[0]
+    assert trial.state == optuna.trial.TrialState.COMPLETE
+    assert trial.value == 0.0
+    assert trial.user_attrs["diverged"] is True
+    assert len(trial.user_attrs["runs"]) == 1
+
+
+def test_a_stop_abandons_the_trial(setup: Setup) -> None:
+    class StopNow(Exception):
+        pass
+
+    def checkpoint() -> None:
+        raise StopNow
+
+    study = new_study(setup)
+    with pytest.raises(StopNow):
+        study.optimize(Objective(setup, checkpoint=checkpoint), n_trials=1)
+    assert study.trials[0].state == optuna.trial.TrialState.FAIL

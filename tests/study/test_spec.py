@@ -1,0 +1,90 @@
+"""What is identity, what may change, and which runs follow from a spec."""
+
+import json
+
+import pytest
+from tiny import tiny_spec
+
+from biotune_optuna.errors import BioTuneError, StudyError
+from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.study.spec import StudySpec, default_name
+
+
+def test_a_spec_survives_json() -> None:
+    spec = tiny_spec(lr=(1e-3, 1e-2), fingerprints={"data": "ab"}, train_size=None)
+    assert StudySpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    paper = StudySpec.paper(model="resnet50", data="flowers")
+    assert StudySpec.from_dict(json.loads(json.dumps(paper.to_dict()))) == paper
+
+
+def test_a_field_of_a_later_version_is_named() -> None:
+    with pytest.raises(StudyError, match="'colour'"):
+        StudySpec.from_dict(tiny_spec().to_dict() | {"colour": 1})
+
+
+def test_identity_differences_are_named_and_places_are_none() -> None:
+    spec = tiny_spec()
+    assert spec.differences(tiny_spec(data="/elsewhere/digits", weights="hub")) == []
+    assert spec.differences(tiny_spec(seed=3)) == ["seed: 0, not 3"]
+    other = tiny_spec(train=TrainSettings(epochs=9, batch_size=20))
+    assert spec.differences(other) == ["train.epochs: 2, not 9"]
+    assert tiny_spec(fingerprints={"data": "a"}).differences(
+        tiny_spec(fingerprints={"data": "b"})
+    ) == ["fingerprints.data: 'a', not 'b'"]
+
+
+def test_all_genomes_see_the_same_runs_and_repeats_get_their_own() -> None:
+    spec = tiny_spec(n_seeds=3, n_folds=2)
+    runs = spec.search_runs()
+    assert [run.fold for run in runs] == [0, 1, 0, 1, 0, 1]
+    assert [run.index for run in runs] == list(range(6))
+    assert len({run.seed for run in runs}) == 6
+    assert spec.search_runs(generation=5) == runs
+    again = {run.seed for run in spec.search_runs(repeat=1)}
+    assert not again & {run.seed for run in runs}
+
+
+def test_the_paper_trains_a_generation_on_one_fold() -> None:
+    spec = StudySpec.paper(model="resnet50", data="flowers")
+    assert [run.fold for run in spec.search_runs(generation=3)] == [1, 1, 1]
+    assert [run.fold for run in spec.search_runs(generation=4)] == [0, 0, 0]
+
+
+def test_confirmation_never_uses_a_seed_of_the_search() -> None:
+    spec = tiny_spec(n_seeds=50)
+    search = {run.seed for r in range(5) for run in spec.search_runs(repeat=r)}
+    fresh = {run.seed for run in spec.confirm_runs(50)} | {spec.final_seed}
+    assert len(fresh) == 51
+    assert not search & fresh
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_seeds": 0}, "n_seeds 0"),
+        ({"n_folds": 1, "scheme": "kfold"}, "n_folds 1"),
+        ({"max_blocks": 1}, "max_blocks 1"),
+        ({"image_size": 4}, "image_size 4"),
+        ({"scheme": "loo"}, "'loo'"),
+        ({"preset": "best"}, "'best'"),
+        ({"val_fraction": 1.0}, "val_fraction 1.0"),
+        ({"seed": -1}, "seed -1"),
+        ({"preset": "paper", "scheme": "kfold", "n_folds": 2}, "preset 'paper'"),
+    ],
+)
+def test_bad_values_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(BioTuneError, match=message):
+        tiny_spec(**changes)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("/home/me/My Flowers/", "My-Flowers-resnet50"),
+        ("flowers.csv", "flowers-resnet50"),
+        ("torch/cifar10", "cifar10-resnet50"),
+        (r"C:\images\bees", "bees-resnet50"),
+    ],
+)
+def test_names_are_made_of_data_and_model(data: str, name: str) -> None:
+    assert default_name("resnet50", data) == name
