@@ -31,7 +31,14 @@ def open_digits() -> ImageSource:
     return open_array(pixels, digits.target, name="digits")
 
 
-def open_array(images: Any, labels: Any, *, name: str = "array") -> ImageSource:
+def open_array(
+    images: Any,
+    labels: Any,
+    *,
+    name: str = "array",
+    classes: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+) -> ImageSource:
     """Open an array or tensor of images.
 
     Args:
@@ -39,19 +46,24 @@ def open_array(images: Any, labels: Any, *, name: str = "array") -> ImageSource:
             uint16, each over its full range; or floats, in [0, 1] or else in [0, 255].
         labels: N labels, numbers or strings.
         name: Name of the data set.
+        classes: Class names that ``labels`` index; default one class per label that occurs.
+        splits: Part of each image, see :class:`ImageSource`.
 
     Raises:
         DataError: Shape, type or values are none of these.
     """
     pixels = _to_uint8(_channels_last(_as_array(images, "images")))
-    indices, classes = class_names(labels, len(pixels))
+    indices, found = class_names(labels, len(pixels))
+    if classes is not None:
+        indices, found = np.asarray(labels, dtype=np.int64), tuple(classes)
     return ImageSource(
         lambda index: array_to_image(pixels[index]),
         name=name,
-        classes=classes,
+        classes=found,
         labels=indices,
         ids=[str(index) for index in range(len(pixels))],
         content_hashes=[_array_hash(image) for image in pixels],
+        splits=splits,
     )
 
 

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["ScannedFile", "check_inside", "scan_files", "worker_count"]
+__all__ = [
+    "ScannedFile",
+    "check_inside",
+    "refuse_or_skip",
+    "scan_content",
+    "scan_files",
+    "worker_count",
+]
 
 _logger = logging.getLogger("biotune_optuna.data")
 
@@ -52,6 +59,13 @@ def scan_files(
     """
     with ThreadPoolExecutor(worker_count()) as pool:
         scanned = list(pool.map(_scan, files, chunksize=16))
+    return refuse_or_skip(scanned, skip_bad_images=skip_bad_images, name=name)
+
+
+def refuse_or_skip(
+    scanned: Sequence[ScannedFile], *, skip_bad_images: bool, name: str
+) -> tuple[list[int], list[str], list[str]]:
+    """Decide on the bad among scanned images; results and errors as :func:`scan_files`."""
     problems = [file.problem for file in scanned if file.problem is not None]
     if problems and not skip_bad_images:
         more = f" (and {len(problems) - 1} more bad images)" if len(problems) > 1 else ""
@@ -62,17 +76,24 @@ def scan_files(
     return sound, [scanned[index].digest for index in sound], problems
 
 
-def _scan(file: tuple[str, Path]) -> ScannedFile:
-    shown, path = file
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        return ScannedFile("", f"image {shown!r} cannot be read: {error.strerror or error}")
+def scan_content(content: bytes, shown: str) -> ScannedFile:
+    """Hash and check one encoded image."""
     try:
         check_image(content, name=shown)
     except DataError as error:
         return ScannedFile("", str(error))
     return ScannedFile(content_hash(content), None)
+
+
+def _scan(file: tuple[str, Path]) -> ScannedFile:
+    shown, path = file
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            return ScannedFile("", f"image {shown!r} is not a file")
+        content = path.read_bytes()
+    except OSError as error:
+        return ScannedFile("", f"image {shown!r} cannot be read: {error.strerror or error}")
+    return scan_content(content, shown)
 
 
 def check_inside(path: Path, root: Path, shown: str) -> None:

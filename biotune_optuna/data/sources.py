@@ -9,6 +9,9 @@ from typing import Any
 from biotune_optuna.data.arrays import open_array, open_digits, open_sequence
 from biotune_optuna.data.folder import open_folder
 from biotune_optuna.data.image_source import ImageSource
+from biotune_optuna.data.manifest import open_manifest
+from biotune_optuna.data.named import NAMED, open_named
+from biotune_optuna.data.timm_names import PREFIXES, open_timm
 from biotune_optuna.errors import DataError
 
 __all__ = ["ImageSource", "open_source"]
@@ -60,9 +63,23 @@ def _open(data: Any, labels: Any, skip_bad_images: bool) -> ImageSource:
         return _open_in_memory(data, labels, skip_bad_images)
     if labels is not None:
         raise DataError(f"labels are given together with {str(data)!r}, which has its own")
-    if data == "digits":
-        return open_digits()
-    return open_folder(data, skip_bad_images=skip_bad_images)
+    name = str(data)
+    if isinstance(data, str):
+        if name == "digits":
+            return open_digits()
+        if name.partition(":")[0] in NAMED:
+            return open_named(name, skip_bad_images=skip_bad_images)
+        if name.lower().startswith(PREFIXES) and not Path(name).exists():
+            return open_timm(name, skip_bad_images=skip_bad_images)
+    path = Path(name).expanduser()
+    if path.suffix.lower() in {".csv", ".tsv"}:
+        return open_manifest(path, skip_bad_images=skip_bad_images)
+    if not path.exists():
+        raise DataError(
+            f"no such folder, CSV file or data set: {name!r}; data sets known by name are digits, "
+            f"{', '.join(NAMED)}, and names after torch/, hfds/ or wds/"
+        )
+    return open_folder(path, skip_bad_images=skip_bad_images)
 
 
 def _open_in_memory(data: Any, labels: Any, skip_bad_images: bool) -> ImageSource:

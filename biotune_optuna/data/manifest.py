@@ -1,0 +1,138 @@
+"""CSV manifests: one row per image, with its label and, if wanted, its split and group."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from biotune_optuna.data.arrays import class_names, open_files
+from biotune_optuna.data.folder import SPLIT_ALIASES
+from biotune_optuna.data.scan import check_inside
+from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from biotune_optuna.data.image_source import ImageSource
+
+__all__ = ["open_manifest"]
+
+_COLUMNS = {
+    "path": ("path", "file", "filename", "image"),
+    "label": ("label", "class", "target"),
+    "split": ("split",),
+    "group": ("group",),
+}
+
+
+class _Row(NamedTuple):
+    path: str
+    label: str
+    split: str
+    group: str
+
+
+def open_manifest(file: str | Path, *, skip_bad_images: bool = False) -> ImageSource:
+    """Open the images that a CSV file lists.
+
+    The first line names the columns: ``path`` and ``label``, and optionally ``split`` (train, val,
+    test or empty) and ``group`` (empty: stands alone). Paths are relative to the folder of the file
+    and must stay inside it. A ``.tsv`` file is read with tabs.
+
+    Args:
+        file: The CSV file, UTF-8.
+        skip_bad_images: Leave out rows whose image cannot be read instead of refusing the file.
+
+    Raises:
+        DataError: The file cannot be read, a column or value is missing, a path leads out or is
+            listed twice, or a bad image.
+    """
+    file = Path(file)
+    rows = _rows(file)
+    root = file.resolve().parent
+    paths = []
+    for number, row in enumerate(rows, start=2):
+        try:
+            path = root / row.path
+            check_inside(path, root, row.path)
+        except ValueError:  # a null byte
+            raise DataError(f"{file.name} row {number}: {row.path!r} is no file name") from None
+        except DataError as error:
+            raise DataError(f"{file.name} row {number}: {error}") from None
+        paths.append(path)
+    labels, classes = class_names(_as_numbers([row.label for row in rows]), len(rows))
+    grouped = any(row.group for row in rows)
+    return open_files(
+        paths,
+        [row.path for row in rows],
+        name=file.stem,
+        classes=classes,
+        labels=labels,
+        splits=[row.split for row in rows],
+        groups=[row.group or f"alone: {row.path}" for row in rows] if grouped else None,
+        skip_bad_images=skip_bad_images,
+    )
+
+
+def _rows(file: Path) -> list[_Row]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            reader = csv.reader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+            header = [name.strip().lower() for name in next(reader, [])]
+            at = _columns(file, header)
+            lines = [line for line in reader if any(cell.strip() for cell in line)]
+    except OSError as error:
+        raise DataError(f"{str(file)!r} cannot be read: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{str(file)!r} is no UTF-8 CSV file: {error}") from None
+    if not lines:
+        raise DataError(f"{str(file)!r} lists no images")
+    rows: list[_Row] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=2):
+        row = _row(line, at, f"{file.name} row {number}")
+        if row.path in seen:
+            raise DataError(
+                f"{file.name} row {number}: {row.path!r} is listed in row {seen[row.path]} already"
+            )
+        seen[row.path] = number
+        rows.append(row)
+    return rows
+
+
+def _columns(file: Path, header: list[str]) -> dict[str, int]:
+    at = {
+        column: header.index(alias)
+        for column, aliases in _COLUMNS.items()
+        for alias in reversed(aliases)
+        if alias in header
+    }
+    for needed in ("path", "label"):
+        if needed not in at:
+            raise DataError(
+                f"{str(file)!r} has no column {needed!r}; its first line must name the columns "
+                f"path, label and optionally split, group (found: {', '.join(header[:6])})"
+            )
+    return at
+
+
+def _row(line: list[str], at: dict[str, int], where: str) -> _Row:
+    cells = {
+        column: line[index].strip() if index < len(line) else "" for column, index in at.items()
+    }
+    for needed in ("path", "label"):
+        if not cells[needed]:
+            raise DataError(f"{where}: {needed} is empty")
+    given = cells.get("split", "").lower()
+    if given and given not in SPLIT_ALIASES:
+        raise DataError(f"{where}: split {given!r} is not train, val, test or empty")
+    split = SPLIT_ALIASES[given] if given else ""
+    return _Row(cells["path"], cells["label"], split, cells.get("group", ""))
+
+
+def _as_numbers(labels: list[str]) -> list[str] | list[int]:
+    """Whole numbers as such, so that class 10 comes after class 9."""
+    try:
+        numbers = [int(label) for label in labels]
+    except ValueError:
+        return labels
+    return numbers if [str(number) for number in numbers] == labels else labels

@@ -1,0 +1,263 @@
+"""Public data sets by name, with the splits they were published with.
+
+The nine data sets of the BioTune paper: eight over torchvision, which reads them from a local
+folder or downloads them, and ISIC 2020, which is read from its local folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import logging
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biotune_optuna.data.arrays import class_names, open_array, open_files
+from biotune_optuna.data.pixels import default_cache_dir
+from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from biotune_optuna.data.image_source import ImageSource
+
+__all__ = ["NAMED", "obtain", "open_named", "reachable", "split_root", "stack_parts"]
+
+_logger = logging.getLogger("biotune_optuna.data")
+
+_REACH_SECONDS = 5.0
+_STALL_SECONDS = 30.0
+_DIGITS = tuple("0123456789")
+
+
+def split_root(name: str) -> tuple[str, Path | None]:
+    """``"NAME:ROOT"`` as the name and the folder, None if there is none."""
+    name, colon, root = name.partition(":")
+    return name, Path(root).expanduser() if colon and root else None
+
+
+def open_named(name: str, *, skip_bad_images: bool = False) -> ImageSource:
+    """Open one of :data:`NAMED`, given as ``NAME`` or ``NAME:ROOT``.
+
+    Args:
+        name: The name, and the folder the data are in or are to be downloaded to; default
+            ``datasets`` in the cache folder.
+        skip_bad_images: Leave out files that are no readable image instead of refusing them.
+
+    Raises:
+        DataError: The data are not there and cannot be downloaded.
+    """
+    name, root = split_root(name)
+    folder = default_cache_dir() / "datasets" if root is None else root
+    return NAMED[name](name, folder, skip_bad_images)
+
+
+def obtain(name: str, root: Path, url: str, build: Callable[..., Any]) -> Any:
+    """Call a torchvision data set's constructor, first without, then with download.
+
+    Args:
+        name: What to call the data in an error.
+        root: Folder of the data.
+        url: Where they come from; asked first, so that a missing network is noticed in seconds.
+        build: The constructor, called with ``download``.
+
+    Raises:
+        DataError: The data are not there and cannot be downloaded.
+    """
+    try:
+        return build(download=False)
+    except (RuntimeError, OSError) as error:
+        _logger.info("%s is not complete in %s: %s", name, root, error)
+    try:
+        _reach(url)
+        root.mkdir(parents=True, exist_ok=True)
+        with _stall_limit():
+            return build(download=True)
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        reason = str(getattr(error, "reason", error)).splitlines()[:1] or [type(error).__name__]
+        raise DataError(
+            f"{name} is not complete in {str(root)!r} and cannot be downloaded from {url}: "
+            f"{reason[0]}; give {name}:FOLDER with the folder that holds it"
+        ) from None
+
+
+def reachable(url: str) -> bool:
+    """Whether a server answers, found out within seconds."""
+    try:
+        _reach(url)
+    except OSError:
+        return False
+    return True
+
+
+def _reach(url: str) -> None:
+    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - fixed http(s) addresses
+    # Any answer will do, also that HEAD is not allowed.
+    with contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()  # noqa: S310
+
+
+@contextlib.contextmanager
+def _stall_limit() -> Iterator[None]:
+    """Torchvision downloads without a time limit; this is the only handle it leaves."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_STALL_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _file_based(kind: str, splits: Sequence[str], url: str) -> Callable[..., ImageSource]:
+    """Torchvision data sets that keep each image in a file of its own."""
+
+    def open_it(name: str, root: Path, skip_bad_images: bool) -> ImageSource:
+        import torchvision.datasets
+
+        paths: list[Path] = []
+        labels: list[int] = []
+        parts: list[str] = []
+        dataset: Any = None
+        for split in splits:
+            maker = getattr(torchvision.datasets, kind)
+            dataset = obtain(name, root, url, functools.partial(maker, root, split=split))
+            # Items would come decoded; the files themselves are wanted.
+            paths += [Path(path) for path in dataset._image_files]
+            labels += dataset._labels
+            parts += [split] * len(dataset._labels)
+        return open_files(
+            paths,
+            [path.relative_to(root).as_posix() for path in paths],
+            name=name,
+            classes=dataset.classes,
+            labels=np.asarray(labels, dtype=np.int64),
+            splits=parts,
+            skip_bad_images=skip_bad_images,
+        )
+
+    return open_it
+
+
+def _array_based(
+    kind: str, parts: dict[str, dict[str, Any]], url: str, classes: Sequence[str] | None = None
+) -> Callable[..., ImageSource]:
+    """Torchvision data sets that keep all images in a few arrays."""
+
+    def open_it(name: str, root: Path, _skip_bad_images: bool) -> ImageSource:
+        import torchvision.datasets
+
+        maker = getattr(torchvision.datasets, kind)
+        found = [
+            obtain(name, root, url, functools.partial(maker, root, **options))
+            for options in parts.values()
+        ]
+        return stack_parts(name, list(parts), found, classes)
+
+    return open_it
+
+
+def stack_parts(
+    name: str, splits: Sequence[str], datasets: Sequence[Any], classes: Sequence[str] | None = None
+) -> ImageSource:
+    """One source of several torchvision data sets that hold arrays ``data``.
+
+    Args:
+        name: Name of the data set.
+        splits: The part that each of them is.
+        datasets: With ``data`` and ``targets`` or ``labels``.
+        classes: Class names; default the data sets' own.
+    """
+    images = [np.asarray(dataset.data) for dataset in datasets]
+    labels = [
+        np.asarray(d.targets if hasattr(d, "targets") else d.labels, dtype=np.int64)
+        for d in datasets
+    ]
+    return open_array(
+        np.concatenate(images),
+        np.concatenate(labels),
+        name=name,
+        classes=datasets[0].classes if classes is None else classes,
+        splits=[
+            split for split, held in zip(splits, labels, strict=True) for _ in range(len(held))
+        ],
+    )
+
+
+def _isic2020(name: str, root: Path, skip_bad_images: bool) -> ImageSource:
+    """ISIC 2020's training images, benign or malignant, grouped by patient.
+
+    The test images were published without labels, so the test part is held out of these.
+    """
+    tables = [*sorted(root.glob("*GroundTruth*.csv")), root / "train.csv"]
+    table = next((path for path in tables if path.is_file()), None)
+    if table is None:
+        raise DataError(
+            f"{name} has no ISIC_2020_Training_GroundTruth.csv or train.csv in {str(root)!r}; "
+            f"download it from challenge2020.isic-archive.com and give {name}:FOLDER"
+        )
+    places = ["train", "jpeg/train", "ISIC_2020_Training_JPEG/train", "ISIC_2020_Training_JPEG", ""]
+    folder = next((root / p for p in places if any((root / p).glob("ISIC_*.jpg"))), None)
+    if folder is None:
+        raise DataError(f"{name}: no ISIC_*.jpg in {str(root)!r} or its folder train")
+    with table.open(encoding="utf-8-sig", newline="") as text:
+        rows = list(csv.DictReader(text))
+    needed = {"image_name", "patient_id", "benign_malignant"}
+    if not rows or not needed <= set(rows[0]):
+        raise DataError(f"{name}: {table.name} lacks the columns {', '.join(sorted(needed))}")
+    paths = [folder / f"{Path(row['image_name']).name}.jpg" for row in rows]
+    labels, classes = class_names([row["benign_malignant"] for row in rows], len(rows))
+    return open_files(
+        paths,
+        [path.relative_to(root).as_posix() for path in paths],
+        name=name,
+        classes=classes,
+        labels=labels,
+        groups=[row["patient_id"] or row["image_name"] for row in rows],
+        skip_bad_images=skip_bad_images,
+    )
+
+
+_HALVES: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
+_NAMED_HALVES: dict[str, dict[str, Any]] = {"train": {"split": "train"}, "test": {"split": "test"}}
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
+
+NAMED: dict[str, Callable[[str, Path, bool], ImageSource]] = {
+    "flowers102": _file_based(
+        "Flowers102", ("train", "val", "test"), f"{_VGG}/flowers/102/102flowers.tgz"
+    ),
+    "aircraft": _file_based(
+        "FGVCAircraft",
+        ("train", "val", "test"),
+        f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+    ),
+    "dtd": _file_based("DTD", ("train", "val", "test"), f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz"),
+    "cifar10": _array_based(
+        "CIFAR10", _HALVES, "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+    ),
+    "stl10": _array_based(
+        "STL10", _NAMED_HALVES, "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
+    ),
+    "mnist": _array_based(
+        "MNIST",
+        _HALVES,
+        "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz",
+        _DIGITS,
+    ),
+    "usps": _array_based(
+        "USPS",
+        _HALVES,
+        "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/usps.bz2",
+        _DIGITS,
+    ),
+    "svhn": _array_based(
+        "SVHN", _NAMED_HALVES, "http://ufldl.stanford.edu/housenumbers/train_32x32.mat", _DIGITS
+    ),
+    "isic2020": _isic2020,
+}
+"""Data sets of the paper's experiments by name."""

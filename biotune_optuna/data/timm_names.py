@@ -1,0 +1,152 @@
+"""Data sets by the names that ``timm.data.create_dataset`` reads: ``torch/``, ``hfds/``, ``wds/``.
+
+What timm would stream or silently skip is read by position and checked here instead, because
+splits, hashes and the pixel cache need to come back to every image.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biotune_optuna.data.decode import decode_image
+from biotune_optuna.data.folder import SPLIT_ALIASES, open_folder
+from biotune_optuna.data.image_source import ImageSource
+from biotune_optuna.data.named import obtain, reachable, split_root, stack_parts
+from biotune_optuna.data.pixels import default_cache_dir
+from biotune_optuna.data.scan import ScannedFile, refuse_or_skip, scan_content, worker_count
+from biotune_optuna.data.shards import open_shards
+from biotune_optuna.errors import DataError
+
+__all__ = ["PREFIXES", "open_timm"]
+
+PREFIXES = ("torch/", "hfds/", "wds/", "hfids/", "tfds/")
+"""Beginnings of the names that are passed to :func:`open_timm`."""
+
+_TORCH_URLS = {
+    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    "cifar100": "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz",
+    "kmnist": "http://codh.rois.ac.jp/kmnist/dataset/kmnist/train-images-idx3-ubyte.gz",
+    "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+}
+_HUB = "https://huggingface.co"
+
+
+def open_timm(name: str, *, skip_bad_images: bool = False) -> ImageSource:
+    """Open a data set by timm's name for it.
+
+    Args:
+        name: ``torch/NAME`` or ``torch/NAME:ROOT`` with torchvision's cifar10, cifar100, mnist,
+            kmnist, fashion_mnist or image_folder; ``hfds/NAME`` with a name on the Hugging Face Hub
+            (or a local folder that ``datasets`` loads); ``wds/FOLDER`` with a folder of WebDataset
+            shards.
+        skip_bad_images: Leave out what is no readable image instead of refusing it.
+
+    Raises:
+        DataError: Unknown name, missing package, or data that are not there and cannot be
+            downloaded.
+    """
+    prefix, _, rest = name.partition("/")
+    if prefix == "torch":
+        return _open_torch(name, rest, skip_bad_images)
+    if prefix == "wds":
+        return open_shards(Path(rest).expanduser(), skip_bad_images=skip_bad_images)
+    if prefix == "hfds":
+        return _open_hub(name, rest, skip_bad_images)
+    raise DataError(
+        f"{name!r} can only be streamed, but training comes back to each image many times; use "
+        "hfds/ or torch/, or export the images to a folder"
+    )
+
+
+def _open_torch(name: str, rest: str, skip_bad_images: bool) -> ImageSource:
+    from timm.data.dataset_factory import create_dataset
+
+    kind, given = split_root(rest)
+    kind = kind.lower()
+    root = default_cache_dir() / "datasets" if given is None else given
+    if kind in {"image_folder", "folder"}:
+        return open_folder(root, skip_bad_images=skip_bad_images)
+    if kind not in _TORCH_URLS:
+        raise DataError(
+            f"{name!r} is unknown; torch/ is followed by {', '.join(_TORCH_URLS)} or image_folder"
+        )
+    found = [
+        obtain(
+            f"torch/{kind}",
+            root,
+            _TORCH_URLS[kind],
+            functools.partial(create_dataset, f"torch/{kind}", root=str(root), split=split),
+        )
+        for split in ("train", "validation")
+    ]
+    # What timm calls the validation split is torchvision's test part.
+    return stack_parts(kind, ["train", "test"], found)
+
+
+def _open_hub(name: str, rest: str, skip_bad_images: bool) -> ImageSource:
+    if importlib.util.find_spec("datasets") is None:
+        raise DataError(
+            f"{name!r} needs the package datasets; install it with: pip install datasets"
+        )
+    parts = _hub_parts(name, rest)
+    items = [(reader, index) for _, reader in parts for index in range(len(reader))]
+    ids = [f"{split}/{index}" for split, reader in parts for index in range(len(reader))]
+
+    def content(position: int) -> bytes:
+        reader, index = items[position]
+        with reader[index][0] as file:
+            return bytes(file.read())
+
+    def scan(position: int) -> ScannedFile:
+        return scan_content(content(position), ids[position])
+
+    with ThreadPoolExecutor(worker_count()) as pool:
+        scanned = list(pool.map(scan, range(len(items)), chunksize=16))
+    sound, digests, problems = refuse_or_skip(scanned, skip_bad_images=skip_bad_images, name=name)
+    labels = np.concatenate([np.fromiter(_targets(r), dtype=np.int64) for _, r in parts])
+    names = {index: label for label, index in (parts[0][1].class_to_idx or {}).items()}
+    return ImageSource(
+        lambda index: decode_image(content(sound[index]), name=ids[sound[index]]),
+        name=rest.replace("/", "-"),
+        classes=[str(names.get(index, index)) for index in range(int(labels.max()) + 1)],
+        labels=labels[sound],
+        ids=[ids[position] for position in sound],
+        content_hashes=digests,
+        splits=[ids[position].split("/")[0] for position in sound],
+        skipped=problems,
+    )
+
+
+def _hub_parts(name: str, rest: str) -> list[tuple[str, Any]]:
+    """The readers of the parts that a hub data set has."""
+    datasets = importlib.import_module("datasets")
+    from timm.data.dataset_factory import create_dataset
+
+    endpoint = os.environ.get("HF_ENDPOINT", _HUB)
+    if not Path(rest).exists() and not reachable(endpoint):
+        # What was downloaded before still opens; the rest fails at once instead of retrying.
+        datasets.config.HF_HUB_OFFLINE = True
+    try:
+        splits = datasets.get_dataset_split_names(rest)
+        return [
+            (SPLIT_ALIASES[split], create_dataset(name, root=None, split=split).reader)
+            for split in splits
+            if split in SPLIT_ALIASES
+        ]
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{name!r} cannot be loaded from {endpoint}: {reason}") from None
+
+
+def _targets(reader: Any) -> Any:
+    for target in reader.iter_targets():
+        yield int(target)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from biotune_optuna.data import make_splits, open_source
+from biotune_optuna.errors import DataError
+
+Tree = Callable[..., Path]
+
+
+@pytest.fixture
+def root(tree: Tree) -> Path:
+    return tree({"shots": 6})
+
+
+def write(root: Path, text: str, name: str = "list.csv") -> Path:
+    path = root / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_path_and_label(root: Path) -> None:
+    file = write(root, "path,label\nshots/003.png,cat\nshots/001.png,dog\nshots/000.png,cat\n")
+    source = open_source(str(file))
+    assert source.classes == ("cat", "dog")
+    assert source.labels.tolist() == [0, 1, 0]
+    assert source.ids == ("shots/003.png", "shots/001.png", "shots/000.png")
+    assert source.splits is None
+    assert source.groups is None
+    assert source.name == "list"
+    assert source.load(0).size == (12, 10)
+
+
+def test_all_columns_other_names_blank_lines_byte_order_mark(root: Path) -> None:
+    text = (
+        "\ufeffGroup, Filename ,CLASS,split,remark\n"
+        "p1,shots/000.png,10,Train,x\n\n"
+        ",shots/001.png,9,valid,\n"
+        ",shots/002.png,9,\n"
+    )
+    source = open_source(write(root, text))
+    assert source.classes == ("9", "10")
+    assert source.splits is not None
+    assert source.splits.tolist() == ["train", "val", ""]
+    assert source.groups is not None
+    assert len(set(source.groups.tolist())) == 3
+
+
+def test_tabs(root: Path) -> None:
+    text = "path\tlabel\nshots/000.png\ta, b\nshots/001.png\tc\n"
+    assert open_source(write(root, text, "list.tsv")).classes == ("a, b", "c")
+
+
+def test_row_order_does_not_matter(root: Path) -> None:
+    lines = [f"shots/00{i}.png,{'ab'[i % 2]}" for i in range(6)]
+    one = open_source(write(root, "\n".join(["path,label", *lines])))
+    other = open_source(write(root, "\n".join(["path,label", *lines[::-1]])))
+    assert one.fingerprint == other.fingerprint
+    options = {"seed": 0, "n_folds": 1, "test_fraction": 0.3}
+    parts = [
+        [source.ids[i] for i in make_splits(source, **options).test] for source in (one, other)
+    ]
+    assert parts[0] == parts[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "has no column 'path'"),
+        ("path,kind\nshots/000.png,a\n", r"has no column 'label'.*found: path, kind"),
+        ("path,label\n", "lists no images"),
+        ("path,label\nshots/000.png,a\n,b\n", "list.csv row 3: path is empty"),
+        ("path,label\nshots/000.png\n", "list.csv row 2: label is empty"),
+        ("path,label,split\nshots/000.png,a,dev\n", "row 2: split 'dev' is not train, val, test"),
+        (
+            "path,label\nshots/000.png,a\nshots/001.png,b\nshots/000.png,b\n",
+            "row 4: 'shots/000.png' is listed in row 2 already",
+        ),
+        ("path,label\nshots/000.png,a\n../x.png,b\n", "row 3: '../x.png' leads out of the data"),
+        ("path,label\n/etc/passwd,a\nshots/000.png,b\n", "row 2: '/etc/passwd' leads out"),
+        ("path,label\nshots/\0.png,a\nshots/000.png,b\n", "list.csv"),
+        ("path,label\nshots/000.png,a\nshots/9.png,b\n", "'shots/9.png' cannot be read: No such"),
+        ("path,label\nshots/000.png,a\nshots,b\n", "'shots' is not a file"),
+        ("path,label\nshots/000.png,a\nlist.csv,b\n", "'list.csv' is not an image"),
+        ("path,label\nshots/000.png,a\nshots/001.png,a\n", "one class, 'a'"),
+    ],
+)
+def test_bad_manifests_are_one_line(root: Path, text: str, what: str) -> None:
+    with pytest.raises(DataError, match=what) as caught:
+        open_source(write(root, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_link_that_leads_out(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes((root / "shots/000.png").read_bytes())
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    file = write(root, "path,label\nshots/000.png,a\nlink.png,b\n")
+    with pytest.raises(DataError, match=r"'link\.png' leads out"):
+        open_source(file)
+
+
+def test_not_text_and_not_there(root: Path, tmp_path: Path) -> None:
+    (root / "odd.csv").write_bytes(b"\xff\xfe\x00path")
+    with pytest.raises(DataError, match="is no UTF-8 CSV file"):
+        open_source(root / "odd.csv")
+    with pytest.raises(DataError, match=r"gone\.csv' cannot be read: No such file"):
+        open_source(tmp_path / "gone.csv")
+
+
+def test_bad_images_are_skipped_on_request_with_their_row(root: Path) -> None:
+    (root / "shots/001.png").write_bytes(b"no")
+    lines = [f"shots/00{i}.png,{'ab'[i % 2]},{'train' if i < 4 else 'test'},g{i}" for i in range(6)]
+    file = write(root, "\n".join(["path,label,split,group", *lines]))
+    with pytest.raises(DataError, match=r"'shots/001\.png' is not an image"):
+        open_source(file)
+    source = open_source(file, skip_bad_images=True)
+    assert source.labels.tolist() == [0, 0, 1, 0, 1]
+    assert source.splits is not None
+    assert source.splits.tolist() == ["train"] * 3 + ["test"] * 2
+    assert source.groups is not None
+    assert source.groups.tolist() == ["g0", "g2", "g3", "g4", "g5"]
+    assert len(source.skipped) == 1

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torchvision.datasets as tv
+from timm.data import create_dataset
+
+from biotune_optuna.data import named, open_source
+from biotune_optuna.errors import DataError
+from tests.data.conftest import picture
+
+Tree = Callable[..., Path]
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def shard(path: Path, samples: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in samples.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    root = tmp_path / "shards"
+    root.mkdir()
+    for number, part in enumerate(("train-0000", "train-0001", "validation-0000")):
+        samples: dict[str, bytes] = {}
+        for i in range(4):
+            samples[f"s{number}{i}.cls"] = str((1, 10)[i % 2]).encode()
+            samples[f"s{number}{i}.png"] = png(10 * number + i)
+        shard(root / f"set-{part}.tar", samples)
+    return root
+
+
+def test_shards(shards: Path) -> None:
+    source = open_source(f"wds/{shards}")
+    assert source.classes == ("1", "10")
+    assert source.labels.tolist() == [0, 1] * 6
+    assert source.splits is not None
+    assert source.splits.tolist() == ["train"] * 8 + ["val"] * 4
+    assert source.load(9).tobytes() == picture(21).tobytes()
+    assert source.ids[9] == "set-validation-0000.tar/s21.png"
+
+
+def test_info_file_names_the_parts(shards: Path) -> None:
+    files = sorted(path.name for path in shards.glob("*.tar"))
+    info = {"splits": {"test": {"filenames": files[:1]}, "train": {"filenames": files[1:]}}}
+    (shards / "info.json").write_text(json.dumps(info))
+    source = open_source(f"wds/{shards}")
+    assert source.splits is not None
+    assert source.splits.tolist() == ["test"] * 4 + ["train"] * 8
+    (shards / "_info.json").write_text("[]")
+    with pytest.raises(DataError, match="does not list splits"):
+        open_source(f"wds/{shards}")
+
+
+def test_classes_from_json(tmp_path: Path) -> None:
+    samples = {f"{i}.jpg": png(i) for i in range(3)}
+    samples |= {f"{i}.json": json.dumps({"label": i % 2}).encode() for i in range(3)}
+    shard(tmp_path / "a.tar", samples)
+    source = open_source(f"wds/{tmp_path}")
+    assert source.labels.tolist() == [0, 1, 0]
+    assert source.splits is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "what"),
+    [
+        ({"a.png": png(0), "b.png": png(1), "b.cls": b"1"}, "sample 'a' has no class"),
+        ({"a.png": png(0), "a.cls": b"cat"}, "cannot be read: invalid literal"),
+        ({"a.png": b"no", "a.cls": b"1"}, r"'x\.tar/a\.png' is not an image"),
+        ({}, "no images"),
+    ],
+)
+def test_bad_shards_are_one_line(tmp_path: Path, samples: dict[str, bytes], what: str) -> None:
+    shard(tmp_path / "x.tar", samples)
+    with pytest.raises(DataError, match=what):
+        open_source(f"wds/{tmp_path}")
+
+
+def test_no_shards(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no \.tar shards"):
+        open_source(f"wds/{tmp_path}")
+    with pytest.raises(DataError, match="no such folder"):
+        open_source(f"wds/{tmp_path}/nowhere")
+    (tmp_path / "x.tar").write_bytes(b"not a tar file" * 100)
+    with pytest.raises(DataError, match=r"x\.tar' cannot be read"):
+        open_source(f"wds/{tmp_path}")
+
+
+def test_torch_name_gives_what_timm_reads(tmp_path: Path) -> None:
+    base = tmp_path / "FashionMNIST" / "raw"
+    base.mkdir(parents=True)
+    for part, count in (("train", 8), ("t10k", 4)):
+        pixels = bytes((i * 7 + len(part)) % 256 for i in range(count * 784))
+        (base / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 0x803, count, 28, 28) + pixels
+        )
+        labels = struct.pack(">II", 0x801, count) + bytes([0, 9] * (count // 2))
+        (base / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    source = open_source(f"torch/fashion_mnist:{tmp_path}")
+    theirs = create_dataset("torch/fashion_mnist", root=str(tmp_path), split="validation")
+    assert source.splits is not None
+    assert source.splits.tolist() == ["train"] * 8 + ["test"] * 4
+    assert source.load(9).tobytes() == theirs[1][0].convert("RGB").tobytes()
+    assert source.classes == tuple(tv.FashionMNIST.classes)
+
+
+def test_torch_image_folder(tree: Tree) -> None:
+    root = tree({"train/a": 2, "train/b": 2, "val/a": 1})
+    assert open_source(f"torch/image_folder:{root}").splits is not None
+
+
+def test_torch_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise named.urllib.error.URLError("unreachable")
+
+    monkeypatch.setattr(named.urllib.request, "urlopen", refuse)
+    with pytest.raises(DataError, match=r"torch/kmnist is not complete in .*unreachable"):
+        open_source(f"torch/kmnist:{tmp_path}")
+
+
+def test_names_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"'torch/unheard' is unknown; .* cifar10"):
+        open_source("torch/unheard")
+    for name in ("hfids/mnist", "tfds/mnist"):
+        with pytest.raises(DataError, match="can only be streamed"):
+            open_source(name)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "datasets" else find_spec(name)
+    )
+    with pytest.raises(DataError, match=r"'hfds/mnist' needs the package datasets"):
+        open_source("hfds/mnist")
