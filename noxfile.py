@@ -81,9 +81,9 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=False)
 def demo(session: nox.Session) -> None:
     """``biotune demo`` in a folder of its own (arguments after ``--`` go to it)."""
-    python = shared_python(session)
+    command = Path(shared_python(session)).parent / "biotune"
     with session.chdir(session.create_tmp()):
-        session.run(python, "-m", "biotune_optuna.cli", "demo", *session.posargs, external=True)
+        session.run(str(command), "demo", *session.posargs, external=True)
 
 
 @nox.session(python=False, default=False)

@@ -1,0 +1,369 @@
+"""`BioTuneClassifier`: a study of fine-tuning recipes behind scikit-learn's interface."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import optuna
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from biotune_optuna.errors import StudyError
+from biotune_optuna.estimator import keeping
+from biotune_optuna.estimator.inputs import InputError, images_of, training_images
+from biotune_optuna.estimator.results import results_of, snapshot
+from biotune_optuna.export import Exported
+from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.outcome import preprocessing_of
+from biotune_optuna.sampler import rank_finished
+from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
+from biotune_optuna.study.spec import StudySpec, default_name
+from biotune_optuna.study.storage import open_storage
+from biotune_optuna.study.study import TuningStudy, create_study, read_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+    from sklearn.utils import Tags
+
+    from biotune_optuna.data.sources import ImageSource
+    from biotune_optuna.recipe import Recipe
+
+__all__ = ["BioTuneClassifier"]
+
+
+class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Image classifier that searches what to freeze and how fast to train the rest.
+
+    `fit` runs a study on the images, trains the best few recipes again on fresh seeds beside full
+    fine-tuning and a linear probe, and keeps the winner, trained on all images::
+
+        classifier = BioTuneClassifier("resnet18", n_trials=20, random_state=0)
+        classifier.fit(images, labels).score(test_images, test_labels)
+
+    Args:
+        model: A timm architecture.
+        n_trials: Finished trials that the study shall hold in all; None needs ``timeout``.
+        timeout: Seconds for the search; None is no limit.
+        storage: URL or Optuna storage that keeps the study, so that an interrupted `fit` goes on
+            and several processes share it. None keeps it in memory.
+        study_name: Name of the study in the storage; None makes one of the images' content and the
+            model, so that every fold of a cross-validation has a study of its own.
+        weights: Pre-trained weights: ``"auto"``, ``"hub"``, ``"none"`` or a file.
+        image_size: Side of the images that the network sees, in pixels; None is the model's own.
+        metric: Score that the search maximises on validation images.
+        val_fraction: Share of the images that the search validates on. The winner is trained on
+            all of them.
+        epochs: Most epochs of one training.
+        batch_size: Images per step.
+        train_params: Further fields of `TrainSettings`, as a mapping.
+        study_params: Further fields of `StudySpec`, as a mapping.
+        confirm: A `ConfirmPlan`, True for the default one, or False to take the search's best
+            trial as it is, which is faster and more often mere luck.
+        callbacks: Called with the Optuna study and each trial that has ended.
+        device: Where to train: ``"auto"``, ``"cpu"``, ``"cuda:N"`` or ``"mps"``.
+        cache_dir: Folder that keeps decoded images between calls; None keeps them for this one.
+        random_state: Seed of everything. None draws one, or takes that of the study which is
+            already in the storage.
+
+    Attributes:
+        classes_: Labels as given to `fit`, sorted, shape (n_classes,).
+        recipe_: The recipe that was chosen.
+        study_: The Optuna study; all of Optuna's tools work on it.
+        cv_results_: The trials as a dict of arrays, ready for ``pandas.DataFrame``.
+        best_score_: Best validation score of the search.
+        confirmation_: What `biotune_optuna.study.confirm.confirm` found; None without it.
+        exported_: The trained network with its preprocessing.
+    """
+
+    def __init__(
+        self,
+        model: str = "resnet50",
+        *,
+        n_trials: int | None = 60,
+        timeout: float | None = None,
+        storage: str | optuna.storages.BaseStorage | None = None,
+        study_name: str | None = None,
+        weights: str = "auto",
+        image_size: int | None = None,
+        metric: str = "macro_accuracy",
+        val_fraction: float = 0.2,
+        epochs: int = 10,
+        batch_size: int = 32,
+        train_params: Mapping[str, Any] | None = None,
+        study_params: Mapping[str, Any] | None = None,
+        confirm: bool | ConfirmPlan = True,
+        callbacks: Sequence[Callable[[optuna.Study, optuna.trial.FrozenTrial], None]] = (),
+        device: str = "auto",
+        cache_dir: str | Path | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.model = model
+        self.n_trials = n_trials
+        self.timeout = timeout
+        self.storage = storage
+        self.study_name = study_name
+        self.weights = weights
+        self.image_size = image_size
+        self.metric = metric
+        self.val_fraction = val_fraction
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.train_params = train_params
+        self.study_params = study_params
+        self.confirm = confirm
+        self.callbacks = callbacks
+        self.device = device
+        self.cache_dir = cache_dir
+        self.random_state = random_state
+
+    # -- learning ------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: ArrayLike | None = None) -> Self:  # noqa: N803
+        """Searches, confirms and trains the winner on all images.
+
+        Args:
+            X: Array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or float in [0, 1] or
+                [0, 255]; or a list of image files, or of PIL pictures; or an `ImageSource`, whose
+                given train, val and test parts are kept, or what `open_source` understands.
+            y: N labels, numbers or strings; None where ``X`` has its own.
+
+        Raises:
+            DataError: If images or labels cannot be used.
+            ModelError: If the model or its weights cannot be used.
+            StudyError: If a parameter is out of range, or the storage holds another study of that
+                name.
+        """
+        source, self.classes_, self._scale = training_images(X, y)
+        backend = self.storage
+        if backend is None or isinstance(backend, str):
+            backend = open_storage(backend or "memory://")
+        name = self.study_name or default_name(
+            self.model, f"{source.name}-{source.fingerprint[:12]}"
+        )
+        with _cache_folder(self.cache_dir) as cache_dir:
+            study = create_study(
+                self._spec(source, self._seed(backend, name)),
+                storage=backend,
+                name=name,
+                source=source,
+                device=self.device,
+                cache_dir=cache_dir,
+            )
+            study.search(self.n_trials, timeout=self.timeout, callbacks=tuple(self.callbacks))
+            self.recipe_, self.confirmation_ = self._train_best(study)
+            self.exported_ = _exported(study, self.recipe_)
+            self._model_args = dict(study.setup.loaded.model_args)
+        self.study_ = study.optuna
+        self.best_score_ = float(study.optuna.best_value)
+        return self
+
+    def _spec(self, source: ImageSource, seed: int) -> StudySpec:
+        train = {"metric": self.metric, "epochs": self.epochs, "batch_size": self.batch_size}
+        fields: dict[str, Any] = {
+            "model": self.model,
+            "data": source.name,
+            "weights": self.weights,
+            "image_size": self.image_size,
+            "val_fraction": self.val_fraction,
+            "train": TrainSettings(
+                **_with(train, self.train_params, TrainSettings, "train_params")
+            ),
+            "seed": seed,
+        }
+        fields = _with(fields, self.study_params, StudySpec, "study_params")
+        fields.setdefault("test_fraction", 0.0)  # scikit-learn's users test on data of their own
+        return StudySpec(**fields)
+
+    def _seed(self, backend: optuna.storages.BaseStorage, name: str) -> int:
+        """The seed given, else that of the study in the storage, else a new one."""
+        if isinstance(self.random_state, (int, np.integer)):
+            return int(self.random_state)
+        if self.random_state is None:
+            with contextlib.suppress(KeyError):
+                stored = read_spec(optuna.load_study(study_name=name, storage=backend))
+                if stored is not None:
+                    return stored.seed
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
+    def _train_best(self, study: TuningStudy) -> tuple[Recipe, dict[str, Any] | None]:
+        """Leaves the trainer with the chosen recipe's weights."""
+        if self.confirm is not False:
+            plan = ConfirmPlan() if self.confirm is True else self.confirm
+            result = confirm(study, plan)
+            return train_winner(study), result
+        space, splits = study.setup.space, study.setup.splits
+        ranked = rank_finished(study.optuna, space)
+        if not ranked:
+            raise StudyError("no trial has finished; give more n_trials or a longer timeout")
+        trial = study.optuna.get_trials(deepcopy=False)[ranked[0]]
+        recipe = space.genome(trial.params).decode()
+        best_epochs = [run["best_epoch"] for run in trial.user_attrs["runs"]]
+        study.setup.trainer.fit(
+            recipe,
+            np.sort(np.concatenate([splits.train, splits.val])),
+            seed=study.spec.final_seed,
+            epochs=max(1, round(float(np.median(best_epochs)))),
+            keep_weights=True,
+        )
+        return recipe, None
+
+    # -- predicting ----------------------------------------------------------------------------
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """Class probabilities.
+
+        Args:
+            X: Images as in `fit`.
+
+        Returns:
+            (N, n_classes), in the order of ``classes_``; rows add up to 1.
+
+        Raises:
+            DataError: If an image cannot be read.
+        """
+        check_is_fitted(self)
+        rows = []
+        for prediction in self.exported_.iter_predict(images_of(X, self._scale)):
+            if prediction.error is not None:
+                raise InputError(prediction.error)
+            rows.append(prediction.probabilities)
+        if not rows:
+            raise InputError("there are no images to predict; 0 sample(s) were given")
+        found: NDArray[np.float64] = np.stack(rows).astype(np.float64)
+        found /= found.sum(axis=1, keepdims=True)
+        return found
+
+    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """The most probable label of each image, shape (N,), of the type given to `fit`."""
+        probabilities = self.predict_proba(X)
+        return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+
+    # -- looking -------------------------------------------------------------------------------
+
+    @property
+    def cv_results_(self) -> dict[str, NDArray[Any]]:
+        """The finished trials, best rank 1, in the order they were made.
+
+        Keys as in scikit-learn's searches: ``params``, ``param_<name>``, ``mean_test_score`` (on
+        validation images), ``std_test_score``, ``rank_test_score``, ``mean_fit_time``; and
+        ``number``, ``state``, ``role``, ``generation``, ``frozen``, ``trainable_pct``. Runs that
+        were cut short leave NaN.
+        """
+        check_is_fitted(self)
+        return results_of(self.study_)
+
+    # -- keeping -------------------------------------------------------------------------------
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes the fitted classifier as a folder, weights as safetensors.
+
+        The subfolder ``model`` is what ``biotune export`` writes: timm and ``biotune predict`` read
+        it. The study is not part of it, nor are storage, callbacks, device and cache folder.
+
+        Args:
+            directory: A new or empty folder, or one that `save` has written.
+
+        Returns:
+            The folder.
+
+        Raises:
+            BioTuneError: If the folder cannot be written or holds something else.
+        """
+        check_is_fitted(self)
+        return keeping.write(
+            Path(directory),
+            self.exported_,
+            self._model_args,
+            {
+                "params": keeping.plain(self.get_params(deep=False)),
+                "classes": {"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()},
+                "scale": self._scale,
+                "best_score": self.best_score_,
+                "confirmation": self.confirmation_,
+            },
+        )
+
+    @classmethod
+    def load(cls, directory: str | Path, *, device: str = "auto") -> Self:
+        """Reads what `save` wrote; nothing is unpickled.
+
+        Args:
+            directory: The folder.
+            device: Where to predict: ``"auto"``, ``"cpu"``, ``"cuda:N"`` or ``"mps"``.
+
+        Returns:
+            A fitted classifier without a study: ``study_`` and ``cv_results_`` are not there.
+
+        Raises:
+            ModelError: If the folder is no such classifier, is damaged or of another schema.
+        """
+        content, exported = keeping.read(Path(directory), device)
+        found = cls(**content["params"], device=device)
+        found.classes_ = content["classes"]
+        found._scale = content["scale"]
+        found.best_score_ = content["best_score"]
+        found.confirmation_ = content["confirmation"]
+        found._model_args = content["model_args"]
+        found.exported_ = exported
+        assert exported.recipe is not None  # `load_exported` insists on it
+        found.recipe_ = exported.recipe
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "study_" in state:  # the storage may be a live connection
+            state["study_"] = snapshot(state["study_"])
+        return state
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True  # a list of files
+        tags.non_deterministic = self.random_state is None
+        return tags
+
+
+def _with(
+    fields: Mapping[str, Any], more: Mapping[str, Any] | None, kind: type, name: str
+) -> dict[str, Any]:
+    """Fields with the user's further ones, which must be known and not parameters of their own."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key in more or {}:
+        if key not in known:
+            raise StudyError(f"{name} has {key!r}, which is no field of {kind.__name__}")
+        if key in fields:
+            raise StudyError(f"{name} has {key!r}, which {kind.__name__} gets from elsewhere")
+    return dict(fields) | dict(more or {})
+
+
+@contextlib.contextmanager
+def _cache_folder(given: str | Path | None) -> Iterator[str | Path]:
+    """The folder of decoded images; one for this call alone where none is given."""
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="biotune-") as folder:
+        yield folder
+
+
+def _exported(study: TuningStudy, recipe: Recipe) -> Exported:
+    """The network that the trainer holds, on its own, with what belongs to it."""
+    setup = study.setup
+    return Exported(
+        copy.deepcopy(setup.trainer.model),
+        name=setup.loaded.name,
+        classes=setup.classes,
+        preprocessing=preprocessing_of(setup),
+        recipe=recipe,
+        device=setup.trainer.device,
+    )

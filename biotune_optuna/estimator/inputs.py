@@ -1,0 +1,144 @@
+"""What may be given as ``X`` and ``y``, turned into what a study and a trained network take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+
+from biotune_optuna.data.sources import ImageSource, open_source
+from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["InputError", "Scale", "images_of", "training_images"]
+
+Scale = float | None
+"""What a float value of 1 stands for in [0, 255]: 255 for images in [0, 1], 1 for [0, 255]."""
+
+
+class InputError(DataError, ValueError):
+    """Images or labels that scikit-learn's conventions call a ValueError."""
+
+
+def training_images(X: Any, y: ArrayLike | None) -> tuple[ImageSource, NDArray[Any], Scale]:  # noqa: N803
+    """Labelled images for a study.
+
+    Args:
+        X: Images, as in `BioTuneClassifier.fit`.
+        y: Labels, or None where ``X`` has its own.
+
+    Returns:
+        The source; the labels' values, sorted, in the order of the source's classes; and the scale
+        of float images, None for others.
+
+    Raises:
+        DataError: If images or labels cannot be used.
+    """
+    if isinstance(X, (ImageSource, str)) or hasattr(X, "__fspath__"):
+        if y is not None:
+            raise InputError("y is given together with a source of images that has its own labels")
+        source = open_source(X)
+        return source, np.asarray(source.classes), None
+    if y is None:
+        raise InputError(
+            "requires y to be passed, but the target y is None: give one label an image"
+        )
+    labels = column_or_1d(y, warn=True)
+    check_classification_targets(labels)
+    scale = None
+    if _is_array(X):
+        array = _as_array(X)
+        scale = _scale_of(array)
+        X = _to_uint8(array, scale)  # noqa: N806
+    elif not isinstance(X, Sequence):
+        raise InputError(
+            f"X is a {type(X).__name__}; give an array of images, a list of files or of PIL "
+            "pictures, or an ImageSource"
+        )
+    if len(X) != len(labels):
+        raise InputError(
+            f"X has {len(X)} images and y {len(labels)} labels: inconsistent numbers of samples"
+        )
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        raise InputError(
+            f"y has {len(classes)} class{'' if len(classes) == 1 else 'es'}; "
+            "a classifier needs at least 2"
+        )
+    return open_source(X, labels=labels), classes, scale
+
+
+def images_of(X: Any, scale: Scale) -> Iterator[Any]:  # noqa: N803
+    """Images to predict, one by one: paths, pictures or uint8 arrays.
+
+    Args:
+        X: Images, as in `BioTuneClassifier.predict_proba`.
+        scale: What `training_images` found.
+
+    Raises:
+        DataError: If ``X`` cannot be images.
+    """
+    if isinstance(X, str) or hasattr(X, "__fspath__"):
+        X = open_source(X)  # noqa: N806
+    if isinstance(X, ImageSource):
+        return (X.load(i) for i in range(len(X)))
+    if _is_array(X):
+        return iter(_to_uint8(_as_array(X), scale))
+    if isinstance(X, Sequence):
+        return iter(X)
+    raise InputError(f"X is a {type(X).__name__}; give images in one of the ways fit takes them")
+
+
+def _is_array(X: Any) -> bool:  # noqa: N803
+    return hasattr(X, "__array_interface__") or hasattr(X, "detach")
+
+
+def _as_array(X: Any) -> NDArray[Any]:  # noqa: N803
+    """Images with channels last, or without a channel axis."""
+    array = np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
+    if array.dtype.kind not in "buif":
+        raise InputError(f"X has values of type {array.dtype}; give uint8 or floats")
+    if len(array) == 0:
+        raise InputError("X has no images: 0 sample(s), while a minimum of 1 is required")
+    if array.ndim == 3:
+        return array
+    if array.ndim == 4 and array.shape[3] in {1, 3, 4}:
+        return array
+    if array.ndim == 4 and array.shape[1] in {1, 3, 4}:
+        return array.transpose(0, 2, 3, 1)
+    raise InputError(
+        f"X has the shape {array.shape}; images have (N, H, W), (N, H, W, C) or (N, C, H, W) "
+        "with 1, 3 or 4 channels. Reshape your data if they are rows of pixels"
+    )
+
+
+def _scale_of(array: NDArray[Any]) -> Scale:
+    if array.dtype.kind != "f":
+        return None
+    return 255.0 if array.max() <= 1 else 1.0
+
+
+def _to_uint8(array: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind == "f":
+        # images of integers at fit: floats are on their scale
+        array = array * (1.0 if scale is None else scale)
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 255):  # catches NaN and infinity too
+        found = "NaN or infinity" if not np.isfinite([low, high]).all() else f"{low:g} to {high:g}"
+        raise InputError(
+            f"X has values of {found}; give uint8, or floats in [0, 1] or [0, 255], on the same "
+            "scale in fit and predict"
+        )
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    pixels: NDArray[np.uint8] = np.rint(array).astype(np.uint8)
+    return pixels

