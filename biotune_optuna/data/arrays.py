@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from biotune_optuna.data.decode import array_to_image, read_image, to_rgb
+from biotune_optuna.data.decode import array_to_image, decode_image, read_bytes, to_rgb
 from biotune_optuna.data.image_source import ImageSource, content_hash
 from biotune_optuna.data.scan import scan_files
 from biotune_optuna.errors import DataError
@@ -111,8 +111,20 @@ def open_files(
     splits: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     skip_bad_images: bool = False,
+    skipped: Sequence[str] = (),
 ) -> ImageSource:
     """Open image files whose labels are known, checking each of them.
+
+    Args:
+        paths: The files.
+        ids: What to call each of them.
+        name: Name of the data set.
+        classes: Class names that ``labels`` index.
+        labels: Class index per file.
+        splits: Part of each file, see :class:`ImageSource`.
+        groups: Group of each file, see :class:`ImageSource`.
+        skip_bad_images: Leave out files that are no readable image instead of refusing them.
+        skipped: Lines about what was left out before.
 
     Raises:
         DataError: A bad image, unless they are skipped.
@@ -122,7 +134,12 @@ def open_files(
     )
 
     def read(index: int) -> Image.Image:
-        return read_image(paths[sound[index]], name=ids[sound[index]])
+        shown = ids[sound[index]]
+        content = read_bytes(paths[sound[index]], name=shown)
+        if content_hash(content) != digests[index]:
+            # Splits and cache are keyed by what the file was.
+            raise DataError(f"image {shown!r} has changed since the data were opened")
+        return decode_image(content, name=shown)
 
     return ImageSource(
         read,
@@ -133,7 +150,7 @@ def open_files(
         content_hashes=digests,
         splits=None if splits is None else [splits[index] for index in sound],
         groups=None if groups is None else [groups[index] for index in sound],
-        skipped=problems,
+        skipped=[*skipped, *problems],
     )
 
 

@@ -81,11 +81,21 @@ def read_image(path: str | Path, *, name: str | None = None) -> Image.Image:
             more than :data:`MAX_PIXELS` pixels.
     """
     shown = str(path) if name is None else name
+    return decode_image(read_bytes(Path(path), name=shown), name=shown)
+
+
+def read_bytes(path: Path, *, name: str) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        DataError: There is no such file, it is no ordinary file, or it cannot be read.
+    """
     try:
-        content = Path(path).read_bytes()
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise DataError(f"image {name!r} is not a file")
+        return path.read_bytes()
     except OSError as error:
-        raise DataError(f"image {shown!r} cannot be read: {error.strerror or error}") from None
-    return decode_image(content, name=shown)
+        raise DataError(f"image {name!r} cannot be read: {error.strerror or error}") from None
 
 
 def decode_image(content: bytes, *, name: str) -> Image.Image:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from biotune_optuna.data.decode import IMAGE_SUFFIXES, read_image
-from biotune_optuna.data.image_source import ImageSource
-from biotune_optuna.data.scan import check_inside, scan_files
+import numpy as np
+
+from biotune_optuna.data.arrays import open_files
+from biotune_optuna.data.decode import IMAGE_SUFFIXES
+from biotune_optuna.data.scan import check_inside
 from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from biotune_optuna.data.image_source import ImageSource
 
 __all__ = ["SPLIT_ALIASES", "open_folder"]
 
@@ -67,23 +72,17 @@ def open_folder(root: str | Path, *, skip_bad_images: bool = False) -> ImageSour
                 else:
                     foreign.append(shown)
     _check_entries(root, entries, foreign, skip_bad_images=skip_bad_images)
-    sound, digests, problems = scan_files(
-        [(entry.id, entry.path) for entry in entries],
-        skip_bad_images=skip_bad_images,
-        name=str(root),
-    )
-    kept = [entries[index] for index in sound]
     classes = sorted({entry.label for entry in entries})
     index_of = {label: index for index, label in enumerate(classes)}
-    return ImageSource(
-        lambda index: read_image(kept[index].path, name=kept[index].id),
+    return open_files(
+        [entry.path for entry in entries],
+        [entry.id for entry in entries],
         name=inside.name or "images",
         classes=classes,
-        labels=[index_of[entry.label] for entry in kept],
-        ids=[entry.id for entry in kept],
-        content_hashes=digests,
-        splits=[entry.split for entry in kept] if parts else None,
-        skipped=[*(f"{name!r} is not an image" for name in foreign), *problems],
+        labels=np.array([index_of[entry.label] for entry in entries], dtype=np.int64),
+        splits=[entry.split for entry in entries] if parts else None,
+        skip_bad_images=skip_bad_images,
+        skipped=[f"{name!r} is not an image" for name in foreign],
     )
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from biotune_optuna.data.decode import check_image
+from biotune_optuna.data.decode import check_image, read_bytes
 from biotune_optuna.data.image_source import content_hash
 from biotune_optuna.errors import DataError
 
@@ -88,12 +88,9 @@ def scan_content(content: bytes, shown: str) -> ScannedFile:
 def _scan(file: tuple[str, Path]) -> ScannedFile:
     shown, path = file
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            return ScannedFile("", f"image {shown!r} is not a file")
-        content = path.read_bytes()
-    except OSError as error:
-        return ScannedFile("", f"image {shown!r} cannot be read: {error.strerror or error}")
-    return scan_content(content, shown)
+        return scan_content(read_bytes(path, name=shown), shown)
+    except DataError as error:
+        return ScannedFile("", str(error))
 
 
 def check_inside(path: Path, root: Path, shown: str) -> None:

@@ -146,11 +146,11 @@ def test_a_killed_builder_leaves_nothing_behind(source: ImageSource, tmp_path: P
     assert not stale.exists()
 
 
-def test_image_that_went_bad_is_named_and_leaves_no_cache(tree: Tree, tmp_path: Path) -> None:
+def test_image_that_has_changed_is_named_and_leaves_no_cache(tree: Tree, tmp_path: Path) -> None:
     root = tree({"a": 40, "b": 40})
     source = open_source(root)
-    (root / "a" / "007.png").write_bytes(b"gone")
-    with pytest.raises(DataError, match=r"'a/007\.png' is not an image"):
+    (root / "a" / "007.png").write_bytes((root / "a" / "008.png").read_bytes())
+    with pytest.raises(DataError, match=r"'a/007\.png' has changed since"):
         PixelStore.build(source, size=9, cache_dir=tmp_path / "c")
     assert [path.suffix for path in (tmp_path / "c").iterdir()] == [".lock"]
 
