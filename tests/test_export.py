@@ -206,6 +206,7 @@ def test_the_card_says_what_it_was_told_and_how_to_use_it(tuned, tmp_path):
         "Cost": {"trials": 60, "minutes": 12.5},
         "Notes": ["one", "two"],
         "Limits": "Only drawn shapes.",
+        "Recipe": "Stem frozen.",
     }
     text = (export(tuned, tmp_path / "m", card=facts) / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlibrary_name: timm\n")
@@ -216,6 +217,11 @@ def test_the_card_says_what_it_was_told_and_how_to_use_it(tuned, tmp_path):
     assert "Only drawn shapes." in text
     assert "Every image is put into one" not in text
     assert "## Intended use" in text
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings[:3] == ["## Metrics", "## Cost", "## Notes"]
+    assert headings[-3:] == ["## Preprocessing", "## Classes", "## Use"]
+    assert len(set(headings)) == len(headings)
+    assert "## Recipe\n\nStem frozen." in text
     assert "2. ünï\\|code\\*" in text
     assert f'timm.create_model("{NAME}", num_classes=3, checkpoint_path=' in text
 

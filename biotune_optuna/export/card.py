@@ -44,26 +44,26 @@ def render_card(
         recipe: How it was trained.
         facts: Heading -> content, in order. A content is a text, a mapping (a table of two
             columns), a sequence of mappings (a table with a column per key) or a sequence of
-            other things (a list). ``Intended use`` and ``Limits`` have a default text.
+            other things (a list). ``Intended use``, ``Limits`` and ``Recipe`` have a default.
 
     Returns:
         Markdown with the front matter that model hubs read.
     """
-    sections: dict[str, Any] = {**facts}
-    for heading, text in _DEFAULTS.items():
-        sections.setdefault(heading, text)
+    settings = {key: value for key, value in preprocessing.to_dict().items() if key != "amp"}
+    sections: dict[str, Any] = {
+        **facts,
+        **{heading: facts.get(heading, text) for heading, text in _DEFAULTS.items()},
+        "Recipe": facts.get("Recipe", _recipe(recipe)),
+        "Preprocessing": settings,
+        "Classes": _classes(classes),
+        "Use": _USAGE.format(name=model_name, n=len(classes)),
+    }
     parts = [
         _FRONT_MATTER,
         f"# {model_name}, fine-tuned for {len(classes)} classes",
         "Made by evolutionary selective fine-tuning with "
         f"[biotune-optuna](https://pypi.org/project/biotune-optuna/) {__version__}.",
         *(f"## {_text(heading)}\n\n{_render(content)}" for heading, content in sections.items()),
-        f"## Recipe\n\n{_text(recipe.describe())}, base learning rate {recipe.lr:.3g}, "
-        f"weight decay {recipe.weight_decay:.3g}. `recipe.json` holds it block by block.",
-        "## Preprocessing\n\n"
-        + _render({key: value for key, value in preprocessing.to_dict().items() if key != "amp"}),
-        f"## Classes\n\n{_classes(classes)}",
-        "## Use\n\n" + _USAGE.format(name=model_name, n=len(classes)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -92,6 +92,13 @@ model = timm.create_model("local-dir:.", pretrained=True)
 # or
 model = timm.create_model("{name}", num_classes={n}, checkpoint_path="model.safetensors")
 ```"""
+
+
+def _recipe(recipe: Recipe) -> str:
+    return (
+        f"{_text(recipe.describe())}, base learning rate {recipe.lr:.3g}, "
+        f"weight decay {recipe.weight_decay:.3g}. `recipe.json` holds it block by block."
+    )
 
 
 def _render(content: Any) -> str:
