@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution import strategy
-from biotune_optuna.lease import ENDED_KEY
+from biotune_optuna.lease import ENDED_KEY, LostTrialError
 from biotune_optuna.slots import claims, codec
 from biotune_optuna.slots.claims import Claim, SlotInfo, slot_of
 from biotune_optuna.slots.ranking import rank_finished
@@ -79,6 +79,9 @@ class BioTuneSampler(BaseSampler):
         momentum: κ >= 0 of the crossover; None takes the preset's.
         seed: Seed of the study. None draws one. The first trial keeps it in the study, and from
             then on the study's own seed and settings rule.
+        silence: Seconds that a new trial of a plain Optuna storage may go without saying which
+            slot it takes before it counts as lost. With `open_storage` a dead worker is known at
+            once.
 
     Raises:
         StudyError: If a number is out of range, or the study was begun with another space.
@@ -94,7 +97,9 @@ class BioTuneSampler(BaseSampler):
         n_elites: int | None = None,
         momentum: float | None = None,
         seed: int | None = None,
+        silence: float = 10.0,
     ) -> None:
+        self._silence = silence
         self._wanted = Config.make(
             preset=preset,
             seed=seed,
@@ -114,7 +119,7 @@ class BioTuneSampler(BaseSampler):
         self._asked: dict[tuple[int, int], tuple[Claim, dict[str, BaseDistribution]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_wanted": self._wanted}
+        return {"_wanted": self._wanted, "_silence": self._silence}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -227,7 +232,7 @@ class BioTuneSampler(BaseSampler):
         with self._lock:
             of_storage = self._searches.setdefault(study._storage, {})
             if study._study_id not in of_storage:
-                of_storage[study._study_id] = Search(self._wanted)
+                of_storage[study._study_id] = Search(self._wanted, silence=self._silence)
             return of_storage[study._study_id]
 
     def _claim(
@@ -242,7 +247,7 @@ class BioTuneSampler(BaseSampler):
                     claim = search.choose(study, trial)
                     if claims.publish(study, trial, claim):
                         return claim, search.space_of(claim)
-                    raise StudyError(
+                    raise LostTrialError(
                         f"trial {trial.number} was given up before it started, because its worker "
                         "was silent for too long; ask for another"
                     )

@@ -139,20 +139,20 @@ def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model |
     targets = (costs - costs.mean()) / spread
     best: tuple[float, tuple[float, ...], float] | None = None
     for scales in itertools.product(_RATE, _FROZEN, _REST):
-        kernel = _matern(sum(s * s * square for s, square in zip(scales, squares, strict=True)))
+        kernel = _matern(np.add.reduce([s * s * d for s, d in zip(scales, squares, strict=True)]))
         for noise in _NOISE:
             score = _evidence(kernel, targets, noise / counts)
             if best is None or score > best[0]:
                 best = (score, scales, noise)
     assert best is not None
-    _, scales, noise = best
-    points = _scaled(groups, scales)
+    _, chosen, noise = best
+    points = _scaled(groups, chosen)
     kernel = _matern(_squared(points, points))
     factor, weights, center, variance = _solve(kernel, targets, noise / counts)
     deviation = spread * math.sqrt(variance)
     return Model(
         domain=domain,
-        scales=scales,
+        scales=chosen,
         noise=deviation * math.sqrt(noise),
         _points=points,
         _weights=spread * weights,
@@ -180,7 +180,8 @@ def _solve(kernel: Vector, targets: Vector, noise: Vector) -> tuple[Vector, Vect
     residual = both[:, 0] - center * both[:, 1]
     # A vague inverse-gamma prior keeps the variance sane for a handful of points.
     variance = float((residual @ residual + 2.0) / (n + 2.0))
-    return factor, np.linalg.solve(factor.T, residual), center, variance
+    weights: Vector = np.linalg.solve(factor.T, residual)
+    return np.asarray(factor), weights, center, variance
 
 
 def _evidence(kernel: Vector, targets: Vector, noise: Vector) -> float:

@@ -60,8 +60,6 @@ RAISED_KEY = "biotune:raised"
 FIXED_KEY = "fixed_params"
 """Optuna's own system attribute of an enqueued trial."""
 
-UNPUBLISHED_SECONDS = 10.0
-
 
 @dataclass(frozen=True, slots=True)
 class Opening:
@@ -221,7 +219,7 @@ class Liveness:
         seconds: How long a trial that names no holder may go without publishing its claim.
     """
 
-    def __init__(self, *, seconds: float = UNPUBLISHED_SECONDS) -> None:
+    def __init__(self, *, seconds: float) -> None:
         self._leases = LeaseWatch()
         self._silent = LeaseWatch()
         self._nameless = LeaseWatch(seconds=seconds)

@@ -134,13 +134,14 @@ class Search:
 
     Args:
         wanted: The configuration that the sampler was made with.
+        silence: See `Liveness`.
     """
 
-    def __init__(self, wanted: Config) -> None:
+    def __init__(self, wanted: Config, *, silence: float) -> None:
         self._wanted = wanted
         self._config: Config | None = None
         self._drawn: int | None = None
-        self._liveness = Liveness()
+        self._liveness = Liveness(seconds=silence)
         self._trials: list[FrozenTrial] = []
         self._history: History | None = None
         self._space: dict[str, BaseDistribution] = {}
