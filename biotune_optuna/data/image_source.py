@@ -84,6 +84,13 @@ class ImageSource:
             raise ValueError("labels, ids, content_hashes, splits and groups differ in length")
         if not len(self):
             raise DataError(f"{self.name}: no images")
+        if len(set(self.ids)) != len(self) or len(set(self.classes)) != len(self.classes):
+            raise ValueError("ids and class names must be unique")
+        if not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise DataError(
+                f"{self.name}: labels run from {self.labels.min()} to {self.labels.max()}, but "
+                f"there are {len(self.classes)} classes, counted from 0"
+            )
         present = np.unique(self.labels)
         if len(present) < 2:
             only = self.classes[int(present[0])]

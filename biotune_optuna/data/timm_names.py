@@ -12,7 +12,7 @@ import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from biotune_optuna.data.pixels import default_cache_dir
 from biotune_optuna.data.scan import ScannedFile, refuse_or_skip, scan_content, worker_count
 from biotune_optuna.data.shards import open_shards
 from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["PREFIXES", "open_timm"]
 
@@ -112,11 +115,11 @@ def _open_hub(name: str, rest: str, skip_bad_images: bool) -> ImageSource:
     with ThreadPoolExecutor(worker_count()) as pool:
         scanned = list(pool.map(scan, range(len(items)), chunksize=16))
     sound, digests, problems = refuse_or_skip(scanned, skip_bad_images=skip_bad_images, name=name)
-    labels = np.concatenate([np.fromiter(_targets(r), dtype=np.int64) for _, r in parts])
+    labels = np.concatenate([_targets(reader) for _, reader in parts])
     names = {index: label for label, index in (parts[0][1].class_to_idx or {}).items()}
     return ImageSource(
         lambda index: decode_image(content(sound[index]), name=ids[sound[index]]),
-        name=rest.replace("/", "-"),
+        name=rest.strip("/").replace("/", "-"),
         classes=[str(names.get(index, index)) for index in range(int(labels.max()) + 1)],
         labels=labels[sound],
         ids=[ids[position] for position in sound],
@@ -137,7 +140,7 @@ def _hub_parts(name: str, rest: str) -> list[tuple[str, Any]]:
         datasets.config.HF_HUB_OFFLINE = True
     try:
         splits = datasets.get_dataset_split_names(rest)
-        return [
+        parts = [
             (SPLIT_ALIASES[split], create_dataset(name, root=None, split=split).reader)
             for split in splits
             if split in SPLIT_ALIASES
@@ -145,8 +148,12 @@ def _hub_parts(name: str, rest: str) -> list[tuple[str, Any]]:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{name!r} cannot be loaded from {endpoint}: {reason}") from None
+    # Test parts are often published with -1 for every label.
+    labelled = [(split, reader) for split, reader in parts if (_targets(reader) >= 0).all()]
+    if not labelled:
+        raise DataError(f"{name!r} has no labelled train, validation or test part")
+    return labelled
 
 
-def _targets(reader: Any) -> Any:
-    for target in reader.iter_targets():
-        yield int(target)
+def _targets(reader: Any) -> NDArray[np.int64]:
+    return np.fromiter((int(target) for target in reader.iter_targets()), dtype=np.int64)

@@ -146,3 +146,30 @@ def test_names_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(DataError, match=r"'hfds/mnist' needs the package datasets"):
         open_source("hfds/mnist")
+
+
+def test_hub_name_from_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    kinds = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    (tmp_path / "set").mkdir()
+    for split, first, count, label in (
+        ("train", 0, 8, 1),
+        ("test", 8, 4, 1),
+        ("validation", 12, 3, -1),
+    ):
+        table = {
+            "image": [picture(seed) for seed in range(first, first + count)],
+            "label": [label * (i % 2) if label > 0 else -1 for i in range(count)],
+        }
+        held = datasets.Dataset.from_dict(table, features=kinds)
+        held.to_parquet(str(tmp_path / "set" / f"{split}-00000-of-00001.parquet"))
+    source = open_source(f"hfds/{tmp_path}/set")
+    assert source.classes == ("cat", "dog")
+    assert source.splits is not None
+    assert sorted(source.splits.tolist()) == ["test"] * 4 + ["train"] * 8
+    assert source.labels.tolist() == [0, 1] * 6
+    at = source.ids.index("test/1")
+    assert source.load(at).tobytes() == picture(9).tobytes()
