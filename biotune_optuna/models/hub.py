@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.models import packages
+from biotune_optuna.models.states import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["clear_errors", "location", "n_classes"]
 
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 5.0  # for one connection
+PATIENCE_SECONDS = 12.0  # for all: a name server or a row of silent addresses takes its own time
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -41,14 +44,15 @@ def clear_errors(name: str) -> Iterator[None]:
     if config is None or not place:
         raise ModelError(f"{name} has no pre-trained weights: give weights='none' or a file")
     try:
-        _probe(config)
+        _probe_within(PATIENCE_SECONDS, config)
         yield
     except ModelError:
         raise
+    except TypeError as error:  # an argument that the architecture does not know
+        raise ModelError(f"{name} cannot be built: {one_line(error)}") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ModelError(
-            f"cannot get the pre-trained weights of {name} from {place} ({reason}); "
+            f"cannot get the pre-trained weights of {name} from {place} ({one_line(error)}); "
             f"without the hub give {_alternatives(name)}"
         ) from error
 
@@ -68,6 +72,24 @@ def n_classes(name: str) -> int | None:
 def _url(config: PretrainedCfg | None) -> str:
     url = config.url if config is not None else None
     return (url[0] if isinstance(url, tuple) else url) or ""
+
+
+def _probe_within(seconds: float, config: PretrainedCfg) -> None:
+    failure: list[Exception] = []
+
+    def probe() -> None:
+        try:
+            _probe(config)
+        except Exception as error:  # noqa: BLE001 - handed over to the thread that waits
+            failure.append(error)
+
+    thread = threading.Thread(target=probe, name="biotune-hub-probe", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:g} seconds")
+    if failure:
+        raise failure[0]
 
 
 def _probe(config: PretrainedCfg) -> None:

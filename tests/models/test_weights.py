@@ -2,6 +2,7 @@
 
 import pickle
 import socket
+import threading
 import time
 
 import pytest
@@ -232,6 +233,38 @@ def test_hub_without_a_network_fails_at_once_and_names_the_ways_out(no_network):
     assert "\n" not in message
     for part in ("resnet50", "huggingface.co/timm/", ".safetensors", "weights='none'", "pip inst"):
         assert part in message
+
+
+def test_a_silent_network_is_given_up(no_network, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: release.wait(60))
+    monkeypatch.setattr(hub, "PATIENCE_SECONDS", 0.2)
+    with pytest.raises(ModelError, match=r"no answer within 0\.2 seconds"):
+        create_model("resnet50", num_classes=3, weights="hub")
+    release.set()
+
+
+def test_hub_weights_reach_the_model_and_get_a_new_head(checkpoint, tmp_path, monkeypatch):
+    """The hub's answer is played by timm's own override of where the weights lie."""
+    path = write(checkpoint, tmp_path / "w.safetensors")
+    monkeypatch.setattr(hub, "_probe", lambda config: None)
+    overlay = {"file": str(path), "num_classes": 7}
+    first, same = (
+        create_model(SMALL, num_classes=3, weights="hub", seed=4, pretrained_cfg_overlay=overlay)
+        for _ in range(2)
+    )
+    assert_trunk_equal(first.model, checkpoint)
+    assert torch.equal(first.model.fc.weight, same.model.fc.weight)
+    from_file = create_model(SMALL, num_classes=3, weights=path, seed=4)
+    assert torch.equal(first.model.fc.weight, from_file.model.fc.weight)
+    assert first.weights_fingerprint == from_file.weights_fingerprint
+    assert first.weights.startswith("hub: huggingface.co/timm/")
+
+
+def test_arguments_that_the_architecture_does_not_know_are_named(monkeypatch):
+    monkeypatch.setattr(hub, "_probe", lambda config: None)
+    with pytest.raises(ModelError, match=r"resnet18 cannot be built: .*no_such_option"):
+        create_model("resnet18", num_classes=3, weights="hub", no_such_option=1)
 
 
 def test_auto_falls_back_to_the_hub_and_names_a_fitting_package(no_network, monkeypatch):
