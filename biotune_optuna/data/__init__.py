@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from biotune_optuna.data.cache_dir import default_cache_dir
     from biotune_optuna.data.decode import decode_image, preprocess, read_image
     from biotune_optuna.data.loaders import AUGMENTATIONS, DeviceImages, Normalize, augment
-    from biotune_optuna.data.pixels import PixelStore, default_cache_dir
+    from biotune_optuna.data.pixels import PixelStore
     from biotune_optuna.data.sources import ImageSource, open_source
     from biotune_optuna.data.splits import Duplicate, Splits, make_splits
 
@@ -39,7 +40,7 @@ _HOME = {
     "Splits": "splits",
     "augment": "loaders",
     "decode_image": "decode",
-    "default_cache_dir": "pixels",
+    "default_cache_dir": "cache_dir",
     "make_splits": "splits",
     "open_source": "sources",
     "preprocess": "decode",

@@ -97,7 +97,7 @@ def _check_entries(
     if foreign and not skip_bad_images:
         more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
         raise DataError(
-            f"{foreign[0]!r} in {str(root)!r} is not an image{more}; remove it, or skip bad images"
+            f"{foreign[0]!r} in {str(root)!r} is not an image{more}; remove it, or skip such images with --skip-bad-images (skip_bad_images=True)"
         )
     trained = {entry.label for entry in entries if entry.split in {"train", ""}}
     for entry in entries:

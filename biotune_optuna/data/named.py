@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biotune_optuna.data.arrays import class_names, open_array, open_files
-from biotune_optuna.data.pixels import default_cache_dir
+from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL
 
+from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.decode import check_geometry, preprocess
 from biotune_optuna.data.scan import worker_count
 from biotune_optuna.errors import DataError
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from biotune_optuna.data.image_source import ImageSource
 
-__all__ = ["PixelStore", "default_cache_dir"]
+__all__ = ["PixelStore"]
 
 _logger = logging.getLogger("biotune_optuna.data")
 
@@ -113,15 +114,6 @@ class PixelStore:
                 f"pixel cache in {str(folder)!r} cannot be used: {error.strerror or error}; "
                 "give another cache folder"
             ) from None
-
-
-def default_cache_dir() -> Path:
-    """``$BIOTUNE_CACHE``, else ``biotune-optuna`` in the user's cache folder."""
-    given = os.environ.get("BIOTUNE_CACHE")
-    if given:
-        return Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "biotune-optuna"
 
 
 def _key(source: ImageSource, geometry: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from biotune_optuna.data.decode import check_image, read_bytes
 from biotune_optuna.data.image_source import content_hash
+from biotune_optuna.data.remembered import Remembered
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,8 +58,19 @@ def scan_files(
     Raises:
         DataError: An image is unreadable and ``skip_bad_images`` is false.
     """
+    remembered = Remembered([path for _, path in files])
+
+    def scan(file: tuple[str, Path]) -> ScannedFile:
+        shown, path = file
+        known = remembered.digest(path)
+        return _scan(shown, path) if known is None else ScannedFile(known, None)
+
     with ThreadPoolExecutor(worker_count()) as pool:
-        scanned = list(pool.map(_scan, files, chunksize=16))
+        scanned = list(pool.map(scan, files))
+    for (_, path), found in zip(files, scanned, strict=True):
+        if found.problem is None:
+            remembered.keep(path, found.digest)
+    remembered.save()
     return refuse_or_skip(scanned, skip_bad_images=skip_bad_images, name=name)
 
 
@@ -69,7 +81,7 @@ def refuse_or_skip(
     problems = [file.problem for file in scanned if file.problem is not None]
     if problems and not skip_bad_images:
         more = f" (and {len(problems) - 1} more bad images)" if len(problems) > 1 else ""
-        raise DataError(f"{problems[0]}{more}; mend or remove it, or skip bad images")
+        raise DataError(f"{problems[0]}{more}; mend or remove it, or skip such images with --skip-bad-images (skip_bad_images=True)")
     if problems:
         _logger.warning("%s: left out %d bad images, first: %s", name, len(problems), problems[0])
     sound = [index for index, file in enumerate(scanned) if file.problem is None]
@@ -85,8 +97,7 @@ def scan_content(content: bytes, shown: str) -> ScannedFile:
     return ScannedFile(content_hash(content), None)
 
 
-def _scan(file: tuple[str, Path]) -> ScannedFile:
-    shown, path = file
+def _scan(shown: str, path: Path) -> ScannedFile:
     try:
         return scan_content(read_bytes(path, name=shown), shown)
     except DataError as error:

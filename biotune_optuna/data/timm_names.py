@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.decode import decode_image
 from biotune_optuna.data.folder import SPLIT_ALIASES, open_folder
 from biotune_optuna.data.image_source import ImageSource
 from biotune_optuna.data.named import obtain, reachable, split_root, stack_parts
-from biotune_optuna.data.pixels import default_cache_dir
 from biotune_optuna.data.scan import ScannedFile, refuse_or_skip, scan_content, worker_count
 from biotune_optuna.data.shards import open_shards
 from biotune_optuna.errors import DataError
