@@ -189,7 +189,14 @@ class Recipe:
         frozen = [i + 1 for i, b in enumerate(self.blocks) if b.frozen]
         if frozen:
             parts.append(f"block{'s' if len(frozen) > 1 else ''} {_runs(frozen)} frozen")
-        parts += [f"{b.name} at {b.multiplier:.2g}×" for b in self.blocks if not b.frozen]
+        at: dict[str, list[int]] = {}
+        for i, block in enumerate(self.blocks):
+            if not block.frozen:
+                at.setdefault(f"{block.multiplier:.2g}×", []).append(i + 1)
+        for rate, numbers in at.items():
+            many = f"blocks {_runs(numbers)}"
+            who = many if len(numbers) > 1 else self.blocks[numbers[0] - 1].name
+            parts.append(f"{who} at {rate}")
         return ", ".join([*parts, f"base rate {self.lr:.2g}"])
 
     # -- using it ------------------------------------------------------------------------------

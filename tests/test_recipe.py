@@ -104,6 +104,7 @@ def test_words(net: Net) -> None:
         Recipe.from_multipliers(blocks, [0, 0.31, 6], lr=3e-3).describe()
         == "block 1 frozen, body at 0.31×, head at 6×, base rate 0.003"
     )
+    assert Recipe.full(blocks, lr=1e-3).describe() == "blocks 1-3 at 1×, base rate 0.001"
     assert Recipe.from_multipliers(blocks, [0, 1, 0], lr=1.0).frozen_summary() == "1, 3 of 3"
     assert Recipe.full(blocks, lr=1.0).frozen_summary() == "none of 3"
     assert Recipe.from_multipliers(blocks, [0, 1, 0], lr=1.0).frozen_prefix == 1

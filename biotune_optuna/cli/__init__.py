@@ -21,14 +21,12 @@ _COMMANDS = {
     "demo": "tune",
     "tune": "tune",
     "worker": "work",
-    "launch": "work",
     "status": "look",
     "report": "look",
     "dashboard": "look",
     "blocks": "look",
     "export": "model",
     "predict": "model",
-    "baseline": "model",
 }
 
 

@@ -9,7 +9,14 @@ from biotune_optuna.errors import StudyError
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["open_study", "study_name"]
+__all__ = ["open_study", "quieten_optuna", "study_name"]
+
+
+def quieten_optuna() -> None:
+    """Leaves it to our own display to tell of trials; Optuna's warnings stay."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def study_name(storage: optuna.storages.BaseStorage, name: str | None) -> str:

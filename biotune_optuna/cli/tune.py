@@ -17,6 +17,7 @@ from biotune_optuna.cli.options import (
     out_option,
     study_options,
 )
+from biotune_optuna.cli.pick import quieten_optuna
 from biotune_optuna.errors import StorageError, StudyError
 
 if TYPE_CHECKING:
@@ -187,9 +188,10 @@ def run(job: Job) -> None:
     from biotune_optuna.report.html import write_report
     from biotune_optuna.report.live import Progress
     from biotune_optuna.study.confirm import confirm
+    from biotune_optuna.study.stop import Stopped, StopRequest
     from biotune_optuna.study.study import create_study
-    from biotune_optuna.study.workers import Stopped, StopRequest
 
+    quieten_optuna()
     if job.trials is not None and job.trials < 1:
         raise StudyError(f"--trials {job.trials} asks for nothing; give at least 1")
     _check_writable(job.out)

@@ -20,7 +20,7 @@ import optuna
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import report
 from biotune_optuna.recipe import Recipe
-from biotune_optuna.sampler import rank_finished
+from biotune_optuna.slots.ranking import rank_finished
 from biotune_optuna.study.evidence import bootstrap_interval, paired_test
 from biotune_optuna.study.objective import recipe_summary
 
@@ -242,7 +242,8 @@ class _Confirmation:
         }
         best = max(candidates, key=lambda c: c.mean)
         tested = [c for c in (*rivals, best) if c is not winner] + [winner]
-        result |= self._test(tested)
+        untested: dict[str, Any] = {"tests": [], "paired": [], "mistakes": []}
+        result |= self._test(tested) if len(self.setup.splits.test) else untested
         result["seconds"] = time.perf_counter() - started
         self.study.optuna.set_user_attr(CONFIRM_KEY, result)
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
 
     from biotune_optuna.data.sources import ImageSource
     from biotune_optuna.study.objective import Observer
-    from biotune_optuna.study.workers import StopRequest
+    from biotune_optuna.study.stop import StopRequest
 
 __all__ = ["TuningStudy", "create_study", "load_study", "read_spec"]
 
 logger = logging.getLogger(__name__)
 
 SPEC_KEY = "biotune"
+TOTAL_KEY = "n_trials"
 
 Storage = str | optuna.storages.BaseStorage | None
 
@@ -60,6 +62,12 @@ class TuningStudy:
         """What defines the study."""
         return self.setup.spec
 
+    @property
+    def n_trials(self) -> int | None:
+        """The total that was last asked for, None if there was none."""
+        total = self.optuna.user_attrs.get(TOTAL_KEY)
+        return None if total is None else int(total)
+
     def search(
         self,
         n_trials: int | None = None,
@@ -89,6 +97,8 @@ class TuningStudy:
         if timeout is not None and timeout <= 0:
             raise StudyError(f"timeout {timeout} is too short; give a number of seconds above 0")
         self.trained = None
+        if n_trials is not None and n_trials != self.n_trials:
+            self.optuna.set_user_attr(TOTAL_KEY, n_trials)
         objective = Objective(
             self.setup, observer=observer, checkpoint=stop.check if stop else None
         )
@@ -149,7 +159,9 @@ def create_study(
                 f"study {name!r} holds trials of another kind; choose another study name"
             )
         study.set_user_attr(SPEC_KEY, {"version": __version__, "spec": setup.spec.to_dict()})
-        study.set_metric_names([setup.spec.train.metric])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([setup.spec.train.metric])
     _check_same(name, read_spec(study), setup.spec, fingerprints=True)
     return TuningStudy(study, setup)
 

@@ -1,0 +1,64 @@
+"""Commands for many machines: ``worker`` and ``launch``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from biotune_optuna.cli.options import DURATION, device_option, display_option, study_options
+from biotune_optuna.cli.pick import quieten_optuna, study_name
+
+
+@click.command()
+@study_options
+@click.option("--data", help="Where this machine has the images, if elsewhere.")
+@click.option("--weights", help="Where this machine has the weights, if elsewhere.")
+@click.option("--trials", type=int, help="Total for the study.  [default: the study's own]")
+@click.option("--timeout", type=DURATION, help="Work for this long: 90s, 20m, 1h30m.")
+@device_option
+@display_option
+def worker(
+    *,
+    storage: str | None,
+    name: str | None,
+    data: str | None,
+    weights: str | None,
+    trials: int | None,
+    timeout: float | None,
+    device: str,
+    display: str | None,
+) -> None:
+    """Work on a study that exists, beside other workers."""
+    from biotune_optuna.report.live import Progress
+    from biotune_optuna.study.stop import Stopped, StopRequest
+    from biotune_optuna.study.storage import open_storage
+    from biotune_optuna.study.study import load_study
+
+    quieten_optuna()
+    backend = open_storage(storage, create=False)
+    study = load_study(
+        study_name(backend, name), storage=backend, data=data, weights=weights, device=device
+    )
+    total = trials if trials is not None else study.n_trials
+    progress = Progress(
+        total=total,
+        deadline=None if timeout is None else time.monotonic() + timeout,
+        mode=display or "auto",  # type: ignore[arg-type]
+        epochs=study.spec.train.epochs,
+        runs=len(study.spec.search_runs()),
+    )
+    try:
+        with StopRequest.on_signals() as stop, progress:
+            study.search(
+                total,
+                timeout=timeout,
+                observer=progress,
+                callbacks=[progress.trial_finished],
+                stop=stop,
+            )
+            stop.check()
+    except (KeyboardInterrupt, Stopped):
+        click.echo("Stopped; everything finished is kept.", err=True)
+        raise SystemExit(130) from None
+    click.echo(f"Study {study.name} has its trials; biotune tune confirms the winner.", err=True)

@@ -1,0 +1,171 @@
+"""Confirmation: who wins and why, and the one look at the test set."""
+
+import optuna
+import pytest
+
+from biotune_optuna.errors import StudyError
+from biotune_optuna.recipe import BlockRecipe, Recipe
+from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.study.confirm import Candidate, ConfirmPlan, choose, confirm, train_winner
+from biotune_optuna.study.objective import Objective
+from biotune_optuna.study.setup import Setup
+from biotune_optuna.study.study import TuningStudy
+
+BLOCKS = [BlockRecipe(name, 1.0) for name in ("stem", "body", "head")]
+
+
+def candidate(name: str, scores: list[float], frozen: int, backward: int = 900) -> Candidate:
+    recipe = Recipe.from_multipliers(BLOCKS, [0.0] * frozen + [1.0] * (3 - frozen), lr=1e-3)
+    return Candidate(
+        name=name,
+        method="biotune",
+        recipe=recipe,
+        scores=scores,
+        best_epochs=[3, 5, 4],
+        backward=backward,
+        trainable_pct=100.0 / (frozen + 1),
+    )
+
+
+def test_a_clear_best_wins() -> None:
+    best = candidate("best", [0.90, 0.91, 0.92], 0)
+    winner, plateau, why = choose([candidate("probe", [0.6, 0.6, 0.6], 2), best])
+    assert winner is best
+    assert plateau == [best]
+    assert "best mean" in why
+
+
+def test_within_one_standard_error_the_cheapest_wins() -> None:
+    best = candidate("best", [0.88, 0.90, 0.92], 0)  # mean .90, standard error .0115
+    near = candidate("near", [0.89, 0.89, 0.89], 1)
+    cheap = candidate("cheap", [0.88, 0.88, 0.88], 2)  # cheaper still, but .02 behind
+    winner, plateau, why = choose([best, near, cheap])
+    assert winner is near
+    assert plateau == [best, near]
+    assert "near is within one standard error of the best (best)" in why
+
+
+def test_cost_is_passes_through_blocks_that_train() -> None:
+    assert candidate("a", [1.0], 1, backward=900).backward_cost == pytest.approx(600)
+    long = candidate("long", [0.9, 0.9, 0.9], 1, backward=1500)  # 1000 against 900
+    short = candidate("short", [0.9, 0.9, 0.9], 0, backward=900)
+    assert choose([long, short])[0] is short
+
+
+def test_final_length_is_the_median_best_epoch() -> None:
+    assert candidate("a", [1.0], 0).final_epochs == 4
+    one = candidate("a", [1.0], 0)
+    one.best_epochs = [0]  # every run diverged
+    assert one.final_epochs == 1
+    one.best_epochs = [2, 5]
+    assert one.final_epochs == 4  # halves are rounded up
+
+
+@pytest.fixture
+def searched(setup: Setup) -> TuningStudy:
+    study = optuna.create_study(
+        direction="maximize", sampler=BioTuneSampler(space=setup.space, seed=0)
+    )
+    study.optimize(Objective(setup), n_trials=4)
+    return TuningStudy(study, setup)
+
+
+PLAN = ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2))
+
+
+def test_confirmation_end_to_end(searched: TuningStudy) -> None:
+    result = confirm(searched, PLAN)
+    setup = searched.setup
+    assert [c["method"] for c in result["rivals"]] == ["full", "linear-probe"]
+    assert len(result["candidates"]) == 2
+    for entry in (*result["candidates"], *result["rivals"]):
+        assert len(entry["scores"]) == 2
+        assert entry["mean"] == pytest.approx(sum(entry["scores"]) / 2)
+    for rival in result["rivals"]:
+        assert [point["lr"] for point in rival["grid"]] == [1e-3, 1e-2]
+        assert rival["search_value"] == max(point["value"] for point in rival["grid"])
+    names = [test["name"] for test in result["tests"]]
+    assert names[-1] == result["winner"]
+    assert {"full", "linear-probe"} <= set(names)
+    for test in result["tests"]:
+        assert test["low"] <= test["score"] <= test["high"]
+        assert test["n"] == len(setup.splits.test)
+    confusion = result["tests"][-1]["confusion"]
+    assert sum(map(sum, confusion)) == len(setup.splits.test)
+    looks = searched.optuna.user_attrs["test_looks"]
+    assert [look["what"] for look in looks] == names
+    assert {pair["against"] for pair in result["paired"]} == set(names[:-1])
+
+
+def test_a_second_confirmation_does_not_look_again(
+    searched: TuningStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = confirm(searched, PLAN)
+    looks = len(searched.optuna.user_attrs["test_looks"])
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("trained or predicted again")
+
+    monkeypatch.setattr(type(searched.setup.trainer), "fit", refuse)
+    monkeypatch.setattr(type(searched.setup.trainer), "predict", refuse)
+    assert confirm(searched, PLAN) == result
+    assert len(searched.optuna.user_attrs["test_looks"]) == looks
+
+
+def test_an_interrupted_confirmation_goes_on(searched: TuningStudy) -> None:
+    class Stop(Exception):
+        pass
+
+    trainings = 0
+
+    class StopAtFive:
+        def trial_started(self, trial: object) -> None: ...
+        def epoch(self, run: object, record: object) -> None: ...
+        def stage(self, name: str, detail: str, done: int, total: int) -> None:
+            nonlocal trainings
+            trainings += 1
+            if trainings == 6:
+                raise Stop
+
+    with pytest.raises(Stop):
+        confirm(searched, PLAN, observer=StopAtFive())
+    ledger = dict(searched.optuna.user_attrs["confirm_trainings"])
+    assert len(ledger) == 5
+    result = confirm(searched, PLAN)
+    after = searched.optuna.user_attrs["confirm_trainings"]
+    assert {key: after[key] for key in ledger} == ledger
+    assert len(after) == 2 * 2 + 4 * 2
+    fresh = TuningStudy(optuna.create_study(direction="maximize"), searched.setup)
+    fresh.optuna.add_trials(searched.optuna.trials)
+    again = confirm(fresh, PLAN)
+    assert again["winner"] == result["winner"]
+    assert again["tests"] == result["tests"]
+
+
+def test_the_winner_is_the_model_that_was_tested(searched: TuningStudy) -> None:
+    result = confirm(searched, PLAN)
+    index = searched.setup.splits.test
+    tested = searched.setup.trainer.predict(index)
+    searched.trained = None
+    searched.setup.trainer.reset(7)
+    recipe = train_winner(searched)
+    assert (searched.setup.trainer.predict(index) == tested).all()
+    entry = next(
+        c for c in (*result["candidates"], *result["rivals"]) if c["name"] == result["winner"]
+    )
+    assert recipe.multipliers == entry["recipe"]["multipliers"]
+
+
+def test_nothing_to_confirm_is_said(setup: Setup) -> None:
+    empty = TuningStudy(optuna.create_study(direction="maximize"), setup)
+    with pytest.raises(StudyError, match="no finished trial"):
+        confirm(empty)
+    with pytest.raises(StudyError, match="no confirmed winner"):
+        train_winner(empty)
+
+
+def test_bad_plans_are_named() -> None:
+    with pytest.raises(StudyError, match="top_k 0"):
+        ConfirmPlan(top_k=0)
+    with pytest.raises(StudyError, match="base rate"):
+        ConfirmPlan(rates=())

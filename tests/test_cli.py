@@ -1,0 +1,174 @@
+"""Bad input at the command line: one clear line, exit code 2, nothing written."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from biotune_optuna.cli import cli
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BIOTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("BIOTUNE_STORAGE", raising=False)
+    return tmp_path
+
+
+def tree(root: Path, classes: dict[str, int], size: int = 16) -> Path:
+    rng = np.random.default_rng(0)
+    for label, count in classes.items():
+        (root / label).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{i}.png")
+    return root
+
+
+def fails(*args: str) -> str:
+    """The one line that a failing command prints."""
+    result = CliRunner().invoke(cli, list(args))
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, result.output
+    return lines[0].removeprefix("Error: ")
+
+
+TINY = ("--model", "test_efficientnet", "--weights", "none", "--image-size", "32", "--epochs", "1")
+
+
+def tune(data: Path | str, *args: str) -> str:
+    return fails("tune", "--data", str(data), *TINY, "--trials", "2", *args)
+
+
+def test_no_such_folder(home: Path) -> None:
+    assert "nowhere" in tune(home / "nowhere")
+    assert not (home / "nowhere").exists()
+
+
+def test_a_folder_without_images(home: Path) -> None:
+    (home / "data" / "empty").mkdir(parents=True)
+    assert "data" in tune(home / "data")
+
+
+def test_one_class(home: Path) -> None:
+    message = tune(tree(home / "data", {"cat": 9}))
+    assert "cat" in message or "one class" in message
+
+
+def test_a_class_too_small_to_split(home: Path) -> None:
+    assert "dog" in tune(tree(home / "data", {"cat": 9, "dog": 2}))
+
+
+def test_a_truncated_image_is_named(home: Path) -> None:
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    bad = data / "cat" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    message = tune(data)
+    assert "3.png" in message
+    assert "--skip-bad-images" in message
+
+
+def test_an_unknown_model_gets_the_nearest_names(home: Path) -> None:
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    message = fails("tune", "--data", str(data), "--model", "resnet5o", "--trials", "2")
+    assert "resnet5o" in message
+    assert "resnet50" in message
+    assert "resnet50" in fails("blocks", "resnet5o")
+
+
+def test_weights_of_another_architecture_are_listed(home: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    save_file(timm.create_model("test_vit").state_dict(), home / "vit.safetensors")
+    message = fails(
+        "tune", "--data", str(data), "--model", "test_efficientnet", "--trials", "2",
+        "--weights", str(home / "vit.safetensors"),
+    )  # fmt: skip
+    assert "vit.safetensors" in message
+    assert "conv_stem" in message or "blocks" in message
+
+
+def test_a_storage_that_cannot_be_opened(home: Path) -> None:
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    message = tune(data, "--storage", f"sqlite:///{home}/no/such/folder/x.db")
+    assert "x.db" in message
+    message = tune(data, "--storage", "carrier-pigeon://loft")
+    assert "carrier-pigeon" in message
+
+
+def test_a_file_that_is_no_database_is_left_alone(home: Path) -> None:
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    precious = home / "notes.db"
+    precious.write_text("these are my notes, not a database\n" * 99)
+    before = precious.read_bytes()
+    assert "notes.db" in tune(data, "--storage", f"sqlite:///{precious}")
+    assert precious.read_bytes() == before
+
+
+def test_an_output_folder_that_cannot_be_written(home: Path) -> None:
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    (home / "out").write_text("a file, not a folder")
+    assert "out" in tune(data, "--out", str(home / "out"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_output_folder(home: Path) -> None:
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    (home / "out").mkdir(mode=0o500)
+    assert "out" in tune(data, "--out", str(home / "out"))
+
+
+def test_zero_trials(home: Path) -> None:
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    message = fails("tune", "--data", str(data), *TINY, "--trials", "0")
+    assert "--trials 0" in message
+
+
+def test_times_are_read_or_refused() -> None:
+    from biotune_optuna.cli.options import DURATION
+
+    assert DURATION.convert("20m", None, None) == 1200
+    assert DURATION.convert("1h30m", None, None) == 5400
+    assert DURATION.convert("90", None, None) == 90
+    assert "soon" in fails("tune", "--data", "x", *TINY, "--timeout", "soon")
+    assert "0s" in fails("tune", "--data", "x", *TINY, "--timeout", "0s")
+
+
+def test_looking_at_studies_that_are_not_there(home: Path) -> None:
+    assert "biotune.db" in fails("status")
+    assert not (home / "biotune.db").exists()
+
+
+def test_help_needs_no_heavy_library() -> None:
+    code = (
+        "import sys; from biotune_optuna.cli import cli\n"
+        "try: cli(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'timm', 'optuna', 'sklearn', 'plotly', 'pandas', 'sqlalchemy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
+
+
+def test_the_command_is_installed() -> None:
+    command = shutil.which("biotune", path=str(Path(sys.executable).parent))
+    assert command is not None
+    done = subprocess.run(
+        [command, "blocks", "resnet50"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "layer4" in done.stdout
+    assert "6 blocks" in done.stdout
