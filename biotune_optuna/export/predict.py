@@ -59,6 +59,8 @@ class Prediction:
 class Exported:
     """A tuned model with all that it takes to use it on new images.
 
+    ::
+
         exported = load_exported("model/")
         for prediction in exported.predict(["a.jpg", "b.png", "folder/"]):
             print(prediction.image, prediction.label, prediction.probability)

@@ -72,7 +72,8 @@ class StudySpec:
         train_size: Images to train on at most, stratified; None is all.
         val_size: Images to validate on at most; None follows ``val_fraction``.
         val_fraction: Share of the training data held out for validation, default 0.2.
-        test_fraction: Share of all data held out for the test where no test part is given.
+        test_fraction: Share of all data held out for the test where no test part is given; 0 for no
+            test, when that is done elsewhere.
         group_regex: Pattern whose first group names the images that belong together.
         strict: Whether exact duplicates across splits are refused.
         skip_bad_images: Whether images that cannot be read are left out instead of refused.
@@ -123,9 +124,10 @@ class StudySpec:
             raise StudyError(f"preset {self.preset!r} is unknown; choose default or paper")
         if self.preset == "paper" and self.scheme == "kfold":
             raise StudyError("preset 'paper' validates on one held-out part; use scheme 'holdout'")
-        for name in ("val_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise StudyError(f"{name} {getattr(self, name)} must lie between 0 and 1")
+        if not 0 < self.val_fraction < 1:
+            raise StudyError(f"val_fraction {self.val_fraction} must lie between 0 and 1")
+        if not 0 <= self.test_fraction < 1:
+            raise StudyError(f"test_fraction {self.test_fraction} must be 0 or lie below 1")
 
     @classmethod
     def paper(cls, *, model: str, data: str, **changes: Any) -> StudySpec:

@@ -1,0 +1,99 @@
+"""The documentation does what it says: its code runs, its commands exist, its links lead on."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from examples import digit_folder, run_script, shrink
+
+import biotune_optuna
+from biotune_optuna.cli import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "docs" / "benchmarks").glob("*.md"))
+
+TINY_CLASSIFIER = (
+    'BioTuneClassifier("test_efficientnet", weights="none", image_size=32, epochs=1, '
+    "batch_size=20, study_params={'n_seeds': 1}, "
+    "confirm=__import__('biotune_optuna').ConfirmPlan(top_k=1, n_runs=1, rates=(1e-2,)), n_trials=2"
+)
+
+PRELUDE = """
+from sklearn.datasets import load_digits as _load
+_digits = _load()
+images, labels = _digits.images[:120] / 16, _digits.target[:120] % 3
+test_images, test_labels = _digits.images[120:140] / 16, _digits.target[120:140] % 3
+"""
+
+
+def _fences(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def _commands() -> list[tuple[str, str]]:
+    """Every ``biotune`` command line of the pages, with the page it stands on."""
+    found = []
+    for page in PAGES:
+        for block in _fences(page, "console"):
+            text = block.replace("\\\n", " ")
+            for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
+                found += [
+                    (page.name, part.strip())
+                    for part in line.split("&&")
+                    if part.strip().startswith("biotune ")
+                ]
+    return found
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if _fences(p, "python")], ids=lambda p: p.relative_to(ROOT).as_posix()
+)
+def test_code_runs(page: Path, tmp_path: Path) -> None:
+    digit_folder(tmp_path / "flowers")
+    source = "\n".join(_fences(page, "python"))
+    source = re.sub(r'BioTuneClassifier\("\w+", n_trials=\d+', TINY_CLASSIFIER, source)
+    run_script(PRELUDE + shrink(source), tmp_path)
+
+
+@pytest.mark.parametrize(("page", "line"), _commands())
+def test_commands_exist(page: str, line: str) -> None:
+    words = shlex.split(line)[1:]
+    if words[0].startswith("-"):
+        assert words[0] in {"--help", "--version", "-h"}
+        return
+    command = cli.get_command(click.Context(cli), words[0])
+    assert command is not None, f"{page}: biotune has no command {words[0]!r}"
+    known = {option for parameter in command.params for option in parameter.opts}
+    given = [word.partition("=")[0] for word in words[1:] if word.startswith("-")]
+    for option in given:
+        assert option in known | {"--help", "-h"}, f"{page}: {line!r}: no option {option}"
+
+
+def test_commands_were_found() -> None:
+    assert {line.split()[1] for _, line in _commands()} >= {"demo", "tune", "predict", "report"}
+
+
+def test_readme_shows_the_digits_study() -> None:
+    script = (ROOT / "studies" / "digits.py").read_text()
+    code = script.partition('"""\n\n')[2]
+    assert code in _fences(ROOT / "README.md", "python")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", target) and not target.startswith("#"):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_every_public_name_is_documented() -> None:
+    reference = (ROOT / "docs" / "api.md").read_text()
+    errors = {name for name in biotune_optuna.__all__ if name.endswith("Error")}
+    for name in set(biotune_optuna.__all__) - errors - {"__version__"}:
+        assert f"biotune_optuna.{name}\n" in reference, f"docs/api.md lacks {name}"
