@@ -121,9 +121,9 @@ def make_splits(
             one. 0 only with ``scheme="kfold"``.
         test_fraction: Share of the images outside given parts held out for the test, where there
             is no given one. 0 for no test part.
-        train_size: Keep only this many training images, stratified; None for all.
-        val_size: Hold out, or keep, exactly this many validation images instead of
-            ``val_fraction``.
+        train_size: Keep at most this many training images, stratified; None for all.
+        val_size: Hold out this many validation images instead of ``val_fraction``; of a given
+            validation part, keep at most this many.
         scheme: How a run uses its fold, see :meth:`Splits.run`.
         strict: Refuse pictures and groups that occur in more than one part, instead of reporting
             them.
@@ -228,9 +228,7 @@ class _Plan:
         return held, rest
 
     def _keep(self, pool: Indices, size: int, part: str) -> Indices:
-        if size > len(pool):
-            raise DataError(f"{part}_size {size} is more than the {len(pool)} images there are")
-        if size == len(pool):
+        if size >= len(pool):
             return pool
         kept = self._dealer.deal(pool, [size / len(pool), 1.0 - size / len(pool)])[0]
         self._check_parts([kept], part)
