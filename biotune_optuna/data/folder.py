@@ -11,7 +11,7 @@ import numpy as np
 
 from biotune_optuna.data.arrays import open_files
 from biotune_optuna.data.decode import IMAGE_SUFFIXES
-from biotune_optuna.data.scan import check_inside
+from biotune_optuna.data.scan import SKIP_HINT, check_inside
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _check_entries(
     if foreign and not skip_bad_images:
         more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
         raise DataError(
-            f"{foreign[0]!r} in {str(root)!r} is not an image{more}; remove it, or skip such images with --skip-bad-images (skip_bad_images=True)"
+            f"{foreign[0]!r} in {str(root)!r} is not an image{more}; remove it, or {SKIP_HINT}"
         )
     trained = {entry.label for entry in entries if entry.split in {"train", ""}}
     for entry in entries:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "SKIP_HINT",
     "ScannedFile",
     "check_inside",
     "refuse_or_skip",
@@ -25,6 +26,9 @@ __all__ = [
     "scan_files",
     "worker_count",
 ]
+
+SKIP_HINT = "skip such images with --skip-bad-images (skip_bad_images=True)"
+"""What to do about bad images, for the ends of messages."""
 
 _logger = logging.getLogger("biotune_optuna.data")
 
