@@ -85,9 +85,7 @@ def refuse_or_skip(
     problems = [file.problem for file in scanned if file.problem is not None]
     if problems and not skip_bad_images:
         more = f" (and {len(problems) - 1} more bad images)" if len(problems) > 1 else ""
-        raise DataError(
-            f"{problems[0]}{more}; mend or remove it, or skip such images with --skip-bad-images (skip_bad_images=True)"
-        )
+        raise DataError(f"{problems[0]}{more}; mend or remove it, or {SKIP_HINT}")
     if problems:
         _logger.warning("%s: left out %d bad images, first: %s", name, len(problems), problems[0])
     sound = [index for index, file in enumerate(scanned) if file.problem is None]
