@@ -110,6 +110,8 @@ class PixelStore:
                     _write(path, header, source, workers or worker_count())
             return cls(_map(path, header), key=key, path=path)
         except OSError as error:
+            if path.is_file() and _is_sound(path, header):  # in a folder that is read only
+                return cls(_map(path, header), key=key, path=path)
             raise DataError(
                 f"pixel cache in {str(folder)!r} cannot be used: {error.strerror or error}; "
                 "give another cache folder"

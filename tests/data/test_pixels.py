@@ -168,6 +168,24 @@ def test_cache_folder_that_cannot_be_used(
         PixelStore.build(source, size=9, cache_dir=tmp_path / "c")
 
 
+def test_cache_in_a_folder_that_is_read_only(
+    source: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = PixelStore.build(source, size=9, cache_dir=tmp_path)
+    real = Path.open
+
+    def read_only(self: Path, mode: str = "r", *args: object, **options: object) -> object:
+        if set(mode) & set("aw+"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, mode, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "open", read_only)
+    again = PixelStore.build(source, size=9, cache_dir=tmp_path)
+    assert (again.pixels == first.pixels).all()
+    with pytest.raises(DataError, match="cannot be used: Permission denied"):
+        PixelStore.build(source, size=10, cache_dir=tmp_path)
+
+
 def test_default_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BIOTUNE_CACHE", str(tmp_path / "mine"))
     assert default_cache_dir() == tmp_path / "mine"
