@@ -6,11 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from biotune_optuna.report.dashboard import (
-        attach_trial_artifacts,
-        refresh_study,
-        run_dashboard,
-    )
+    from biotune_optuna.report.artifacts import attach_model, attach_trial_artifacts
+    from biotune_optuna.report.dashboard import refresh_study, run_dashboard
     from biotune_optuna.report.html import write_report
     from biotune_optuna.report.live import Progress
     from biotune_optuna.report.status import StudyStatus, study_status
@@ -18,7 +15,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Progress": "live",
     "StudyStatus": "status",
-    "attach_trial_artifacts": "dashboard",
+    "attach_model": "artifacts",
+    "attach_trial_artifacts": "artifacts",
     "refresh_study": "dashboard",
     "run_dashboard": "dashboard",
     "study_status": "status",
@@ -28,6 +26,7 @@ _HOMES = {
 __all__ = [
     "Progress",
     "StudyStatus",
+    "attach_model",
     "attach_trial_artifacts",
     "refresh_study",
     "run_dashboard",

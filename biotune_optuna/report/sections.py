@@ -220,7 +220,7 @@ def use(view: StudyView) -> str:
             f"study = optuna.load_study(study_name={view.name!r}, storage=...)\n"
             f"study.best_params    # trial {best.number}, {duration(seconds(best) or 0.0)}"
         )
-    folder = view.confirm.get("model_dir")
+    folder = view.model_dir
     model = str(view.spec.get("model"))
     if not folder:
         words = ["Write the tuned model into a folder, then classify images with it:"]

@@ -21,6 +21,8 @@ from biotune_optuna.errors import StudyError
 if TYPE_CHECKING:
     from optuna import Study
 
+    from biotune_optuna.genome import GenomeSpace
+
 __all__ = ["NothingToShow", "StudyView", "as_view"]
 
 ACCURACIES = frozenset({"accuracy", "macro_accuracy"})
@@ -164,13 +166,28 @@ class StudyView:
 
     @cached_property
     def recipes(self) -> dict[int, dict[str, float]]:
-        """Per trial number the learning-rate multiplier of each block; 0 is frozen."""
+        """Per trial number the learning-rate multiplier of each block; 0 is frozen.
+
+        Trials of somebody's own objective carry no recipe: theirs is decoded from the genome, when
+        the sampler stored its space in the study.
+        """
         found = {}
+        space = self._space
         for trial in self.trials:
             multipliers = _multipliers(trial)
+            if not multipliers and space is not None and set(space.names) <= trial.params.keys():
+                multipliers = space.genome(trial.params).decode().multipliers
             if multipliers:
                 found[trial.number] = multipliers
         return found
+
+    @cached_property
+    def _space(self) -> GenomeSpace | None:
+        from biotune_optuna.genome import GenomeSpace
+        from biotune_optuna.slots.claims import study_config
+
+        stored = (study_config(self.study) or {}).get("space")
+        return GenomeSpace.from_dict(stored) if isinstance(stored, Mapping) else None
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
@@ -188,6 +205,14 @@ class StudyView:
         """Confirmed candidates, then rivals."""
         both = [*self.confirm.get("candidates", ()), *self.confirm.get("rivals", ())]
         return [dict(c) for c in both if isinstance(c, Mapping)]
+
+    @property
+    def model_dir(self) -> str | None:
+        """Folder of the exported winner, when it was exported."""
+        stored = self.user_attrs.get("model_dir")
+        path = stored.get("path") if isinstance(stored, Mapping) else None
+        path = path or self.confirm.get("model_dir")
+        return str(path) if path else None
 
     def contender(self, name: str) -> dict[str, Any] | None:
         """The confirmed candidate or rival of this name."""

@@ -117,7 +117,7 @@ def test_lineage_follows_the_best_parents() -> None:
 def test_lineage_of_many_draws_the_nearest_and_says_so() -> None:
     trials = [{"value": i / 500, "generation": i, "parents": str(i - 1)} for i in range(1, 200)]
     figure = figures.lineage(study_of([{"value": 0.0, "generation": 0}, *trials]))
-    assert "(61 nearest of 200 ancestors drawn)" in figure.layout.title.text
+    assert "(60 nearest of 199 ancestors drawn)" in figure.layout.title.text
 
 
 def test_lineage_survives_a_circle() -> None:

@@ -22,12 +22,13 @@ __all__ = ["accuracy_against_cost", "pareto_front", "time_spent", "where_time_we
 MAX_POINTS = 1500
 
 
-def accuracy_against_cost(study: Study | StudyView) -> go.Figure:
+def accuracy_against_cost(study: Study | StudyView, *, max_points: int = MAX_POINTS) -> go.Figure:
     """Value against the share of trainable parameters and against seconds, with Pareto fronts.
 
     Args:
         study: A study whose complete trials say their cost. Seconds fall back on each trial's
             wall-clock time.
+        max_points: Dominated trials drawn at most, evenly thinned; the front is always whole.
 
     Raises:
         NothingToShow: No trial is complete.
@@ -46,7 +47,7 @@ def accuracy_against_cost(study: Study | StudyView) -> go.Figure:
         raise NothingToShow("No complete trial says what it cost.")
     figure = make_subplots(rows=len(panels), cols=1, vertical_spacing=0.2)
     for row, (words, known) in enumerate(panels, 1):
-        _add_panel(figure, view, known, row)
+        _add_panel(figure, view, known, row, max_points)
         wide = max(c for _, c in known) > 30 * min(c for _, c in known) > 0
         figure.update_xaxes(title_text=words, type="log" if wide else "linear", row=row, col=1)
         figure.update_yaxes(
@@ -80,13 +81,16 @@ def pareto_front(
 
 
 def _add_panel(
-    figure: go.Figure, view: StudyView, known: list[tuple[FrozenTrial, float]], row: int
+    figure: go.Figure,
+    view: StudyView,
+    known: list[tuple[FrozenTrial, float]],
+    row: int,
+    max_points: int,
 ) -> None:
     front = pareto_front(view, known)
     on_front = {t.number for t, _ in front}
     rest = [pair for pair in known if pair[0].number not in on_front]
-    if len(rest) > MAX_POINTS:
-        rest = rest[:: len(rest) // MAX_POINTS + 1]
+    rest = rest[:: len(rest) // max_points + 1]
     if rest:
         figure.add_scatter(
             x=[c for _, c in rest],

@@ -36,21 +36,21 @@ MIN_FOR_IMPORTANCE = 15
 _TICKS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
-def genome_heatmap(study: Study | StudyView) -> go.Figure:
+def genome_heatmap(study: Study | StudyView, *, max_columns: int = MAX_COLUMNS) -> go.Figure:
     """Learning-rate multiplier of every block in every trial, the best trial on the left.
 
-    Frozen blocks are hatched. The upper panel gives each column's value. Beyond 100 trials the best
-    100 are drawn, and the title says so.
+    Frozen blocks are hatched. The upper panel gives each column's value.
 
     Args:
         study: A study whose complete trials carry recipes.
+        max_columns: Trials drawn at most, the best ones; the title says when there are more.
 
     Raises:
         NothingToShow: No complete trial carries a recipe.
     """
     view = as_view(study)
     all_trials = _with_recipe(view)
-    trials = all_trials[:MAX_COLUMNS]
+    trials = all_trials[:max_columns]
     figure = make_subplots(
         rows=2, cols=1, row_heights=[0.24, 0.76], vertical_spacing=0.04, shared_xaxes=True
     )

@@ -21,14 +21,16 @@ MAX_POINTS = 1500
 MAX_ANCESTORS = 60
 
 
-def search_history(study: Study | StudyView) -> go.Figure:
+def search_history(study: Study | StudyView, *, max_points: int = MAX_POINTS) -> go.Figure:
     """Value of every evaluation by generation, the best so far, and how many each role ran.
 
-    A study without generations (another sampler) is drawn by trial number. Beyond 1,500 trials the
-    points are thinned evenly, never the line of the best; the title says so.
+    A study without generations (another sampler) is drawn by trial number alone. Where there are
+    more trials than points, the points are thinned evenly, never the line of the best; the title
+    says so.
 
     Args:
         study: A study with at least one complete trial.
+        max_points: Points drawn at most.
 
     Raises:
         NothingToShow: No trial is complete.
@@ -43,7 +45,7 @@ def search_history(study: Study | StudyView) -> go.Figure:
         row_heights=[0.74, 0.26] if generations else None,
         vertical_spacing=0.16,
     )
-    shown = _thin(view.complete, MAX_POINTS)
+    shown = _thin(view.complete, max_points)
     _add_points(figure, view, shown)
     _add_best_line(figure, view)
     if generations:
@@ -163,14 +165,14 @@ def _add_counts(figure: go.Figure, view: StudyView) -> None:
     figure.update_yaxes(title_text="evaluations", rangemode="tozero", row=2, col=1)
 
 
-def lineage(study: Study | StudyView) -> go.Figure:
+def lineage(study: Study | StudyView, *, max_ancestors: int = MAX_ANCESTORS) -> go.Figure:
     """The winner's ancestors: who came from whom, by which operator, with what gain.
 
-    The thick line follows the best parent of each ancestor. At most 60 ancestors are drawn, the
-    nearest ones; the title says so when there are more.
+    The thick line follows the best parent of each ancestor.
 
     Args:
         study: A study whose trials carry parents.
+        max_ancestors: Ancestors drawn at most, nearest first; the title says if there are more.
 
     Raises:
         NothingToShow: There is no winner, or it has no parents.
@@ -179,7 +181,7 @@ def lineage(study: Study | StudyView) -> go.Figure:
     winner = view.chosen_trial
     if winner is None or winner.value is None:
         raise NothingToShow("No trial is complete yet, so nobody has ancestors.")
-    family, total = _ancestors(view, winner)
+    family, total = _ancestors(view, winner, max_ancestors)
     if len(family) < 2:
         role = mark(winner.user_attrs.get("role")).words
         raise NothingToShow(f"The best so far, trial {winner.number} ({role}), has no parents.")
@@ -189,13 +191,13 @@ def lineage(study: Study | StudyView) -> go.Figure:
     _add_family(figure, view, family, line)
     title = f"Where trial {winner.number} comes from: " + _gains(view, line)
     if total > len(family):
-        title += f"<br>({len(family)} nearest of {total} ancestors drawn)"
+        title += f"<br>({len(family) - 1} nearest of {total - 1:,} ancestors drawn)"
     figure.update_xaxes(title_text="generation", tickformat="d", dtick=_tick(family))
     figure.update_yaxes(title_text=view.metric_words, tickformat=view.axis_format)
     return finish(figure, title, height=430, legend=True)
 
 
-def _ancestors(view: StudyView, winner: FrozenTrial) -> tuple[list[FrozenTrial], int]:
+def _ancestors(view: StudyView, winner: FrozenTrial, most: int) -> tuple[list[FrozenTrial], int]:
     family, queue = {winner.number: winner}, [winner]
     while queue:
         trial = queue.pop(0)
@@ -204,7 +206,7 @@ def _ancestors(view: StudyView, winner: FrozenTrial) -> tuple[list[FrozenTrial],
             if parent is not None and parent.value is not None and number not in family:
                 family[number] = parent
                 queue.append(parent)
-    return list(family.values())[: MAX_ANCESTORS + 1], len(family)
+    return list(family.values())[: most + 1], len(family)
 
 
 def _main_line(view: StudyView, winner: FrozenTrial) -> list[FrozenTrial]:

@@ -20,12 +20,15 @@ MAX_PRUNED = 30
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
-def learning_curves(study: Study | StudyView, *, best: int = 4) -> go.Figure:
+def learning_curves(
+    study: Study | StudyView, *, best: int = 4, max_pruned: int = MAX_PRUNED
+) -> go.Figure:
     """Validation score by epoch: the best trials, one line per run, and the trials stopped early.
 
     Args:
         study: A study whose trials report intermediate values.
         best: How many of the best trials are drawn.
+        max_pruned: How many of the trials stopped early are drawn at most, the latest.
 
     Raises:
         NothingToShow: No trial reported an intermediate value.
@@ -36,7 +39,7 @@ def learning_curves(study: Study | StudyView, *, best: int = 4) -> go.Figure:
     if not leaders and not pruned:
         raise NothingToShow("No trial reported a score while it trained, so there are no curves.")
     figure = go.Figure()
-    recent = pruned[-MAX_PRUNED:]
+    recent = pruned[-max_pruned:]
     shown = f"{len(recent)} of {len(pruned)}" if len(recent) < len(pruned) else str(len(pruned))
     _add(figure, view, recent, name=f"stopped early ({shown})", colour=GREY, dash="dot", width=1.2)
     for place, trial in enumerate(leaders):

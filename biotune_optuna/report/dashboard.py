@@ -1,0 +1,264 @@
+"""optuna-dashboard, started right, and what our studies show in it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from biotune_optuna.errors import BioTuneError, StudyError
+from biotune_optuna.report.artifacts import artifact_store
+from biotune_optuna.report.figures import NothingToShow, genome, search, training
+from biotune_optuna.report.figures.cost import accuracy_against_cost
+from biotune_optuna.report.view import StudyView, as_view
+from biotune_optuna.report.words import search_sentences, verdict
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from optuna import Study
+    from optuna.artifacts import FileSystemArtifactStore
+    from optuna.storages import BaseStorage
+
+__all__ = [
+    "dashboard_app",
+    "default_artifact_dir",
+    "refresh_study",
+    "run_dashboard",
+]
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_KEY = "biotune:shown"
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_LIVE_POINTS = 400
+
+# Ids are shown as titles in the dashboard and must stay: a figure saved again replaces its like.
+_LIVE_FIGURES: tuple[tuple[str, Callable[[StudyView], go.Figure]], ...] = (
+    ("1-search-history", lambda v: search.search_history(v, max_points=_LIVE_POINTS)),
+    ("2-freezing", genome.freeze_by_block),
+    ("3-genomes", lambda v: genome.genome_heatmap(v, max_columns=40)),
+    ("4-importance", genome.block_importance),
+    ("5-cost", lambda v: accuracy_against_cost(v, max_points=_LIVE_POINTS)),
+    ("6-lineage", lambda v: search.lineage(v, max_ancestors=30)),
+    ("7-learning-curves", lambda v: training.learning_curves(v, best=3, max_pruned=6)),
+)
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+def default_artifact_dir(url: str | None) -> Path:
+    """Where a storage's artifacts lie: beside an SQLite or journal file, else in the work folder.
+
+    Args:
+        url: The storage's URL as in `biotune_optuna.open_storage`.
+    """
+    from biotune_optuna.study.urls import parse_url
+
+    path = parse_url(url).path
+    return path.with_name(f"{path.stem}-artifacts") if path else Path("biotune-artifacts")
+
+
+def refresh_study(study: Study, *, force: bool = False) -> bool:
+    """Renew what the dashboard shows of a study: figures, note, metric name.
+
+    To be called when a generation ends. It does nothing until the study has grown by a hundredth,
+    and the figures are bounded in size, so that the cost stays small beside the trials' however
+    long the study; without optuna-dashboard installed it does nothing at all. A note that a person
+    has edited is left alone.
+
+    Args:
+        study: A study of one objective.
+        force: Renew even if little has changed.
+
+    Returns:
+        Whether anything was written.
+    """
+    if importlib.util.find_spec("optuna_dashboard") is None:
+        return False
+    from optuna_dashboard import save_plotly_graph_object
+
+    view = as_view(study)
+    shown = _shown(study)
+    ended = sum(t.state.is_finished() for t in view.trials)
+    if not force and ended - shown.get("trials", 0) < max(1, ended // 100):
+        return False
+    for identity, draw in _LIVE_FIGURES:
+        try:
+            figure = draw(view)
+        except NothingToShow:
+            continue
+        save_plotly_graph_object(study, figure, graph_object_id=identity)
+    note = _renew_note(study, view, shown.get("note"))
+    if study.metric_names is None and view.spec:
+        study.set_metric_names([view.metric])
+    study._storage.set_study_system_attr(
+        study._study_id, _SHOWN_KEY, {"trials": ended, "note": note}
+    )
+    return True
+
+
+def _shown(study: Study) -> dict[str, Any]:
+    stored = study._storage.get_study_system_attrs(study._study_id).get(_SHOWN_KEY)
+    return dict(stored) if isinstance(stored, dict) else {}
+
+
+def _renew_note(study: Study, view: StudyView, ours: str | None) -> str | None:
+    """Write the note unless a person has edited it; return the mark of what we wrote."""
+    from optuna_dashboard import get_note, save_note
+
+    now = get_note(study)
+    if now and _mark(now) != ours:
+        return ours
+    found = verdict(view)
+    body = "\n\n".join([f"## {found.headline}", *found.sentences, *search_sentences(view)])
+    if body != now:
+        save_note(study, body)
+    return _mark(body)
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def dashboard_app(
+    storage: BaseStorage,
+    store: FileSystemArtifactStore,
+    *,
+    host: str = "127.0.0.1",
+    read_only: bool = False,
+) -> WSGIApp:
+    """The dashboard as a WSGI application, guarded.
+
+    Args:
+        storage: A caching storage, as `biotune_optuna.open_storage` gives.
+        store: The artifacts.
+        host: Address it will be served on. On the local machine only requests that name it are
+            answered, so that a web page elsewhere cannot reach it through a name of its own.
+        read_only: Refuse every request that could change something.
+
+    Raises:
+        BioTuneError: optuna-dashboard is not installed.
+    """
+    try:
+        from optuna_dashboard import wsgi
+    except ImportError as error:
+        raise BioTuneError(
+            "optuna-dashboard is not installed; pip install 'biotune-optuna[dashboard]'"
+        ) from error
+    app: WSGIApp = wsgi(storage, artifact_store=store)
+    return _guard(app, host=host, read_only=read_only)
+
+
+def _guard(app: WSGIApp, *, host: str, read_only: bool) -> WSGIApp:
+    allowed = {*_LOCAL, host} if host in _LOCAL else None
+
+    def guarded(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if allowed is not None and _host_name(environ.get("HTTP_HOST", host)) not in allowed:
+            return _refuse(start_response, "403 Forbidden", "this dashboard is for localhost only")
+        if read_only and environ["REQUEST_METHOD"] not in _SAFE_METHODS:
+            reason = "this dashboard was started with --read-only"
+            return _refuse(start_response, "403 Forbidden", reason)
+        return app(environ, start_response)
+
+    return guarded
+
+
+def _host_name(header: str) -> str:
+    """The host of a Host header, without port and brackets."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.rpartition(":")[0] or header
+
+
+def _refuse(start_response: StartResponse, status: str, reason: str) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "application/json")])
+    return [f'{{"reason": "{reason}"}}'.encode()]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        logger.debug(format, *args)
+
+
+def run_dashboard(
+    url: str | None,
+    study: str | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    artifact_dir: str | Path | None = None,
+    read_only: bool = False,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve optuna-dashboard until interrupted.
+
+    The storage caches finished trials, so that a poll of a large study costs a fraction of what the
+    ``optuna-dashboard`` command's does.
+
+    Args:
+        url: The storage, as in `biotune_optuna.open_storage`.
+        study: The study to open first; None for the list of all.
+        host: Address to listen on. Anything but the local machine draws a warning: the dashboard
+            has no login, whoever reaches it can change and delete studies.
+        port: Port to listen on; 0 takes a free one.
+        artifact_dir: Folder of artifacts, see `default_artifact_dir`.
+        read_only: Refuse every change, in the web server and in the database connection.
+        ready: Called with the address once it is served; default prints it.
+
+    Raises:
+        StudyError: There is no such study.
+        BioTuneError: optuna-dashboard is missing or the port is taken.
+    """
+    import optuna
+
+    from biotune_optuna.study.storage import open_storage
+
+    storage = open_storage(url, create=False, read_only=read_only)
+    path = "/dashboard"
+    if study is not None:
+        try:
+            loaded = optuna.load_study(study_name=study, storage=storage)
+        except KeyError:
+            names = ", ".join(repr(s.study_name) for s in storage.get_all_studies()) or "none"
+            raise StudyError(f"there is no study {study!r}; the storage holds {names}") from None
+        path += f"/studies/{loaded._study_id}"
+        if not read_only:
+            refresh_study(loaded)
+    folder = Path(artifact_dir) if artifact_dir else default_artifact_dir(url)
+    app = dashboard_app(storage, artifact_store(folder), host=host, read_only=read_only)
+    try:
+        server = make_server(host, port, app, server_class=_Server, handler_class=_Handler)
+    except OSError as error:
+        raise BioTuneError(
+            f"cannot listen on {host}:{port} ({error.strerror}); give another --port"
+        ) from error
+    if host not in _LOCAL:
+        sys.stderr.write(
+            f"Warning: the dashboard has no login; everybody who reaches {host}:{port} can"
+            f" {'see' if read_only else 'change and delete'} all studies in this storage.\n"
+        )
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{server.server_port}{path}"
+    with server:
+        (ready or _announce)(address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return
+
+
+def _announce(address: str) -> None:
+    sys.stderr.write(f"Dashboard at {address} (Ctrl-C ends it)\n")

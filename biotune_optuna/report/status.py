@@ -1,0 +1,222 @@
+"""How a study stands, for a glance from any machine that reaches its storage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, TypedDict
+
+from optuna.trial import FrozenTrial, TrialState
+
+from biotune_optuna.lease import read_holder
+from biotune_optuna.report.figures.cost import time_spent
+from biotune_optuna.report.text import count, duration, plural
+from biotune_optuna.report.view import StudyView, as_view, generation
+from biotune_optuna.report.words import describe, verdict
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+__all__ = ["StudyStatus", "format_status", "study_status"]
+
+RECENT = 20
+_STATES = ("complete", "pruned", "fail", "running", "waiting")
+
+
+class WorkerStatus(TypedDict):
+    """One running trial and who holds it.
+
+    ``alive`` is None where it cannot be told from here: the worker is on another machine.
+    """
+
+    holder: str | None
+    trial: int
+    seconds: float | None
+    alive: bool | None
+
+
+class BestTrial(TypedDict):
+    """The best trial so far."""
+
+    trial: int
+    value: float
+    stderr: float | None
+    recipe: str | None
+
+
+class StudyStatus(TypedDict):
+    """How a study stands; JSON-ready.
+
+    Attributes:
+        study: Its name.
+        metric: What it optimises.
+        trials: Number of trials by state.
+        finished: Trials that count towards a total: complete ones and those stopped early.
+        goal: Total asked for, when the study says so.
+        generation: The latest one.
+        best: The best trial.
+        workers: The running trials and who holds them.
+        trials_per_hour: Rate over the last 20 finished trials, while trials run.
+        seconds_left: Until the goal at that rate.
+        seconds: Computing so far, summed over workers.
+        forward: Images passed forward, search and confirmation.
+        backward: Images passed backward.
+        confirmed: Name of the confirmed winner.
+        verdict: What came out, in a sentence.
+        test_looks: How often the test data was looked at.
+        model_dir: Where the winner was exported to.
+    """
+
+    study: str
+    metric: str
+    trials: dict[str, int]
+    finished: int
+    goal: int | None
+    generation: int | None
+    best: BestTrial | None
+    workers: list[WorkerStatus]
+    trials_per_hour: float | None
+    seconds_left: float | None
+    seconds: float
+    forward: int
+    backward: int
+    confirmed: str | None
+    verdict: str
+    test_looks: int
+    model_dir: str | None
+
+
+def study_status(study: Study | StudyView, *, now: datetime | None = None) -> StudyStatus:
+    """Read how a study stands.
+
+    Args:
+        study: A study of one objective.
+        now: The moment to count from; default the present. Optuna's times are naive local ones.
+
+    Returns:
+        Plain data, ready for JSON.
+    """
+    view = as_view(study)
+    moment = now or datetime.now()
+    running = view.in_state(TrialState.RUNNING)
+    generations = [g for g in map(generation, view.trials) if g is not None]
+    rate = _trials_per_hour(view, moment) if running else None
+    goal = view.user_attrs.get("goal")
+    goal = goal if isinstance(goal, int) and goal > 0 else None
+    left = None
+    if rate and goal is not None:
+        left = 3600 * max(0, goal - view.evaluated) / rate
+    return {
+        "study": view.name,
+        "metric": view.metric,
+        "trials": {s: len(view.in_state(TrialState[s.upper()])) for s in _STATES},
+        "finished": view.evaluated,
+        "goal": goal,
+        "generation": max(generations, default=None),
+        "best": _best(view),
+        "workers": [_worker(t, moment) for t in running],
+        "trials_per_hour": rate,
+        "seconds_left": left,
+        "seconds": sum(time_spent(view).values()),
+        "forward": _passes(view, "forward"),
+        "backward": _passes(view, "backward"),
+        "confirmed": view.confirm.get("winner"),
+        "verdict": verdict(view).headline,
+        "test_looks": len(view.test_looks),
+        "model_dir": view.model_dir,
+    }
+
+
+def format_status(status: StudyStatus) -> str:
+    """The status in a few aligned lines.
+
+    Args:
+        status: As `study_status` gave it.
+    """
+    trials = status["trials"]
+    words = {"pruned": "stopped early", "fail": "failed"}
+    said = ", ".join(f"{n:,} {words.get(s, s)}" for s, n in trials.items() if n) or "none yet"
+    total = f" of {status['goal']:,}" if status["goal"] else ""
+    lines = [("study", status["study"]), ("trials", f"{status['finished']:,}{total} ({said})")]
+    if status["generation"] is not None:
+        lines.append(("generation", str(status["generation"])))
+    lines.append(("result", status["verdict"]))
+    best = status["best"]
+    if best is not None and best["recipe"]:
+        lines.append(("recipe", f"{best['recipe']} (trial {best['trial']})"))
+    if status["workers"]:
+        lines.append(("workers", _worker_words(status["workers"])))
+    if status["trials_per_hour"]:
+        lines.append(("rate", f"{status['trials_per_hour']:.3g} trials an hour"))
+    if status["seconds_left"] is not None:
+        lines.append(("time left", duration(status["seconds_left"])))
+    cost = [duration(status["seconds"]) + " of computing"] if status["seconds"] else []
+    if status["forward"]:
+        cost.append(
+            f"{count(status['forward'])} image passes forward, {count(status['backward'])} backward"
+        )
+    if cost:
+        lines.append(("cost", ", ".join(cost)))
+    if status["test_looks"]:
+        lines.append(("test", f"looked at in {plural(status['test_looks'], 'test')}"))
+    if status["model_dir"]:
+        lines.append(("model", status["model_dir"]))
+    return "\n".join(f"{key:<11} {value}" for key, value in lines).replace("\u00a0", " ")
+
+
+def _best(view: StudyView) -> BestTrial | None:
+    best = view.best
+    if best is None or best.value is None:
+        return None
+    stderr = best.user_attrs.get("stderr")
+    multipliers = view.recipes.get(best.number)
+    stored = best.user_attrs.get("recipe")
+    lr = stored.get("lr") if isinstance(stored, Mapping) else best.params.get("lr")
+    return {
+        "trial": best.number,
+        "value": best.value,
+        "stderr": float(stderr) if isinstance(stderr, (int, float)) else None,
+        "recipe": describe(multipliers, lr) if multipliers else None,
+    }
+
+
+def _worker(trial: FrozenTrial, now: datetime) -> WorkerStatus:
+    holder = read_holder(trial.system_attrs)
+    dead = holder.is_dead() if holder else None
+    begun = trial.datetime_start
+    return {
+        "holder": holder.label if holder else None,
+        "trial": trial.number,
+        "seconds": max(0.0, (now - begun).total_seconds()) if begun else None,
+        "alive": None if dead is None else not dead,
+    }
+
+
+def _worker_words(workers: Sequence[WorkerStatus]) -> str:
+    said = []
+    for worker in workers[:8]:
+        name = worker["holder"] or "someone"
+        since = f" for {duration(worker['seconds'])}" if worker["seconds"] is not None else ""
+        dead = ", dead" if worker["alive"] is False else ""
+        said.append(f"{name} (trial {worker['trial']}{since}{dead})")
+    more = f" and {len(workers) - 8} more" if len(workers) > 8 else ""
+    return ", ".join(said) + more
+
+
+def _trials_per_hour(view: StudyView, now: datetime) -> float | None:
+    """Rate over the last finished trials, up to this moment, so that a stall shows."""
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    times = sorted(
+        t.datetime_complete for t in view.trials if t.state in ended and t.datetime_complete
+    )[-RECENT:]
+    if len(times) < 2:
+        return None
+    span = (max(now, times[-1]) - times[0]).total_seconds()
+    return 3600 * (len(times) - 1) / span if span > 0 else None
+
+
+def _passes(view: StudyView, key: str) -> int:
+    values = [t.user_attrs.get(key) for t in view.trials]
+    values += [c.get(key) for c in view.contenders]
+    return round(sum(v for v in values if isinstance(v, (int, float)) and math.isfinite(v)))
