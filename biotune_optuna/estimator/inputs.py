@@ -27,7 +27,7 @@ class InputError(DataError, ValueError):
     """Images or labels that scikit-learn's conventions call a ValueError."""
 
 
-def training_images(X: Any, y: ArrayLike | None) -> tuple[ImageSource, NDArray[Any], Scale]:  # noqa: N803
+def training_images(X: Any, y: ArrayLike | None) -> tuple[ImageSource, NDArray[Any], Scale]:
     """Labelled images for a study.
 
     Args:
@@ -56,7 +56,7 @@ def training_images(X: Any, y: ArrayLike | None) -> tuple[ImageSource, NDArray[A
     if _is_array(X):
         array = _as_array(X)
         scale = _scale_of(array)
-        X = _to_uint8(array, scale)  # noqa: N806
+        X = _to_uint8(array, scale)
     elif not isinstance(X, Sequence):
         raise InputError(
             f"X is a {type(X).__name__}; give an array of images, a list of files or of PIL "
@@ -75,7 +75,7 @@ def training_images(X: Any, y: ArrayLike | None) -> tuple[ImageSource, NDArray[A
     return open_source(X, labels=labels), classes, scale
 
 
-def images_of(X: Any, scale: Scale) -> Iterator[Any]:  # noqa: N803
+def images_of(X: Any, scale: Scale) -> Iterator[Any]:
     """Images to predict, one by one: paths, pictures or uint8 arrays.
 
     Args:
@@ -86,7 +86,7 @@ def images_of(X: Any, scale: Scale) -> Iterator[Any]:  # noqa: N803
         DataError: If ``X`` cannot be images.
     """
     if isinstance(X, str) or hasattr(X, "__fspath__"):
-        X = open_source(X)  # noqa: N806
+        X = open_source(X)
     if isinstance(X, ImageSource):
         return (X.load(i) for i in range(len(X)))
     if _is_array(X):
@@ -96,11 +96,11 @@ def images_of(X: Any, scale: Scale) -> Iterator[Any]:  # noqa: N803
     raise InputError(f"X is a {type(X).__name__}; give images in one of the ways fit takes them")
 
 
-def _is_array(X: Any) -> bool:  # noqa: N803
+def _is_array(X: Any) -> bool:
     return hasattr(X, "__array_interface__") or hasattr(X, "detach")
 
 
-def _as_array(X: Any) -> NDArray[Any]:  # noqa: N803
+def _as_array(X: Any) -> NDArray[Any]:
     """Images with channels last, or without a channel axis."""
     array = np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
     if array.dtype.kind not in "buif":
