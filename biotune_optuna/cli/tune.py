@@ -185,6 +185,7 @@ def demo_spec(seed: int = 0) -> StudySpec:
 def run(job: Job) -> None:
     """Searches, confirms, exports and reports; prints where things are and what to type next."""
     from biotune_optuna.outcome import export_winner
+    from biotune_optuna.report.attach import Attachments
     from biotune_optuna.report.html import write_report
     from biotune_optuna.report.live import Progress
     from biotune_optuna.study.confirm import confirm
@@ -197,6 +198,7 @@ def run(job: Job) -> None:
     _check_writable(job.out)
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     study = create_study(job.spec, storage=job.storage, name=job.name, device=job.device)
+    attachments = Attachments(job.storage, study.setup.classes)
     deadline = None if job.timeout is None else time.monotonic() + job.timeout
     progress = Progress(
         total=job.trials,
@@ -211,7 +213,8 @@ def run(job: Job) -> None:
                 job.trials,
                 timeout=job.timeout,
                 observer=progress,
-                callbacks=[progress.trial_finished],
+                callbacks=[progress.trial_finished, attachments.trial_finished],
+                on_evaluated=attachments.evaluated,
                 stop=stop,
             )
             stop.check()
@@ -220,6 +223,8 @@ def run(job: Job) -> None:
     except (KeyboardInterrupt, Stopped):
         click.echo(f"Stopped; everything finished is kept. To go on: {job.again}.", err=True)
         raise SystemExit(130) from None
+    winner = next((c for c in result["candidates"] if c["name"] == result["winner"]), None)
+    attachments.finished(study.optuna, model_dir, winner["trial"] if winner else None)
     report = write_report(study.optuna, job.out / "report.html")
     if job.display != "json":
         _say_result(result, report, model_dir, job)

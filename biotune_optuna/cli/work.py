@@ -30,6 +30,7 @@ def worker(
     display: str | None,
 ) -> None:
     """Work on a study that exists, beside other workers."""
+    from biotune_optuna.report.attach import Attachments
     from biotune_optuna.report.live import Progress
     from biotune_optuna.study.stop import Stopped, StopRequest
     from biotune_optuna.study.storage import open_storage
@@ -40,6 +41,7 @@ def worker(
     study = load_study(
         study_name(backend, name), storage=backend, data=data, weights=weights, device=device
     )
+    attachments = Attachments(storage, study.setup.classes)
     total = trials if trials is not None else study.n_trials
     progress = Progress(
         total=total,
@@ -54,7 +56,8 @@ def worker(
                 total,
                 timeout=timeout,
                 observer=progress,
-                callbacks=[progress.trial_finished],
+                callbacks=[progress.trial_finished, attachments.trial_finished],
+                on_evaluated=attachments.evaluated,
                 stop=stop,
             )
             stop.check()

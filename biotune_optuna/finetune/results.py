@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["EpochRecord", "RunResult", "StopTraining", "Stopped"]
 
@@ -56,6 +60,8 @@ class RunResult:
         diverged: Whether a loss became infinite, NaN or absurdly large.
         batch_size: Images held at once: the settings' batch size, or less after memory ran out.
         stopped: Why the run ended.
+        predictions: Class predicted for each validation image at the best epoch, (n_val,); None
+            without validation images.
     """
 
     score: float
@@ -72,6 +78,7 @@ class RunResult:
     diverged: bool = False
     batch_size: int = 0
     stopped: Stopped = "finished"
+    predictions: NDArray[np.int64] | None = None
 
     @property
     def trainable_fraction(self) -> float:
@@ -79,5 +86,7 @@ class RunResult:
         return self.trainable_parameters / self.total_parameters if self.total_parameters else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields and `trainable_fraction`, JSON-ready but for NaN."""
-        return {**asdict(self), "trainable_fraction": self.trainable_fraction}
+        """All fields but `predictions`, and `trainable_fraction`; JSON-ready but for NaN."""
+        data = asdict(self) | {"trainable_fraction": self.trainable_fraction}
+        del data["predictions"]
+        return data

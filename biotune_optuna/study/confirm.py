@@ -8,7 +8,9 @@ trained on training and validation data together and tested, once.
 
 from __future__ import annotations
 
+import base64
 import datetime
+import io
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+    from PIL import Image
 
     from biotune_optuna.finetune.trainer import EpochRecord, RunResult
     from biotune_optuna.study.objective import Observer
@@ -379,6 +382,7 @@ class _Confirmation:
                 "label": classes[labels[i]],
                 "predicted": classes[predicted[i]],
                 "probability": round(float(probs[i, predicted[i]]), 4),
+                "thumbnail": _thumbnail(source.load(int(index[i]))),
             }
             for i in wrong[: self.plan.mistakes]
         ]
@@ -444,6 +448,15 @@ def _record(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "backward": result.images_backward,
         "seconds": round(result.seconds, 3),
     }
+
+
+def _thumbnail(image: Image.Image, side: int = 64) -> str:
+    """A small JPEG as a data URI."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    with io.BytesIO() as buffer:
+        small.save(buffer, "JPEG", quality=75)
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _now() -> str:

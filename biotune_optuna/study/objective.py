@@ -48,6 +48,8 @@ class Objective:
         setup: Data, model and trainer.
         observer: Told of the progress, default nobody.
         checkpoint: Called after each epoch; raises to abandon the trial (a stop was asked for).
+        on_evaluated: Called with each trial before it ends and the confusion matrix of its first
+            run's best epoch on the validation images (rows the true classes).
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class Objective:
         *,
         observer: Observer | None = None,
         checkpoint: Callable[[], None] | None = None,
+        on_evaluated: Callable[[optuna.Trial, list[list[int]] | None], None] | None = None,
     ) -> None:
         self.setup = setup
         self.observer = observer
         self.checkpoint = checkpoint
+        self.on_evaluated = on_evaluated
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Evaluates one trial.
@@ -96,6 +100,8 @@ class Objective:
                     raise optuna.TrialPruned(f"beaten by trial {race.number}")
         finally:
             self._record(trial, runs, results, time.perf_counter() - started)
+            if self.on_evaluated and results:
+                self.on_evaluated(trial, self._confusion(runs[0], results[0]))
         return _value(results, len(runs), worst(spec.train.metric))
 
     def _run(self, trial: optuna.Trial, recipe: Recipe, run: Run) -> tuple[RunResult, bool]:
@@ -119,6 +125,15 @@ class Objective:
 
         result = setup.trainer.fit(recipe, train, val, seed=run.seed, on_epoch=on_epoch)
         return result, pruned
+
+    def _confusion(self, run: Run, result: RunResult) -> list[list[int]] | None:
+        if result.predictions is None:
+            return None
+        labels = self.setup.source.labels[self.setup.splits.run(run.fold)[1]]
+        n = len(self.setup.classes)
+        counts = np.bincount(labels * n + result.predictions, minlength=n * n)
+        confusion: list[list[int]] = counts.reshape(n, n).tolist()
+        return confusion
 
     def _record(
         self,

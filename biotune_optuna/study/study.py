@@ -75,6 +75,7 @@ class TuningStudy:
         timeout: float | None = None,
         observer: Observer | None = None,
         callbacks: Sequence[Callable[[optuna.Study, optuna.trial.FrozenTrial], None]] = (),
+        on_evaluated: Callable[[optuna.Trial, list[list[int]] | None], None] | None = None,
         stop: StopRequest | None = None,
     ) -> TuningStudy:
         """Evaluates genomes until the study holds ``n_trials`` finished ones or time is up.
@@ -85,6 +86,7 @@ class TuningStudy:
             timeout: Seconds for this call; None is no limit.
             observer: Told of runs and epochs.
             callbacks: Called with the study and each trial that has ended.
+            on_evaluated: Called with each trial before it ends, see `Objective`.
             stop: Lets a signal hand back the running trial.
 
         Raises:
@@ -100,7 +102,10 @@ class TuningStudy:
         if n_trials is not None and n_trials != self.n_trials:
             self.optuna.set_user_attr(TOTAL_KEY, n_trials)
         objective = Objective(
-            self.setup, observer=observer, checkpoint=stop.check if stop else None
+            self.setup,
+            observer=observer,
+            checkpoint=stop.check if stop else None,
+            on_evaluated=on_evaluated,
         )
         run_trials(
             self.optuna,

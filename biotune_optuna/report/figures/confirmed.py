@@ -196,7 +196,7 @@ def most_wrong(study: Study | StudyView) -> go.Figure:
     """The test images that the winner gets most wrong, as thumbnails.
 
     Args:
-        study: A study whose confirmation holds mistakes with thumbnails (PNG data URIs).
+        study: A study whose confirmation holds mistakes with thumbnails (PNG or JPEG data URIs).
 
     Raises:
         NothingToShow: There is no confirmation, no mistake, or no thumbnail.
@@ -205,7 +205,11 @@ def most_wrong(study: Study | StudyView) -> go.Figure:
     mistakes = view.confirm.get("mistakes") or []
     if not mistakes:
         raise NothingToShow("No test image was recorded as a mistake.")
-    shown = [m for m in mistakes if str(m.get("thumbnail", "")).startswith("data:image/png;")]
+    shown = [
+        m
+        for m in mistakes
+        if str(m.get("thumbnail", "")).startswith(("data:image/png;", "data:image/jpeg;"))
+    ]
     shown = shown[:MAX_MISTAKES]
     if not shown:
         raise NothingToShow("The recorded mistakes come without thumbnails.")

@@ -1,0 +1,56 @@
+"""Keeps what optuna-dashboard shows of a study up to date while the study runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from biotune_optuna.report.artifacts import artifact_store, attach_model, attach_trial_artifacts
+from biotune_optuna.report.dashboard import default_artifact_dir, refresh_study
+from biotune_optuna.report.view import generation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import optuna
+    from optuna.trial import FrozenTrial
+
+__all__ = ["Attachments"]
+
+
+class Attachments:
+    """Artifacts of trials and the study's live figures.
+
+    Args:
+        url: The storage, as in `biotune_optuna.open_storage`; artifacts lie beside an SQLite file.
+        classes: Names of the classes.
+    """
+
+    def __init__(self, url: str | None, classes: Sequence[str]) -> None:
+        self._store = artifact_store(default_artifact_dir(url))
+        self._classes = tuple(classes)
+        self._generation: int | None = None
+
+    def evaluated(self, trial: optuna.Trial, confusion: Sequence[Sequence[int]] | None) -> None:
+        """Attaches curves, recipe and confusion matrix to a trial that is about to end."""
+        attach_trial_artifacts(
+            trial.study, trial, self._store, confusion=confusion, classes=self._classes
+        )
+
+    def trial_finished(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Renews figures and note when a generation has ended."""
+        current = generation(trial)
+        if current != self._generation:
+            self._generation = current
+            refresh_study(study)
+
+    def finished(self, study: optuna.Study, model: Path, trial: int | None) -> None:
+        """Attaches the exported model and renews everything.
+
+        Args:
+            study: The study.
+            model: Folder of the exported model.
+            trial: Number of the winning trial; None where a rival won.
+        """
+        attach_model(study, self._store, model, trial=trial)
+        refresh_study(study, force=True)
