@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import signal
 import sqlite3
@@ -64,6 +65,16 @@ def open_plain(path: Path) -> _CachedStorage:
 
 def open_resilient(path: Path):
     return open_storage(f"sqlite:///{path}")
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copies a SQLite database with whatever its write-ahead log still holds."""
+    with (
+        contextlib.closing(sqlite3.connect(source)) as old,
+        contextlib.closing(sqlite3.connect(target)) as new,
+    ):
+        new.execute("pragma synchronous=off")
+        old.backup(new)
 
 
 OPENERS = {"plain": open_plain, "resilient": open_resilient}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 
 import optuna
@@ -11,6 +10,7 @@ import pytest
 from tests.sampler_kit import (
     OPENERS,
     audit,
+    copy_database,
     in_child,
     kill_at,
     make_sampler,
@@ -38,7 +38,7 @@ def load(path, opener, preset):
 def count_writes(path, opener, preset, trials) -> int:
     """Writes that the next ``trials`` trials make; the database is left alone."""
     copy = path.with_suffix(".count")
-    shutil.copy(path, copy)
+    copy_database(path, copy)
     told = path.with_suffix(".told")
 
     def work():
@@ -76,16 +76,17 @@ def test_every_kill_is_survived(tmp_path, window, opener, preset):
         return lambda: run_until(load(path, opener, preset), total, _objective)
 
     in_child(run(start, before))
-    shutil.copy(start, whole)
+    copy_database(start, whole)
     in_child(run(whole, total))
     expected = trajectory(load(whole, opener, preset))
     assert len(expected) == total
     writes = count_writes(start, opener, preset, after - before)
+    assert len(load(start, opener, preset).trials) == before
     assert writes > 9 * (after - before)
     # After one write is before the next: nothing but memory, which dies, changes in between.
     for k, moment in [*((k, "before") for k in range(1, writes + 1)), (writes, "after")]:
         path = tmp_path / f"{k}{moment}.db"
-        shutil.copy(start, path)
+        copy_database(start, path)
 
         def doomed(path=path, k=k, moment=moment):
             study = load(path, opener, preset)
