@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,10 +66,11 @@ def open_folder(root: str | Path, *, skip_bad_images: bool = False) -> ImageSour
     foreign: list[str] = []
     for split, folder in parts or [("", root)]:
         for class_folder in _subfolders(folder, inside):
+            label = _class_name(class_folder)
             for path in _files(class_folder, inside):
-                shown = path.relative_to(root).as_posix()
+                shown = _printable(path.relative_to(root).as_posix())
                 if path.suffix.lower() in IMAGE_SUFFIXES:
-                    entries.append(_Entry(shown, path, class_folder.name, split))
+                    entries.append(_Entry(shown, path, label, split))
                 else:
                     foreign.append(shown)
     _check_entries(root, entries, foreign, skip_bad_images=skip_bad_images)
@@ -136,6 +138,22 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
         else:
             parts.append((split, folder))
     return parts
+
+
+def _class_name(folder: Path) -> str:
+    """A folder's name as text; macOS takes accents apart, so they are put together again."""
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"class folder {_printable(folder.as_posix())!r} is not named in UTF-8; rename it"
+        ) from None
+    return unicodedata.normalize("NFC", folder.name)
+
+
+def _printable(name: str) -> str:
+    """A file name in which bytes that are no UTF-8 are written out."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _subfolders(folder: Path, root: Path) -> list[Path]:

@@ -156,7 +156,8 @@ class DeviceImages:
                 raise ValueError("augmentation needs a generator")
             images = augment(images, augmentation, generator)
         memory_format = torch.channels_last if self._channels_last else torch.contiguous_format
-        return self._normalize(images).contiguous(memory_format=memory_format)
+        # Rearranged while still bytes: a quarter of the memory traffic.
+        return self._normalize(images.contiguous(memory_format=memory_format))
 
     def raw(self, idx: Tensor | NDArray[np.int64]) -> Tensor:
         """The stored pixels, uint8 of shape (B, 3, H, W) on the device, channels last."""

@@ -23,13 +23,22 @@ def warp(images: Tensor, theta: Tensor, *, mode: str, padding: str) -> Tensor:
         mode: ``"bilinear"`` or ``"nearest"``.
         padding: ``"zeros"`` or ``"border"``.
     """
-    # The grid is made on the CPU: its arithmetic is then the same for every device.
-    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     moved = functional.grid_sample(
-        images.float(),
-        grid.to(images.device),
+        images.contiguous().float(),  # channels last is sampled at half the speed on a CPU
+        _grid(theta.to(images.device), images.shape[2], images.shape[3]),
         mode=mode,
         padding_mode=padding,
         align_corners=False,
     )
     return moved.round_().clamp_(0.0, 255.0).to(torch.uint8)
+
+
+def _grid(theta: Tensor, height: int, width: int) -> Tensor:
+    """``affine_grid`` as a broadcast sum, which is several times as fast on a CPU."""
+    x = (2.0 * torch.arange(width, device=theta.device) + 1.0) / width - 1.0
+    y = (2.0 * torch.arange(height, device=theta.device) + 1.0) / height - 1.0
+    grid = theta.new_empty(len(theta), height, width, 2)
+    for axis in range(2):
+        along, down, shift = theta[:, axis, :, None].unbind(1)
+        torch.add((along * x)[:, None, :], (down * y + shift)[:, :, None], out=grid[..., axis])
+    return grid

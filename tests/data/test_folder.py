@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -172,3 +173,20 @@ def test_groups_by_regular_expression(tree: Tree) -> None:
         open_source(root, group_regex="(")
     with pytest.raises(DataError, match="not both"):
         source.with_groups("p1")
+
+
+def test_accents_and_other_bytes_in_names(tree: Tree) -> None:
+    root = tree({"train/e\u0301te\u0301": 2, "train/b": 2, "val/\u00e9t\u00e9": 1})
+    assert open_source(root).classes == ("b", "\u00e9t\u00e9")
+    os.rename(  # noqa: PTH104
+        os.fsencode(root / "train" / "b" / "000.png"),
+        os.fsencode(root / "train" / "b") + b"/\xff.png",
+    )
+    source = open_source(root)
+    assert r"train/b/\xff.png" in source.ids
+    assert source.load(source.ids.index(r"train/b/\xff.png")).size == (12, 10)
+    source.fingerprint.encode()
+    os.rename(os.fsencode(root / "train" / "b"), os.fsencode(root / "train") + b"/\xfe")  # noqa: PTH104
+    with pytest.raises(DataError, match="is not named in UTF-8") as caught:
+        open_source(root)
+    str(caught.value).encode()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -144,6 +145,35 @@ def test_a_killed_builder_leaves_nothing_behind(source: ImageSource, tmp_path: P
     store.path.unlink()
     PixelStore.build(source, size=9, cache_dir=tmp_path)
     assert not stale.exists()
+
+
+def _build_slowly(root: str, cache: str, started: object) -> None:
+    source = open_source(root)
+    load = source.load
+
+    def slow(index: int) -> object:
+        started.set()  # type: ignore[attr-defined]
+        time.sleep(0.2)
+        return load(index)
+
+    source.load = slow  # type: ignore[assignment,method-assign]
+    PixelStore.build(source, size=16, cache_dir=cache, workers=1)
+
+
+def test_killed_while_building(tree: Tree, tmp_path: Path) -> None:
+    root, cache = tree({"a": 30, "b": 30}), tmp_path / "c"
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    victim = context.Process(target=_build_slowly, args=(str(root), str(cache), started))
+    victim.start()
+    assert started.wait(60)
+    assert len(list(cache.glob("*.tmp"))) == 1
+    victim.kill()
+    victim.join(60)
+    source = open_source(root)
+    store = PixelStore.build(source, size=16, cache_dir=cache)
+    assert (store.pixels[59] == preprocess(source.load(59), size=16)).all()
+    assert sorted(path.suffix for path in cache.iterdir()) == [".bin", ".lock"]
 
 
 def test_image_that_has_changed_is_named_and_leaves_no_cache(tree: Tree, tmp_path: Path) -> None:
