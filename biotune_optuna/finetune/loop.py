@@ -77,6 +77,10 @@ class Tactic:
     def before_epoch(self, run: Run, epoch: int) -> None:
         """Called before each epoch (counted from 0), in train mode."""
 
+    def may_stop(self, epoch: int) -> bool:  # noqa: ARG002 - a hook's signature
+        """Whether patience may end the run after this epoch (counted from 0)."""
+        return True
+
     def penalty(self, run: Run) -> torch.Tensor | None:  # noqa: ARG002 - a hook's signature
         """A term added to the loss of each step, or None."""
         return None
@@ -137,6 +141,7 @@ class Run:
         self._memory = PeakMemory(self.device)
         self._schedule: Schedule | None = None
         self._epoch_start = 0.0
+        self._predicted: Indices | None = None
         self.result = RunResult(score=math.nan)
 
     # -- for tactics -----------------------------------------------------------------------------
@@ -161,11 +166,13 @@ class Run:
         self._count_parameters()
 
     def gradients(self, idx: Indices) -> None:
-        """Leaves the gradient of the mean loss over a batch in the parameters."""
+        """Leaves the gradient of the mean loss over a batch in the parameters; charged."""
         self.model.zero_grad(set_to_none=True)
         for part, mass in self._portions(idx):
-            logits_loss, _ = self._forward(part, mass)
-            logits_loss.backward()  # type: ignore[no-untyped-call]
+            loss, n = self._forward(part, mass)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.result.images_forward += n
+            self.result.images_backward += n
 
     # -- the run ---------------------------------------------------------------------------------
 
@@ -180,7 +187,7 @@ class Run:
             keep_weights: Whether the best epoch's weights are put back at the end, where there are
                 validation images.
         """
-        result, patience = self.result, self.settings.patience
+        result = self.result
         self.use_groups(self._tactic.groups(self))
         self._find_modes()
         self._count_parameters()
@@ -191,12 +198,12 @@ class Run:
                 better = result.best_epoch == 0 or record.score > result.score
                 if self._val_idx is None or better:
                     result.score, result.best_epoch = record.score, record.epoch
+                    result.predictions = self._predicted
                     if keep_weights and self._val_idx is not None:
                         self._remember()
                 if on_epoch is not None:
                     on_epoch(record)
-                waited = record.epoch - result.best_epoch
-                if self._val_idx is not None and patience is not None and waited >= patience:
+                if self._out_of_patience(epoch):
                     result.stopped = "patience"
                     break
         except _Diverged:
@@ -207,6 +214,12 @@ class Run:
         result.peak_memory_mb = self._memory.megabytes
         result.batch_size = self._held
         return result
+
+    def _out_of_patience(self, epoch: int) -> bool:
+        patience = self.settings.patience
+        if self._val_idx is None or patience is None or not self._tactic.may_stop(epoch):
+            return False
+        return epoch + 1 - self.result.best_epoch >= patience
 
     def _end_diverged(self) -> None:
         result = self.result
@@ -308,6 +321,7 @@ class Run:
         self.result.images_forward += len(idx)
         if not np.isfinite(probs).all():
             raise _Diverged
+        self._predicted = probs.argmax(1)
         return metrics.score(self.settings.metric, self._labels[idx], probs, self._n_classes)
 
     def _probabilities(self, idx: Indices) -> NDArray[np.float32]:

@@ -10,11 +10,20 @@ five settings to choose from on the same validation images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from biotune_optuna.errors import BioTuneError
+from biotune_optuna.finetune.lora import LoRA
+from biotune_optuna.finetune.rivals import (
+    RATES,
+    AutoRGN,
+    LinearProbeThenFull,
+    Setting,
+    StartingPoint,
+    Unfreezing,
+    base,
+)
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,13 +36,6 @@ if TYPE_CHECKING:
     from biotune_optuna.recipe import BlockLike
 
 __all__ = ["METHODS", "RATES", "Method", "Setting", "get_method"]
-
-Setting = Mapping[str, float]
-"""What a method may be tuned by, JSON-ready: ``lr``; ``decay`` for layer-decay; and, where a caller
-adds it, ``weight_decay`` (default 0)."""
-
-RATES: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""The base rates that every method but layer-decay tries."""
 
 
 class Method(Protocol):
@@ -62,11 +64,6 @@ class Method(Protocol):
         keep_weights: bool = False,
     ) -> RunResult:
         """Trains once; arguments and cost as in `Trainer.fit`, all phases charged."""
-
-
-def rate_settings() -> list[dict[str, float]]:
-    """One setting for each of `RATES`."""
-    return [{"lr": lr} for lr in RATES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +103,6 @@ class RecipeMethod:
         return trainer.fit(recipe, train_idx, val_idx, seed=seed, **options)
 
 
-def base(setting: Setting) -> dict[str, float]:
-    """``lr`` and ``weight_decay`` of a setting, as recipes take them."""
-    return {"lr": setting["lr"], "weight_decay": setting.get("weight_decay", 0.0)}
-
-
 METHODS: Final[dict[str, Method]] = {
     method.name: method
     for method in (
@@ -130,6 +122,13 @@ METHODS: Final[dict[str, Method]] = {
                 )
             ),
         ),
+        Unfreezing("unfreeze-last-first"),
+        Unfreezing("unfreeze-first-last", from_input=True),
+        LinearProbeThenFull("lp-ft"),
+        StartingPoint("l2-sp", norm=2, alpha=0.1, beta=0.01),
+        StartingPoint("l1-sp", norm=1, alpha=1e-3, beta=0.01),
+        AutoRGN("auto-rgn"),
+        LoRA("lora"),
     )
 }
 """The methods by name."""

@@ -394,7 +394,7 @@ def test_channels_last_images_take_the_model_along(images, split):
     kernel = trainer.model.get_submodule("layer1.0.conv1").weight
     assert kernel.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_allclose(
-        [r.train_loss for r in result.epochs], [r.train_loss for r in expected.epochs], rtol=1e-3
+        [r.train_loss for r in result.epochs], [r.train_loss for r in expected.epochs], rtol=1e-2
     )
 
 

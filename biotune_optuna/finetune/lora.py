@@ -1,0 +1,167 @@
+"""LoRA as a rival, through the optional `peft` package."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from biotune_optuna.errors import ModelError
+from biotune_optuna.finetune.device import isolated_randomness
+from biotune_optuna.finetune.loop import Tactic
+from biotune_optuna.finetune.prefix_cache import PrefixCache
+from biotune_optuna.finetune.rivals import RateMethod, base
+from biotune_optuna.recipe import BlockRecipe, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike
+
+    from biotune_optuna.finetune.results import RunResult
+    from biotune_optuna.finetune.rivals import Setting
+    from biotune_optuna.finetune.trainer import Trainer
+
+__all__ = ["LoRA", "adaptable_layers", "with_adapters"]
+
+_BASE = ".base_layer."  # where peft keeps the layer that it adapts
+
+
+@dataclass(frozen=True, slots=True)
+class LoRA(RateMethod):
+    """Low-rank adaptation (Hu et al., 2021, Sec. 4.1).
+
+    Every ungrouped convolution and every linear layer outside the head gets an adapter
+    ``alpha / r * B A`` beside its frozen weight, with B zero at first; adapters and head train.
+    Grouped convolutions stay frozen, since `peft` cannot merge their adapters. Afterwards the
+    adapters are merged, so that the trainer's model is the tuned network in its plain form.
+
+    Attributes:
+        name: The name users type.
+        rank: Rank of the adapters, r.
+        alpha: Scale of the adapters.
+    """
+
+    rank: int = 8
+    alpha: int = 8
+
+    def run(
+        self,
+        trainer: Trainer,
+        train_idx: ArrayLike,
+        val_idx: ArrayLike | None = None,
+        *,
+        setting: Setting,
+        seed: int,
+        **options: Any,
+    ) -> RunResult:
+        """Trains once; see `Method.run`."""
+        trainer.reset(seed)
+        adapted = with_adapters(trainer, rank=self.rank, alpha=self.alpha, seed=seed)
+        recipe = _recipe(adapted, trainer, **base(setting))
+        inner = type(trainer)(
+            adapted,
+            recipe.blocks,
+            trainer.images,
+            trainer.settings,
+            device=trainer.device,
+            cache=PrefixCache(0),
+        )
+        result = inner.fit(recipe, train_idx, val_idx, seed=seed, tactic=_Whole(), **options)
+        # the share that trains is of the network itself, adapters not counted in the whole
+        result.total_parameters = sum(p.numel() for p in trainer.model.parameters())
+        merge_into(trainer.model, adapted)
+        return result
+
+
+class _Whole(Tactic):
+    """Runs the whole network: adapters sit in its very first layers."""
+
+    prefix_is_fixed = False
+
+
+def adaptable_layers(trainer: Trainer) -> list[str]:
+    """Paths of the ungrouped convolutions and linear layers outside the last block.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    head = tuple(trainer.blocks[-1].parameter_names)
+    found = [
+        path
+        for path, module in trainer.model.named_modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+        if f"{path}.weight" not in head
+    ]
+    if not found:
+        raise ModelError("lora found no ungrouped convolution or linear layer before the head")
+    return found
+
+
+def with_adapters(trainer: Trainer, *, rank: int, alpha: int, seed: int) -> nn.Module:
+    """A copy of a trainer's model with adapters beside its layers.
+
+    Args:
+        trainer: Its model is left as it is.
+        rank: Rank of the adapters.
+        alpha: Their scale; the factor is ``alpha / rank``.
+        seed: Seed of the adapters' first values.
+
+    Raises:
+        ModelError: If `peft` is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ModelError(
+            "method 'lora' needs the package peft: pip install 'biotune-optuna[lora]'"
+        ) from None
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=adaptable_layers(trainer)
+    )
+    with isolated_randomness(seed, torch.device("cpu")):
+        adapted: nn.Module = inject_adapter_in_model(config, copy.deepcopy(trainer.model))
+    return adapted
+
+
+def merge_into(model: nn.Module, adapted: nn.Module) -> None:
+    """Merges adapters into their layers and copies all values into the plain network."""
+    for module in _adapted_layers(adapted):
+        module.merge()
+    values = {
+        name.replace(_BASE, "."): tensor
+        for name, tensor in (*adapted.named_parameters(), *adapted.named_buffers())
+        if ".lora_" not in name
+    }
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            tensor.copy_(values[name])
+
+
+def _adapted_layers(model: nn.Module) -> Iterator[Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return (module for module in model.modules() if isinstance(module, LoraLayer))
+
+
+def _recipe(adapted: nn.Module, trainer: Trainer, *, lr: float, weight_decay: float) -> Recipe:
+    """Adapters and head train, the network stays frozen."""
+    head_names = set(trainer.blocks[-1].parameter_names)
+    head_buffers = set(trainer.blocks[-1].buffer_names)
+    parts: dict[str, list[str]] = {"network": [], "adapters": [], "head": []}
+    for name, _ in adapted.named_parameters():
+        part = "adapters" if ".lora_" in name else "head" if name in head_names else "network"
+        parts[part].append(name)
+    buffers = [name for name, _ in adapted.named_buffers()]
+    kept = {
+        "network": [name for name in buffers if name not in head_buffers],
+        "head": [name for name in buffers if name in head_buffers],
+    }
+    blocks = tuple(
+        BlockRecipe(part, float(part != "network"), tuple(names), tuple(kept.get(part, ())))
+        for part, names in parts.items()
+    )
+    return Recipe(blocks, lr=lr, weight_decay=weight_decay)

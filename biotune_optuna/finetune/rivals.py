@@ -1,0 +1,414 @@
+"""Rival methods that change something during a run, each from its own paper's definition."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from biotune_optuna.finetune.loop import Tactic
+from biotune_optuna.finetune.results import StopTraining
+from biotune_optuna.models.blocks import output_layers
+from biotune_optuna.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
+    from biotune_optuna.finetune.loop import Run
+    from biotune_optuna.finetune.results import RunResult
+    from biotune_optuna.finetune.trainer import Trainer
+    from biotune_optuna.recipe import BlockLike
+
+__all__ = [
+    "RATES",
+    "AutoRGN",
+    "LinearProbeThenFull",
+    "Setting",
+    "StartingPoint",
+    "Unfreezing",
+    "base",
+    "relative_gradient_norms",
+    "rgn_recipe",
+]
+
+Setting = Mapping[str, float]
+"""What a method may be tuned by, JSON-ready: ``lr``; ``decay`` for layer-decay; and, where a caller
+adds it, ``weight_decay`` (default 0)."""
+
+RATES: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+"""The base rates that every method but layer-decay tries."""
+
+PROBE_RATE: Final = 1e-2
+"""The head's rate in the first phase of lp-ft: a probe converges, so its rate matters little."""
+
+_RGN_BATCHES = 5
+
+
+def base(setting: Setting) -> dict[str, float]:
+    """``lr`` and ``weight_decay`` of a setting, as recipes take them."""
+    return {"lr": setting["lr"], "weight_decay": setting.get("weight_decay", 0.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class RateMethod:
+    """A method tuned by its base rate alone, with no recipe of its own.
+
+    Attributes:
+        name: The name users type.
+    """
+
+    name: str
+
+    def settings(self) -> list[dict[str, float]]:
+        """One setting for each of `RATES`."""
+        return [{"lr": lr} for lr in RATES]
+
+    def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe | None:  # noqa: ARG002
+        """None: no recipe trains as this method does."""
+        return None
+
+
+# -- gradual unfreezing ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Unfreezing(RateMethod):
+    """Gradual unfreezing (ULMFiT: Howard and Ruder, 2018, Sec. 3.3).
+
+    Phase k (from 0) lasts one epoch and trains the head and k more blocks, taken from the output
+    side or from the input side; then all train to the end. Blocks that join get a fresh optimiser
+    state, the others keep theirs; the schedule runs on. Where there are more phases than epochs,
+    several blocks join at once, so that all train in the last epoch at the latest. Patience counts
+    from the epoch in which all train. A setting may give ``phase``, the epochs of a phase.
+
+    Attributes:
+        name: The name users type.
+        from_input: Whether blocks join from the input side (the paper's G-FL) instead.
+    """
+
+    from_input: bool = False
+
+    def run(
+        self,
+        trainer: Trainer,
+        train_idx: ArrayLike,
+        val_idx: ArrayLike | None = None,
+        *,
+        setting: Setting,
+        seed: int,
+        **options: Any,
+    ) -> RunResult:
+        """Trains once; see `Method.run`."""
+        full = Recipe.full(trainer.blocks, **base(setting))
+        phase = int(setting.get("phase", 1))
+        tactic = _Phases(self.recipes(full, trainer.settings.epochs // phase), phase)
+        return trainer.fit(full, train_idx, val_idx, seed=seed, tactic=tactic, **options)
+
+    def recipes(self, full: Recipe, phases: int) -> list[Recipe]:
+        """The recipe of each phase, the last one full.
+
+        Args:
+            full: Full fine-tuning.
+            phases: How many phases there is time for.
+        """
+        others = len(full.blocks) - 1
+        at_once = math.ceil(others / max(1, phases - 1))
+        found = []
+        for count in [*range(0, others, at_once), others]:
+            joined = range(count) if self.from_input else range(others - count, others)
+            blocks = [
+                dataclasses.replace(b, multiplier=float(i in joined or i == others))
+                for i, b in enumerate(full.blocks)
+            ]
+            found.append(dataclasses.replace(full, blocks=tuple(blocks)))
+        return found
+
+
+class _Phases(Tactic):
+    """Goes from recipe to recipe."""
+
+    prefix_is_fixed = False
+
+    def __init__(self, recipes: list[Recipe], phase: int) -> None:
+        self._recipes = recipes
+        self._phase = phase
+
+    def groups(self, run: Run) -> list[dict[str, Any]]:
+        run.recipe = self._recipes[0]
+        return run.recipe.apply(run.model)
+
+    def before_epoch(self, run: Run, epoch: int) -> None:
+        phase, rest = divmod(epoch, self._phase)
+        if rest == 0 and 0 < phase < len(self._recipes):
+            run.use_recipe(self._recipes[phase])
+
+    def may_stop(self, epoch: int) -> bool:
+        return epoch >= (len(self._recipes) - 1) * self._phase
+
+
+# -- linear probe, then full -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LinearProbeThenFull(RateMethod):
+    """LP-FT (Kumar et al., 2022): a linear probe, then full fine-tuning from its head.
+
+    The probe trains at `PROBE_RATE` for the settings' epochs, or until patience ends it, and gives
+    its best head; both phases are charged, and the epochs and the score are the second phase's.
+    """
+
+    def run(
+        self,
+        trainer: Trainer,
+        train_idx: ArrayLike,
+        val_idx: ArrayLike | None = None,
+        *,
+        setting: Setting,
+        seed: int,
+        **options: Any,
+    ) -> RunResult:
+        """Trains once; see `Method.run`."""
+        probe = Recipe.linear_probe(
+            trainer.blocks, lr=PROBE_RATE, weight_decay=setting.get("weight_decay", 0.0)
+        )
+        first = trainer.fit(probe, train_idx, val_idx, seed=seed, keep_weights=True)
+        names = (*trainer.blocks[-1].parameter_names, *trainer.blocks[-1].buffer_names)
+        state = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
+        head = {name: state[name].detach().clone() for name in names}
+        full = Recipe.full(trainer.blocks, **base(setting))
+        second = trainer.fit(full, train_idx, val_idx, seed=seed, tactic=_FromHead(head), **options)
+        return charge(second, first)
+
+
+class _FromHead(Tactic):
+    """Starts from a head that is trained already."""
+
+    def __init__(self, head: Mapping[str, torch.Tensor]) -> None:
+        self._head = head
+
+    def groups(self, run: Run) -> list[dict[str, Any]]:
+        state = {**dict(run.model.named_parameters()), **dict(run.model.named_buffers())}
+        with torch.no_grad():
+            for name, value in self._head.items():
+                state[name].copy_(value)
+        return run.recipe.apply(run.model)
+
+
+def charge(result: RunResult, earlier: RunResult) -> RunResult:
+    """Adds an earlier phase's cost to a result, and returns it."""
+    result.seconds += earlier.seconds
+    result.images_forward += earlier.images_forward
+    result.images_backward += earlier.images_backward
+    result.cache_hits += earlier.cache_hits
+    result.cache_misses += earlier.cache_misses
+    result.peak_memory_mb = max(result.peak_memory_mb, earlier.peak_memory_mb)
+    return result
+
+
+# -- starting point as reference -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint(RateMethod):
+    """L2-SP and L1-SP (Xuhong et al., 2018, Sec. 3): pulled towards the pre-trained weights.
+
+    L2-SP adds ``alpha / 2 * ||w - w0||_2^2``, L1-SP ``alpha * ||w - w0||_1``, over weights that
+    were pre-trained, and both add ``beta / 2 * ||w||_2^2`` over the new head's. Weights are tensors
+    of two or more dimensions: norms and biases are free.
+
+    Attributes:
+        name: The name users type.
+        norm: 1 or 2.
+        alpha: Strength of the pull.
+        beta: Weight decay of the head.
+    """
+
+    norm: int = 2
+    alpha: float = 0.1
+    beta: float = 0.01
+
+    def run(
+        self,
+        trainer: Trainer,
+        train_idx: ArrayLike,
+        val_idx: ArrayLike | None = None,
+        *,
+        setting: Setting,
+        seed: int,
+        **options: Any,
+    ) -> RunResult:
+        """Trains once; see `Method.run`."""
+        full = Recipe.full(trainer.blocks, **base(setting))
+        tactic = _Pull(self.norm, self.alpha, self.beta)
+        return trainer.fit(full, train_idx, val_idx, seed=seed, tactic=tactic, **options)
+
+
+class _Pull(Tactic):
+    """Adds the penalty to each step's loss."""
+
+    def __init__(self, norm: int, alpha: float, beta: float) -> None:
+        self._norm, self._alpha, self._beta = norm, alpha, beta
+        self._held: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self._head: list[nn.Parameter] = []
+
+    def groups(self, run: Run) -> list[dict[str, Any]]:
+        new = new_parameters(run.model, run.recipe)
+        weights = {n: p for n, p in run.model.named_parameters() if p.ndim > 1}
+        self._head = [p for n, p in weights.items() if n in new]
+        self._held = [(p, p.detach().clone()) for n, p in weights.items() if n not in new]
+        return run.recipe.apply(run.model)
+
+    def penalty(self, run: Run) -> torch.Tensor:
+        total = torch.zeros((), device=run.device)
+        for weight, start in self._held:
+            moved = weight - start
+            if self._norm == 2:
+                total = total + self._alpha / 2 * moved.square().sum()
+            else:
+                total = total + self._alpha * moved.abs().sum()
+        for weight in self._head:
+            total = total + self._beta / 2 * weight.square().sum()
+        return total
+
+
+def new_parameters(model: nn.Module, recipe: Recipe) -> set[str]:
+    """Names of parameters that are drawn anew, not pre-trained: the classifier's output layers."""
+    paths = tuple(f"{path}." for path in output_layers(model))
+    if not paths:
+        return set(recipe.blocks[-1].parameter_names)
+    return {name for name, _ in model.named_parameters() if name.startswith(paths)}
+
+
+# -- Auto-RGN --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AutoRGN(RateMethod):
+    """Auto-RGN (Lee et al., 2023, "Surgical fine-tuning", Sec. 4).
+
+    Before each epoch, gradients of five training batches give each parameter tensor its relative
+    gradient norm, the mean of ``||gradient|| / ||value||``; its rate is the base rate times that
+    over the largest. Tensors of normalisation layers do not train (their statistics still move).
+    The optimiser starts afresh each epoch. The extra passes are charged.
+    """
+
+    def run(
+        self,
+        trainer: Trainer,
+        train_idx: ArrayLike,
+        val_idx: ArrayLike | None = None,
+        *,
+        setting: Setting,
+        seed: int,
+        **options: Any,
+    ) -> RunResult:
+        """Trains once; see `Method.run`."""
+        full = Recipe.full(trainer.blocks, **base(setting))
+        return trainer.fit(full, train_idx, val_idx, seed=seed, tactic=_RGNRates(), **options)
+
+
+class _RGNRates(Tactic):
+    """Sets each tensor's rate before each epoch."""
+
+    def groups(self, run: Run) -> list[dict[str, Any]]:
+        groups = run.recipe.apply(run.model)
+        norms = norm_parameters(run.model)
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p not in norms]
+        for parameter in norms:
+            parameter.requires_grad_(False)
+        return [group for group in groups if group["params"]]
+
+    def before_epoch(self, run: Run, epoch: int) -> None:  # noqa: ARG002 - every epoch alike
+        rgn = relative_gradient_norms(run)
+        largest = max(rgn.values()) or 1.0
+        groups: list[dict[str, Any]] = []
+        for group in run.optimizer.param_groups:
+            kept = {"weight_decay": group["weight_decay"], "name": group.get("name", "")}
+            groups += [
+                {**kept, "params": [p], "lr": run.recipe.lr * rgn[p] / largest}
+                for p in group["params"]
+            ]
+        run.use_groups(groups)
+
+
+def norm_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """Parameters of normalisation layers, told by the layers' type."""
+    found: set[nn.Parameter] = set()
+    for module in model.modules():
+        known = isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm)
+        # timm's own norms (LayerNorm2d, RmsNorm, BatchNormAct2d) derive from these or say so
+        if known or "norm" in type(module).__name__.lower():
+            found.update(module.parameters(recurse=False))
+    return found
+
+
+def relative_gradient_norms(run: Run) -> dict[nn.Parameter, float]:
+    """Mean ``||gradient|| / ||value||`` of each training tensor over five training batches.
+
+    A tensor of zeros counts 0. Buffers are left as they were; the passes are charged to the run.
+    """
+    training = [p for p in run.model.parameters() if p.requires_grad]
+    buffers = {name: b.clone() for name, b in run.model.named_buffers()}
+    sums = dict.fromkeys(training, 0.0)
+    batches = run.order.epoch(run.settings.batch_size)[:_RGN_BATCHES]
+    for idx in batches:
+        run.gradients(idx)
+        for p in training:
+            size = float(p.detach().norm())
+            if p.grad is not None and size > 0:
+                sums[p] += float(p.grad.norm()) / size / len(batches)
+    run.model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in run.model.named_buffers():
+            buffer.copy_(buffers[name])
+    return {p: value if math.isfinite(value) else 0.0 for p, value in sums.items()}
+
+
+def rgn_recipe(
+    trainer: Trainer, train_idx: ArrayLike, *, lr: float, seed: int, weight_decay: float = 0.0
+) -> Recipe:
+    """A recipe whose blocks train at their relative gradient norm over the largest one's.
+
+    The norms are those that `AutoRGN` starts with, averaged over each block's tensors: a profile of
+    the pre-trained network that can start a search.
+
+    Args:
+        trainer: Model and images; its weights are reset.
+        train_idx: Positions of training images.
+        lr: Base rate: that of the block with the largest norm.
+        seed: Seed of head and batches.
+        weight_decay: The recipe's weight decay.
+    """
+    profile = _Profile()
+    full = Recipe.full(trainer.blocks, lr=lr, weight_decay=weight_decay)
+    trainer.fit(full, train_idx, seed=seed, tactic=profile, epochs=1)
+    names = {name: rgn for name, rgn in profile.rgn.items() if rgn > 0}
+    means = []
+    for block in trainer.blocks:
+        found = [names[n] for n in block.parameter_names if n in names]
+        # a block of norms alone has no norm of its own and follows the slowest of the others
+        means.append(sum(found) / len(found) if found else min(names.values()))
+    return Recipe.from_multipliers(
+        trainer.blocks, [m / max(means) for m in means], lr=lr, weight_decay=weight_decay
+    )
+
+
+class _Profile(_RGNRates):
+    """Looks at the relative gradient norms and ends the run."""
+
+    def __init__(self) -> None:
+        self.rgn: dict[str, float] = {}
+
+    def before_epoch(self, run: Run, epoch: int) -> None:  # noqa: ARG002 - there is one
+        names = {p: name for name, p in run.model.named_parameters()}
+        self.rgn = {names[p]: value for p, value in relative_gradient_norms(run).items()}
+        raise StopTraining

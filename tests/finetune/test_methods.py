@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from biotune_optuna.errors import BioTuneError
+from biotune_optuna.finetune import rivals
+from biotune_optuna.finetune.loop import Tactic
+from biotune_optuna.finetune.methods import METHODS, get_method
+from biotune_optuna.finetune.trainer import Trainer, TrainSettings
+from biotune_optuna.recipe import Recipe
+
+from .kit import make_model
+
+
+def make_trainer(images, name="test_resnet", options=None, **settings):
+    model, blocks = make_model(name, n_classes=images.n_classes, **(options or {}))
+    chosen = {"epochs": 3, "batch_size": 16, "patience": None, **settings}
+    return Trainer(model, blocks, images, TrainSettings(**chosen), device="cpu")
+
+
+def values(model):
+    return {n: t.detach().clone() for n, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """Rates by parameter name at each step, read from the optimiser."""
+    seen = []
+    take = torch.optim.Optimizer.zero_grad
+
+    def watch(trainer):
+        names = {id(p): n for n, p in trainer.model.named_parameters()}
+
+        def zero_grad(self, *args, **kwargs):
+            seen.append({names[id(p)]: g["lr"] for g in self.param_groups for p in g["params"]})
+            return take(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.optim.AdamW, "zero_grad", zero_grad)
+        return seen
+
+    return watch
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_trains_offers_five_settings_and_repeats_itself(images, split, name):
+    method = get_method(name)
+    settings = method.settings()
+    assert len(settings) == len({json.dumps(s) for s in settings}) == 5
+    trainer = make_trainer(images, epochs=2)
+    setting = settings[2]
+    first = method.run(trainer, *split, setting=setting, seed=3, keep_weights=True)
+    after = values(trainer.model)
+    probs = trainer.predict(split[1])
+    METHODS["full"].run(trainer, *split, setting={"lr": 1e-2}, seed=9)
+    again = method.run(trainer, *split, setting=setting, seed=3, keep_weights=True)
+    assert [r.score for r in first.epochs] == [r.score for r in again.epochs]
+    assert all(torch.equal(after[n], t) for n, t in values(trainer.model).items())
+    assert not first.diverged
+    assert len(first.epochs) == 2
+    assert first.images_backward >= 2 * 40
+    score = trainer.predict(split[1])
+    np.testing.assert_array_equal(score, probs)
+    recipe = method.recipe(trainer.blocks, setting)
+    assert (recipe is not None) == (name in ("full", "linear-probe", "layer-decay"))
+
+
+def test_every_method_starts_from_the_same_head_and_trunk(images, split):
+    heads = []
+
+    def look(self, run, epoch):
+        if epoch == 0:
+            heads.append(run.model.get_parameter("fc.weight").detach().clone())
+
+    trainer = make_trainer(images, epochs=1)
+    trainer.reset(5)
+    expected = trainer.model.get_parameter("fc.weight").detach().clone()
+    original = Tactic.before_epoch
+    Tactic.before_epoch = look
+    try:
+        for name in ("full", "linear-probe", "layer-decay", "l2-sp", "lora"):
+            METHODS[name].run(trainer, *split, setting=METHODS[name].settings()[0], seed=5)
+    finally:
+        Tactic.before_epoch = original
+    assert len(heads) == 5
+    assert all(torch.equal(h, expected) for h in heads)
+
+
+def test_layer_decay_gives_each_block_a_power_of_the_decay(images, split, rates):
+    trainer = make_trainer(images, epochs=1, schedule="constant")
+    seen = rates(trainer)
+    METHODS["layer-decay"].run(trainer, *split, setting={"lr": 1e-3, "decay": 0.5}, seed=0)
+    last = len(trainer.blocks) - 1
+    for position, block in enumerate(trainer.blocks):
+        for name in block.parameter_names:
+            assert seen[0][name] == pytest.approx(1e-3 * 0.5 ** (last - position), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["unfreeze-last-first", "unfreeze-first-last"])
+def test_unfreezing_adds_one_block_an_epoch_from_its_side(images, split, name, rates):
+    trainer = make_trainer(images, epochs=8, schedule="constant")
+    blocks = trainer.blocks
+    seen = rates(trainer)
+    before = values(trainer.model)
+    result = METHODS[name].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
+    steps = len(seen) // 8
+    by_epoch = [set(seen[epoch * steps]) for epoch in range(8)]
+    n = len(blocks)
+    for epoch, training in enumerate(by_epoch):
+        joined = min(epoch, n - 1)
+        others = blocks[:joined] if name.endswith("first-last") else blocks[n - 1 - joined : n - 1]
+        assert training == {p for b in (*others, blocks[-1]) for p in b.parameter_names}
+    assert result.trainable_fraction == 1.0
+    # a first epoch alone moves nothing but the head
+    METHODS[name].run(trainer, *split, setting={"lr": 1e-3}, seed=0, epochs=1)
+    trunk = [p for b in blocks[:-1] for p in (*b.parameter_names, *b.buffer_names)]
+    assert all(torch.equal(before[p], values(trainer.model)[p]) for p in trunk)
+
+
+def test_unfreezing_keeps_the_state_of_what_trained_already_and_hurries_when_epochs_are_few(
+    images, split
+):
+    trainer = make_trainer(images, epochs=3)
+    full = Recipe.full(trainer.blocks, lr=1e-3)
+    method = METHODS["unfreeze-last-first"]
+    phases = [len(r.trainable) for r in method.recipes(full, 3)]
+    assert phases[0] == 1
+    assert phases[-1] == len(trainer.blocks)
+    assert len(phases) <= 3
+    states = []
+
+    class Spy(rivals._Phases):
+        def before_epoch(self, run, epoch):
+            head = run.model.get_parameter("fc.weight")
+            steps = run.optimizer.state.get(head, {}).get("step", 0)
+            super().before_epoch(run, epoch)
+            after = run.optimizer.state.get(head, {}).get("step", 0)
+            states.append((float(steps), float(after)))
+
+    trainer.fit(full, *split, seed=0, tactic=Spy(method.recipes(full, 3), 1))
+    per_epoch = 3  # 40 images in batches of 16
+    assert states == [(0, 0), (per_epoch, per_epoch), (2 * per_epoch, 2 * per_epoch)]
+
+
+def test_patience_waits_until_all_blocks_train(images, split):
+    trainer = make_trainer(images, epochs=12, patience=1)
+    result = METHODS["unfreeze-last-first"].run(trainer, *split, setting={"lr": 1e-12}, seed=0)
+    assert len(result.epochs) == len(trainer.blocks)
+
+
+def test_lp_ft_starts_full_training_from_the_probes_head(images, split):
+    trainer = make_trainer(images, epochs=4)
+    probe = Recipe.linear_probe(trainer.blocks, lr=rivals.PROBE_RATE)
+    first = trainer.fit(probe, *split, seed=2, keep_weights=True)
+    head = trainer.model.get_parameter("fc.weight").detach().clone()
+    trunk = values(trainer.model)
+    # at a rate near zero the second phase shows what it started from
+    result = METHODS["lp-ft"].run(trainer, *split, setting={"lr": 1e-12}, seed=2)
+    now = values(trainer.model)
+    torch.testing.assert_close(now["fc.weight"], head, rtol=0, atol=1e-7)
+    for block in trainer.blocks[:-1]:
+        for name in block.parameter_names:
+            torch.testing.assert_close(now[name], trunk[name], rtol=0, atol=1e-7)
+    alone = trainer.fit(Recipe.full(trainer.blocks, lr=1e-12), *split, seed=2)
+    assert result.images_backward == first.images_backward + alone.images_backward
+    assert result.images_forward == first.images_forward + alone.images_forward
+    assert result.trainable_fraction == 1.0
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("l2-sp", 0.1), ("l1-sp", 1e-3)])
+def test_the_starting_point_pulls_with_the_strength_given(images, split, name, alpha):
+    """The penalty and its gradient, against the formula on the model itself."""
+    method = METHODS[name]
+    assert (method.alpha, method.beta) == (alpha, 0.01)
+    trainer = make_trainer(images, epochs=1)
+    checked = []
+
+    class Spy(rivals._Pull):
+        def before_epoch(self, run, epoch):
+            start = dict(trainer._pristine)
+            with torch.no_grad():
+                for p in run.model.parameters():
+                    p.add_(0.01 * torch.randn_like(p))
+            named = dict(run.model.named_parameters())
+            penalty = self.penalty(run)
+            expected, gradients = 0.0, {}
+            for n, p in named.items():
+                if n.startswith("fc."):
+                    if n == "fc.weight":
+                        expected += 0.005 * p.detach().square().sum()
+                        gradients[n] = 0.01 * p.detach()
+                    continue
+                moved = p.detach() - start[n]
+                if p.ndim < 2:
+                    gradients[n] = torch.zeros_like(p)  # norms are free
+                elif name == "l2-sp":
+                    expected += 0.05 * moved.square().sum()
+                    gradients[n] = 0.1 * moved
+                else:
+                    expected += 1e-3 * moved.abs().sum()
+                    gradients[n] = 1e-3 * moved.sign()
+            torch.testing.assert_close(
+                penalty.detach(), torch.as_tensor(expected), rtol=1e-5, atol=1e-6
+            )
+            found = torch.autograd.grad(penalty, [named[n] for n in gradients], allow_unused=True)
+            for (n, wanted), g in zip(gradients.items(), found, strict=True):
+                torch.testing.assert_close(
+                    torch.zeros_like(wanted) if g is None else g, wanted, rtol=1e-4, atol=1e-6
+                )
+                checked.append(n)
+
+    full = Recipe.full(trainer.blocks, lr=1e-3)
+    trainer.fit(full, *split, seed=0, tactic=Spy(method.norm, method.alpha, method.beta))
+    assert "fc.weight" in checked
+    assert any(n.startswith("layer") for n in checked)
+
+
+def distance(trainer):
+    kernels = [n for n, p in trainer.model.named_parameters() if p.ndim > 1 and "fc" not in n]
+    now = values(trainer.model)
+    return sum(float((now[n] - trainer._pristine[n]).square().sum()) for n in kernels)
+
+
+def test_l2_sp_keeps_weights_nearer_to_where_they_started(images, split):
+    trainer = make_trainer(images, optimizer="sgd")
+    METHODS["full"].run(trainer, *split, setting={"lr": 3e-2}, seed=0)
+    free = distance(trainer)
+    strong = rivals.StartingPoint("l2-sp", norm=2, alpha=10.0)
+    strong.run(trainer, *split, setting={"lr": 3e-2}, seed=0)
+    assert distance(trainer) < 0.5 * free
+
+
+def test_auto_rgn_rates_are_the_relative_gradient_norms(images, split):
+    trainer = make_trainer(images, epochs=2, schedule="constant")
+    records = []
+
+    class Spy(rivals._RGNRates):
+        def before_epoch(self, run, epoch):
+            held = run.optimizer
+            before = {n: b.clone() for n, b in run.model.named_buffers()}
+            drawn = copy.deepcopy(run.order._generator.get_state())
+            super().before_epoch(run, epoch)
+            rates = {p: g["lr"] for g in run.optimizer.param_groups for p in g["params"]}
+            # the same five batches, gone through by hand
+            run.order._generator.set_state(drawn)
+            sums = dict.fromkeys(rates, 0.0)
+            batches = run.order.epoch(16)[:5]
+            for idx in batches:
+                loss = nn.functional.cross_entropy(run.model(images.batch(idx)), images.labels(idx))
+                for p, g in zip(rates, torch.autograd.grad(loss, list(rates)), strict=True):
+                    sums[p] += float(g.norm() / p.detach().norm())
+            with torch.no_grad():
+                for n, b in run.model.named_buffers():
+                    assert n.endswith("num_batches_tracked") or not torch.equal(b, before[n])
+                    b.copy_(before[n])
+            largest = max(sums.values())
+            for p, rate in rates.items():
+                assert rate == pytest.approx(1e-3 * sums[p] / largest, rel=1e-3)
+            assert run.optimizer is not held
+            assert not run.optimizer.state
+            names = {p: n for n, p in run.model.named_parameters()}
+            records.append({names[p] for p in rates})
+
+    full = Recipe.full(trainer.blocks, lr=1e-3)
+    result = trainer.fit(full, *split, seed=0, tactic=Spy())
+    norms = {
+        f"{path}.{name}"
+        for path, module in trainer.model.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for name in ("weight", "bias")
+    }
+    assert norms
+    everything = {n for n, _ in trainer.model.named_parameters()}
+    assert records == [everything - norms] * 2
+    # 40 images are three batches of the five asked for, twice
+    assert result.images_backward == 2 * (40 + 40)
+    assert all(torch.equal(trainer._pristine[n], values(trainer.model)[n]) for n in norms)
+
+
+def test_rgn_gives_a_recipe_to_start_a_search(images, split):
+    trainer = make_trainer(images)
+    recipe = rivals.rgn_recipe(trainer, split[0], lr=1e-2, seed=0)
+    multipliers = list(recipe.multipliers.values())
+    assert len(multipliers) == len(trainer.blocks)
+    assert max(multipliers) == 1.0
+    assert all(0 < m <= 1 for m in multipliers)
+    assert len(set(multipliers)) == len(multipliers)
+    assert recipe == rivals.rgn_recipe(trainer, split[0], lr=1e-2, seed=0)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit"])
+def test_lora_merged_equals_unmerged(images, split, name, monkeypatch):
+    lora = pytest.importorskip("biotune_optuna.finetune.lora")
+    pytest.importorskip("peft")
+    trainer = make_trainer(images, name, {"img_size": 32} if name == "test_vit" else None)
+    unmerged = []
+    merge_into = lora.merge_into
+
+    def watch(model, adapted):
+        adapted.eval()
+        with torch.no_grad():
+            unmerged.append(adapted(images.batch(split[1])).softmax(1).numpy())
+        merge_into(model, adapted)
+
+    monkeypatch.setattr(lora, "merge_into", watch)
+    before = values(trainer.model)
+    result = METHODS["lora"].run(trainer, *split, setting={"lr": 1e-2}, seed=0)
+    np.testing.assert_allclose(trainer.predict(split[1]), unmerged[0], rtol=1e-3, atol=1e-5)
+    after = values(trainer.model)
+    head = trainer.blocks[-1].parameter_names
+    adapted = {f"{path}.weight" for path in lora.adaptable_layers(trainer)}
+    moved = {n for n in after if not torch.equal(before[n], after[n])}
+    assert moved == adapted | set(head)
+    # rank 8 at most: no more than eight singular values of any update differ from zero
+    widest = max(adapted, key=lambda n: min(after[n].flatten(1).shape))
+    update = (after[widest] - before[widest]).flatten(1)
+    singular = torch.linalg.svdvals(update.double())
+    assert min(update.shape) > 8
+    assert (singular[8:] < 1e-3 * singular[0]).all()
+    assert 0 < result.trainable_fraction < 1
+    assert not any("lora" in n for n, _ in trainer.model.named_modules())
+
+
+def test_lora_leaves_grouped_convolutions_frozen(images):
+    lora = pytest.importorskip("biotune_optuna.finetune.lora")
+    trainer = make_trainer(images, "test_efficientnet")
+    modules = dict(trainer.model.named_modules())
+    grouped = {n for n, m in modules.items() if isinstance(m, nn.Conv2d) and m.groups > 1}
+    assert grouped
+    assert not grouped & set(lora.adaptable_layers(trainer))
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(BioTuneError, match="method 'sgd' is not one of full, linear-probe"):
+        get_method("sgd")
