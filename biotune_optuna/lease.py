@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from biotune_optuna.errors import StudyError
 from biotune_optuna.holder import Holder
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "LEASE_KEY",
     "LEASE_SECONDS",
     "LeaseWatch",
+    "LostTrialError",
     "read_holder",
 ]
 
@@ -44,6 +46,10 @@ LEASE_SECONDS = 120.0
 # One look adds at most this share of the lease, so that a database nobody could reach for an hour
 # (the holder neither) does not expire every lease at the first look after it.
 _LOOKS = 4
+
+
+class LostTrialError(StudyError):
+    """A trial was given to others before it started; its worker asks for another."""
 
 
 def read_holder(system_attrs: Mapping[str, Any]) -> Holder | None:

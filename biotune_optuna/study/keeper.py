@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -14,9 +15,17 @@ from biotune_optuna.lease import BEAT_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LeaseKeeper"]
+__all__ = ["LeaseKeeper", "is_kept_here"]
 
 _logger = logging.getLogger(__name__)
+
+
+_keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
+
+
+def is_kept_here(trial_id: int) -> bool:
+    """Say whether this process keeps the lease of a trial of that id, in whatever storage."""
+    return any(trial_id in keeper for keeper in tuple(_keepers))
 
 
 class LeaseKeeper:
@@ -43,9 +52,14 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
         self._counters: dict[int, int] = {}
         self._process = os.getpid()
+        _keepers.add(self)
 
     def __contains__(self, trial_id: int) -> bool:
         return self._process == os.getpid() and trial_id in self._counters
+
+    def trials(self) -> frozenset[int]:
+        """Return the ids of the trials whose leases are kept."""
+        return frozenset(self._counters) if self._process == os.getpid() else frozenset()
 
     def add(self, trial_id: int) -> None:
         """Keep the lease of a trial from now on."""

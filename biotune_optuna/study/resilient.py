@@ -192,7 +192,7 @@ class ResilientStorage(BaseStorage):
 
         trial_id = self._write(create)
         if template_trial is None:
-            self._hold(trial_id)
+            self.keeper.add(trial_id)
         return trial_id
 
     def _find_trial(self, study_id: int, key: str, mark: object) -> int | None:
@@ -207,10 +207,6 @@ class ResilientStorage(BaseStorage):
                 return trial._trial_id
         return None
 
-    def _hold(self, trial_id: int) -> None:
-        if self.url.kind != "memory":
-            self.keeper.add(trial_id)
-
     def _start_waiting(self, trial_id: int) -> bool:
         holder = _holder_mark()
 
@@ -223,7 +219,7 @@ class ResilientStorage(BaseStorage):
 
         started = self._write(start)
         if started:
-            self._hold(trial_id)
+            self.keeper.add(trial_id)
             if self._database is None:
                 self.set_trial_system_attr(trial_id, HOLDER_KEY, holder)
         return started

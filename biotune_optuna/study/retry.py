@@ -44,6 +44,11 @@ class RetryPolicy:
             self._hurry_until = until
         self._hurried.set()
 
+    def relax(self) -> None:
+        """Take back :meth:`hurry`."""
+        self._hurry_until = None
+        self._hurried.clear()
+
     def call(self, function: Callable[[int], T]) -> T:
         """Return ``function(attempt)``, attempt counted from 1.
 

@@ -1,0 +1,379 @@
+"""A worker: asks, evaluates and tells until the study has its trials."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from biotune_optuna.errors import StorageError, StudyError
+from biotune_optuna.lease import LEASE_KEY, LostTrialError, read_holder
+from biotune_optuna.study.reaper import Reaper, end_trial
+from biotune_optuna.study.resilient import ResilientStorage
+from biotune_optuna.study.stop import Stopped, StopRequest
+from biotune_optuna.study.totals import Totals, count
+from biotune_optuna.study.urls import scrub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["StopRequest", "Stopped", "WorkerStatus", "run_trials", "worker_status"]
+
+_logger = logging.getLogger(__name__)
+
+ERROR_KEY = "error"
+"""Trial user attribute of a FAIL: what its objective raised, without secrets."""
+
+MAX_FAILURES_IN_A_ROW = 3
+_LONGEST_ERROR = 1000
+_HURRY_SECONDS = 8.0
+_WAITS = (0.2, 5.0)
+
+
+def run_trials(
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], float],
+    *,
+    n_trials: int | None = None,
+    timeout: float | None = None,
+    callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]] = (),
+    stop: StopRequest | None = None,
+    wait_for_others: bool = True,
+) -> None:
+    """Evaluate trials until the study has ``n_trials`` finished ones, by whomever.
+
+    Any number of processes may do this on one study. COMPLETE and PRUNED trials count, and slots
+    that the sampler gave up. A trial that raises ends as FAIL with the error in its user attribute
+    ``error``, and the worker goes on. Trials of dead workers are failed and their place in the
+    search comes back. With a storage from
+    :func:`~biotune_optuna.study.storage.open_storage`, lost connections and a trial wrongly
+    declared dead cost nothing.
+
+    Args:
+        study: The study. Its storage may be any of Optuna's.
+        objective: Returns the value of a trial; may raise ``optuna.TrialPruned``.
+        n_trials: Total for the study, trials finished before included. None: no limit.
+        timeout: Begin no trial after so many seconds. None: no limit.
+        callbacks: Called with the study and each trial that this worker has ended.
+        stop: Polled between trials, and by the objective; once it is requested, the running trial
+            is handed back and the call returns.
+        wait_for_others: When the last trials run elsewhere, stay until they have finished, to take
+            over if their workers die.
+
+    Raises:
+        StudyError: Three evaluations in a row raised the same kind of error.
+        StorageError: The storage could not be reached for as long as calls are retried.
+    """
+    _Worker(
+        study,
+        objective,
+        total=math.inf if n_trials is None else n_trials,
+        deadline=math.inf if timeout is None else time.monotonic() + timeout,
+        callbacks=tuple(callbacks),
+        stop=stop or StopRequest(),
+        wait_for_others=wait_for_others,
+    ).run()
+
+
+@dataclass
+class _Failures:
+    """Failures since the last success, to tell a bad genome from a broken set-up.
+
+    A sampler may try one genome again until it gives it up; after a first success, only failures
+    of different genomes count.
+    """
+
+    kind: str = ""
+    in_a_row: int = 0
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    any_success: bool = False
+
+    def forget(self) -> None:
+        """A trial has finished."""
+        self.any_success = True
+        self.kind, self.in_a_row, self.seen = "", 0, []
+
+    def note(self, error: Exception, params: dict[str, Any]) -> bool:
+        """A trial has failed; return whether it is time to stop."""
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        if kind != self.kind:
+            self.kind, self.in_a_row, self.seen = kind, 0, []
+        self.in_a_row += 1
+        if params not in self.seen:
+            self.seen.append(params)
+        n = len(self.seen) if self.any_success and params else self.in_a_row
+        return n >= MAX_FAILURES_IN_A_ROW
+
+
+@dataclass
+class _Worker:
+    """One call of :func:`run_trials`."""
+
+    study: optuna.Study
+    objective: Callable[[optuna.Trial], float]
+    total: float
+    deadline: float
+    callbacks: tuple[Callable[[optuna.Study, FrozenTrial], None], ...]
+    stop: StopRequest
+    wait_for_others: bool
+    trial: optuna.Trial | None = None
+    finished: int = 0
+    failures: _Failures = field(default_factory=_Failures)
+
+    def run(self) -> None:
+        """Work until nothing is left to do."""
+        storage = self.study._storage
+        self.reaper = Reaper(self.study)
+        local = self.study._thread_local
+        local.in_optimize_loop, self.study._stop_flag = True, False
+        try:
+            with self.stop.calling(self._hurry, self._hand_back_at_last), self.reaper:
+                self._loop()
+        except Stopped:
+            self._hand_back()
+            if not self.stop.requested:
+                raise
+        except BaseException as error:
+            # Whatever ends the worker: nobody should have to wait for a lease to expire.
+            if isinstance(error, StorageError):
+                self._hurry()
+            with contextlib.suppress(StorageError):
+                self._hand_back()
+            raise
+        finally:
+            local.in_optimize_loop = False
+            if isinstance(storage, ResilientStorage):
+                storage.retry.relax()
+            with contextlib.suppress(Exception):
+                storage.remove_session()
+
+    def _hurry(self) -> None:
+        if isinstance(self.study._storage, ResilientStorage):
+            self.study._storage.retry.hurry(_HURRY_SECONDS)
+
+    def _hand_back_at_last(self) -> None:
+        with contextlib.suppress(Exception):
+            self._hand_back()
+
+    def _hand_back(self, why: str = "stopped") -> None:
+        """Give up the running trial; its place in the search comes back at once."""
+        trial, self.trial = self.trial, None
+        if trial is None:
+            return
+        self._end(trial._trial_id, why)
+        release = getattr(self.study.sampler, "release", None)
+        if release is not None:
+            release(trial)
+
+    def _end(self, trial_id: int, why: str) -> None:
+        storage = self.study._storage
+        try:
+            end_trial(self.study, storage.get_trial(trial_id), why)
+        finally:
+            if isinstance(storage, ResilientStorage):
+                storage.keeper.remove(trial_id)
+
+    # -- the loop
+
+    def _loop(self) -> None:
+        totals = self._look()
+        while not self._is_over():
+            # What is known suffices far from the end; near it, look again.
+            if totals.finished + self.finished + len(totals.running) >= self.total:
+                totals = self._look()
+                if not self._may_begin(totals):
+                    return
+            asked = self._ask()
+            if asked is None:
+                continue
+            if self.stop.requested:
+                raise Stopped
+            totals = self._look()
+            if totals.finished + totals.running_below(asked.number) >= self.total:
+                self._hand_back("surplus")
+                continue
+            self._evaluate(asked)
+
+    def _is_over(self) -> bool:
+        return (
+            self.stop.requested or bool(self.study._stop_flag) or time.monotonic() >= self.deadline
+        )
+
+    def _look(self) -> Totals:
+        totals = count(self.study)
+        others = [t for t in totals.running if self.trial is None or t.number != self.trial.number]
+        if self.reaper.sweep(others):
+            totals = count(self.study)
+        self.finished = 0
+        return totals
+
+    def _may_begin(self, totals: Totals) -> bool:
+        """Wait until a trial may begin; False when none is needed any more."""
+        pause, longest = _WAITS
+        told = False
+        while True:
+            if totals.finished >= self.total:
+                return False
+            if totals.finished + len(totals.running) < self.total:
+                return True
+            if not self.wait_for_others:
+                return False
+            if not told:
+                told = True
+                _logger.info("the last %d trials run elsewhere; waiting", len(totals.running))
+            if self.stop.wait(pause) or self._is_over():
+                return False
+            pause = min(2 * pause, longest)
+            totals = self._look()
+
+    def _ask(self) -> optuna.Trial | None:
+        storage = self.study._storage
+        keeper = storage.keeper if isinstance(storage, ResilientStorage) else None
+        held = keeper.trials() if keeper else frozenset()
+        try:
+            self.trial = self.study.ask()
+        except (LostTrialError, UpdateFinishedTrialError):
+            _logger.info("a trial was given to others before it started; asking for another")
+            return None
+        except BaseException:
+            # Created, but not asked to the end: this process lives, so nobody would ever reap it.
+            for trial_id in (keeper.trials() if keeper else frozenset()) - held:
+                with contextlib.suppress(StorageError):
+                    self._end(trial_id, "stopped")
+            raise
+        return self.trial
+
+    # -- one trial
+
+    def _evaluate(self, trial: optuna.Trial) -> None:
+        value: float | None = None
+        error: Exception | None = None
+        state = TrialState.COMPLETE
+        try:
+            value = _number(self.objective(trial))
+        except optuna.TrialPruned as pruned:
+            state = TrialState.PRUNED
+            _logger.info("trial %d pruned: %s", trial.number, pruned)
+        except StorageError:
+            raise
+        except Exception as raised:  # noqa: BLE001  (an objective may raise anything)
+            if self._is_lost_unbegun(trial, raised):
+                return
+            state, error = TrialState.FAIL, raised
+            self._keep_error(trial, raised)
+        self._tell(trial, state, value)
+        self.trial = None
+        if state == TrialState.FAIL:
+            self._note_failure(trial, error)
+        else:
+            self.finished += 1
+            self.failures.forget()
+        self._call_back(trial)
+
+    def _is_lost_unbegun(self, trial: optuna.Trial, error: Exception) -> bool:
+        if isinstance(error, UpdateFinishedTrialError) and not trial.params:
+            self.trial = None
+            _logger.info("trial %d was given to others before it started", trial.number)
+            return True
+        return False
+
+    def _keep_error(self, trial: optuna.Trial, error: Exception) -> None:
+        _logger.warning("trial %d failed: %s", trial.number, _one_line(error), exc_info=error)
+        with contextlib.suppress(UpdateFinishedTrialError):
+            trial.set_user_attr(ERROR_KEY, _describe(error))
+
+    def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None) -> None:
+        # On a plain storage a trial that others declared dead is lost; the worker is not.
+        try:
+            self.study.tell(trial, value, state)
+        except (UpdateFinishedTrialError, ValueError):
+            found = self.study._storage.get_trial(trial._trial_id)
+            if not found.state.is_finished():
+                raise
+            if (found.state, found.value) != (state, value):
+                _logger.warning(
+                    "trial %d had been ended by another worker as %s; its result is dropped",
+                    trial.number,
+                    found.state.name,
+                )
+        if value is not None:
+            _logger.info("trial %d finished with %.6g", trial.number, value)
+
+    def _note_failure(self, trial: optuna.Trial, error: Exception | None) -> None:
+        if error is None:
+            return
+        if self.failures.note(error, trial.params):
+            raise StudyError(
+                f"{MAX_FAILURES_IN_A_ROW} trials in a row failed with the same kind of error, the "
+                f"last with {_one_line(error)}; mend the cause and type the same command again"
+            )
+
+    def _call_back(self, trial: optuna.Trial) -> None:
+        if self.callbacks:
+            frozen = self.study._storage.get_trial(trial._trial_id)
+            for callback in self.callbacks:
+                callback(self.study, frozen)
+
+
+def _number(value: object) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"the objective returned {value!r:.100}, which is no number") from None
+    if math.isnan(number):
+        raise ArithmeticError("the objective returned nan")
+    return number
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(_describe(error).split())
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _describe(error: Exception) -> str:
+    return scrub(f"{type(error).__name__}: {error}")[:_LONGEST_ERROR]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker at work.
+
+    Attributes:
+        name: ``host:pid``, or "unknown".
+        trial: Number of the trial it runs.
+        seconds: Since the trial began, by this machine's clock.
+        alive: True or False where this machine can tell; None for a process elsewhere.
+        beats: How often it has raised its lease during this trial.
+    """
+
+    name: str
+    trial: int
+    seconds: float
+    alive: bool | None
+    beats: int
+
+
+def worker_status(study: optuna.Study) -> list[WorkerStatus]:
+    """Return who works on a study, read from its running trials; idle workers leave no trace."""
+    found = []
+    for trial in count(study).running:
+        holder = read_holder(trial.system_attrs)
+        dead = None if holder is None else holder.is_dead()
+        start = trial.datetime_start
+        found.append(
+            WorkerStatus(
+                name=holder.label if holder else "unknown",
+                trial=trial.number,
+                seconds=max(0.0, time.time() - start.timestamp()) if start else 0.0,
+                alive=None if dead is None else not dead,
+                beats=int(trial.system_attrs.get(LEASE_KEY, 0)),
+            )
+        )
+    return found

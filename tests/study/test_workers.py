@@ -1,0 +1,518 @@
+"""The worker's loop: totals, failures, stops, deaths."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from biotune_optuna.errors import StorageError, StudyError
+from biotune_optuna.holder import current_holder
+from biotune_optuna.lease import HOLDER_KEY, LeaseWatch
+from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.study import retry
+from biotune_optuna.study.reaper import Reaper
+from biotune_optuna.study.storage import open_storage
+from biotune_optuna.study.totals import count
+from biotune_optuna.study.workers import (
+    Stopped,
+    StopRequest,
+    run_trials,
+    worker_status,
+)
+from tests.study.faults import Faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    yield
+    optuna.logging.set_verbosity(level)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/study.db"
+
+
+def make(url: str = "memory://", sampler: str = "biotune") -> optuna.Study:
+    return optuna.create_study(
+        study_name="s",
+        storage=open_storage(url),
+        direction="maximize",
+        sampler=BioTuneSampler(seed=1)
+        if sampler == "biotune"
+        else optuna.samplers.RandomSampler(seed=1),
+        load_if_exists=True,
+    )
+
+
+def objective(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0, 1)
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [trial.state.name for trial in study.trials]
+
+
+# -- totals
+
+
+@pytest.mark.parametrize("sampler", ["biotune", "random"])
+def test_n_trials_is_a_total_of_the_study(sampler: str) -> None:
+    study = make(sampler=sampler)
+    study.add_trial(create_trial(value=1.0))
+    run_trials(study, objective, n_trials=5)
+    assert states(study) == ["COMPLETE"] * 5
+    run_trials(study, objective, n_trials=5)
+    assert len(study.trials) == 5
+    run_trials(study, objective, n_trials=7)
+    assert states(study) == ["COMPLETE"] * 7
+
+
+def test_pruned_trials_count_and_failed_ones_do_not() -> None:
+    def some_fail(trial: optuna.Trial) -> float:
+        x = objective(trial)
+        if trial.number == 1:
+            raise optuna.TrialPruned
+        if trial.number in {2, 4}:
+            raise RuntimeError("out of luck")
+        return x
+
+    study = make()
+    run_trials(study, some_fail, n_trials=4)
+    assert states(study) == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+    assert count(study).finished == 4
+    # The sampler evaluates the failed trial's genome again.
+    assert study.trials[3].params == study.trials[2].params
+
+
+def test_a_slot_given_up_counts() -> None:
+    bad: list[float] = []
+
+    def one_genome_fails(trial: optuna.Trial) -> float:
+        x = objective(trial)
+        if trial.number == 2:
+            bad.append(x)
+        if x in bad:
+            raise RuntimeError("this genome does not train")
+        return x
+
+    study = make()
+    run_trials(study, one_genome_fails, n_trials=5)
+    assert states(study) == [*["COMPLETE"] * 2, *["FAIL"] * 3, *["COMPLETE"] * 2]
+    assert count(study).finished == 5
+
+
+def test_a_trial_begins_only_if_those_below_it_leave_room() -> None:
+    study = make()
+    other = study.ask()  # some other worker's, number 0
+
+    def finish_other_late(trial: optuna.Trial) -> float:
+        if trial.number == 2:
+            study.tell(other, 0.5)
+        return objective(trial)
+
+    run_trials(study, finish_other_late, n_trials=3)
+    assert states(study) == ["COMPLETE"] * 3
+
+
+def test_surplus_trials_end_at_once_unevaluated_and_uncounted() -> None:
+    study = make()
+    evaluated = []
+    ask = study.ask
+
+    def ask_after_others(*args: Any, **kwargs: Any) -> optuna.Trial:
+        if not evaluated:  # another worker is faster, by one trial
+            study.tell(ask(), 0.5)
+        return ask(*args, **kwargs)
+
+    study.ask = ask_after_others  # type: ignore[method-assign]
+
+    def watched(trial: optuna.Trial) -> float:
+        evaluated.append(trial.number)
+        return objective(trial)
+
+    run_trials(study, watched, n_trials=1)
+    assert evaluated == []
+    assert states(study) == ["COMPLETE", "FAIL"]
+    assert study.trials[1].system_attrs["biotune:ended"] == "surplus"
+    assert count(study).finished == 1
+
+
+def test_timeout_begins_no_trial_after_it() -> None:
+    study = make()
+    run_trials(study, objective, timeout=0.5)
+    n = len(study.trials)
+    assert n >= 1
+    run_trials(study, lambda t: time.sleep(0.2) or objective(t), timeout=0.1)  # type: ignore[func-returns-value]
+    assert len(study.trials) == n + 1
+
+
+def test_study_stop_and_callbacks() -> None:
+    study = make()
+    seen: list[int] = []
+
+    def callback(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        assert trial.state == TrialState.COMPLETE
+        seen.append(trial.number)
+        if trial.number == 2:
+            study.stop()
+
+    run_trials(study, objective, n_trials=10, callbacks=[callback])
+    assert seen == [0, 1, 2]
+
+
+# -- failures
+
+
+def test_the_error_is_kept_without_secrets() -> None:
+    study = make()
+
+    def fails_first(trial: optuna.Trial) -> float:
+        if trial.number == 0:
+            raise OSError("no answer from postgresql://bob:hunter2@host/db")
+        return objective(trial)
+
+    run_trials(study, fails_first, n_trials=1)
+    assert study.trials[0].user_attrs["error"] == (
+        "OSError: no answer from postgresql://bob:***@host/db"
+    )
+
+
+@pytest.mark.parametrize("value", [None, "abc", float("nan"), [1.0, 2.0]])
+def test_what_is_no_number_is_a_failure(value: Any) -> None:
+    study = make(sampler="random")
+
+    def returns(trial: optuna.Trial) -> float:
+        x = objective(trial)
+        return value if trial.number == 0 else x
+
+    run_trials(study, returns, n_trials=1)
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert "the objective returned" in study.trials[0].user_attrs["error"]
+
+
+def test_three_failures_of_one_kind_stop_the_worker_with_one_line() -> None:
+    study = make()
+
+    def fails(trial: optuna.Trial) -> float:
+        objective(trial)
+        raise MemoryError("out of memory\nat device 0")
+
+    with pytest.raises(StudyError) as caught:
+        run_trials(study, fails, n_trials=10)
+    message = str(caught.value)
+    assert "3 trials in a row" in message
+    assert "MemoryError: out of memory at device 0" in message
+    assert "\n" not in message
+    assert states(study) == ["FAIL"] * 3
+
+
+def test_failures_of_different_kinds_do_not_stop_it() -> None:
+    study = make(sampler="random")
+    kinds = [ValueError, OSError, ValueError, OSError, KeyError, ValueError]
+
+    def fails(trial: optuna.Trial) -> float:
+        if trial.number < len(kinds):
+            raise kinds[trial.number]("no")
+        return objective(trial)
+
+    run_trials(study, fails, n_trials=2)
+    assert states(study) == [*["FAIL"] * 6, *["COMPLETE"] * 2]
+
+
+def test_after_a_success_three_different_genomes_must_fail() -> None:
+    study = make()
+
+    def fails_from_one(trial: optuna.Trial) -> float:
+        x = objective(trial)
+        if trial.number > 0:
+            raise RuntimeError("the disk is gone")
+        return x
+
+    with pytest.raises(StudyError):
+        run_trials(study, fails_from_one, n_trials=10)
+    failed = study.trials[1:]
+    assert len({t.params["x"] for t in failed}) == 3
+
+
+# -- losing the storage
+
+
+def test_the_storage_lost_for_good_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "_FIRST_WAIT", 0.001)
+    study = make()
+    storage: Any = study._storage
+    storage.retry.seconds = 0.1
+    faults = Faults()
+    storage._backend = faults.around(storage._backend)
+
+    def unplug(trial: optuna.Trial) -> float:
+        faults.at = set(range(faults.calls, faults.calls + 100_000))
+        return objective(trial)
+
+    with pytest.raises(StorageError, match="was lost for"):
+        run_trials(study, unplug, n_trials=3)
+    faults.at = set()
+    assert storage.retry._time_left(0.0) > 0  # the same storage is usable again
+    run_trials(study, objective, n_trials=1)
+
+
+def test_a_trial_declared_dead_by_mistake_adds_its_value_and_the_worker_lives(url: str) -> None:
+    study = make(url)
+
+    def declared_dead(trial: optuna.Trial) -> float:
+        x = objective(trial)
+        if trial.number == 1:
+            other = open_storage(url)
+            assert other.end_trial(study._study_id, other.get_trial(trial._trial_id), "lost")
+            trial.report(x, 3)
+        return x
+
+    run_trials(study, declared_dead, n_trials=4)
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    late = study.trials[2]
+    assert late.system_attrs["biotune:late_result_of"] == 1
+    assert late.user_attrs["role"] == "added"
+    assert late.intermediate_values == {3: late.value}
+    # Its slot has come back, with its genome.
+    assert study.trials[3].params == study.trials[1].params
+
+
+def test_a_trial_given_away_before_it_began_is_abandoned(url: str) -> None:
+    study = make(url)
+    claimed = study.sampler.before_trial
+    given: list[int] = []
+
+    def give_away(study_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if trial.number == 1:
+            other = open_storage(url)
+            given.append(trial.number)
+            assert other.end_trial(study._study_id, other.get_trial(trial._trial_id), "lost")
+        claimed(study_, trial)
+
+    study.sampler.before_trial = give_away  # type: ignore[method-assign]
+    run_trials(study, objective, n_trials=3)
+    assert given == [1]
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_plain_optuna_storage_will_do() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial({"x": 0.5})
+    stop = StopRequest()
+
+    def stops(trial: optuna.Trial) -> float:
+        objective(trial)
+        stop.request()
+        stop.check()
+        raise AssertionError
+
+    run_trials(study, stops, n_trials=3, stop=stop)
+    assert states(study) == ["FAIL", "WAITING"]
+    run_trials(study, objective, n_trials=3)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert study.trials[1].params["x"] == 0.5
+
+
+# -- stops and deaths
+
+
+@pytest.mark.parametrize("sampler", ["biotune", "random"])
+def test_a_stop_hands_the_trial_back(sampler: str) -> None:
+    study = make(sampler=sampler)
+    stop = StopRequest()
+
+    def stops_at_two(trial: optuna.Trial) -> float:
+        x = objective(trial)
+        if trial.number == 2:
+            stop.request()
+        stop.check()
+        return x
+
+    run_trials(study, stops_at_two, n_trials=10, stop=stop)
+    assert states(study) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert study.trials[2].system_attrs["biotune:ended"] == "stopped"
+    run_trials(study, objective, n_trials=3)
+    assert states(study)[3:] == ["COMPLETE"]
+    if sampler == "biotune":
+        assert study.trials[3].params == study.trials[2].params
+
+
+def test_a_keyboard_interrupt_hands_the_trial_back_and_goes_on() -> None:
+    study = make()
+
+    def interrupted(trial: optuna.Trial) -> float:
+        objective(trial)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trials(study, interrupted, n_trials=2)
+    assert study.trials[0].system_attrs["biotune:ended"] == "stopped"
+
+
+def test_a_stop_reaches_a_worker_that_waits_for_others() -> None:
+    study = make()
+    study.ask()
+    stop = StopRequest()
+    timer = threading.Timer(0.3, stop.request)
+    timer.start()
+    run_trials(study, objective, n_trials=1, stop=stop)
+    assert states(study) == ["RUNNING"]
+    run_trials(study, objective, n_trials=1, wait_for_others=False)
+    assert states(study) == ["RUNNING"]
+
+
+WORKER = """
+    import sys, time, optuna
+    from biotune_optuna.sampler import BioTuneSampler
+    from biotune_optuna.study.storage import open_storage
+    from biotune_optuna.study.workers import run_trials, StopRequest, Stopped
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(study_name="s", storage=open_storage(sys.argv[1]),
+        direction="maximize", sampler=BioTuneSampler(seed=1), load_if_exists=True)
+    polite = sys.argv[2] == "polite"
+
+    def objective(trial):
+        x = trial.suggest_float("x", 0, 1)
+        print("running", trial.number, flush=True)
+        for _ in range(600):
+            time.sleep(0.1)
+            if polite:
+                stop.check()
+        return x
+
+    with StopRequest.on_signals(polite_seconds=float(sys.argv[3])) as stop:
+        run_trials(study, objective, n_trials=10, stop=stop)
+        stop.check() if polite else None
+    """
+
+
+def start_worker(url: str, manners: str, seconds: float = 6.0) -> subprocess.Popen[str]:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WORKER), url, manners, str(seconds)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline().startswith("running")
+    return worker
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_hands_the_trial_back(url: str, number: signal.Signals) -> None:
+    worker = start_worker(url, "polite")
+    began = time.monotonic()
+    worker.send_signal(number)
+    worker.wait(20)
+    assert time.monotonic() - began < 5
+    (trial,) = make(url).trials
+    assert trial.state == TrialState.FAIL
+    assert trial.system_attrs["biotune:ended"] == "stopped"
+
+
+def test_a_worker_that_does_not_look_is_stopped_all_the_same(url: str) -> None:
+    worker = start_worker(url, "deaf", seconds=0.5)
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 10
+    (trial,) = make(url).trials
+    assert trial.system_attrs["biotune:ended"] == "stopped"
+
+
+def test_a_second_signal_stops_at_once_and_the_trial_is_found(url: str) -> None:
+    worker = start_worker(url, "deaf", seconds=60)
+    worker.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(5) == 128 + signal.SIGINT
+    study = make(url)
+    assert states(study) == ["RUNNING"]
+    (status,) = worker_status(study)
+    assert status.alive is False
+    run_trials(study, objective, n_trials=2)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[1].params == study.trials[0].params
+
+
+def test_a_killed_worker_is_found_at_once_and_its_slot_evaluated_again(url: str) -> None:
+    worker = start_worker(url, "polite")
+    worker.kill()
+    worker.wait()
+    study = make(url)
+    run_trials(study, objective, n_trials=3)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert study.trials[0].system_attrs["biotune:ended"] == "lost"
+    assert study.trials[1].params == study.trials[0].params
+
+
+def test_signal_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopRequest.on_signals() as stop:
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5)
+        with pytest.raises(Stopped):
+            stop.check()
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    time.sleep(0.3)  # the watcher has gone: this process is still here
+
+
+def test_outside_the_main_thread_no_signal_is_caught() -> None:
+    found: list[Any] = []
+
+    def use() -> None:
+        with StopRequest.on_signals() as stop:
+            found.append(stop.requested)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+def test_workers_elsewhere_are_reaped_by_their_lease_alone(url: str) -> None:
+    study = make(url)
+    now = [0.0]
+    reaper = Reaper(study, watch=LeaseWatch(seconds=60, clock=lambda: now[0]))
+    storage: Any = study._storage
+    storage.keeper.seconds = 1e9
+    trial, living = study.ask(), study.ask()
+    for one in (trial, living):
+        one.suggest_float("x", 0, 1)
+        elsewhere = dataclasses.replace(current_holder(), host="elsewhere", pid=one.number + 1)
+        storage.set_trial_system_attr(one._trial_id, HOLDER_KEY, [elsewhere.to_str(), "t"])
+    for step in range(12):
+        now[0] += 10.0
+        storage.set_trial_system_attr(living._trial_id, "biotune:lease", step)
+        reaper.sweep(study.get_trials(states=(TrialState.RUNNING,)))
+    assert states(study) == ["FAIL", "RUNNING"]
+
+
+def test_worker_status_says_who_runs_what(url: str) -> None:
+    study = make(url)
+    study.ask()
+    (status,) = worker_status(study)
+    assert status.name == current_holder().label
+    assert status.trial == 0
+    assert status.alive is True
+    assert 0 <= status.seconds < 60
+    assert json.dumps(dataclasses.asdict(status))
