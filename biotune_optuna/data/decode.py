@@ -48,6 +48,7 @@ _DECODE_ERRORS = (
     TypeError,
     OverflowError,
     MemoryError,
+    RuntimeError,  # AVIF
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -135,6 +136,7 @@ def check_image(content: bytes, *, name: str) -> None:
     try:
         picture.draft("RGB", (1, 1))
         picture.load()
+        to_rgb(picture)
     except _DECODE_ERRORS as error:
         raise DataError(f"image {name!r} cannot be decoded: {_first_line(error)}") from None
 

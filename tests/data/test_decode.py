@@ -52,6 +52,8 @@ def test_float_with_nan_is_refused_by_name() -> None:
     broken = np.full((4, 4), np.nan, np.float32)
     with pytest.raises(DataError, match=r"'scan\.tif' cannot be decoded: float pixels"):
         decode_image(encoded(Image.fromarray(broken), "TIFF"), name="scan.tif")
+    with pytest.raises(DataError, match=r"'scan\.tif' cannot be decoded: float pixels"):
+        check_image(encoded(Image.fromarray(broken), "TIFF"), name="scan.tif")
 
 
 def test_palette_gives_its_colours() -> None:
@@ -184,3 +186,25 @@ def test_limit_is_read_when_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "MAX_PIXELS", 100)
     with pytest.raises(DataError, match="16 x 9 over the limit of 100"):
         decode_image(encoded(Image.fromarray(ramp())), name="x")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "AVIF"])
+def test_whatever_is_wrong_with_a_file_is_one_line(kind: str) -> None:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    whole = encoded(picture(0, (20, 24)), kind)
+    draw = np.random.default_rng(0)
+    refused = 0
+    for _ in range(100):
+        content = bytearray(whole[: draw.integers(1, len(whole) + 1)])
+        for place in draw.integers(0, len(content), 3):
+            content[place] = draw.integers(256)
+        for read in (decode_image, check_image):
+            try:
+                read(bytes(content), name="odd")
+            except DataError as error:
+                refused += 1
+                assert "'odd'" in str(error)  # noqa: PT017
+                assert "\n" not in str(error)  # noqa: PT017
+    assert refused > 20
