@@ -6,11 +6,15 @@ import hashlib
 import importlib.util
 import logging
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from optuna.exceptions import ExperimentalWarning
 
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.report.artifacts import artifact_store
@@ -38,13 +42,14 @@ _SHOWN_KEY = "biotune:shown"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _LIVE_POINTS = 400
+_REST = 20
 
 # Ids are shown as titles in the dashboard and must stay: a figure saved again replaces its like.
 _LIVE_FIGURES: tuple[tuple[str, Callable[[StudyView], go.Figure]], ...] = (
     ("1-search-history", lambda v: search.search_history(v, max_points=_LIVE_POINTS)),
     ("2-freezing", genome.freeze_by_block),
     ("3-genomes", lambda v: genome.genome_heatmap(v, max_columns=40)),
-    ("4-importance", genome.block_importance),
+    ("4-importance", lambda v: genome.block_importance(v, max_trials=100)),
     ("5-cost", lambda v: accuracy_against_cost(v, max_points=_LIVE_POINTS)),
     ("6-lineage", lambda v: search.lineage(v, max_ancestors=30)),
     ("7-learning-curves", lambda v: training.learning_curves(v, best=3, max_pruned=6)),
@@ -70,10 +75,11 @@ def default_artifact_dir(url: str | None) -> Path:
 def refresh_study(study: Study, *, force: bool = False) -> bool:
     """Renew what the dashboard shows of a study: figures, note, metric name.
 
-    To be called when a generation ends. It does nothing until the study has grown by a hundredth,
-    and the figures are bounded in size, so that the cost stays small beside the trials' however
-    long the study; without optuna-dashboard installed it does nothing at all. A note that a person
-    has edited is left alone.
+    To be called when a generation ends. The cost stays small beside the trials' however long the
+    study: the figures are bounded in size, and nothing is done until the study has grown by a
+    hundredth and twenty times as long has passed as the last renewal took. Without
+    optuna-dashboard installed nothing is done at all. A note that a person has edited is left
+    alone.
 
     Args:
         study: A study of one objective.
@@ -89,7 +95,8 @@ def refresh_study(study: Study, *, force: bool = False) -> bool:
     view = as_view(study)
     shown = _shown(study)
     ended = sum(t.state.is_finished() for t in view.trials)
-    if not force and ended - shown.get("trials", 0) < max(1, ended // 100):
+    begun = time.time()
+    if not force and not _is_due(shown, ended, begun):
         return False
     for identity, draw in _LIVE_FIGURES:
         try:
@@ -99,11 +106,18 @@ def refresh_study(study: Study, *, force: bool = False) -> bool:
         save_plotly_graph_object(study, figure, graph_object_id=identity)
     note = _renew_note(study, view, shown.get("note"))
     if study.metric_names is None and view.spec:
-        study.set_metric_names([view.metric])
-    study._storage.set_study_system_attr(
-        study._study_id, _SHOWN_KEY, {"trials": ended, "note": note}
-    )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([view.metric])
+    mark = {"trials": ended, "note": note, "time": time.time(), "took": time.time() - begun}
+    study._storage.set_study_system_attr(study._study_id, _SHOWN_KEY, mark)
     return True
+
+
+def _is_due(shown: dict[str, Any], ended: int, now: float) -> bool:
+    passed = now - float(shown.get("time", 0.0))
+    rested = passed < 0 or passed >= _REST * float(shown.get("took", 0.0))  # < 0: another clock
+    return rested and ended - int(shown.get("trials", 0)) >= max(1, ended // 100)
 
 
 def _shown(study: Study) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import sqlite3
 import threading
 import urllib.request
 import zipfile
@@ -29,6 +30,7 @@ from biotune_optuna.report.dashboard import (
     refresh_study,
     run_dashboard,
 )
+from biotune_optuna.study.storage import open_storage
 
 N_TRIALS = 40
 BLOCKS = ("stem", "layer1", "layer2", "head")
@@ -36,16 +38,16 @@ BLOCKS = ("stem", "layer1", "layer2", "head")
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory, make_study: Any) -> Path:
-    """A study in SQLite, made once; commits are not waited for."""
+    """A study in SQLite, made once."""
     path: Path = tmp_path_factory.mktemp("study") / "study.db"
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-    with storage.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA synchronous=OFF")
     study = make_study(N_TRIALS)
     optuna.copy_study(
-        from_study_name=study.study_name, from_storage=study._storage, to_storage=storage
+        from_study_name=study.study_name,
+        from_storage=study._storage,
+        to_storage=open_storage(f"sqlite:///{path}"),
     )
-    storage.engine.dispose()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
 
 
@@ -57,7 +59,7 @@ def url(database: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def study(url: str) -> optuna.Study:
-    return optuna.load_study(study_name="digits-tiny", storage=url)
+    return optuna.load_study(study_name="digits-tiny", storage=open_storage(url))
 
 
 def call(app: Any, method: str, path: str, host: str = "127.0.0.1:8080") -> tuple[int, bytes]:
@@ -143,13 +145,18 @@ def test_refresh_shows_figures_note_and_metric(study: optuna.Study, tmp_path: Pa
     }  # fmt: skip
 
 
-def test_refresh_replaces_and_waits_for_growth(study: optuna.Study) -> None:
+def test_refresh_replaces_and_waits_for_growth_and_time(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert refresh_study(study)
     size = len(study._storage.get_study_system_attrs(study._study_id))
     assert not refresh_study(study)
     assert refresh_study(study, force=True)
     assert len(study._storage.get_study_system_attrs(study._study_id)) == size
     study.add_trial(optuna.trial.create_trial(value=0.1, params={}))
+    assert not refresh_study(study)
+    now = dashboard.time.time() + 3600
+    monkeypatch.setattr(dashboard.time, "time", lambda: now)
     assert refresh_study(study)
 
 
@@ -159,7 +166,7 @@ def test_note_of_a_person_stays(study: optuna.Study) -> None:
     refresh_study(study)
     save_note(study, "my own words")
     study.add_trial(optuna.trial.create_trial(value=0.999, params={}))
-    assert refresh_study(study)
+    assert refresh_study(study, force=True)
     assert get_note(study) == "my own words"
 
 
@@ -168,7 +175,7 @@ def test_note_of_ours_follows_the_study(study: optuna.Study) -> None:
 
     refresh_study(study)
     study.add_trial(optuna.trial.create_trial(value=0.999, params={}))
-    refresh_study(study)
+    refresh_study(study, force=True)
     assert "99.9" in get_note(study)
 
 
@@ -177,7 +184,7 @@ def test_live_figures_stay_small_in_a_long_study() -> None:
     rng = np.random.default_rng(0)
     blocks = [f"layer{i}.conv" for i in range(16)]
     trials = []
-    for number in range(2000):
+    for number in range(1000):
         rates = 10 ** rng.uniform(-1, 1, 16) * (rng.random(16) < 0.6)
         attrs = {
             "generation": number // 10,

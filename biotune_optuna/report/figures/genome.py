@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["block_importance", "freeze_by_block", "genome_heatmap"]
 
 MAX_COLUMNS = 100
-MAX_FOR_IMPORTANCE = 400
+MAX_FOR_IMPORTANCE = 300
 MIN_FOR_IMPORTANCE = 15
 _TICKS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
@@ -94,7 +94,7 @@ def _add_cells(figure: go.Figure, view: StudyView, trials: list[FrozenTrial]) ->
     rows = [[view.recipes[t.number][block] for t in trials] for block in view.blocks]
     labels = [shorten(b) for b in view.blocks]
     figure.add_heatmap(
-        z=[[math.log10(m) if m > 0 else None for m in row] for row in rows],
+        z=[[round(math.log10(m), 4) if m > 0 else None for m in row] for row in rows],
         x=list(range(len(trials))),
         y=list(range(len(labels))),
         zmin=-1,
@@ -113,13 +113,10 @@ def _add_cells(figure: go.Figure, view: StudyView, trials: list[FrozenTrial]) ->
             "outlinewidth": 0,
         },
         text=[
-            [
-                f"trial {t.number}, {label}: " + (f"{m:.2g}×" if m > 0 else "frozen")
-                for t, m in zip(trials, row, strict=True)
-            ]
+            [f"{t.number}: {label} {m:.2g}×" for t, m in zip(trials, row, strict=True)]
             for label, row in zip(labels, rows, strict=True)
         ],
-        hovertemplate="%{text}<extra></extra>",
+        hovertemplate="trial %{text}<extra></extra>",
         hoverongaps=False,
         row=2,
         col=1,
@@ -137,9 +134,9 @@ def _add_cells(figure: go.Figure, view: StudyView, trials: list[FrozenTrial]) ->
                 "line": {"width": 0},
             },
             name="frozen",
-            text=[f"trial {trials[x].number}, {labels[y]}: frozen" for x, y in frozen],
+            text=[f"{trials[x].number}: {labels[y]}" for x, y in frozen],
             textposition="none",
-            hovertemplate="%{text}<extra></extra>",
+            hovertemplate="trial %{text} frozen<extra></extra>",
             row=2,
             col=1,
         )
@@ -255,7 +252,9 @@ def _add_rates(
     )
 
 
-def block_importance(study: Study | StudyView, *, seed: int = 0) -> go.Figure:
+def block_importance(
+    study: Study | StudyView, *, seed: int = 0, max_trials: int = MAX_FOR_IMPORTANCE
+) -> go.Figure:
     """Which blocks' settings explain the differences between trials.
 
     Optuna's fANOVA on two parameters per block, whether it trains and the logarithm of its rate
@@ -264,6 +263,7 @@ def block_importance(study: Study | StudyView, *, seed: int = 0) -> go.Figure:
     Args:
         study: A study with at least 15 complete trials that carry recipes.
         seed: Seed of the evaluator's forest.
+        max_trials: Trials used at most, evenly over the study: the time grows with them.
 
     Raises:
         NothingToShow: There are too few trials, or they do not differ.
@@ -278,11 +278,9 @@ def block_importance(study: Study | StudyView, *, seed: int = 0) -> go.Figure:
     if len({t.value for t in trials}) < 2:
         raise NothingToShow("All trials have the same value, so no block explains a difference.")
     used = trials
-    if len(trials) > MAX_FOR_IMPORTANCE:
+    if len(trials) > max_trials:
         last = len(trials) - 1
-        used = [
-            trials[round(i * last / (MAX_FOR_IMPORTANCE - 1))] for i in range(MAX_FOR_IMPORTANCE)
-        ]
+        used = [trials[round(i * last / (max_trials - 1))] for i in range(max_trials)]
     shares = importances(view, used, seed=seed)
     labels = [shorten(b) for b in view.blocks]
     figure = go.Figure()
