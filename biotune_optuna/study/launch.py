@@ -1,0 +1,182 @@
+"""One worker process per device of this host, restarted when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from biotune_optuna.errors import StudyError
+from biotune_optuna.study.stop import StopRequest
+from biotune_optuna.study.urls import ENVIRONMENT, parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["all_devices", "launch"]
+
+_logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_SHORT_LIFE = 60.0
+_MAX_SHORT_LIVES = 5
+_USER_ERROR = 2
+_STOP_SECONDS = 12.0
+_POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1
+
+
+def all_devices() -> list[str]:
+    """Return the accelerators of this host as ``cuda:0``, …; ``["cpu"]`` where there is none."""
+    import torch
+
+    return [f"cuda:{n}" for n in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def launch(
+    study: str,
+    *,
+    storage: str | None = None,
+    devices: Sequence[str] = ("all",),
+    arguments: Sequence[str] = (),
+    stop: StopRequest | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "biotune_optuna", "worker"),
+) -> int:
+    """Run one worker per device until the study has its trials.
+
+    A worker that dies is started again after a pause that doubles from 1 s to 60 s. One that
+    reports a mistake of the user's (exit code 2) within its first minute, or dies five times in a
+    row within its first minute, is not. When a stop is requested, all workers are asked to stop,
+    and killed after 12 seconds; they also stop when this process dies.
+
+    Args:
+        study: Name of the study; it must exist.
+        storage: Its storage, handed on in the environment, where other users cannot list it.
+        devices: ``cuda:0``, ``cpu``, …, each once per worker wanted, or ``all``.
+        arguments: Further arguments of ``biotune worker``.
+        stop: Asks to stop; default: SIGINT and SIGTERM do.
+        command: What starts a worker.
+
+    Returns:
+        0 if every worker has ended well, 130 if stopped, else the last exit code of one that
+        was given up.
+
+    Raises:
+        StudyError: No device is named.
+        StorageError: This is no URL of a storage.
+    """
+    names = [name for one in devices for name in (all_devices() if one == "all" else [one])]
+    if not names:
+        raise StudyError("no device is given; name some, such as cuda:0, or all")
+    parse_url(storage)  # refuse a bad one here, and hide its password
+    environment = dict(os.environ)
+    if storage is not None:
+        environment[ENVIRONMENT] = storage
+    workers = [
+        _Worker([*command, "--study", study, "--device", name, *arguments], environment, name)
+        for name in names
+    ]
+    with contextlib.ExitStack() as stack:
+        if stop is None:
+            # Longer than the workers get, so that it is they who are waited for.
+            stop = stack.enter_context(StopRequest.on_signals(polite_seconds=2 * _STOP_SECONDS))
+        stack.callback(_end, workers)
+        while sum(worker.look() for worker in workers):  # unlike any(), looks at each
+            if stop.wait(_POLL_SECONDS):
+                _end(workers)
+                return 128 + signal.SIGINT
+    return next((worker.code for worker in workers if worker.code), 0)
+
+
+@dataclass
+class _Worker:
+    """The process for one device, and what became of those before it."""
+
+    command: list[str]
+    environment: Mapping[str, str]
+    name: str
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    pause: float = field(default_factory=lambda: _FIRST_PAUSE)
+    short_lives: int = 0
+    start_at: float = field(default_factory=time.monotonic)
+    done: bool = False
+    code: int = 0
+
+    def look(self) -> bool:
+        """Start the process if it is time to; return whether there is, or will be, one."""
+        if self.done:
+            return False
+        if self.process is None:
+            if time.monotonic() >= self.start_at:
+                self._start()
+            return True
+        code = self.process.poll()
+        if code is not None:
+            self.process = None
+            self._ended(code)
+        return not self.done
+
+    def _start(self) -> None:
+        # A session of its own: Ctrl-C at the terminal would reach the worker as well as this
+        # process, which passes it on, and two signals mean "at once".
+        self.process = subprocess.Popen(  # noqa: S603  (this program's own command)
+            self.command,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509  (no other thread holds a lock here)
+        )
+        self.started = time.monotonic()
+        _logger.info("worker on %s started (process %d)", self.name, self.process.pid)
+
+    def _ended(self, code: int) -> None:
+        self.code = code if code >= 0 else 128 - code
+        lived = time.monotonic() - self.started
+        if code == 0:
+            self.done = True
+            return
+        if lived >= _SHORT_LIFE:
+            self.pause, self.short_lives = _FIRST_PAUSE, 0
+        self.short_lives += 1
+        what = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if self.short_lives >= _MAX_SHORT_LIVES or (code == _USER_ERROR and lived < _SHORT_LIFE):
+            self.done = True
+            _logger.error("worker on %s ended with %s and is given up", self.name, what)
+            return
+        _logger.warning(
+            "worker on %s ended with %s; starting it again in %.0f s", self.name, what, self.pause
+        )
+        self.start_at = time.monotonic() + self.pause
+        self.pause = min(2 * self.pause, _LONGEST_PAUSE)
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """Ask all workers to stop and see that they do."""
+    running = [worker.process for worker in workers if worker.process is not None]
+    for process in running:
+        process.terminate()
+    end = time.monotonic() + _STOP_SECONDS
+    for process in running:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for worker in workers:
+        worker.process, worker.done = None, True
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what makes a child stop when this process dies; None where that is not to be had."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
