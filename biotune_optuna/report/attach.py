@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from biotune_optuna.report.artifacts import artifact_store, attach_model, attach_trial_artifacts
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Attachments"]
 
+logger = logging.getLogger(__name__)
+
 
 class Attachments:
     """Artifacts of trials and the study's live figures.
+
+    What fails here, a full disk or a figure, is logged and costs the study nothing else.
 
     Args:
         url: The storage, as in `biotune_optuna.open_storage`; artifacts lie beside an SQLite file.
@@ -33,16 +38,19 @@ class Attachments:
 
     def evaluated(self, trial: optuna.Trial, confusion: Sequence[Sequence[int]] | None) -> None:
         """Attaches curves, recipe and confusion matrix to a trial that is about to end."""
-        attach_trial_artifacts(
-            trial.study, trial, self._store, confusion=confusion, classes=self._classes
-        )
+        try:
+            attach_trial_artifacts(
+                trial.study, trial, self._store, confusion=confusion, classes=self._classes
+            )
+        except Exception:
+            logger.warning("trial %d carries no artifacts", trial.number, exc_info=True)
 
     def trial_finished(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Renews figures and note when a generation has ended."""
         current = generation(trial)
         if current != self._generation:
             self._generation = current
-            refresh_study(study)
+            self._renew(study)
 
     def finished(self, study: optuna.Study, model: Path, trial: int | None) -> None:
         """Attaches the exported model and renews everything.
@@ -52,5 +60,14 @@ class Attachments:
             model: Folder of the exported model.
             trial: Number of the winning trial; None where a rival won.
         """
-        attach_model(study, self._store, model, trial=trial)
-        refresh_study(study, force=True)
+        try:
+            attach_model(study, self._store, model, trial=trial)
+        except Exception:
+            logger.warning("the model was not attached", exc_info=True)
+        self._renew(study, force=True)
+
+    def _renew(self, study: optuna.Study, *, force: bool = False) -> None:
+        try:
+            refresh_study(study, force=force)
+        except Exception:
+            logger.warning("the dashboard's figures were not renewed", exc_info=True)

@@ -102,7 +102,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
     running = view.in_state(TrialState.RUNNING)
     generations = [g for g in map(generation, view.trials) if g is not None]
     rate = _trials_per_hour(view, moment) if running else None
-    goal = view.user_attrs.get("goal")
+    goal = view.user_attrs.get("n_trials")
     goal = goal if isinstance(goal, int) and goal > 0 else None
     left = None
     if rate and goal is not None:

@@ -24,6 +24,7 @@ from PIL import Image
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.report import artifacts, dashboard
 from biotune_optuna.report.artifacts import artifact_store, attach_model, attach_trial_artifacts
+from biotune_optuna.report.attach import Attachments
 from biotune_optuna.report.dashboard import (
     dashboard_app,
     default_artifact_dir,
@@ -282,6 +283,29 @@ def test_crash_between_bytes_and_link_leaves_no_dangling_link(
     with pytest.raises(OSError, match="No space left"):
         attach_trial_artifacts(study, trial, FullDisk())  # type: ignore[arg-type]
     assert get_all_artifact_meta(trial) == []
+
+
+def test_attachments_that_fail_cost_the_study_nothing(
+    study: optuna.Study, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    attachments = Attachments(url, ["a", "b"])
+    shutil.rmtree(tmp_path / "study-artifacts")
+    trial = running_trial(study)
+    attachments.evaluated(trial, [[1, 0], [0, 1]])
+    attachments.finished(study, tmp_path / "nowhere", 10_000)
+    assert "carries no artifacts" in caplog.text
+    assert "the model was not attached" in caplog.text
+    assert get_all_artifact_meta(trial) == []
+
+
+def test_attachments_renew_when_a_generation_ends(study: optuna.Study, url: str) -> None:
+    shown = "dashboard:plot_data:1-search-history:0"
+    attachments = Attachments(url, ["a", "b"])
+    attachments.trial_finished(study, study.trials[-1])
+    assert shown in study._storage.get_study_system_attrs(study._study_id)
+    study._storage.set_study_system_attr(study._study_id, shown, "gone")
+    attachments.trial_finished(study, study.trials[-2])  # the same generation
+    assert study._storage.get_study_system_attrs(study._study_id)[shown] == "gone"
 
 
 @pytest.mark.parametrize("n", [2, 10, 30, 60, 200])

@@ -79,7 +79,7 @@ def test_counts_best_rate_and_cost(running: optuna.Study) -> None:
 
 
 def test_goal_gives_the_time_left(running: optuna.Study) -> None:
-    running.set_user_attr("goal", 13)
+    running.set_user_attr("n_trials", 13)
     status = study_status(running, now=START + dt.timedelta(minutes=8))
     assert status["seconds_left"] == pytest.approx(10 * 180)
     assert "time left   30 min" in format_status(status)
