@@ -8,7 +8,8 @@ The rule follows timm's own ``group_matcher`` and refines it where needed so tha
 BioTune paper come out (ResNet-50: 6, DenseNet-121: 9, VGG-19: 6, Inception-v3: 14):
 
 1. tensors are grouped by the model's matcher, coarse if it has one, else fine; a model without a
-   matcher gives one group per child, with containers opened one level;
+   matcher, or whose matcher leaves fewer than four blocks, gives one group per child, with
+   containers opened one level;
 2. the head is everything under the classifier's top-level module;
 3. a group that joins neighbours of different kinds (a dense block and its transition) is split;
 4. a group of nothing but norms, biases or scales joins the block before it;
@@ -33,6 +34,7 @@ __all__ = ["Block", "classifier_paths", "model_blocks", "output_layers"]
 
 DEFAULT_MAX_BLOCKS = 16
 MIN_MAX_BLOCKS = 3
+MIN_BLOCKS = 4
 
 Group = list[str]
 
@@ -91,11 +93,7 @@ def model_blocks(
         return _blocks_from_patterns(layout, patterns)
     if max_blocks < MIN_MAX_BLOCKS:
         raise ModelError(f"max_blocks={max_blocks} is too small: give {MIN_MAX_BLOCKS} or more")
-    initial = _initial_groups(layout, fine=max_blocks > DEFAULT_MAX_BLOCKS)
-    groups, head = _carve_head(layout, initial)
-    groups = groups[:1] + [part for group in groups[1:] for part in layout.split_by_class(group)]
-    groups = _absorb_weightless(layout, groups)
-    groups = _merge_single_convolutions(layout, groups)
+    groups, head = _refined_groups(layout, fine=max_blocks > DEFAULT_MAX_BLOCKS)
     groups = [*_merge_trunk(groups, max_blocks), head]
     return layout.name_blocks([layout.sort(group) for group in groups])
 
@@ -266,18 +264,32 @@ class _Layout:
         return f"{first}-{last.rpartition('.')[2] if same_parent else last}"
 
 
-def _initial_groups(layout: _Layout, *, fine: bool) -> list[Group]:
-    """Rule 1: groups of the model's own matcher, or of its children."""
+def _refined_groups(layout: _Layout, *, fine: bool) -> tuple[list[Group], Group]:
+    """Rules 1 to 5: the trunk's groups and the head, of the first grouping with enough blocks."""
+    best: tuple[list[Group], Group] = ([], [])
+    for initial in _initial_groupings(layout, fine=fine):
+        groups, head = _carve_head(layout, initial)
+        parts = [part for group in groups[1:] for part in layout.split_by_class(group)]
+        groups = _absorb_weightless(layout, [groups[0], *parts])
+        groups = _merge_single_convolutions(layout, groups)
+        if len(groups) > len(best[0]):
+            best = groups, head
+        if len(groups) + 1 >= MIN_BLOCKS:
+            break
+    return best
+
+
+def _initial_groupings(layout: _Layout, *, fine: bool) -> Iterator[list[Group]]:
+    """Rule 1: groups of the model's own matcher, then of its children."""
     matcher = getattr(layout.model, "group_matcher", None)
-    if not callable(matcher):
-        if not hasattr(layout.model, "get_classifier"):
-            raise _no_classifier(layout.model)
-        return _groups_of_children(layout)
-    for coarse in (False, True) if fine else (True, False):
-        groups = _groups_of_matcher(layout, matcher, coarse=coarse)
-        if groups is not None:
-            return groups
-    return _groups_of_children(layout)
+    if callable(matcher):
+        for coarse in (False, True) if fine else (True, False):
+            groups = _groups_of_matcher(layout, matcher, coarse=coarse)
+            if groups is not None:
+                yield groups
+    elif not hasattr(layout.model, "get_classifier"):
+        raise _no_classifier(layout.model)
+    yield _groups_of_children(layout)
 
 
 def _groups_of_matcher(

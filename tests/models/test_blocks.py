@@ -149,6 +149,15 @@ def test_finer_lists_reach_single_residual_blocks():
     assert len(model_blocks(model, 17)) == 17
 
 
+@pytest.mark.parametrize("max_blocks", [16, 64])
+def test_a_matcher_that_hardly_divides_is_passed_over(monkeypatch, max_blocks):
+    model = build("levit_128")
+    monkeypatch.setattr(model, "group_matcher", lambda coarse=False: {"stem": r"^stem|stages"})
+    blocks = model_blocks(model, max_blocks)
+    assert_partition(model, blocks)
+    assert [block.name for block in blocks] == ["stem", "stages.0", "stages.1", "stages.2", "head"]
+
+
 def test_max_blocks_too_small_is_refused():
     with pytest.raises(ModelError, match="max_blocks=2 is too small"):
         model_blocks(build("resnet18"), 2)
