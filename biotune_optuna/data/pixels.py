@@ -29,7 +29,7 @@ from biotune_optuna.data.scan import worker_count
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -82,6 +82,7 @@ class PixelStore:
         interpolation: str = "bicubic",
         cache_dir: str | Path | None = None,
         workers: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> PixelStore:
         """Open the cache of a data set at one geometry, decoding the images where there is none.
 
@@ -92,6 +93,8 @@ class PixelStore:
             interpolation: See :func:`biotune_optuna.data.decode.preprocess`.
             cache_dir: Folder of the cache files; default :func:`default_cache_dir`.
             workers: Threads that decode; default one per usable core.
+            progress: Called now and then with the number of images decoded and of all, while a
+                cache is built.
 
         Raises:
             DataError: An image cannot be read, a setting is out of range, or the cache folder
@@ -107,7 +110,7 @@ class PixelStore:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(path.with_suffix(".lock")):
                 if not _is_sound(path, header):
-                    _write(path, header, source, workers or worker_count())
+                    _write(path, header, source, workers or worker_count(), progress)
             return cls(_map(path, header), key=key, path=path)
         except OSError as error:
             if path.is_file() and _is_sound(path, header):  # in a folder that is read only
@@ -178,7 +181,13 @@ def _is_sound(path: Path, header: dict[str, Any]) -> bool:
     return False
 
 
-def _write(path: Path, header: dict[str, Any], source: ImageSource, workers: int) -> None:
+def _write(
+    path: Path,
+    header: dict[str, Any],
+    source: ImageSource,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     """Decode all images into a new cache file; called with the lock held."""
     for stale in path.parent.glob(f"{path.stem}.*.tmp"):  # of builders that were killed
         stale.unlink(missing_ok=True)
@@ -196,7 +205,8 @@ def _write(path: Path, header: dict[str, Any], source: ImageSource, workers: int
             file.truncate(needed)
             file.write(_encoded(header))
             file.flush()
-            checksums = _decode_into(_map(temporary, header, "r+"), header, source, workers)
+            pixels = _map(temporary, header, "r+")
+            checksums = _decode_into(pixels, header, source, workers, progress)
             file.seek(_checksums_at(header))
             file.write(checksums.tobytes())
             file.flush()
@@ -207,7 +217,11 @@ def _write(path: Path, header: dict[str, Any], source: ImageSource, workers: int
 
 
 def _decode_into(
-    pixels: NDArray[np.uint8], header: dict[str, Any], source: ImageSource, workers: int
+    pixels: NDArray[np.uint8],
+    header: dict[str, Any],
+    source: ImageSource,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
 ) -> NDArray[np.uint32]:
     """Fill ``pixels`` and return a checksum per image. Pillow decodes without holding the GIL."""
     checksums = np.zeros(header["count"], dtype="<u4")
@@ -226,8 +240,10 @@ def _decode_into(
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(decode, start) for start in range(0, header["count"], _CHUNK)]
         try:
-            for future in futures:
+            for done, future in enumerate(futures, start=1):
                 future.result()
+                if progress is not None:
+                    progress(min(done * _CHUNK, header["count"]), header["count"])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -94,6 +94,13 @@ def test_damaged_cache_is_built_again(
     assert len(decoded) == 82
 
 
+def test_progress_is_told_only_while_building(source: ImageSource, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    for _ in range(2):
+        PixelStore.build(source, size=9, cache_dir=tmp_path, progress=lambda *at: told.append(at))
+    assert told == [(16, 41), (32, 41), (41, 41)]
+
+
 def test_rows_follow_the_order_of_the_images(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     one = open_source(images, labels=[0, 1, 0, 1, 0, 1])
