@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from biotune_optuna.errors import ModelError
 from biotune_optuna.models import create_model, hub, packages, reset_head
 from biotune_optuna.models.blocks import output_layers
-from biotune_optuna.models.weights import trunk_fingerprint
+from biotune_optuna.models.weights import meta_model, trunk_fingerprint
 
 SMALL = "test_resnet"  # timm's own small test network, 3 stages
 
@@ -114,6 +114,14 @@ def test_fingerprint_ignores_the_head():
     before = trunk_fingerprint(model)
     reset_head(model, 3)
     assert trunk_fingerprint(model) == before
+
+
+def test_a_model_to_look_at_takes_no_memory():
+    model = meta_model("resnet50")
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    assert model.get_classifier().weight.shape[0] == 1000
+    with pytest.raises(ModelError, match="unknown model 'resnet5O'"):
+        meta_model("resnet5O")
 
 
 def drop(state, key):
