@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
@@ -17,11 +15,12 @@ from biotune_optuna.models.weights import LoadedModel, create_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from biotune_optuna.genome import GenomeSpace
     from biotune_optuna.study.spec import StudySpec
 
-__all__ = ["Setup", "default_cache_dir", "prepare"]
+__all__ = ["Setup", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,6 @@ class Setup:
         return self.source.classes
 
 
-def default_cache_dir() -> Path:
-    """Where decoded images are kept: ``$BIOTUNE_CACHE``, else the user's cache folder."""
-    if explicit := os.environ.get("BIOTUNE_CACHE"):
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "biotune"
-
-
 def prepare(
     spec: StudySpec,
     *,
@@ -79,7 +70,8 @@ def prepare(
         spec: What the study is.
         source: Images that are in memory already; None opens ``spec.data``.
         device: ``"auto"``, ``"cpu"``, ``"cuda:N"`` or ``"mps"``.
-        cache_dir: Folder of decoded images; None is `default_cache_dir`.
+        cache_dir: Folder of decoded images; None is
+            `biotune_optuna.data.default_cache_dir`.
 
     Raises:
         DataError: If the images cannot be used.
@@ -109,7 +101,7 @@ def prepare(
         size=size,
         crop_pct=crop_pct,
         interpolation=config["interpolation"],
-        cache_dir=Path(cache_dir) if cache_dir else default_cache_dir(),
+        cache_dir=cache_dir,
     )
     trainer, images, blocks = _trainer(spec, source, store, loaded, device)
     found = {
@@ -162,7 +154,12 @@ def _trainer(
     config = loaded.data_config
     target = resolve_device(device)
     images = DeviceImages(
-        store, source.labels, mean=config["mean"], std=config["std"], device=target
+        store,
+        source.labels,
+        mean=config["mean"],
+        std=config["std"],
+        device=target,
+        n_classes=len(source.classes),
     )
     blocks = model_blocks(loaded.model, max_blocks=spec.max_blocks)
     return Trainer(loaded.model, blocks, images, spec.train, device=target), images, blocks
