@@ -5,13 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from biotune_optuna.finetune.methods import METHODS, Method, get_method
+    from biotune_optuna.finetune.prefix_cache import PrefixCache
     from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.finetune.trainer import Trainer
 
-__all__ = ["EpochRecord", "RunResult", "StopTraining", "TrainSettings", "Trainer"]
+__all__ = [
+    "METHODS",
+    "EpochRecord",
+    "Method",
+    "PrefixCache",
+    "RunResult",
+    "StopTraining",
+    "TrainSettings",
+    "Trainer",
+    "get_method",
+]
 
 _HOMES = {
+    "METHODS": "methods",
+    "Method": "methods",
+    "get_method": "methods",
+    "PrefixCache": "prefix_cache",
     "EpochRecord": "results",
     "RunResult": "results",
     "StopTraining": "results",

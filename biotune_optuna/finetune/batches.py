@@ -88,12 +88,21 @@ class Loss:
     Args:
         label_smoothing: Share of probability spread over all classes.
         weights: Class weights, (C,), or None.
+        device: Where the logits are.
     """
 
-    def __init__(self, *, label_smoothing: float, weights: torch.Tensor | None) -> None:
+    def __init__(
+        self,
+        *,
+        label_smoothing: float,
+        weights: NDArray[np.float32] | None,
+        device: torch.device,
+    ) -> None:
         self._weights = weights
         self._sum = nn.CrossEntropyLoss(
-            weight=weights, label_smoothing=label_smoothing, reduction="sum"
+            weight=None if weights is None else torch.from_numpy(weights).to(device),
+            label_smoothing=label_smoothing,
+            reduction="sum",
         )
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -101,7 +110,7 @@ class Loss:
         total: torch.Tensor = self._sum(logits.float(), targets)
         return total
 
-    def mass(self, labels: torch.Tensor, *, mixed: bool) -> torch.Tensor | float:
+    def mass(self, labels: NDArray[np.int64], *, mixed: bool) -> float:
         """What a batch's summed loss is divided by, as `torch.nn.CrossEntropyLoss` does.
 
         Args:
@@ -110,7 +119,7 @@ class Loss:
         """
         if self._weights is None or mixed:
             return float(len(labels))
-        return self._weights[labels].sum()
+        return float(self._weights[labels].sum())
 
 
 def mixer(

@@ -84,13 +84,14 @@ def out_of_memory(error: BaseException) -> bool:
 @contextlib.contextmanager
 def isolated_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Seeds torch's global generators for dropout and the like, and restores them afterwards."""
-    on_accelerator = device.type != "cpu"
-    with torch.random.fork_rng(
-        devices=[device.index or 0] if on_accelerator else [],
-        device_type=device.type if on_accelerator else "cuda",
-    ):
-        torch.manual_seed(seed)
-        yield
+    on_metal = torch.mps.get_rng_state() if device.type == "mps" else None
+    try:
+        with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        if on_metal is not None:
+            torch.mps.set_rng_state(on_metal)
 
 
 @contextlib.contextmanager

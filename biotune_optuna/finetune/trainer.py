@@ -232,11 +232,12 @@ class Trainer:
         return self._compiled
 
     def _loss(self, labels: Indices) -> Loss:
-        weights = None
-        if self.settings.class_weights == "balanced":
-            weights = torch.from_numpy(class_weights(labels, self.images.n_classes))
-            weights = weights.to(self.device)
-        return Loss(label_smoothing=self.settings.label_smoothing, weights=weights)
+        balanced = self.settings.class_weights == "balanced"
+        return Loss(
+            label_smoothing=self.settings.label_smoothing,
+            weights=class_weights(labels, self.images.n_classes) if balanced else None,
+            device=self.device,
+        )
 
     def _reset_head(self, seed: int) -> None:
         if output_layers(self.model):

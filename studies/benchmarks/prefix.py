@@ -9,9 +9,8 @@ measured with its cache and without. Everything is a ratio to full fine-tuning i
 
 from __future__ import annotations
 
-import functools
-import operator
 import statistics
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -66,8 +65,8 @@ class Floor:
     def __init__(self, name: str, length: int, images: DeviceImages, batch_size: int) -> None:
         model = make_model(name).to(images.device, memory_format=torch.channels_last)
         layers = layers_by_block(name, model)
-        prefix = nn.Sequential(*functools.reduce(operator.iadd, layers[:length], [])).eval()
-        self.suffix = nn.Sequential(*functools.reduce(operator.iadd, layers[length:], [])).train()
+        prefix = nn.Sequential(*chain(*layers[:length])).eval()
+        self.suffix = nn.Sequential(*chain(*layers[length:])).train()
         everything = torch.arange(len(images))
         with torch.no_grad():
             features = torch.cat([prefix(images.batch(i)) for i in everything.split(64)])

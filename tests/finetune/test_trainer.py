@@ -7,10 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
 from biotune_optuna.finetune import metrics
+from biotune_optuna.finetune.batches import Loss, Order, class_weights
 from biotune_optuna.finetune.loop import Tactic
+from biotune_optuna.finetune.optim import Schedule
 from biotune_optuna.finetune.trainer import StopTraining, Trainer, TrainSettings
 from biotune_optuna.recipe import Recipe
 
@@ -156,6 +159,7 @@ def test_an_exploding_loss_ends_the_run_with_the_worst_score(images, split, metr
     assert result.score == metrics.worst(metric)
     assert len(result.epochs) == 1
     assert result.best_epoch == 0
+    assert result.predictions is None
 
 
 def test_keep_weights_puts_the_best_epoch_back(images, split):
@@ -166,6 +170,7 @@ def test_keep_weights_puts_the_best_epoch_back(images, split):
     labels = images.labels(split[1]).numpy()
     kept = metrics.score("macro_accuracy", labels, trainer.predict(split[1]), 3)
     assert kept == result.score
+    np.testing.assert_array_equal(result.predictions, trainer.predict(split[1]).argmax(1))
     best = state_of(trainer)
     trainer.fit(recipe, *split, seed=3, epochs=result.best_epoch)
     assert all(torch.equal(best[n], t) for n, t in state_of(trainer).items())
@@ -342,6 +347,55 @@ def test_other_runtime_errors_are_not_mistaken_for_memory(images, split):
         trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), *split, seed=0)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_is_torchs_cross_entropy_and_adds_up_over_portions(weighted):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 3, generator=generator)
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    weights = class_weights(labels.numpy(), 4)[:3] if weighted else None
+    if weighted:
+        np.testing.assert_allclose(weights, [7 / 12, 7 / 6, 7 / 3])
+    loss = Loss(label_smoothing=0.1, weights=weights, device=torch.device("cpu"))
+    whole = nn.CrossEntropyLoss(
+        weight=None if weights is None else torch.from_numpy(weights), label_smoothing=0.1
+    )(logits, labels)
+    mass = loss.mass(labels.numpy(), mixed=False)
+    portions = [loss(logits[part], labels[part]) / mass for part in (slice(0, 4), slice(4, 7))]
+    assert float(sum(portions)) == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_balanced_sampling_draws_classes_alike_and_shuffling_draws_each_image_once():
+    labels = np.array([0] * 90 + [1] * 10)
+    order = Order(np.arange(100), labels, sampling="balanced", seed=0)
+    drawn = np.concatenate([np.concatenate(order.epoch(32)) for _ in range(20)])
+    assert len(drawn) == 2000
+    assert 900 < (drawn >= 90).sum() < 1100
+    order = Order(np.arange(100), labels, sampling="shuffle", seed=0)
+    epochs = [np.concatenate(order.epoch(32)) for _ in range(2)]
+    assert all(sorted(e) == list(range(100)) for e in epochs)
+    assert not np.array_equal(*epochs)
+
+
+def schedule(epochs=4, steps=5, **settings):
+    found = Schedule(TrainSettings(epochs=epochs, **settings), steps)
+    return [[found.factor(e, s) for s in range(steps)] for e in range(epochs)]
+
+
+def test_schedules_by_step_and_by_epoch():
+    steps = np.arange(20).reshape(4, 5)
+    np.testing.assert_allclose(schedule(), 0.5 * (1 + np.cos(np.pi * steps / 20)), atol=1e-12)
+    np.testing.assert_allclose(schedule(schedule="linear"), 1 - steps / 20, atol=1e-12)
+    assert schedule(schedule="constant") == [[1.0] * 5] * 4
+    by_epoch = np.repeat(0.5 * (1 + np.cos(np.pi * np.arange(4) / 100)), 5).reshape(4, 5)
+    paper = schedule(schedule_interval="epoch", schedule_epochs=100)
+    np.testing.assert_allclose(paper, by_epoch, atol=1e-12)
+    thirds = schedule(epochs=6, steps=1, schedule="step", schedule_interval="epoch")
+    np.testing.assert_allclose(np.ravel(thirds), [1, 1, 0.1, 0.1, 0.01, 0.01])
+    warm = np.ravel(schedule(schedule="constant", warmup_epochs=2))
+    np.testing.assert_allclose(warm[:10], 0.01 + 0.99 * np.arange(10) / 10, atol=1e-12)
+    np.testing.assert_allclose(warm[10:], 1)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -466,3 +520,24 @@ def test_an_unknown_optimizer_and_fp16_on_the_cpu_are_refused(images):
         make_trainer(images, optimizer="adamx")
     with pytest.raises(BioTuneError, match="fp16"):
         make_trainer(images, amp="fp16")
+
+
+def test_a_compiled_network_trains_alike(images, split, monkeypatch):
+    # torch's own front end with its plainest back end, which needs no compiler
+    compiled = []
+
+    def compile_plainly(model):
+        compiled.append(model)
+        return real(model, backend="eager")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_plainly)
+    results = []
+    for on in (False, True):
+        trainer = make_trainer(images, epochs=2, compile=on)
+        recipe = Recipe.full(trainer.blocks, lr=1e-3)
+        results.append([trainer.fit(recipe, *split, seed=seed) for seed in (0, 0)])
+    assert compiled == [trainer.model]
+    plain, other = ([[r.train_loss for r in run.epochs] for run in runs] for runs in results)
+    assert other[0] == other[1]
+    np.testing.assert_allclose(plain[0], other[0], rtol=1e-2)
