@@ -13,7 +13,6 @@ import numpy as np
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution import strategy
 from biotune_optuna.lease import ENDED_KEY, LostTrialError
 from biotune_optuna.slots import claims, codec
@@ -77,6 +76,19 @@ class BioTuneSampler(BaseSampler):
         population_size: P >= 3, survivors of a generation; None takes the preset's.
         n_elites: E, 0 <= E < P, how many of the best are exploited; None takes the preset's.
         momentum: κ >= 0 of the crossover; None takes the preset's.
+        informed: Begin with well-known recipes: full fine-tuning at three rates, layer-wise decay,
+            frozen stem, frozen lower half, linear probe. This and what follows is switched on by
+            the default preset, off by ``"paper"``; None takes the preset's.
+        structured: Breed by moves in the space of what a genome means: shift all rates, tilt them
+            with depth, move the boundary of the frozen prefix, freeze, free, swap or retune single
+            blocks. Genes of frozen blocks do not drift.
+        smoothing: Rank genomes by a model of the landscape, which pools the noise of neighbours,
+            so that a lucky value does not rule.
+        candidates: How many offspring the model compares before one is evaluated; 1: none.
+        caution: How much of the model's standard deviation counts for a candidate.
+        unique: Replace an offspring that means the same as a genome already evaluated.
+        reevaluations: Slots of each generation that evaluate one of the best genomes again, on
+            new runs (see `slot_of`).
         seed: Seed of the study. None draws one. The first trial keeps it in the study, and from
             then on the study's own seed and settings rule.
         silence: Seconds that a new trial of a plain Optuna storage may go without saying which
@@ -96,6 +108,13 @@ class BioTuneSampler(BaseSampler):
         population_size: int | None = None,
         n_elites: int | None = None,
         momentum: float | None = None,
+        informed: bool | None = None,
+        structured: bool | None = None,
+        smoothing: bool | None = None,
+        candidates: int | None = None,
+        caution: float | None = None,
+        unique: bool | None = None,
+        reevaluations: int | None = None,
         seed: int | None = None,
         silence: float = 10.0,
     ) -> None:
@@ -108,6 +127,13 @@ class BioTuneSampler(BaseSampler):
             population_size=population_size,
             n_elites=n_elites,
             momentum=momentum,
+            informed=informed,
+            structured=structured,
+            smoothing=smoothing,
+            candidates=candidates,
+            caution=caution,
+            unique=unique,
+            reevaluations=reevaluations,
         )
         self._reset()
 

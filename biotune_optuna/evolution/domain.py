@@ -62,6 +62,24 @@ class Domain:
         n = self.space.n_genes
         return np.concatenate([self.space.repair(genes[:n]), genes[n:]])
 
+    def key(self, genes: Vector) -> bytes:
+        """Identity of what a genome means: equal keys are evaluated alike.
+
+        Args:
+            genes: Shape (n,).
+        """
+        if self.space is None:
+            return np.round(genes, 9).tobytes()
+        rates = self.log_rates(genes[None, :])[0]
+        rest = [i for i in range(self.space.n_genes, self.size) if i != self.lr_index]
+        parts = np.concatenate([np.where(np.isfinite(rates), rates, -99.0), genes[rest]])
+        return (np.round(parts, 6) + 0.0).tobytes()
+
+    @property
+    def has_meaning(self) -> bool:
+        """Whether genes are log multipliers, so that structured moves apply."""
+        return self.space is not None and self.space.variant == "exponential"
+
     # -- what genes mean (with a genome space) -------------------------------------------------
 
     def log_rates(self, genes: Vector) -> Vector:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.evolution import operators
+from biotune_optuna.evolution import breeding, operators
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from biotune_optuna.evolution.breeding import Archive
     from biotune_optuna.evolution.domain import Domain
 
     Vector = NDArray[np.float64]
@@ -54,16 +55,50 @@ class Settings:
         population_size: P, individuals that survive a generation.
         n_elites: E, how many of the best are exploited each generation.
         momentum: κ of the crossover.
+        informed: Whether generation 0 begins with well-known recipes.
+        structured: Whether offspring come from moves in the space of what genomes mean.
+        smoothing: Whether genomes are ranked by a model of the landscape, not by their own value.
+        candidates: How many offspring the model compares before one is evaluated; 1: none.
+        caution: How much the model's uncertainty speaks for a candidate.
+        unique: Whether offspring that mean the same as an evaluated genome are replaced.
+        reevaluations: How many slots of a generation evaluate one of the best genomes again.
     """
 
     population_size: int = 10
     n_elites: int = 3
     momentum: float = 1.0
+    informed: bool = False
+    structured: bool = False
+    smoothing: bool = False
+    candidates: int = 1
+    caution: float = 0.5
+    unique: bool = False
+    reevaluations: int = 0
 
     @classmethod
-    def of(cls, preset: str) -> Settings:  # noqa: ARG003
+    def of(cls, preset: str) -> Settings:
         """The settings of a preset, ``"paper"`` or ``"default"``."""
-        return cls()
+        if preset == "paper":
+            return cls()
+        return cls(
+            n_elites=0,
+            informed=True,
+            structured=True,
+            smoothing=True,
+            candidates=100,
+            unique=True,
+            reevaluations=1,
+        )
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether offspring depend on more than the population."""
+        return self.structured or self.smoothing or self.unique or self.reevaluations > 0
+
+    @property
+    def n_contenders(self) -> int:
+        """How many of the best genomes come into question for another evaluation."""
+        return 3
 
     def check(self) -> None:
         """Raises StudyError where a number is out of range."""
@@ -76,6 +111,16 @@ class Settings:
             )
         if not 0 <= self.momentum < float("inf"):
             raise StudyError(f"momentum {self.momentum} must be a number >= 0; 0 switches it off")
+        if not 0 <= self.caution < float("inf"):
+            raise StudyError(f"caution {self.caution} must be a number >= 0")
+        if self.candidates < 1:
+            raise StudyError(f"candidates {self.candidates} must be 1 or more; 1 compares none")
+        free = self.population_size - self.n_elites
+        if not 0 <= self.reevaluations <= free:
+            raise StudyError(
+                f"reevaluations {self.reevaluations} must lie between 0 and the {free} slots of "
+                "a generation that are no elite's"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +160,14 @@ class Proposal:
         move: The displacement it will remember, shape (n,).
         role: What the slot is for.
         parents: Trial numbers of its parents.
+        copied: Whether it is the very genome of its parent.
     """
 
     genes: Vector
     move: Vector
     role: Role
     parents: tuple[int, ...] = ()
+    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +182,7 @@ class Generation:
             generations, enqueued and added trials.
         initial: Genomes that the user wants in generation 0.
         offset: See `operators.extinction`.
+        archive: All genomes that have been evaluated; the paper's strategy looks at none.
     """
 
     number: int
@@ -143,6 +191,7 @@ class Generation:
     newcomers: tuple[Individual, ...] = ()
     initial: tuple[Vector, ...] = ()
     offset: float = 0.0
+    archive: Archive | None = None
 
 
 def slot_rng(seed: int, generation: int, index: int) -> np.random.Generator:
@@ -160,7 +209,8 @@ def plan(settings: Settings, generation: int, n_initial: int = 0) -> tuple[Role,
     """Roles of a generation's slots, in their order (BioTune paper, Sec. III).
 
     Generation 0 has P immigrants, the first of them replaced by the initial genomes. Every later
-    one has an exploitation pair for each of E elites, then P − E offspring.
+    one has an exploitation pair for each of E elites, then P − E offspring, the last of which the
+    default preset gives to re-evaluations.
     """
     size, elites = settings.population_size, settings.n_elites
     roles: list[Role] = []
@@ -169,7 +219,8 @@ def plan(settings: Settings, generation: int, n_initial: int = 0) -> tuple[Role,
         roles += ["immigrant"] * max(size - n_initial, 0)
     else:
         roles += ["exploit"] * (2 * elites)
-        roles += ["offspring"] * (size - elites)
+        roles += ["offspring"] * (size - elites - settings.reevaluations)
+        roles += ["re-evaluation"] * settings.reevaluations
     return tuple(roles)
 
 
@@ -195,9 +246,52 @@ def propose(
     if role == "exploit" and index // 2 < len(generation.population):
         return _exploit(domain, generation.population[index // 2], generation.number, index, seed)
     rng = slot_rng(seed, generation.number, index)
-    if role == "extra":
-        return replace(_offspring(settings, domain, generation, rng), role="extra")
-    return _offspring(settings, domain, generation, rng)
+    if settings.looks_back and generation.archive is not None and generation.number > 0:
+        bred = _from_archive(settings, domain, generation, role, rng)
+    else:
+        bred = _offspring(settings, domain, generation, rng)
+    return replace(bred, role="extra") if role == "extra" else bred
+
+
+def _from_archive(
+    settings: Settings, domain: Domain, generation: Generation, role: Role, rng: np.random.Generator
+) -> Proposal:
+    """An offspring, or a re-evaluation, by what the default preset adds."""
+    archive = generation.archive
+    assert archive is not None
+    landscape = breeding.Landscape.of(domain, archive, smooth=settings.smoothing)
+    still = np.zeros(domain.size)
+    if role == "re-evaluation":
+        chosen = breeding.choose_again(archive, landscape, settings.n_contenders)
+        if chosen is not None:
+            number = int(archive.numbers[chosen])
+            return Proposal(archive.genes[chosen], still, role, (number,), copied=True)
+    parents = landscape.best(settings.population_size)
+    drawn: dict[bytes, Proposal] = {}
+
+    def draw(rng: np.random.Generator) -> tuple[Vector, tuple[int, ...]]:
+        if settings.structured and domain.has_meaning and len(parents) > 1:
+            genes, numbers = breeding.structured(domain, archive, parents, rng)
+            if not domain.is_valid(genes):
+                genes = domain.repair(genes)
+            return genes, numbers
+        bred = _offspring(settings, domain, generation, rng)
+        drawn[bred.genes.tobytes()] = bred
+        return bred.genes, bred.parents
+
+    genes, numbers = breeding.breed(
+        domain,
+        archive,
+        landscape,
+        draw,
+        candidates=settings.candidates,
+        caution=settings.caution,
+        unique=settings.unique,
+        rng=rng,
+    )
+    if genes.tobytes() in drawn:
+        return drawn[genes.tobytes()]
+    return Proposal(genes, still, "offspring" if numbers else "immigrant", numbers)
 
 
 def _exploit(domain: Domain, elite: Individual, generation: int, index: int, seed: int) -> Proposal:
@@ -267,20 +361,26 @@ def _immigrant(domain: Domain, rng: np.random.Generator) -> Vector:
     return domain.repair(genes)
 
 
-def survivors(settings: Settings, generation: Generation) -> tuple[Individual, ...]:
-    """The population that opens the next generation, best first.
+def survivors(settings: Settings, domain: Domain, generation: Generation) -> tuple[int, ...]:
+    """Trials of the population that opens the next generation, best first.
 
-    Each elite is the best of itself and what has finished of its exploitation pair; they, the
-    offspring and the newcomers are sorted and the best P stay.
+    In the paper's strategy each elite is the best of itself and what has finished of its
+    exploitation pair; they, the offspring and the newcomers are sorted and the best P stay. With
+    ``smoothing`` the best P of the archive, as the model believes, come first.
     """
-    finished = generation.finished.values()
+    size = settings.population_size
     elites = {one.number: one for one in generation.population[: settings.n_elites]}
     rest: list[Individual] = list(generation.newcomers)
-    for one in finished:
+    for one in generation.finished.values():
         if one.role == "exploit" and one.parents[0] in elites:
             parent = one.parents[0]
             elites[parent] = min(elites[parent], one, key=lambda who: who.key)
         else:
             rest.append(one)
     everyone = sorted((*elites.values(), *rest), key=lambda who: who.key)
-    return tuple(everyone[: settings.population_size])
+    numbers = [one.number for one in everyone]
+    if settings.smoothing and generation.archive is not None:
+        archive = generation.archive
+        landscape = breeding.Landscape.of(domain, archive, smooth=True)
+        numbers = [*archive.numbers[landscape.best(size)].tolist(), *numbers]
+    return tuple(dict.fromkeys(numbers))[:size]

@@ -12,10 +12,12 @@ from optuna.trial import TrialState
 from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution import strategy
 from biotune_optuna.evolution.domain import Domain
+from biotune_optuna.evolution.informed import informed_genomes
 from biotune_optuna.evolution.strategy import Generation, Individual, Settings
 from biotune_optuna.genome import Genome, GenomeSpace
 from biotune_optuna.holder import current_holder
 from biotune_optuna.slots import claims, codec
+from biotune_optuna.slots.archivist import Archivist
 from biotune_optuna.slots.claims import Claim, Liveness, Opening
 from biotune_optuna.slots.history import History, Record
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+    from biotune_optuna.evolution.breeding import Archive
+
 __all__ = ["Config", "Preset", "Search"]
 
 Preset = Literal["default", "paper"]
@@ -34,6 +38,7 @@ Preset = Literal["default", "paper"]
 _logger = logging.getLogger(__name__)
 
 CONFIG_VERSION = 1
+_MOST_ARCHIVED = 400
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,9 @@ class Config:
             one if isinstance(one, Genome) else space.genome(one)  # type: ignore[union-attr]
             for one in initial
         ]
+        if chosen.informed and space is not None:
+            known = {one.decode().key() for one in genomes}
+            genomes += [one for one in informed_genomes(space) if one.decode().key() not in known]
         return cls(
             preset, chosen, seed, space, tuple(one.params for one in genomes), tuple(explicit)
         )
@@ -148,6 +156,7 @@ class Search:
         self._domain = Domain((), np.zeros(0, dtype=np.int64))
         self._common: dict[str, BaseDistribution] = {}
         self._individuals: dict[int, Individual | None] = {}
+        self._archivist = Archivist(self._domain)
 
     # -- configuration -------------------------------------------------------------------------
 
@@ -187,7 +196,7 @@ class Search:
             names = None if config.space is None else config.space.names
             keep = config.settings.population_size
             self._history = History(study.direction, keep=keep, names=names)
-            self._individuals.clear()
+            self._forget()
         self._history.fold(trials)
         self._trials = trials
         self._update_space(config.space)
@@ -212,7 +221,12 @@ class Search:
         self._space = space
         choices = [codec.n_choices(one) for one in space.values()]
         self._domain = Domain(tuple(space), np.array(choices, dtype=np.int64), genomes)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drops what was derived from another space or another history."""
         self._individuals.clear()
+        self._archivist = Archivist(self._domain)
 
     def space(self) -> dict[str, BaseDistribution]:
         """The parameters that evolve, as far as they are known."""
@@ -289,12 +303,15 @@ class Search:
         generation = self._generation(config)
         if history.n_finished >= planned:
             newcomers = tuple(one for one in generation.newcomers if one.number < blank.number)
-            population = strategy.survivors(settings, replace(generation, newcomers=newcomers))
+            before = replace(generation, newcomers=newcomers)
+            numbers = strategy.survivors(settings, self._domain, before)
             generation = Generation(
-                generation.number + 1, population=population, offset=generation.offset
+                generation.number + 1,
+                population=self._people(numbers),
+                offset=generation.offset,
+                archive=generation.archive,
             )
             unfinished = history.unfinished_below(blank.number)
-            numbers = tuple(one.number for one in population)
             blank = replace(
                 blank, generation=generation.number, opening=Opening.of(numbers, unfinished)
             )
@@ -313,6 +330,9 @@ class Search:
             )
         bred = strategy.propose(settings, self._domain, generation, index, self._seed(config))
         params = codec.to_params(self._space, bred.genes)
+        if bred.copied:  # to the last bit, however the parameters round
+            original = history.records[bred.parents[0]].params
+            params = {name: original[name] for name in self._domain.names}
         return replace(
             blank,
             index=index,
@@ -349,7 +369,21 @@ class Search:
             newcomers=self._people(history.newcomers),
             initial=initial,
             offset=history.offset,
+            archive=self._archive() if config.settings.looks_back else None,
         )
+
+    def _archive(self) -> Archive:
+        """All genomes with finite values, and those that are being evaluated."""
+        history = self.history
+        self._archivist.take(history.finite, self._individual)
+        running = []
+        for number in sorted(history.pending):
+            claim = history.claims.get(number)
+            if claim is not None and self._trials[number].state == TrialState.RUNNING:
+                genes = codec.to_unit(self._space, claim.params)
+                if genes is not None:
+                    running.append(genes)
+        return self._archivist.archive(running, _MOST_ARCHIVED)
 
     def _initial(self, params: Mapping[str, Any]) -> NDArray[np.float64]:
         genes = [
