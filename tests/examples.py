@@ -25,7 +25,7 @@ TINY_TRAIN = 'n_seeds=1, train=__import__("biotune_optuna").TrainSettings(epochs
 SMALLER = {
     r'model="(tf_efficientnet_lite0|resnet18|resnet50)"': f"{TINY_MODEL}, {TINY_TRAIN}",
     r"image_size=\d+": "image_size=32",
-    r"image_size=32, train_size=\d+(, val_size=\d+)?": "image_size=32, train_size=40, val_size=40",
+    r"(image_size=32,\s+)train_size=\d+(, val_size=\d+)?": r"\1train_size=40, val_size=40",
     r"n_trials=\d+": "n_trials=2",
     r"^TRIALS = \d+": "TRIALS = 2",
 }

@@ -9,6 +9,11 @@ import optuna
 import pytest
 from examples import digit_folder, run_script, shrink
 
+CHEAP_CONFIRMATION = (
+    r"confirm\(study\.search\(TRIALS\)\)",
+    'confirm(study.search(TRIALS), __import__("biotune_optuna").ConfirmPlan('
+    "top_k=1, n_runs=1, rates=(1e-2,)))",
+)
 STUDIES = Path(__file__).parents[1] / "studies"
 SCRIPTS = sorted(STUDIES.glob("*.py"))
 
@@ -63,3 +68,28 @@ def test_own_folder(tmp_path: Path) -> None:
     assert "was chosen" in printed
     assert (tmp_path / "own-model" / "model.safetensors").is_file()
     assert (tmp_path / "own-report.html").stat().st_size > 100_000
+
+
+def test_compare(tmp_path: Path) -> None:
+    source = (STUDIES / "compare.py").read_text()
+    printed = run_script(shrink(source, seeds=(r"range\(3\)", "range(1)")), tmp_path)
+    assert [line.split()[0] for line in printed.splitlines()] == ["biotune", "random", "tpe"]
+    assert printed.count("best of 2 trials") == 3
+
+
+def test_ablation(tmp_path: Path) -> None:
+    source = (STUDIES / "ablation.py").read_text()
+    two = (r"variants\.items\(\)", "list(variants.items())[3:]")
+    printed = run_script(shrink(source, two=two, plan=CHEAP_CONFIRMATION), tmp_path)
+    assert len(printed.splitlines()) == 2
+    assert "frozen or not" in printed
+
+
+def test_paper(tmp_path: Path) -> None:
+    source = (STUDIES / "paper.py").read_text()
+    digits = ('data="flowers102"', 'data="digits", image_size=32, train_size=40, val_size=40')
+    run_script(shrink(source, data=digits, plan=CHEAP_CONFIRMATION), tmp_path)
+    name = "flowers102-resnet50"
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/paper.db")
+    assert study.user_attrs["biotune"]["spec"]["preset"] == "paper"
+    assert (tmp_path / "paper.html").is_file()
