@@ -135,6 +135,34 @@ def test_zero_trials(home: Path) -> None:
     assert "--trials 0" in message
 
 
+def test_training_settings_are_read_or_refused(home: Path) -> None:
+    from biotune_optuna.cli.spec import make_spec
+
+    spec = make_spec(
+        preset="default",
+        settings=("label_smoothing=0.1", "class_weights=balanced", "patience=null"),
+        data="digits",
+        model="resnet18",
+        epochs=7,
+        seeds=None,
+        folds=3,
+    )
+    assert (spec.train.label_smoothing, spec.train.class_weights) == (0.1, "balanced")
+    assert (spec.train.patience, spec.train.epochs) == (None, 7)
+    assert (spec.n_seeds, spec.n_folds) == (2, 3)
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    assert "'colour'" in tune(data, "--set", "colour=red")
+    assert "epochs -3" in tune(data, "--set", "epochs=-3")
+    assert "NAME=VALUE" in tune(data, "--set", "epochs")
+    assert "'beauty'" in tune(data, "--metric", "beauty")
+
+
+def test_an_unknown_method_gets_the_known_ones() -> None:
+    message = fails("baseline", "prayer", "--data", "digits", *TINY)
+    assert "'prayer'" in message
+    assert "auto-rgn" in message
+
+
 def test_times_are_read_or_refused() -> None:
     from biotune_optuna.cli.options import DURATION
 

@@ -21,12 +21,14 @@ _COMMANDS = {
     "demo": "tune",
     "tune": "tune",
     "worker": "work",
+    "launch": "work",
     "status": "look",
     "report": "look",
     "dashboard": "look",
     "blocks": "look",
     "export": "model",
     "predict": "model",
+    "baseline": "baseline",
 }
 
 

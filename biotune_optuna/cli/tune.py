@@ -18,6 +18,7 @@ from biotune_optuna.cli.options import (
     study_options,
 )
 from biotune_optuna.cli.pick import quieten_optuna
+from biotune_optuna.cli.spec import make_spec, spec_options
 from biotune_optuna.errors import StorageError, StudyError
 
 if TYPE_CHECKING:
@@ -43,39 +44,14 @@ class Job:
 
 
 @click.command()
-@click.option("--data", required=True, help="Folder with a folder per class, CSV file or name.")
-@click.option("--model", required=True, help="A timm architecture, such as resnet50.")
-@click.option(
-    "--weights",
-    default="auto",
-    show_default=True,
-    help="Pre-trained weights: auto, hub, none or a .safetensors or .pth file.",
-)
+@spec_options
 @study_options
 @click.option("--trials", type=int, help="Finished trials the study shall hold in all.")
 @click.option("--timeout", type=DURATION, help="Time for the search: 90s, 20m, 1h30m.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--preset", type=click.Choice(["default", "paper"]), default="default", show_default=True
-)
-@click.option("--metric", default=None, help="Score to maximise.  [default: macro_accuracy]")
-@click.option("--image-size", type=int, help="Side in pixels.  [default: the model's own]")
-@click.option("--epochs", type=int, help="Most epochs of one training.")
-@click.option("--batch-size", type=int, help="Images per step.")
-@click.option("--augment", default=None, help="Augmentation policy.  [default: none]")
-@click.option(
-    "--group-regex", help="Pattern of file names; images with equal group 1 stay together."
-)
-@click.option("--strict", is_flag=True, help="Refuse exact duplicates across splits.")
-@click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be read.")
-@device_option
 @out_option
 @display_option
 def tune(
     *,
-    data: str,
-    model: str,
-    weights: str,
     storage: str | None,
     name: str | None,
     trials: int | None,
@@ -83,40 +59,17 @@ def tune(
     device: str,
     out: str,
     display: str | None,
-    metric: str | None,
-    epochs: int | None,
-    batch_size: int | None,
-    augment: str | None,
-    **identity: Any,
+    **spec: Any,
 ) -> None:
-    """Tune MODEL on your own images; the same command goes on where it stopped."""
-    from biotune_optuna.finetune.settings import TrainSettings
-    from biotune_optuna.study.spec import StudySpec, default_name
+    """Tune a model on your own images; the same command goes on where it stopped."""
+    from biotune_optuna.study.spec import default_name
 
     if trials is None and timeout is None:
         trials = DEFAULT_TRIALS
-    chosen: dict[str, Any] = {
-        "metric": metric,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "augment": augment,
-    }
-    train = {key: value for key, value in chosen.items() if value is not None}
-    if identity["preset"] == "paper":
-        spec = StudySpec.paper(
-            model=model,
-            data=data,
-            weights=weights,
-            **(identity | {"train": TrainSettings.paper(**train)}),
-        )
-    else:
-        spec = StudySpec(
-            model=model, data=data, weights=weights, train=TrainSettings(**train), **identity
-        )
-    name = name or default_name(model, data)
+    name = name or default_name(spec["model"], spec["data"])
     run(
         Job(
-            spec=spec,
+            spec=make_spec(**spec),
             storage=storage,
             name=name,
             trials=trials,

@@ -65,3 +65,34 @@ def worker(
         click.echo("Stopped; everything finished is kept.", err=True)
         raise SystemExit(130) from None
     click.echo(f"Study {study.name} has its trials; biotune tune confirms the winner.", err=True)
+
+
+@click.command()
+@study_options
+@click.option(
+    "--devices",
+    default="all",
+    show_default=True,
+    help="One worker each: all, or a list such as cuda:0,cuda:1 or cpu,cpu.",
+)
+@click.option("--data", help="Where this machine has the images, if elsewhere.")
+@click.option("--weights", help="Where this machine has the weights, if elsewhere.")
+@click.option("--trials", type=int, help="Total for the study.  [default: the study's own]")
+def launch(
+    *,
+    storage: str | None,
+    name: str | None,
+    devices: str,
+    data: str | None,
+    weights: str | None,
+    trials: int | None,
+) -> None:
+    """Run one worker per device of this machine; one that dies is started again."""
+    from biotune_optuna.study.launch import launch as run_workers
+    from biotune_optuna.study.storage import open_storage
+
+    study = study_name(open_storage(storage, create=False), name)
+    options = {"--data": data, "--weights": weights, "--trials": trials}
+    arguments = [str(v) for k, value in options.items() if value is not None for v in (k, value)]
+    wanted = [device.strip() for device in devices.split(",") if device.strip()]
+    raise SystemExit(run_workers(study, storage=storage, devices=wanted, arguments=arguments))

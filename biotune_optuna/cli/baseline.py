@@ -1,0 +1,56 @@
+"""``biotune baseline``: a rival alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from biotune_optuna.cli.options import display_option
+from biotune_optuna.cli.spec import make_spec, spec_options
+
+
+@click.command()
+@click.argument("method")
+@spec_options
+@click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds.")
+@display_option
+def baseline(*, method: str, device: str, runs: int, display: str | None, **spec: Any) -> None:
+    """Fine-tune with METHOD: full, linear-probe, lp-ft, layer-decay, l2-sp, auto-rgn, lora, ...
+
+    Its settings are tuned on the validation images, the best is run on fresh seeds, then trained on
+    all but the test images and tested once.
+    """
+    from biotune_optuna.finetune.methods import get_method
+    from biotune_optuna.report.live import Progress
+    from biotune_optuna.study.baseline import run_baseline
+    from biotune_optuna.study.setup import prepare
+    from biotune_optuna.study.stop import Stopped, StopRequest
+
+    get_method(method)
+    setup = prepare(make_spec(**spec), device=device)
+    progress = Progress(total=None, deadline=None, mode=display or "auto")  # type: ignore[arg-type]
+    try:
+        with StopRequest.on_signals() as stop, progress:
+            found = run_baseline(
+                setup, method, n_runs=runs, observer=progress, checkpoint=stop.check
+            )
+    except (KeyboardInterrupt, Stopped):
+        raise SystemExit(130) from None
+    if display == "json":
+        click.echo(json.dumps(found.to_dict()))
+        return
+    metric = found.metric.replace("_", " ")
+    setting = ", ".join(f"{name} {value:g}" for name, value in found.setting.items())
+    click.echo(f"{method}: {setting}, the best of {len(found.grid)} settings on validation images")
+    click.echo(f"  {metric}, {runs} fresh seeds: {found.mean:.3f} ± {found.stderr:.3f}")
+    test = found.test
+    click.echo(
+        f"  {metric}, {len(setup.splits.test)} test images: {test.value:.3f} "
+        f"(95 % {test.low:.3f} to {test.high:.3f})"
+    )
+    click.echo(
+        f"  {found.trainable_pct:.1f} % of the parameters trained, {found.forward:,} image passes "
+        f"forward, {found.backward:,} backward, {found.seconds:.0f} s"
+    )

@@ -1,0 +1,102 @@
+"""From command-line options to a study's spec."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from biotune_optuna.cli.options import device_option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from biotune_optuna.study.spec import StudySpec
+
+__all__ = ["make_spec", "spec_options"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_OPTIONS = (
+    click.option("--data", required=True, help="Folder with a folder per class, CSV file or name."),
+    click.option("--model", required=True, help="A timm architecture, such as resnet50."),
+    click.option(
+        "--weights",
+        default="auto",
+        show_default=True,
+        help="Pre-trained weights: auto, hub, none or a .safetensors or .pth file.",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    click.option(
+        "--preset",
+        type=click.Choice(["default", "paper"]),
+        default="default",
+        show_default=True,
+        help="The paper's protocol, or the strategy that measured best.",
+    ),
+    click.option("--metric", help="Score to maximise.  [default: macro_accuracy]"),
+    click.option("--image-size", type=int, help="Side in pixels.  [default: the model's own]"),
+    click.option("--epochs", type=int, help="Most epochs of one training."),
+    click.option("--batch-size", type=int, help="Images per step."),
+    click.option("--augment", help="none, flip, crop-flip or trivial.  [default: none]"),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Any other training setting, such as class_weights=balanced; may be repeated.",
+    ),
+    click.option("--seeds", type=int, help="Trainings per evaluation and fold."),
+    click.option("--folds", type=int, help="Folds of the training part."),
+    click.option(
+        "--scheme", type=click.Choice(["holdout", "kfold"]), help="How runs are validated."
+    ),
+    click.option("--val-fraction", type=float, help="Share held out for validation."),
+    click.option("--test-fraction", type=float, help="Share held out for the test."),
+    click.option("--max-blocks", type=int, help="Blocks the model is divided into at most."),
+    click.option(
+        "--group-regex", help="Files with an equal group 1 of this pattern stay together."
+    ),
+    click.option("--strict", is_flag=True, help="Refuse exact duplicates across splits."),
+    click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be read."),
+    device_option,
+)
+
+_TRAIN = ("metric", "epochs", "batch_size", "augment")
+_RENAMED = {"seeds": "n_seeds", "folds": "n_folds"}
+
+
+def spec_options(command: F) -> F:
+    """All options that define a study."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def make_spec(*, preset: str, settings: tuple[str, ...], **options: Any) -> StudySpec:
+    """Builds the spec; options left out take the preset's defaults.
+
+    Raises:
+        BioTuneError: If a value is out of range.
+    """
+    from biotune_optuna.finetune.settings import TrainSettings
+    from biotune_optuna.study.spec import StudySpec
+
+    given = {_RENAMED.get(k, k): v for k, v in options.items() if v is not None}
+    train = {name: given.pop(name) for name in _TRAIN if name in given}
+    train |= dict(map(_setting, settings))
+    if preset == "paper":
+        return StudySpec.paper(**given, train=TrainSettings.paper(**train))
+    return StudySpec(**given, train=TrainSettings.from_dict(train))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``epochs=20`` as ("epochs", 20)."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.UsageError(f"--set {text!r} is not NAME=VALUE, such as label_smoothing=0.1")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,0 +1,55 @@
+"""Rivals alone."""
+
+import json
+
+import pytest
+
+from biotune_optuna.errors import BioTuneError
+from biotune_optuna.finetune.methods import METHODS
+from biotune_optuna.study.baseline import run_baseline
+from biotune_optuna.study.setup import Setup
+
+
+def test_a_baseline_is_tuned_confirmed_and_tested_once(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    predict = type(setup.trainer).predict
+
+    def count(trainer, index):
+        looks.append(len(index))
+        return predict(trainer, index)
+
+    monkeypatch.setattr(type(setup.trainer), "predict", count)
+    stages: list[str] = []
+
+    class Watch:
+        def trial_started(self, trial: object) -> None: ...
+        def epoch(self, run: object, record: object) -> None: ...
+        def stage(self, name: str, detail: str, done: int, total: int) -> None:
+            stages.append(name)
+            assert done < total == 5 + 2 + 1
+
+    found = run_baseline(setup, "layer-decay", n_runs=2, observer=Watch())
+    assert stages == ["settings"] * 5 + ["confirm"] * 2 + ["final training"]
+    assert looks == [len(setup.splits.test)]
+    best = max(found.grid, key=lambda point: point["score"])
+    assert found.setting == {k: v for k, v in best.items() if k != "score"}
+    assert found.test.low <= found.test.value <= found.test.high
+    n = len(setup.splits.train)
+    final = (n + len(setup.splits.val)) * max(1, round(sum(found.best_epochs) / 2 + 0.01))
+    assert (found.backward - final) % n == 0
+    assert found.backward > final
+    assert json.loads(json.dumps(found.to_dict()))["mean"] == found.mean
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "lora"])
+def test_every_method_runs_alone(setup: Setup, method: str) -> None:
+    found = run_baseline(setup, method, n_runs=1)
+    assert len(found.grid) == 5
+    assert 0 <= found.test.value <= 1
+
+
+def test_an_unknown_method_is_named(setup: Setup) -> None:
+    with pytest.raises(BioTuneError, match="'prayer'"):
+        run_baseline(setup, "prayer")
