@@ -62,7 +62,7 @@ def render_card(
         _FRONT_MATTER,
         f"# {model_name}, fine-tuned for {len(classes)} classes",
         "Made by evolutionary selective fine-tuning with "
-        f"[biotune-optuna](https://pypi.org/project/biotune-optuna/) {__version__}.",
+        f"biotune-optuna {__version__}.",
         *(f"## {_text(heading)}\n\n{_render(content)}" for heading, content in sections.items()),
     ]
     return "\n\n".join(parts) + "\n"
