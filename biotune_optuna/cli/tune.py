@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from biotune_optuna.study.spec import StudySpec
 
 DEFAULT_TRIALS = 60
-DEMO_TRIALS = 40
+DEMO_TRIALS = 30
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ def demo_spec(seed: int = 0) -> StudySpec:
         image_size=64,
         crop_pct=1.0,
         train_size=200,
-        val_size=400,
+        val_size=300,
         test_fraction=0.4,
         lr=(3e-3, 3e-2),
-        train=TrainSettings(epochs=8, patience=3, batch_size=32),
+        train=TrainSettings(epochs=6, patience=3, batch_size=32),
         seed=seed,
     )
 
