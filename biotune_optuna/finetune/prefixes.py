@@ -113,7 +113,7 @@ class Prefixes:
             return None
         passes = views if settings.augment != "none" else 1
         n_train, n_val = len(np.unique(train)), 0 if val is None else len(np.unique(val))
-        for length in range(recipe.frozen_prefix, 0, -1):
+        for length in range(self._frozen_prefix(recipe), 0, -1):
             cut = self._cut(length)
             if cut is None:
                 continue
@@ -121,6 +121,12 @@ class Prefixes:
             if nbytes <= settings.prefix_cache_mb * _MIB:
                 return self._collect(cut, length, train, val, passes)
         return None
+
+    def _frozen_prefix(self, recipe: Recipe) -> int:
+        """How many leading blocks of the model the recipe freezes, whatever its own blocks are."""
+        frozen = {name for b in recipe.blocks if b.frozen for name in b.parameter_names}
+        held = (frozen.issuperset(block.parameter_names) for block in self._blocks)
+        return next((i for i, is_frozen in enumerate(held) if not is_frozen), 0)
 
     # -- features --------------------------------------------------------------------------------
 

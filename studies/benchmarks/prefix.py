@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from biotune_optuna.data.loaders import DeviceImages
 
 EPOCHS = 3  # of each turn; the first is not timed
+PROBE_EPOCHS = 40  # where only the head is left and an epoch takes milliseconds
 
 
 def layers_by_block(name: str, model: nn.Module) -> list[list[nn.Module]]:
@@ -108,16 +109,22 @@ def turns(
         )
         trainers[kind] = Trainer(model, model_blocks(model), images, settings, device=device)
 
+    n_blocks = len(trainers["cached"].blocks)
+
+    def epochs(length: int) -> int:
+        return PROBE_EPOCHS if length == n_blocks - 1 else EPOCHS
+
     def run(kind: str, length: int) -> float:
         trainer = trainers[kind]
         multipliers = [0.0] * length + [1.0] * (len(trainer.blocks) - length)
         recipe = Recipe.from_multipliers(trainer.blocks, multipliers, lr=1e-3)
-        return per_epoch_of_run(trainer, recipe, idx, EPOCHS, device)
+        count = epochs(length) if kind == "cached" else EPOCHS
+        return per_epoch_of_run(trainer, recipe, idx, count, device)
 
     found: dict[str, Callable[[], float]] = {"full": lambda: run("uncached", 0)}
     for length in lengths:
         floor = Floor(name, length, images, batch_size)
-        found[f"floor {length}"] = lambda f=floor: per_epoch(f.epoch, EPOCHS, device)
+        found[f"floor {length}"] = lambda f=floor, n=length: per_epoch(f.epoch, epochs(n), device)
         for kind in trainers:
             found[f"{kind} {length}"] = lambda k=kind, n=length: run(k, n)
     return found

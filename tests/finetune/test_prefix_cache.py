@@ -10,6 +10,7 @@ from torch import nn
 from biotune_optuna.finetune.cut import find_cut
 from biotune_optuna.finetune.prefix_cache import CachedFeatures, PrefixCache
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
+from biotune_optuna.models import model_blocks
 from biotune_optuna.recipe import Recipe
 
 from .kit import make_images, make_model
@@ -191,6 +192,23 @@ def test_cached_views_take_turns_and_are_the_same_for_every_seed(images, split):
     assert curve(
         make_trainer(images, augment="flip", cached_views=2).fit(recipe, *split, seed=0)
     ) == curve(first)
+
+
+def test_a_recipe_of_other_blocks_uses_the_models_own_cuts(images, split):
+    trainer = make_trainer(images)
+    coarse = model_blocks(trainer.model, 4)
+    assert len(coarse) < len(trainer.blocks)
+    recipe = Recipe.from_multipliers(coarse, [0, 0, *[1.0] * (len(coarse) - 2)], lr=1e-3)
+    frozen = {n for b in coarse[:2] for n in b.parameter_names}
+    length = sum(frozen.issuperset(b.parameter_names) for b in trainer.blocks)
+    assert length > 2
+    found = trainer._prefixes.find(recipe, *split)
+    assert found.cut is trainer._prefixes._cut(length)
+    before = tensors(trainer.model)
+    assert trainer.fit(recipe, *split, seed=0).cache_hits == 180
+    after = tensors(trainer.model)
+    moved = {n for n, _ in trainer.model.named_parameters() if not torch.equal(before[n], after[n])}
+    assert moved == {n for b in coarse[2:] for n in b.parameter_names}
 
 
 def test_randomness_before_the_cut_is_found(images, split):
