@@ -24,15 +24,16 @@ class Postgres:
         self.folder = self._server.pgdata
         self.socket = self._server.get_postmaster_info().socket_dir
         # Durability of the machine is not what is tested, that of the clients is.
+        self.host, self.port = "", 5432
         self.sql("ALTER SYSTEM SET fsync = off")
         self.sql("ALTER SYSTEM SET max_connections = 200")
         self.restart()
 
     def url(self, database: str = "postgres", user: str = "postgres", password: str = "") -> str:
-        return f"postgresql://{user}:{password}@/{database}?host={self.socket}"
+        return f"postgresql://{user}:{password}@/{database}?host={self.socket}&port={self.port}"
 
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        info = f"host={self.socket} user=postgres dbname={database}"
+        info = f"host={self.socket} port={self.port} user=postgres dbname={database}"
         with psycopg.connect(info, autocommit=True) as connection:
             cursor = connection.execute(statement)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
@@ -47,8 +48,15 @@ class Postgres:
         self.start()
 
     def start(self) -> None:
-        options = f'-h "" -k {self.socket}'
+        options = f'-h "{self.host}" -p {self.port} -k {self.socket}'
         self._ctl("-o", options, "-l", str(self.folder / "log"), "start")
+
+    def listen(self, host: str, port: int, network: str) -> None:
+        """Listen on a TCP address too, and let everybody of a network in."""
+        rules = self.folder / "pg_hba.conf"
+        rules.write_text(f"host all all {network} trust\n" + rules.read_text())
+        self.host, self.port = host, port
+        self.restart()
 
     def stop(self, mode: str = "fast") -> None:
         self._ctl("-m", mode, "stop")
