@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EpochRecord", "RunResult", "StopTraining", "TrainSettings", "Trainer"]
 
+# dropout and torchvision's mixing draw from torch's generator, which a process has but one of
+_ONE_AT_A_TIME = threading.RLock()
+
 _ORDER, _DROPOUT, _AUGMENT = range(3)  # what a run's seed is split into
 
 
@@ -51,7 +55,7 @@ class Trainer:
 
     Every run starts from the weights that the model had when the trainer was made, with a head
     drawn anew from the run's seed, so a run depends on its arguments alone: never on what ran
-    before it.
+    before it. Runs of threads of one process take turns; to train at the same time, use processes.
 
         trainer = Trainer(model, model_blocks(model), images, TrainSettings(epochs=5))
         result = trainer.fit(Recipe.full(blocks, lr=3e-3), train_idx, val_idx, seed=0)
@@ -138,7 +142,7 @@ class Trainer:
         if not recipe.trainable:
             raise ModelError("the recipe freezes every block; at least one must train")
         tactic = tactic or Tactic()
-        with kernels(self.device, deterministic=self.settings.deterministic):
+        with _ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
             cached = self._prefixes.find(recipe, train, val) if tactic.prefix_is_fixed else None
             self.reset(seed)
             with (

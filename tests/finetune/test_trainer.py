@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -81,6 +82,20 @@ def test_equal_seeds_give_equal_bits_whatever_ran_before(images, split):
     assert curve(first) == curve(again)
     assert curve(first) != curve(other)
     assert all(torch.equal(weights[n], t) for n, t in state_of(trainer).items())
+
+
+def test_threads_take_turns(images, split):
+    options = {"model_options": {"drop_path_rate": 0.3}, "epochs": 2}
+    trainers = [make_trainer(images, **options) for _ in range(2)]
+    recipe = Recipe.full(trainers[0].blocks, lr=1e-3)
+    alone = [curve(trainers[0].fit(recipe, *split, seed=seed)) for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(t.fit, recipe, *split, seed=i) for i, t in enumerate(trainers)]
+        assert [curve(run.result()) for run in runs] == alone
+    one = trainers[0]
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(one.fit, recipe, *split, seed=seed) for seed in (0, 1)]
+        assert [curve(run.result()) for run in runs] == alone
 
 
 def test_a_run_leaves_the_global_generators_alone(images, split):
