@@ -1,0 +1,164 @@
+"""What confirmation changes: how far the value that a study reports lies above the test.
+
+For each study seed (a fresh stratified split, a search, a confirmation) two ways of choosing are
+compared on the same search. Without confirmation the recipe with the best search value is chosen
+and that value reported. With it, the winner on fresh seeds is chosen and its confirmed mean
+reported. Both are trained on training and validation images and tested on the same test images.
+
+    python studies/benchmarks/optimism.py --data FOLDER --seeds 10
+
+Studies are kept in an SQLite file; the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t as student
+
+from biotune_optuna import (
+    ConfirmPlan,
+    Recipe,
+    StudySpec,
+    TrainSettings,
+    TuningStudy,
+    confirm,
+    create_study,
+)
+from biotune_optuna.finetune.metrics import score
+
+KEY = "optimism"
+
+
+def main() -> None:
+    """Runs the studies that are missing and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="digits", help="folder with a folder per class")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--only", type=int, nargs="*", help="run these seeds, write no table")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--storage", default="sqlite:///optimism.db")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/optimism.md"))
+    args = parser.parse_args()
+    seeds = args.only if args.only is not None else range(args.seeds)
+    rows = [one_study(args, seed) for seed in seeds]
+    if args.only is None:
+        args.out.write_text(page(rows, args), encoding="utf-8")
+        print(args.out)
+
+
+def one_study(args: argparse.Namespace, seed: int) -> dict[str, float]:
+    """One search and both ways of choosing; the result is kept in the study."""
+    study = create_study(
+        StudySpec(
+            model="tf_efficientnet_lite0",
+            data=args.data,
+            image_size=64,
+            train_size=300,
+            val_size=100,
+            test_fraction=0.5,
+            n_seeds=1,
+            lr=(1e-3, 3e-2),
+            train=TrainSettings(epochs=6),
+            seed=seed,
+        ),
+        storage=args.storage,
+        name=f"optimism-{Path(args.data).name}-{seed}",
+    )
+    known = study.optuna.user_attrs.get(KEY)
+    if known:
+        return dict(known)
+    study.search(args.trials)
+    result = confirm(study, ConfirmPlan(top_k=3, n_runs=3))
+    tests = {test["name"]: test["score"] for test in result["tests"]}
+    everyone = {c["name"]: c for c in (*result["candidates"], *result["rivals"])}
+    winner = everyone[result["winner"]]
+    row = {
+        "seed": seed,
+        "search": study.optuna.best_value,
+        "search_test": test_of_best_trial(study),
+        "confirmed": winner["mean"],
+        "confirmed_test": tests[result["winner"]],
+        "winner_is_rival": float(winner["method"] != "biotune"),
+        "full_test": tests["full"],
+    }
+    study.optuna.set_user_attr(KEY, row)
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def test_of_best_trial(study: TuningStudy) -> float:
+    """Test score of the recipe with the best search value, trained for its best epoch."""
+    setup, trial = study.setup, study.optuna.best_trial
+    recipe: Recipe = setup.space.genome(trial.params).decode()
+    splits = setup.splits
+    epochs = max(
+        1, math.floor(np.median([r["best_epoch"] for r in trial.user_attrs["runs"]]) + 0.5)
+    )
+    images = np.concatenate([splits.train, splits.val])
+    setup.trainer.fit(recipe, images, None, seed=study.spec.final_seed, epochs=epochs)
+    labels = setup.source.labels[splits.test]
+    return score(
+        study.spec.train.metric, labels, setup.trainer.predict(splits.test), len(setup.classes)
+    )
+
+
+def interval(values: np.ndarray) -> str:
+    """Mean and its 95 % t interval."""
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return f"{values.mean():+.3f} ({values.mean() - half:+.3f} to {values.mean() + half:+.3f})"
+
+
+def page(rows: list[dict[str, float]], args: argparse.Namespace) -> str:
+    """The table as Markdown."""
+    column = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    without = column["search"] - column["search_test"]
+    with_ = column["confirmed"] - column["confirmed_test"]
+    gain = column["confirmed_test"] - column["search_test"]
+    over_full = column["confirmed_test"] - column["full_test"]
+    n_rivals = int(column["winner_is_rival"].sum())
+    lines = [
+        "# What confirmation changes",
+        "",
+        f"{len(rows)} study seeds on `{Path(args.data).name}`, each a fresh stratified split (300",
+        "images to train on, 100 to validate on, half of all images as test) and a search of",
+        f"{args.trials} trials, one training each: `tf_efficientnet_lite0`, 64 px, at most 6 epochs.",
+        "*Optimism* is the reported validation value minus the test value of the model chosen by it.",
+        "Means over seeds with 95 % t intervals.",
+        "",
+        "| | reported | test | optimism |",
+        "|---|---|---|---|",
+        f"| best search value, no confirmation | {column['search'].mean():.3f} | "
+        f"{column['search_test'].mean():.3f} | {interval(without)} |",
+        f"| confirmed on fresh seeds | {column['confirmed'].mean():.3f} | "
+        f"{column['confirmed_test'].mean():.3f} | {interval(with_)} |",
+        "",
+        f"Difference in optimism: {interval(without - with_)}. Test value of the confirmed choice",
+        f"minus that of the best search value: {interval(gain)}. A rival was chosen in {n_rivals}",
+        f"of {len(rows)} studies. Tuned full fine-tuning has {column['full_test'].mean():.3f} on the",
+        f"test; the confirmed choice minus that: {interval(over_full)}.",
+        "",
+        "Before the test each model is trained once more on training and validation images together,",
+        "which lowers the measured optimism of both rows alike.",
+        "",
+        "| seed | search | its test | confirmed | its test | full, test |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row['seed']:.0f} | {row['search']:.3f} | {row['search_test']:.3f} | "
+            f"{row['confirmed']:.3f} | {row['confirmed_test']:.3f} | {row['full_test']:.3f} |"
+            for row in rows
+        ),
+        "",
+        "Made by `python studies/benchmarks/optimism.py --data FOLDER "
+        f"--seeds {len(rows)} --trials {args.trials}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
