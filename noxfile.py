@@ -14,7 +14,6 @@ import re
 import shutil
 import sys
 import tarfile
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -114,19 +113,11 @@ def fault(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lowest(session: nox.Session) -> None:
-    """The test suite with the lowest version of every direct dependency."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    floors = project["dependencies"] + [
-        requirement
-        for extra in ("demo", "dashboard", "postgres", "mysql")
-        for requirement in extras[extra]
-    ]
-    constraints = Path(session.create_tmp()) / "lowest.txt"
-    pins = (re.sub(r"\[.*?\]", "", floor).replace(">=", "==") for floor in floors)
-    constraints.write_text("\n".join(pins) + "\n")
-    session.install("--constraint", str(constraints), "--editable", ".[dev,mysql]")
-    session.run("python", "-m", "pip", "freeze")
+    """The test suite with the lowest version of every direct dependency; run by hand."""
+    session.install("uv")
+    resolve = ["--python", f"{session.bin}/python", "--resolution", "lowest-direct"]
+    session.run("uv", "pip", "install", "--quiet", *resolve, "--editable", ".[dev]")
+    session.run("uv", "pip", "freeze", "--python", f"{session.bin}/python")
     session.run("python", "-m", "pytest", *(session.posargs or ["-q"]))
 
 
