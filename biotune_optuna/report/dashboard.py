@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import logging
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -20,6 +21,8 @@ from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.report.artifacts import artifact_store
 from biotune_optuna.report.figures import NothingToShow, genome, search, training
 from biotune_optuna.report.figures.cost import accuracy_against_cost
+from biotune_optuna.report.style import at_height
+from biotune_optuna.report.tidy import TidyStorage
 from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import search_sentences, verdict
 
@@ -43,6 +46,8 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _LIVE_POINTS = 400
 _REST = 20
+_CARD_HEIGHT = 445
+_CARD_LETTERS = 62
 
 # Ids are shown as titles in the dashboard and must stay: a figure saved again replaces its like.
 _LIVE_FIGURES: tuple[tuple[str, Callable[[StudyView], go.Figure]], ...] = (
@@ -103,7 +108,7 @@ def refresh_study(study: Study, *, force: bool = False) -> bool:
             figure = draw(view)
         except NothingToShow:
             continue
-        save_plotly_graph_object(study, figure, graph_object_id=identity)
+        save_plotly_graph_object(study, _fitted(figure), graph_object_id=identity)
     note = _renew_note(study, view, shown.get("note"))
     if study.metric_names is None and view.spec:
         with warnings.catch_warnings():
@@ -118,6 +123,14 @@ def _is_due(shown: dict[str, Any], ended: int, now: float) -> bool:
     passed = now - float(shown.get("time", 0.0))
     rested = passed < 0 or passed >= _REST * float(shown.get("took", 0.0))  # < 0: another clock
     return rested and ended - int(shown.get("trials", 0)) >= max(1, ended // 100)
+
+
+def _fitted(figure: go.Figure) -> go.Figure:
+    """The figure at the height and width of the dashboard's cards, its title in lines that fit."""
+    text = str(figure.layout.title.text or "").replace("<br>", " ")
+    lines = textwrap.wrap(text, _CARD_LETTERS)
+    figure.update_layout(title_text="<br>".join(lines), title_font_size=14)
+    return at_height(figure, min(_CARD_HEIGHT, figure.layout.height), title_lines=len(lines))
 
 
 def _shown(study: Study) -> dict[str, Any]:
@@ -168,7 +181,7 @@ def dashboard_app(
         raise BioTuneError(
             "optuna-dashboard is not installed; pip install 'biotune-optuna[dashboard]'"
         ) from error
-    app: WSGIApp = wsgi(storage, artifact_store=store)
+    app: WSGIApp = wsgi(TidyStorage(storage), artifact_store=store)
     return _guard(app, host=host, read_only=read_only)
 
 

@@ -17,6 +17,7 @@ from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.report import sections
 from biotune_optuna.report.figures import FIGURES, NothingToShow
+from biotune_optuna.report.style import at_height
 from biotune_optuna.report.text import plural
 from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import search_sentences, verdict
@@ -150,7 +151,8 @@ def _chapter(view: StudyView, key: str, title: str, figure_ids: tuple[str, ...])
 def _figure(identity: str, caption: str, figure: go.Figure) -> str:
     """A figure: its title as a heading, its data as JSON that cannot end the script element."""
     title = html_escape.unescape(re.sub(r"<[^>]*>", " ", figure.layout.title.text or ""))
-    figure.update_layout(title=None, margin_t=10)
+    figure.update_layout(title=None)
+    at_height(figure, figure.layout.height, title_lines=0)
     data = str(figure.to_json()).replace("<", "\\u003c")
     return (
         f'<figure id="figure-{identity}"><h3>{html_escape.escape(title)}</h3>'

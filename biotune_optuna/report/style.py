@@ -22,6 +22,9 @@ PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 RATE_SCALE = ("#fff7bc", "#fec44f", "#ec7014", "#a63603", "#4a1203")
 SHARE_SCALE = ("#ffffff", "#d6e6f4", "#85bcdb", "#2171b5", "#08306b")
 
+_AXIS = 52  # pixels that ticks and title of the lowest axis take
+_BELOW = _AXIS + 30  # and a line of legend
+
 
 class Mark(NamedTuple):
     """How one role is drawn."""
@@ -66,27 +69,24 @@ def finish(
         title={
             "text": title,
             "x": 0,
-            "xref": "paper",
+            "xref": "container",
             "xanchor": "left",
             "yref": "container",
-            "y": 0.98,
+            "y": 1,
             "yanchor": "top",
-            "automargin": True,
+            "pad": {"l": 12, "t": 10},
             "font": {"size": 15, "color": BLACK},
         },
         font={"family": "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif", "size": 12.5},
         font_color=BLACK,
         paper_bgcolor="white",
         plot_bgcolor="white",
-        height=height,
-        margin={"l": 12, "r": 12, "t": 34, "b": 12},
         hoverlabel={"align": "left", "bgcolor": "white", "bordercolor": GREY},
         legend={
             "orientation": "h",
             "x": 0,
             "xanchor": "left",
-            "y": 1.02,
-            "yanchor": "bottom",
+            "yanchor": "top",
             "font": {"size": 11.5},
             "itemsizing": "constant",
         },
@@ -107,6 +107,25 @@ def finish(
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     figure.update_layout(**layout)
+    return at_height(figure, height, title_lines=1 + title.count("<br>"))
+
+
+def at_height(figure: go.Figure, height: int, *, title_lines: int) -> go.Figure:
+    """Set a figure's height, with room for its title above and its legend below the axis.
+
+    Args:
+        figure: A finished figure.
+        height: In pixels.
+        title_lines: Lines of the title; 0 for none, which puts the legend above the plot.
+    """
+    figure.update_layout(
+        height=height, margin={"l": 12, "r": 12, "t": 16 + 20 * title_lines, "b": 12}
+    )
+    if title_lines:
+        plot = height - 16 - 20 * title_lines - _BELOW
+        figure.update_layout(legend={"y": -_AXIS / plot, "yanchor": "top"})
+    else:
+        figure.update_layout(legend={"y": 1.02, "yanchor": "bottom"})
     return figure
 
 

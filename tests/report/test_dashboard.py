@@ -31,6 +31,7 @@ from biotune_optuna.report.dashboard import (
     refresh_study,
     run_dashboard,
 )
+from biotune_optuna.report.tidy import TidyStorage
 from biotune_optuna.study.storage import open_storage
 
 N_TRIALS = 40
@@ -443,3 +444,25 @@ def test_open_addresses_draw_a_warning(
     assert "no login" in capsys.readouterr().err
     run_dashboard(url, host="127.0.0.1", port=9)
     assert "no login" not in capsys.readouterr().err
+
+
+def test_tables_are_spared_our_long_records(study: optuna.Study, tmp_path: Path) -> None:
+    study.set_user_attr("confirm_trainings", {"a": 1})
+    page = detail(study, tmp_path)
+    first = {a["key"]: a["value"] for a in page["trials"][0]["user_attrs"]}
+    assert "runs" not in first
+    rates = study.trials[0].user_attrs["recipe"]["multipliers"].values()
+    assert first["recipe"] == " ".join(f"{m:.2g}×" if m > 0 else "·" for m in rates)
+    assert {a["key"] for a in page["user_attrs"]} == {"model", "data", "weights"}
+    assert study.trials[0].user_attrs["runs"]  # only the view is short
+
+
+def test_finished_trials_are_shortened_once_and_running_ones_anew(study: optuna.Study) -> None:
+    tidy = TidyStorage(study._storage)
+    before = tidy.get_all_trials(study._study_id)
+    trial = study.ask()
+    assert "role" not in tidy.get_all_trials(study._study_id)[-1].user_attrs
+    trial.set_user_attr("role", "offspring")
+    after = tidy.get_all_trials(study._study_id)
+    assert after[-1].user_attrs["role"] == "offspring"
+    assert all(a is b for a, b in zip(before, after, strict=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from statistics import median
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from biotune_optuna.report.style import (
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from optuna import Study
     from optuna.trial import FrozenTrial
@@ -340,9 +341,7 @@ def importances(
             columns[f"rate {block}"] = [middle if v is None else v for v in values]
     if not distributions:
         raise NothingToShow("All trials used the same recipe, so no block explains a difference.")
-    storage = optuna.storages.InMemoryStorage()
-    storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "importance")
-    stand_in = optuna.Study("importance", storage)  # create_study would log
+    stand_in = _silent_study()
     stand_in.add_trials(
         optuna.trial.create_trial(
             params={name: column[i] for name, column in columns.items()},
@@ -357,6 +356,21 @@ def importances(
         for part in ("mask", "rate")
         for b in view.blocks
     }
+
+
+def _silent_study() -> Study:
+    """A study in memory that Optuna does not announce in the log."""
+    import optuna
+
+    log = logging.getLogger("optuna.storages._in_memory")
+    quiet: Callable[[logging.LogRecord], bool] = lambda _: False  # noqa: E731
+    log.addFilter(quiet)
+    try:
+        storage = optuna.storages.InMemoryStorage()
+        storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "importance")
+    finally:
+        log.removeFilter(quiet)
+    return optuna.Study("importance", storage)
 
 
 def _rate_range(multipliers: Sequence[float]) -> list[float]:

@@ -43,7 +43,7 @@ def search_history(study: Study | StudyView, *, max_points: int = MAX_POINTS) ->
         rows=2 if generations else 1,
         cols=1,
         row_heights=[0.74, 0.26] if generations else None,
-        vertical_spacing=0.16,
+        vertical_spacing=0.2,
     )
     shown = _thin(view.complete, max_points)
     _add_points(figure, view, shown)
@@ -162,7 +162,7 @@ def _add_counts(figure: go.Figure, view: StudyView) -> None:
             )
     step = max(1, len(generations) // 12)
     figure.update_xaxes(title_text="generation", tickformat="d", dtick=step, row=2, col=1)
-    figure.update_yaxes(title_text="evaluations", rangemode="tozero", row=2, col=1)
+    figure.update_yaxes(title_text="count", rangemode="tozero", row=2, col=1)
 
 
 def lineage(study: Study | StudyView, *, max_ancestors: int = MAX_ANCESTORS) -> go.Figure:

@@ -1,0 +1,104 @@
+"""A storage as the dashboard should see it: without our long records in its tables."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from optuna.storages import BaseStorage
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from optuna.study._frozen import FrozenStudy
+    from optuna.trial import FrozenTrial, TrialState
+
+__all__ = ["TidyStorage"]
+
+_LONG_OF_TRIALS = ("runs",)
+_LONG_OF_STUDIES = ("biotune", "confirm", "confirm_trainings", "model_dir")
+
+
+class TidyStorage:
+    """Passes everything on to a storage, but shows its trials and studies in short.
+
+    Optuna-dashboard makes a column of every attribute and a line of every value. The records of a
+    trial's runs and of a study's confirmation would make its tables unreadable, and each poll
+    longer. Finished trials are shortened once.
+
+    Args:
+        storage: A caching storage.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+        self._finished: dict[int, FrozenTrial] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = False,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """All trials, shortened; never copied deeply, the dashboard only reads them."""
+        del deepcopy
+        trials = self._storage.get_all_trials(study_id, deepcopy=False, states=states)
+        return [self._short(trial) for trial in trials]
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """The best trial, shortened."""
+        return self._short(self._storage.get_best_trial(study_id))
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """All studies, shortened."""
+        return [_short_study(study) for study in self._storage.get_all_studies()]
+
+    def _short(self, trial: FrozenTrial) -> FrozenTrial:
+        known = self._finished.get(trial._trial_id)
+        if known is not None:
+            return known
+        attrs = {k: v for k, v in trial.user_attrs.items() if k not in _LONG_OF_TRIALS}
+        recipe = attrs.get("recipe")
+        if isinstance(recipe, Mapping) and isinstance(recipe.get("multipliers"), Mapping):
+            rates = recipe["multipliers"].values()
+            attrs["recipe"] = " ".join(f"{m:.2g}×" if m > 0 else "·" for m in rates)
+        short = copy.copy(trial)
+        short.user_attrs = attrs
+        if trial.state.is_finished():
+            self._finished[trial._trial_id] = short
+        return short
+
+
+def _short_study(study: FrozenStudy) -> FrozenStudy:
+    attrs = study.user_attrs
+    short = copy.copy(study)
+    short.user_attrs = {
+        **_facts(attrs),
+        **{k: v for k, v in attrs.items() if k not in _LONG_OF_STUDIES},
+    }
+    return short
+
+
+def _facts(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """What the long records come down to."""
+    facts: dict[str, str] = {}
+    spec = (attrs.get("biotune") or {}).get("spec")
+    if isinstance(spec, Mapping):
+        facts |= {k: str(spec[k]) for k in ("model", "data", "weights") if k in spec}
+    confirm = attrs.get("confirm")
+    if isinstance(confirm, Mapping):
+        facts["winner"] = str(confirm.get("winner"))
+        for test in confirm.get("tests", ()):
+            numbers = (test["score"], test["low"], test["high"])
+            facts[f"test of {test['name']}"] = "{:.4f} (95 % {:.4f} to {:.4f})".format(*numbers)
+    model = attrs.get("model_dir")
+    if isinstance(model, Mapping) and model.get("path"):
+        facts["exported to"] = str(model["path"])
+    return facts
+
+
+BaseStorage.register(TidyStorage)

@@ -1,0 +1,89 @@
+"""The report opens from a file, draws all figures, and nothing lies over anything else."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+# Every text of a figure that lies in the plot's margins or legend, as page rectangles. Texts on
+# data (cell counts, point numbers) may touch the points they name.
+TEXTS = """figure => {
+  const seen = [];
+  const pick = ".xtick text, .ytick text, .x2tick text, .y2tick text, .xtitle, .ytitle, .x2title," +
+    " .y2title, .legendtext, .gtitle, .cbaxis text, .cbtitle";
+  for (const text of figure.querySelectorAll(pick)) {
+    const box = text.getBoundingClientRect();
+    if (box.width > 1 && box.height > 1) {
+      const at = { x0: box.left, x1: box.right, y0: box.top, y1: box.bottom };
+      seen.push({ text: text.textContent, ...at });
+    }
+  }
+  return seen;
+}"""
+
+
+def overlaps(texts: list[dict[str, Any]], slack: float = 2.0) -> list[tuple[str, str]]:
+    """Pairs of texts whose rectangles share more than a rim."""
+    found = []
+    for i, a in enumerate(texts):
+        for b in texts[i + 1 :]:
+            wide = min(a["x1"], b["x1"]) - max(a["x0"], b["x0"])
+            high = min(a["y1"], b["y1"]) - max(a["y0"], b["y0"])
+            if wide > slack and high > slack:
+                found.append((a["text"], b["text"]))
+    return found
+
+
+def open_report(page: Any, folder: Path) -> None:
+    page.goto((folder / "report.html").as_uri())
+    page.wait_for_function("document.body.dataset.drawn !== undefined")
+    page.wait_for_timeout(500)
+
+
+def test_every_figure_is_drawn_from_the_file_alone(page: Any, finished: Path) -> None:
+    open_report(page, finished)
+    plots = page.query_selector_all(".plot")
+    assert len(plots) >= 9
+    for plot in plots:
+        assert plot.query_selector(".main-svg"), plot.get_attribute("id")
+        box = plot.bounding_box()
+        assert box["width"] > 280
+        assert box["height"] > 150
+
+
+def test_nothing_overlaps_or_sticks_out(page: Any, finished: Path) -> None:
+    open_report(page, finished)
+    width = page.viewport_size["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for plot in page.query_selector_all(".plot"):
+        name = plot.get_attribute("id")
+        texts = plot.evaluate(TEXTS)
+        assert len(texts) > 2 or name == "most-wrong", name
+        assert overlaps(texts) == [], name
+        assert [t["text"] for t in texts if t["x0"] < -1 or t["x1"] > width + 1] == [], name
+    boxes = [f.bounding_box() for f in page.query_selector_all("main > section, main > header")]
+    for upper, lower in itertools.pairwise(boxes):
+        assert upper["y"] + upper["height"] <= lower["y"] + 1
+
+
+def test_a_colleague_finds_the_answers(page: Any, finished: Path) -> None:
+    open_report(page, finished)
+    text = page.inner_text("main")
+    for words in (
+        "What was searched", "How the methods compare", "The recipe", "What it cost",
+        "How to use the result", "95\u00a0% interval", "test images", "full fine-tuning",
+        "biotune predict", "looked at",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_it_prints_on_paper(page: Any, finished: Path, tmp_path: Path) -> None:
+    open_report(page, finished)
+    page.pdf(path=str(tmp_path / "report.pdf"), format="A4", print_background=True)
+    assert (tmp_path / "report.pdf").stat().st_size > 50_000
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_timeout(300)
+    for plot in page.query_selector_all(".plot .main-svg:first-of-type"):
+        assert float(plot.get_attribute("width")) <= 662
