@@ -1,0 +1,1 @@
+"""Studies: spec, storage, objective, workers and the confirmation of the winner."""

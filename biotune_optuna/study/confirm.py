@@ -8,12 +8,9 @@ trained on training and validation data together and tested, once.
 
 from __future__ import annotations
 
-import base64
 import datetime
-import io
-import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,20 +20,20 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import report
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.slots.ranking import rank_finished
+from biotune_optuna.study.candidates import Candidate, choose
 from biotune_optuna.study.evidence import bootstrap_interval, paired_test
-from biotune_optuna.study.objective import recipe_summary
+from biotune_optuna.study.mistakes import list_mistakes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-    from PIL import Image
 
     from biotune_optuna.finetune.trainer import EpochRecord, RunResult
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.study import TuningStudy
 
-__all__ = ["Candidate", "ConfirmPlan", "confirm", "train_winner"]
+__all__ = ["ConfirmPlan", "confirm", "train_winner"]
 
 CONFIRM_KEY = "confirm"
 LEDGER_KEY = "confirm_trainings"
@@ -67,75 +64,6 @@ class ConfirmPlan:
                 raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
         if not self.rates:
             raise StudyError("the rivals need at least one base rate to try")
-
-
-@dataclass
-class Candidate:
-    """A recipe up for confirmation and what is known of it.
-
-    Attributes:
-        name: ``"trial 12"`` or the rival's name.
-        method: ``"biotune"``, ``"full"`` or ``"linear-probe"``.
-        recipe: The recipe.
-        trial: Trial number, None for a rival.
-        search_value: Its value in the search (rivals: the best of the rates tried).
-        search_stderr: Standard error of that value, where it is a mean.
-        grid: Rates tried and their values (rivals only).
-        scores: Validation scores on the fresh seeds.
-        best_epochs: Best epoch of each of those runs, counted from 1.
-        trainable_pct: Share of the parameters that train, in percent.
-        forward: Image passes forward in the confirmation runs.
-        backward: Image passes backward in the confirmation runs.
-        seconds: Wall time of the confirmation runs.
-    """
-
-    name: str
-    method: str
-    recipe: Recipe
-    trial: int | None = None
-    search_value: float = math.nan
-    search_stderr: float | None = None
-    grid: list[dict[str, float]] | None = None
-    scores: list[float] = field(default_factory=list)
-    best_epochs: list[int] = field(default_factory=list)
-    trainable_pct: float = 0.0
-    forward: int = 0
-    backward: int = 0
-    seconds: float = 0.0
-
-    @property
-    def mean(self) -> float:
-        """Mean confirmed score."""
-        return float(np.mean(self.scores))
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of the confirmed mean; 0 with one run."""
-        n = len(self.scores)
-        return float(np.std(self.scores, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
-
-    @property
-    def backward_cost(self) -> float:
-        """Image passes backward times the share of blocks that train."""
-        return self.backward * len(self.recipe.trainable) / len(self.recipe.blocks)
-
-    @property
-    def final_epochs(self) -> int:
-        """Median best epoch, the length of the final training; at least 1."""
-        return max(1, math.floor(float(np.median(self.best_epochs)) + 0.5))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The candidate as JSON-ready data."""
-        data = asdict(self)
-        return data | {
-            "recipe": recipe_summary(self.recipe),
-            "describe": self.recipe.describe(),
-            "lr": self.recipe.lr,
-            "mean": self.mean,
-            "stderr": self.stderr,
-            "backward_cost": self.backward_cost,
-            "final_epochs": self.final_epochs,
-        }
 
 
 def confirm(
@@ -366,56 +294,13 @@ class _Confirmation:
             | paired_test(metric, labels, probs[winner], probs[c.name])._asdict()
             for c in tested[:-1]
         ]
-        mistakes = self._mistakes(index, labels, probs[winner])
+        mistakes = list_mistakes(self.setup.source, index, probs[winner], most=self.plan.mistakes)
         return {"tests": tests, "paired": paired, "mistakes": mistakes}
-
-    def _mistakes(
-        self, index: NDArray[np.int64], labels: NDArray[np.int64], probs: NDArray[np.floating]
-    ) -> list[dict[str, Any]]:
-        classes, source = self.setup.classes, self.setup.source
-        predicted = probs.argmax(1)
-        wrong = np.flatnonzero(predicted != labels)
-        wrong = wrong[np.argsort(-probs[wrong, predicted[wrong]], kind="stable")]
-        return [
-            {
-                "id": source.ids[index[i]],
-                "label": classes[labels[i]],
-                "predicted": classes[predicted[i]],
-                "probability": round(float(probs[i, predicted[i]]), 4),
-                "thumbnail": _thumbnail(source.load(int(index[i]))),
-            }
-            for i in wrong[: self.plan.mistakes]
-        ]
 
     def _log_look(self, what: str) -> None:
         study = self.study.optuna
         looks = [*study.user_attrs.get(LOOKS_KEY, []), {"time": _now(), "what": what}]
         study.set_user_attr(LOOKS_KEY, looks)
-
-
-def choose(everyone: list[Candidate]) -> tuple[Candidate, list[Candidate], str]:
-    """Chooses the winner by confirmed mean; among equals the cheapest.
-
-    Equals are those within one standard error of the best. Cheapest is the one with the fewest
-    image passes through blocks that train, then the fewest trainable parameters.
-
-    Args:
-        everyone: Confirmed candidates and rivals.
-
-    Returns:
-        The winner, all candidates that cannot be told from the best, and the reason in words.
-    """
-    best = max(everyone, key=lambda c: c.mean)
-    plateau = [c for c in everyone if c.mean >= best.mean - best.stderr]
-    winner = min(plateau, key=lambda c: (c.backward_cost, c.trainable_pct))
-    if winner is best and len(plateau) == 1:
-        why = f"{best.name} has the best mean on fresh seeds, by more than its standard error"
-    elif winner is best:
-        why = f"{best.name} has the best mean on fresh seeds and is the cheapest within one "
-        why += "standard error of it"
-    else:
-        why = f"{winner.name} is within one standard error of the best ({best.name}) and cheaper"
-    return winner, plateau, why
 
 
 def _fit_final(
@@ -448,15 +333,6 @@ def _record(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "backward": result.images_backward,
         "seconds": round(result.seconds, 3),
     }
-
-
-def _thumbnail(image: Image.Image, side: int = 64) -> str:
-    """A small JPEG as a data URI."""
-    small = image.convert("RGB")
-    small.thumbnail((side, side))
-    with io.BytesIO() as buffer:
-        small.save(buffer, "JPEG", quality=75)
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _now() -> str:

@@ -6,7 +6,8 @@ import pytest
 from biotune_optuna.errors import StudyError
 from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.sampler import BioTuneSampler
-from biotune_optuna.study.confirm import Candidate, ConfirmPlan, choose, confirm, train_winner
+from biotune_optuna.study.candidates import Candidate, choose
+from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy

@@ -1,0 +1,110 @@
+"""Recipes up for confirmation, and which of them wins."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biotune_optuna.study.objective import recipe_summary
+
+if TYPE_CHECKING:
+    from biotune_optuna.recipe import Recipe
+
+__all__ = ["Candidate", "choose"]
+
+
+@dataclass
+class Candidate:
+    """A recipe up for confirmation and what is known of it.
+
+    Attributes:
+        name: ``"trial 12"`` or the rival's name.
+        method: ``"biotune"``, ``"full"`` or ``"linear-probe"``.
+        recipe: The recipe.
+        trial: Trial number, None for a rival.
+        search_value: Its value in the search (rivals: the best of the rates tried).
+        search_stderr: Standard error of that value, where it is a mean.
+        grid: Rates tried and their values (rivals only).
+        scores: Validation scores on the fresh seeds.
+        best_epochs: Best epoch of each of those runs, counted from 1.
+        trainable_pct: Share of the parameters that train, in percent.
+        forward: Image passes forward in the confirmation runs.
+        backward: Image passes backward in the confirmation runs.
+        seconds: Wall time of the confirmation runs.
+    """
+
+    name: str
+    method: str
+    recipe: Recipe
+    trial: int | None = None
+    search_value: float = math.nan
+    search_stderr: float | None = None
+    grid: list[dict[str, float]] | None = None
+    scores: list[float] = field(default_factory=list)
+    best_epochs: list[int] = field(default_factory=list)
+    trainable_pct: float = 0.0
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean confirmed score."""
+        return float(np.mean(self.scores))
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the confirmed mean; 0 with one run."""
+        n = len(self.scores)
+        return float(np.std(self.scores, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+
+    @property
+    def backward_cost(self) -> float:
+        """Image passes backward times the share of blocks that train."""
+        return self.backward * len(self.recipe.trainable) / len(self.recipe.blocks)
+
+    @property
+    def final_epochs(self) -> int:
+        """Median best epoch, the length of the final training; at least 1."""
+        return max(1, math.floor(float(np.median(self.best_epochs)) + 0.5))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The candidate as JSON-ready data."""
+        data = asdict(self)
+        return data | {
+            "recipe": recipe_summary(self.recipe),
+            "describe": self.recipe.describe(),
+            "lr": self.recipe.lr,
+            "mean": self.mean,
+            "stderr": self.stderr,
+            "backward_cost": self.backward_cost,
+            "final_epochs": self.final_epochs,
+        }
+
+
+def choose(everyone: list[Candidate]) -> tuple[Candidate, list[Candidate], str]:
+    """Chooses the winner by confirmed mean; among equals the cheapest.
+
+    Equals are those within one standard error of the best. Cheapest is the one with the fewest
+    image passes through blocks that train, then the fewest trainable parameters.
+
+    Args:
+        everyone: Confirmed candidates and rivals.
+
+    Returns:
+        The winner, all candidates that cannot be told from the best, and the reason in words.
+    """
+    best = max(everyone, key=lambda c: c.mean)
+    plateau = [c for c in everyone if c.mean >= best.mean - best.stderr]
+    winner = min(plateau, key=lambda c: (c.backward_cost, c.trainable_pct))
+    if winner is best and len(plateau) == 1:
+        why = f"{best.name} has the best mean on fresh seeds, by more than its standard error"
+    elif winner is best:
+        why = f"{best.name} has the best mean on fresh seeds and is the cheapest within one "
+        why += "standard error of it"
+    else:
+        why = f"{winner.name} is within one standard error of the best ({best.name}) and cheaper"
+    return winner, plateau, why
