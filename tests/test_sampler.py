@@ -42,6 +42,11 @@ def genes(params):
     return {name: value for name, value in params.items() if name.startswith("gene.")}
 
 
+def assert_no_accidental_repeats(study):
+    new = [t for t in study.trials if t.user_attrs["role"] != "re-evaluation"]
+    assert len({tuple(t.params.values()) for t in new}) == len(new)
+
+
 # -- determinism -------------------------------------------------------------------------------
 
 
@@ -326,7 +331,8 @@ def test_generic_mixed_space(preset):
     random = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     random.optimize(mixed, n_trials=120)
     assert study.best_value < random.best_value
-    assert {t.user_attrs["role"] for t in study.trials} >= {"immigrant", "exploit", "offspring"}
+    roles = {"immigrant", "exploit" if preset == "paper" else "re-evaluation", "offspring"}
+    assert {t.user_attrs["role"] for t in study.trials} >= roles
 
 
 def test_parameters_beside_the_genome_evolve_along():
@@ -491,8 +497,7 @@ def test_n_jobs_holds_no_slot_twice_and_loses_none(preset):
         if preset == "paper":
             assert set(range(size)) <= planned
             assert counts[generation] <= size + 3, "never more extras than other workers"
-    genomes = [tuple(t.params.values()) for t in study.trials]
-    assert len(set(genomes)) == len(genomes)
+    assert_no_accidental_repeats(study)
 
 
 def test_nobody_waits_at_the_end_of_a_generation():
@@ -629,6 +634,6 @@ def test_two_workers_interleaved_at_every_write(tmp_path, opener, preset):
         second.join()
         audit(other)
         assert [t.state for t in other.trials] == [TrialState.COMPLETE] * 6
-        assert len({tuple(t.params.values()) for t in other.trials}) == 6
+        assert_no_accidental_repeats(other)
         path.unlink()
     assert k > 20

@@ -71,7 +71,7 @@ class Settings:
     structured: bool = False
     smoothing: bool = False
     candidates: int = 1
-    caution: float = 0.5
+    caution: float = 0.0
     unique: bool = False
     reevaluations: int = 0
 
@@ -85,7 +85,7 @@ class Settings:
             informed=True,
             structured=True,
             smoothing=True,
-            candidates=100,
+            candidates=2,
             unique=True,
             reevaluations=1,
         )

@@ -6,7 +6,6 @@ posterior mean pools the noise of neighbours, so it ranks genomes better than th
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,12 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "features", "fit"]
 
-# Inverse length scales of the feature groups, and noise variance over signal variance: the
-# likelihood chooses among these.
-_RATE = (0.4, 1.2)
-_FROZEN = (0.4, 1.6)
-_REST = (0.3, 0.9)
-_NOISE = (0.1, 0.5, 2.0)
+# The likelihood chooses among these, one row at a time: inverse length scales of the three feature
+# groups, and noise variance over signal variance.
+_GRID = (
+    (0.15, 0.3, 0.6, 1.2, 2.4),
+    (0.1, 0.25, 0.6, 1.5),
+    (0.06, 0.15, 0.4, 1.0),
+    (0.1, 0.4, 1.5, 6.0, 24.0),
+)
+_START = (2, 2, 2, 2)
+_ROUNDS = 2
+_MOST_FOR_GRID = 90
 
 _CLIP = 3.0
 _MOST = 160
@@ -135,17 +139,8 @@ def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model |
     if len(genes) < 4 or spread == 0.0:
         return None
     groups = features(domain, genes)
-    squares = [_squared(group, group) for group in groups]
     targets = (costs - costs.mean()) / spread
-    best: tuple[float, tuple[float, ...], float] | None = None
-    for scales in itertools.product(_RATE, _FROZEN, _REST):
-        kernel = _matern(np.add.reduce([s * s * d for s, d in zip(scales, squares, strict=True)]))
-        for noise in _NOISE:
-            score = _evidence(kernel, targets, noise / counts)
-            if best is None or score > best[0]:
-                best = (score, scales, noise)
-    assert best is not None
-    _, chosen, noise = best
+    chosen, noise = _choose(groups, targets, counts)
     points = _scaled(groups, chosen)
     kernel = _matern(_squared(points, points))
     factor, weights, center, variance = _solve(kernel, targets, noise / counts)
@@ -160,6 +155,32 @@ def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model |
         _mean=float(costs.mean() + spread * center),
         _deviation=deviation,
     )
+
+
+def _choose(
+    groups: list[Vector], targets: Vector, counts: Vector
+) -> tuple[tuple[float, ...], float]:
+    """Length scales and noise by coordinate ascent of the likelihood over the grid."""
+    if len(targets) > _MOST_FOR_GRID:  # evenly over time; the fit itself uses all
+        kept = np.linspace(0, len(targets) - 1, _MOST_FOR_GRID).astype(np.int64)
+        groups, targets, counts = [g[kept] for g in groups], targets[kept], counts[kept]
+    squares = [_squared(group, group) for group in groups]
+    scores: dict[tuple[int, ...], float] = {}
+
+    def score(at: tuple[int, ...]) -> float:
+        if at not in scores:
+            scales = [_GRID[i][at[i]] for i in range(3)]
+            terms = [s * s * square for s, square in zip(scales, squares, strict=True)]
+            kernel = _matern(np.add.reduce(terms))
+            scores[at] = _evidence(kernel, targets, _GRID[3][at[3]] / counts)
+        return scores[at]
+
+    best: tuple[int, ...] = _START
+    for _ in range(_ROUNDS):
+        for row in (3, 0, 1, 2):
+            options = [(*best[:row], i, *best[row + 1 :]) for i in range(len(_GRID[row]))]
+            best = max(options, key=score)
+    return tuple(_GRID[i][best[i]] for i in range(3)), _GRID[3][best[3]]
 
 
 def _winsorized(costs: Vector) -> Vector:

@@ -1,0 +1,128 @@
+"""What a sampler costs: ask, seven suggestions, tell, with 100, 1,000 and 10,000 trials in memory.
+
+    python studies/benchmarks/overhead.py [--sizes 100,1000,10000] [--repeats 60] [--write]
+
+All samplers are timed in one run, turn by turn, so that a busy machine slows all alike. Samplers
+whose cost depends on their own past (NSGA-II, CMA-ES, the paper preset) ran all the trials before
+themselves; for the others these are random ones. ``--write`` puts the table into
+docs/benchmarks/overhead.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import optuna
+
+from biotune_optuna import BioTuneSampler, GenomeSpace
+from biotune_optuna.recipe import BlockRecipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DOC = Path(__file__).parents[2] / "docs" / "benchmarks" / "overhead.md"
+# Five blocks, the threshold and the base rate: seven parameters.
+SPACE = GenomeSpace([BlockRecipe(f"b{i}", 1.0) for i in range(5)])
+
+SAMPLERS: dict[str, tuple[Callable[[], optuna.samplers.BaseSampler], bool]] = {
+    "RandomSampler": (lambda: optuna.samplers.RandomSampler(seed=0), True),
+    "BioTuneSampler, paper": (lambda: BioTuneSampler(space=SPACE, preset="paper", seed=0), True),
+    "BioTuneSampler, default": (lambda: BioTuneSampler(space=SPACE, seed=0), False),
+    "NSGAIISampler": (lambda: optuna.samplers.NSGAIISampler(seed=0), True),
+    "CmaEsSampler": (lambda: optuna.samplers.CmaEsSampler(seed=0), True),
+    "TPESampler": (lambda: optuna.samplers.TPESampler(seed=0), False),
+}
+
+
+def step(study: optuna.Study, rng: np.random.Generator) -> float:
+    """Seconds of one ask, seven suggestions and a tell."""
+    started = time.perf_counter()
+    trial = study.ask()
+    genes = SPACE.suggest(trial).values
+    value = 1.0 - sum((gene - 0.4) ** 2 for gene in genes) + 0.02 * float(rng.standard_normal())
+    study.tell(trial, value)
+    return time.perf_counter() - started
+
+
+def measure(sizes: list[int], repeats: int) -> dict[str, list[float]]:
+    """Median milliseconds of each sampler at each number of trials."""
+    rng = np.random.default_rng(0)
+    studies = {name: optuna.create_study(direction="maximize") for name in SAMPLERS}
+    samplers = {name: make() for name, (make, _) in SAMPLERS.items()}
+    random = optuna.samplers.RandomSampler(seed=1)
+    medians: dict[str, list[float]] = {name: [] for name in SAMPLERS}
+    for size in sizes:
+        for name, (_, itself) in SAMPLERS.items():
+            study = studies[name]
+            study.sampler = samplers[name] if itself else random
+            while len(study.get_trials(deepcopy=False)) < size:
+                for _ in range(min(100, size - len(study.get_trials(deepcopy=False)))):
+                    step(study, rng)
+            study.sampler = samplers[name]
+            step(study, rng)  # the first look at trials of another sampler is not repeated
+        seconds: dict[str, list[float]] = {name: [] for name in SAMPLERS}
+        for _ in range(repeats):
+            for name, study in studies.items():
+                seconds[name].append(step(study, rng))
+        for name, taken in seconds.items():
+            medians[name].append(1e3 * statistics.median(taken))
+            print(f"{size:6d} trials  {name:24s} {medians[name][-1]:8.2f} ms", flush=True)
+    return medians
+
+
+def table(sizes: list[int], repeats: int, medians: dict[str, list[float]]) -> str:
+    """The measurement as a page."""
+    head = " | ".join(f"{size:,} trials" for size in sizes)
+    lines = [
+        "# What the sampler costs",
+        "",
+        f"Median milliseconds of ask, seven suggestions and tell, in memory, {repeats} each, all",
+        "samplers in one run, turn by turn.",
+        "",
+        f"| sampler | {head} |",
+        f"|---|{'---:|' * len(sizes)}",
+    ]
+    lines += [
+        f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |"
+        for name, values in medians.items()
+    ]
+    paper, random = medians["BioTuneSampler, paper"], medians["RandomSampler"]
+    lines += [
+        "",
+        f"At {sizes[-1]:,} trials the paper preset costs {paper[-1] / random[-1]:.1f} times the "
+        f"random sampler, and {paper[-1] / paper[0]:.1f} times what it costs at {sizes[0]:,}.",
+        "",
+        f"Python {platform.python_version()}, Optuna {optuna.__version__}, NumPy "
+        f"{np.__version__}, {os.cpu_count()} CPU cores shared with other work. Made by",
+        "`python studies/benchmarks/overhead.py --write`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures and, on request, writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", default="100,1000,10000")
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")
+    sizes = [int(size) for size in args.sizes.split(",")]
+    page = table(sizes, args.repeats, measure(sizes, args.repeats))
+    if args.write:
+        DOC.write_text(page)
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
