@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["CachedFeatures", "PrefixCache", "PrefixFeed", "compute_features", "digest"]
 
 _MIB = 2**20
-_CHUNK = 64  # images of one forward pass through a prefix
+CHUNK = 64
+"""Images of one forward pass through a prefix."""
 
 
 class CachedFeatures:
@@ -181,6 +182,7 @@ def compute_features(
     autocast: Callable[[], Any],
     augmentation: str = "none",
     generator: torch.Generator | None = None,
+    chunk: int = CHUNK,
 ) -> CachedFeatures:
     """Runs a frozen prefix over images, in eval mode, in chunks of their ascending order.
 
@@ -191,12 +193,13 @@ def compute_features(
         autocast: Makes the context that the run trains in.
         augmentation: Policy of the data layer, for a fixed view.
         generator: Draws of that view.
+        chunk: Images of one forward pass.
     """
     found = CachedFeatures(idx, len(images))
     with torch.no_grad(), autocast():
-        for start in range(0, len(idx), _CHUNK):
+        for start in range(0, len(idx), chunk):
             batch = images.batch(
-                idx[start : start + _CHUNK], augmentation=augmentation, generator=generator
+                idx[start : start + chunk], augmentation=augmentation, generator=generator
             )
             found.write(start, cut.prefix(batch))
     return found

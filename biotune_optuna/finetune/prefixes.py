@@ -13,7 +13,7 @@ import torch
 
 from biotune_optuna.finetune.cut import close, find_cut
 from biotune_optuna.finetune.device import full_precision, isolated_randomness, out_of_memory
-from biotune_optuna.finetune.prefix_cache import compute_features, digest
+from biotune_optuna.finetune.prefix_cache import CHUNK, compute_features, digest
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -179,22 +179,28 @@ class Prefixes:
         autocast = functools.partial(
             torch.autocast, self._device.type, dtype=self._amp, enabled=self._amp is not None
         )
-        make = functools.partial(
-            compute_features,
-            cut,
-            self._images,
-            members,
-            autocast=autocast,
-            augmentation=augmentation,
-        )
-        try:
-            return make(generator=torch.Generator().manual_seed(view))
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-        _log.warning("memory ran out while a frozen prefix was cached; older features are dropped")
-        self._cache.clear()
-        return make(generator=torch.Generator().manual_seed(view))
+        chunk = CHUNK
+        while True:
+            try:
+                return compute_features(
+                    cut,
+                    self._images,
+                    members,
+                    autocast=autocast,
+                    augmentation=augmentation,
+                    generator=torch.Generator().manual_seed(view),
+                    chunk=chunk,
+                )
+            except RuntimeError as error:
+                if not out_of_memory(error) or chunk == 1:
+                    raise
+            chunk //= 2
+            _log.warning(
+                "memory ran out while a frozen prefix was cached; older features are dropped and "
+                "%d images taken at once",
+                chunk,
+            )
+            self._cache.clear()
 
     # -- cuts ------------------------------------------------------------------------------------
 

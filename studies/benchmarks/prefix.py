@@ -54,9 +54,9 @@ def layers_by_block(name: str, model: nn.Module) -> list[list[nn.Module]]:
             [model.fc],
         ]
     if "efficientnet" in name:
-        tail = [model.conv_head, model.bn2, model.global_pool, model.classifier]
         stages = [[stage] for stage in model.blocks]
-        return [[model.conv_stem, model.bn1], *stages, tail]
+        stages[-1] += [model.conv_head, model.bn2, model.global_pool]
+        return [[model.conv_stem, model.bn1], *stages, [model.classifier]]
     raise click.BadParameter(f"{name}: only resnet and efficientnet are written out by hand here")
 
 
@@ -152,18 +152,26 @@ def row(seconds: dict[str, list[float]], length: int, n_blocks: int) -> list[str
 @click.option("--size", default=96, show_default=True, help="Side of the images in pixels.")
 @click.option("--images", "n", default=128, show_default=True, help="Images of an epoch.")
 @click.option("--batch-size", default=32, show_default=True)
+@click.option("--frozen", default="", help="Lengths of the prefix, as 2,5; default all.")
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", default=1, show_default=True, help="CPU threads.")
 def main(  # noqa: PLR0917 - one argument an option
-    models: str, size: int, n: int, batch_size: int, repeats: int, device: str, threads: int
+    models: str,
+    size: int,
+    n: int,
+    batch_size: int,
+    frozen: str,
+    repeats: int,
+    device: str,
+    threads: int,
 ) -> None:
     """Prints one Markdown table a model."""
     torch.set_num_threads(threads)
     for name in models.split(","):
         images = made_up_images(n, size, device)
         n_blocks = len(layers_by_block(name, make_model(name)))
-        lengths = list(range(1, n_blocks))
+        lengths = [int(f) for f in frozen.split(",") if f] or list(range(1, n_blocks))
         seconds = interleaved(turns(name, images, batch_size, lengths), repeats)
         how = f"{size} px, {n} images, batches of {batch_size}, {repeats} rounds, {unit(device)}"
         full = statistics.median(seconds["full"])

@@ -309,6 +309,25 @@ def test_a_model_is_whole_again_after_a_cached_run(images, split):
     assert not any("forward" in m.__dict__ for m in trainer.model.modules())
 
 
+def test_memory_running_out_while_filling_takes_fewer_images_at_once(images, split):
+    trainer = make_trainer(images)
+    expected = trainer.fit(freezing(trainer, 3), *split, seed=0)
+    served = images.batch
+
+    def batch(idx, **options):
+        if len(idx) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return served(idx, **options)
+
+    images.batch = batch
+    other = make_trainer(images)
+    images.served.clear()
+    result = other.fit(freezing(other, 3), *split, seed=0)
+    assert {len(b) for b in images.served if len(b) > 4} == {8}
+    assert (result.cache_misses, result.cache_hits) == (60, 180)
+    np.testing.assert_allclose(np.array(curve(result)), np.array(curve(expected)), rtol=1e-3)
+
+
 def test_bf16_features_are_stored_as_they_come(images, split):
     trainer = make_trainer(images, amp="bf16")
     whole = make_trainer(images, amp="bf16", prefix_cache_mb=0)

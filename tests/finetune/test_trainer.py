@@ -13,6 +13,7 @@ from torch import nn
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
 from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.batches import Loss, Order, class_weights
+from biotune_optuna.finetune.device import amp_dtype, out_of_memory, resolve_device
 from biotune_optuna.finetune.loop import Tactic
 from biotune_optuna.finetune.optim import Schedule
 from biotune_optuna.finetune.trainer import StopTraining, Trainer, TrainSettings
@@ -528,6 +529,36 @@ def test_absent_devices_are_named(images, device, words):
     model, blocks = make_model()
     with pytest.raises(BioTuneError, match=words):
         Trainer(model, blocks, images, TrainSettings(), device=device)
+
+
+def test_devices_by_name():
+    assert resolve_device("cpu") == torch.device("cpu")
+    auto = resolve_device("auto")
+    assert auto.type == "cuda" if torch.cuda.is_available() else auto.type in ("cpu", "mps")
+    assert amp_dtype("auto", torch.device("cpu")) is None
+    assert amp_dtype("bf16", torch.device("cpu")) is torch.bfloat16
+
+
+def test_images_elsewhere_than_the_training_are_refused(images):
+    model, blocks = make_model()
+    served = images.batch
+    images.batch = lambda *a, **k: served(*a, **k).to("meta")
+    with pytest.raises(DataError, match="images are on meta and training is on cpu"):
+        Trainer(model, blocks, images, TrainSettings(), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("x"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_memory_running_out(error, is_memory):
+    assert out_of_memory(error) == is_memory
 
 
 def test_an_unknown_optimizer_and_fp16_on_the_cpu_are_refused(images):
