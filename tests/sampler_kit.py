@@ -116,7 +116,7 @@ def in_child(work) -> int:
     if pid == 0:
         try:
             work()
-        except BaseException:
+        except BaseException:  # noqa: BLE001  (nothing may leave the forked child)
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)

@@ -143,14 +143,14 @@ def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model |
     chosen, noise = _choose(groups, targets, counts)
     points = _scaled(groups, chosen)
     kernel = _matern(_squared(points, points))
-    factor, weights, center, variance = _solve(kernel, targets, noise / counts)
+    factor, residual, center, variance = _whiten(kernel, targets, noise / counts)
     deviation = spread * math.sqrt(variance)
     return Model(
         domain=domain,
         scales=chosen,
         noise=deviation * math.sqrt(noise),
         _points=points,
-        _weights=spread * weights,
+        _weights=np.asarray(spread * np.linalg.solve(factor.T, residual)),
         _factor=factor,
         _mean=float(costs.mean() + spread * center),
         _deviation=deviation,
@@ -192,22 +192,21 @@ def _winsorized(costs: Vector) -> Vector:
     return np.minimum(costs, middle + _CLIP * scale)
 
 
-def _solve(kernel: Vector, targets: Vector, noise: Vector) -> tuple[Vector, Vector, float, float]:
-    """Cholesky factor, weights, constant mean (generalised least squares) and signal variance."""
+def _whiten(kernel: Vector, targets: Vector, noise: Vector) -> tuple[Vector, Vector, float, float]:
+    """Cholesky factor, whitened residual, constant mean (generalised least squares), variance."""
     n = len(targets)
     factor = np.linalg.cholesky(kernel + np.diag(noise + _JITTER))
     both = np.linalg.solve(factor, np.stack([targets, np.ones(n)], axis=1))
     center = float(both[:, 1] @ both[:, 0] / (both[:, 1] @ both[:, 1]))
-    residual = both[:, 0] - center * both[:, 1]
+    residual: Vector = both[:, 0] - center * both[:, 1]
     # A vague inverse-gamma prior keeps the variance sane for a handful of points.
     variance = float((residual @ residual + 2.0) / (n + 2.0))
-    weights: Vector = np.linalg.solve(factor.T, residual)
-    return np.asarray(factor), weights, center, variance
+    return np.asarray(factor), residual, center, variance
 
 
 def _evidence(kernel: Vector, targets: Vector, noise: Vector) -> float:
     """Log marginal likelihood, the signal variance profiled out."""
-    factor, _, _, variance = _solve(kernel, targets, noise)
+    factor, _, _, variance = _whiten(kernel, targets, noise)
     n = len(targets)
     return -0.5 * (n + 2.0) * math.log(variance) - float(np.log(np.diag(factor)).sum())
 

@@ -1,11 +1,11 @@
 """Which searcher finds the best recipe within a budget, when values are noisy?
 
-    python studies/benchmarks/search.py [--seeds 20] [--workers 2] [--only NAME …] [--write]
+    python studies/benchmarks/search.py [--seeds 20] [--workers 2] [--only NAME …] [--no-write]
 
 Closed-form landscapes (`_landscapes.py`), the same space for all. What counts is the noise-free
 value of the genome that each searcher would choose: for Optuna's samplers and the paper preset the
-one with the best value observed, for the default preset the first of `rank_finished`. ``--write``
-puts the table into docs/benchmarks/search.md.
+one with the best value observed, for the default preset the first of `rank_finished`. Unless
+told not to, it puts the table into docs/benchmarks/search.md.
 """
 
 from __future__ import annotations
@@ -110,17 +110,17 @@ def table(results: list[tuple[str, str, list[float]]], seeds: int) -> str:
                 cells = [f"{m:.4f} ± {e:.4f}" for m, e in zip(rows.mean(0), error, strict=True)]
                 lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
-    lines += ["Made by `python studies/benchmarks/search.py --write`.", ""]
+    lines += ["Made by `python studies/benchmarks/search.py`.", ""]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Runs the searches and, on request, writes the page."""
+    """Runs the searches and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=list(SEARCHERS), choices=list(SEARCHERS))
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--no-write", action="store_true")
     args = parser.parse_args()
     tasks = [
         (name, landscape, seed)
@@ -131,7 +131,7 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
         results = pool.map(run, tasks, chunksize=1)
     page = table(results, args.seeds)
-    if args.write:
+    if not args.no_write:
         DOC.write_text(page)
     print(page)
 

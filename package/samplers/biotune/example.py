@@ -19,4 +19,4 @@ if __name__ == "__main__":
     )
     study.optimize(objective, n_trials=50)
     best = biotune.rank_finished(study, space)[0]
-    print(space.genome(study.trials[best].params).decode().describe())
+    print(space.genome(study.trials[best].params).decode().describe())  # noqa: T201
