@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from biotune_optuna.report.figures.cost import time_spent
-from biotune_optuna.report.text import count, duration, label, method_words
+from biotune_optuna.report.text import count, duration, label, method_words, plural
 from biotune_optuna.report.view import StudyView, seconds
 from biotune_optuna.report.words import cost_sentences, describe, describe_trial
 
@@ -61,9 +61,9 @@ def tiles(view: StudyView) -> str:
         found.append((view.say(view.best.value), f"best {view.metric_words} {where}so far"))
     for pair in view.confirm.get("paired", ()):
         other = view.contender(str(pair["against"])) or {}
-        if other.get("method") == "full":
+        if other.get("method") in ("full", "biotune"):
             span = view.say_interval(pair["low"], pair["high"], difference=True)
-            words = f"against full fine-tuning, {span}"
+            words = f"on the test against {method_words(other)}, {span}"
             found.append((view.say_difference(pair["difference"]), words))
     share = winner.get("trainable_pct") if winner else None
     if share is None and view.best is not None:
@@ -260,13 +260,18 @@ def trust(view: StudyView) -> str:
     sentences = []
     looks = view.test_looks
     if looks:
-        times = "once" if len(looks) == 1 else f"{len(looks)} times"
         when = "; ".join(
-            f"{look.get('what', '?')} at {str(look.get('time', '?'))[:16]}" for look in looks
+            f"{look.get('what', '?')} at {str(look.get('time', '?'))[:16].replace('T', ' ')}"
+            for look in looks
         )
-        sentences.append(f"The test data was looked at {times}: {when}.")
-        if len(looks) > 1:
-            sentences.append("Each further look makes the test score a little more optimistic.")
+        sentences.append(f"The test data was looked at in {plural(len(looks), 'test')}: {when}.")
+        if len(looks) > len(view.confirm.get("tests", ())):
+            sentences.append(
+                "Some of these belong to earlier confirmations. Each further look makes the test"
+                " score a little more optimistic."
+            )
+        else:
+            sentences.append("Each model was tested once, after the choice had been made.")
     elif view.spec:
         sentences.append("The test data has not been looked at yet.")
     if len(view.complete) > 1:

@@ -135,7 +135,7 @@ def format_status(status: StudyStatus) -> str:
         status: As `study_status` gave it.
     """
     trials = status["trials"]
-    words = {"pruned": "stopped early", "fail": "failed"}
+    words = {"pruned": "stopped early", "fail": "failed or stopped"}
     said = ", ".join(f"{n:,} {words.get(s, s)}" for s, n in trials.items() if n) or "none yet"
     total = f" of {status['goal']:,}" if status["goal"] else ""
     lines = [("study", status["study"]), ("trials", f"{status['finished']:,}{total} ({said})")]

@@ -225,14 +225,19 @@ class StudyView:
 
     @property
     def chosen_trial(self) -> FrozenTrial | None:
-        """The trial that the study stands for: BioTune's confirmed one, else the best so far."""
-        names = [self.winner] if self.winner else []
-        names += self.confirm.get("candidates", ())
-        for record in names:
-            trial = self.by_number.get(record.get("trial", -1)) if record else None
-            if trial is not None:
+        """The trial the study stands for: BioTune's best confirmed one, else the best so far."""
+        worst = -math.inf if self.direction == StudyDirection.MAXIMIZE else math.inf
+        chosen, mean = self.best, worst
+        for record in self.contenders:
+            trial = self.by_number.get(record.get("trial", -1))
+            if trial is None:
+                continue
+            if record == self.winner:
                 return trial
-        return self.best
+            value = float(record.get("mean") or math.nan)
+            if self.better(value, mean):
+                chosen, mean = trial, value
+        return chosen
 
     # ---- training --------------------------------------------------------------------------
 

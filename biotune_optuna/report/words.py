@@ -188,7 +188,7 @@ def search_sentences(view: StudyView) -> list[str]:
     states = {
         "complete": len(view.in_state(TrialState.COMPLETE)),
         "stopped early": len(view.in_state(TrialState.PRUNED)),
-        "failed": len(view.in_state(TrialState.FAIL)),
+        "failed or stopped": len(view.in_state(TrialState.FAIL)),
         "running": len(view.in_state(TrialState.RUNNING)),
     }
     said = ", ".join(f"{n:,} {words}" for words, n in states.items() if n)

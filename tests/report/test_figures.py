@@ -220,7 +220,7 @@ def test_time_is_counted_once() -> None:
     assert spent == {
         "training, trial kept": 8.0,
         "training, trial stopped early": 3.0,
-        "trials that failed": 6.0,
+        "trials that failed or were stopped": 6.0,
         "around training (loading, writing)": 3.0,
         "confirmation": 7.5,
     }
@@ -349,3 +349,44 @@ def test_several_objectives_are_refused_in_one_line() -> None:
 def test_infinite_values_are_left_out() -> None:
     figure = figures.search_history(study_of([{"value": math.inf}, {"value": 0.5}]))
     assert list(trace(figure, "trial").y) == [0.5]
+
+
+@pytest.fixture(scope="module")
+def own_objective() -> optuna.Study:
+    """Plain ``optuna.create_study`` with our sampler and somebody's own objective."""
+    from biotune_optuna.genome import GenomeSpace
+    from biotune_optuna.recipe import BlockRecipe
+    from biotune_optuna.sampler import BioTuneSampler
+
+    space = GenomeSpace([BlockRecipe(name, 1.0) for name in ("stem", "body", "head")])
+    study = optuna.create_study(
+        direction="maximize", sampler=BioTuneSampler(space=space, population_size=6, seed=1)
+    )
+
+    def objective(trial: optuna.Trial) -> float:
+        rates = space.suggest(trial).decode().multipliers
+        return rates["head"] / 10 - 0.05 * (rates["stem"] > 0)
+
+    study.optimize(objective, n_trials=30)
+    return study
+
+
+def test_genomes_of_somebody_elses_objective_are_decoded(own_objective: optuna.Study) -> None:
+    view = as_view(own_objective)
+    assert view.blocks == ("stem", "body", "head")
+    for trial in view.complete:
+        rates = view.recipes[trial.number]
+        assert trial.value == rates["head"] / 10 - 0.05 * (rates["stem"] > 0)
+    cells = next(t for t in figures.genome_heatmap(view).data if t.type == "heatmap")
+    best = view.recipes[view.ranked[0].number]
+    expected = [round(math.log10(m), 4) if m > 0 else None for m in best.values()]
+    assert [row[0] for row in cells.z] == expected
+
+
+def test_roles_and_parents_of_somebody_elses_objective_are_drawn(
+    own_objective: optuna.Study,
+) -> None:
+    figure = figures.search_history(own_objective)
+    assert {"random newcomer", "offspring"} & {t.name for t in figure.data}
+    assert sum(sum(t.y) for t in figure.data if t.type == "bar") == 30
+    assert figures.lineage(own_objective).data

@@ -67,7 +67,7 @@ def test_confirmed_study_reads_well(confirmed_study: optuna.Study, tmp_path: Pat
         in words
     )
     assert f"(95 % interval {100 * test['low']:.1f} to {100 * test['high']:.1f} %)" in words
-    assert "The test data was looked at once: confirmation at 2026-01-05T09:10." in words
+    assert "The test data was looked at in 1 test: confirmation at 2026-01-05 09:10." in words
     assert "40 recipes were evaluated (36 complete, 4 stopped early)." in words
     assert (
         "full fine-tuning had its base rate chosen on the same validation images" in words.lower()
@@ -223,3 +223,25 @@ def test_place_that_is_no_folder_is_one_clear_line(make_study: Any, tmp_path: Pa
     with pytest.raises(StudyError, match=r"cannot be written .*give a path in a folder") as caught:
         write_report(make_study(1), tmp_path / "file" / "report.html")
     assert "\n" not in str(caught.value)
+
+
+def test_looks_beyond_this_confirmation_are_said_to_flatter() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr("confirm", paired(-0.1, 0.1))
+    look = {"time": "2026-01-05T09:10:00", "what": "full"}
+    study.set_user_attr("test_looks", [look])
+    assert "tested once, after the choice" in text_of(page(as_view(study)))
+    study.set_user_attr("test_looks", [look, look])
+    assert "looked at in 2 tests" in text_of(page(as_view(study)))
+    assert "a little more optimistic" in text_of(page(as_view(study)))
+
+
+def test_rival_that_won_is_shown_beside_the_best_confirmed_recipe(make_study: Any) -> None:
+    study = make_study(12, confirmed=True, rival_wins=True)
+    view = as_view(study)
+    stored = view.confirm
+    better = dict(stored["candidates"][0], name="trial 2", trial=2, mean=0.99)
+    study.set_user_attr("confirm", {**stored, "candidates": [*stored["candidates"], better]})
+    chosen = as_view(study).chosen_trial
+    assert chosen is not None
+    assert chosen.number == 2

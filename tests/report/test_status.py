@@ -89,7 +89,7 @@ def test_text_is_for_people(running: optuna.Study) -> None:
     text = format_status(study_status(running, now=START + dt.timedelta(minutes=8)))
     lines = dict(line.split(maxsplit=1) for line in text.splitlines())
     assert lines["study"] == "flowers"
-    assert lines["trials"] == "3 (2 complete, 1 stopped early, 1 failed, 1 running)"
+    assert lines["trials"] == "3 (2 complete, 1 stopped early, 1 failed or stopped, 1 running)"
     assert lines["result"] == "Best accuracy so far: 75.0 %, by trial 1."
     assert lines["recipe"] == "blocks 1-2 frozen, head at 3×, base rate 0.01 (trial 1)"
     assert lines["rate"] == "20 trials an hour"

@@ -132,7 +132,7 @@ def time_spent(study: Study | StudyView) -> dict[str, float]:
         (
             "training, trial kept",
             "training, trial stopped early",
-            "trials that failed",
+            "trials that failed or were stopped",
             "around training (loading, writing)",
             "confirmation",
         ),
@@ -144,7 +144,7 @@ def time_spent(study: Study | StudyView) -> dict[str, float]:
         wall = trial.duration.total_seconds() if trial.duration is not None else 0.0
         said = seconds(trial) or 0.0
         if trial.state == TrialState.FAIL:
-            parts["trials that failed"] += wall
+            parts["trials that failed or were stopped"] += wall
         elif trial.state == TrialState.PRUNED:
             parts["training, trial stopped early"] += said
         else:
@@ -169,7 +169,11 @@ def where_time_went(study: Study | StudyView) -> go.Figure:
     total = sum(spent.values())
     if total <= 0:
         raise NothingToShow("No trial has finished yet, so no time was spent.")
-    colours = {"training, trial kept": BLUE, "confirmation": ORANGE, "trials that failed": BLACK}
+    colours = {
+        "training, trial kept": BLUE,
+        "confirmation": ORANGE,
+        "trials that failed or were stopped": BLACK,
+    }
     kinds = list(spent)
     figure = go.Figure(
         go.Bar(
