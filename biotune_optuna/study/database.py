@@ -13,14 +13,15 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
+from sqlalchemy import and_, event, or_
 from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
 
 from biotune_optuna.lease import HOLDER_KEY
+from biotune_optuna.study.rows import load_trials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from sqlalchemy.engine import URL, Connection, Engine
 
@@ -30,6 +31,7 @@ __all__ = ["Database", "engine_settings", "reading"]
 
 BUSY_SECONDS = 60.0
 _PLUGIN = "biotune"
+_MANY = 5000  # ids in one statement; SQLite takes 32,766
 _mode = threading.local()
 
 
@@ -151,6 +153,37 @@ class Database(RDBStorage):
     def __setstate__(self, state: dict[Any, Any]) -> None:
         with reading():  # for the reason given where a database is opened
             super().__setstate__(state)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return one trial."""
+        with _create_scoped_session(self.scoped_session) as session:
+            found = load_trials(session, models.TrialModel.trial_id == trial_id)
+        if not found:
+            raise KeyError(models.NOT_FOUND_MSG)
+        return found[0]
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        trial = models.TrialModel
+        newer = trial.trial_id > trial_id_greater_than
+        older = [n for n in included_trial_ids if n <= trial_id_greater_than]
+        if len(older) > _MANY:
+            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        condition = and_(
+            trial.study_id == study_id, or_(newer, trial.trial_id.in_(older)) if older else newer
+        )
+        if states is not None:
+            condition = and_(condition, trial.state.in_([s for s in TrialState if s in states]))
+        with _create_scoped_session(self.scoped_session) as session:
+            found = load_trials(session, condition)
+            if not found:
+                models.StudyModel.find_or_raise_by_id(study_id, session)
+        return found
 
     def _create_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None = None

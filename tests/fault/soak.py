@@ -46,6 +46,7 @@ class Plan:
     url: str
     log: str
     loop: str = "ours"  # or "optuna": study.optimize on Optuna's own storage with heartbeats
+    sampler: str = "biotune"  # or "random", writing the same attributes
     n_trials: int = 400
     n_workers: int = 8
     seconds: tuple[float, float] = (0.05, 0.35)
@@ -99,12 +100,28 @@ def work(plan: Plan) -> None:
         raise
 
 
+class RandomWithAttributes(optuna.samplers.RandomSampler):
+    """Writes what BioTuneSampler writes, to compare the searches and not the attributes."""
+
+    def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        storage, trial_id = study._storage, trial._trial_id
+        claim = {
+            "params": {f"x{n}": 0.123456789012345 for n in range(N_PARAMS)},
+            "holder": "h" * 80,
+        }
+        storage.set_trial_system_attr(trial_id, "claim", claim)
+        for key, value in {"generation": 0, "role": "random", "parents": ""}.items():
+            storage.set_trial_user_attr(trial_id, key, value)
+
+
 def work_ours(plan: Plan) -> None:
     study = optuna.create_study(
         study_name=STUDY,
         storage=open_storage(plan.url),
         direction="maximize",
-        sampler=BioTuneSampler(seed=plan.seed),
+        sampler=BioTuneSampler(seed=plan.seed)
+        if plan.sampler == "biotune"
+        else RandomWithAttributes(seed=os.getpid()),
         load_if_exists=True,
     )
     run_trials(study, make_objective(plan), n_trials=plan.n_trials)
