@@ -113,6 +113,8 @@ class PrefixCut:
         self._features: Features | None = None
         self._calls: dict[nn.Module, int] = {}
         self._rows = 0
+        args, kwargs = inputs.fill(tuple(inputs.rows))
+        self._one_input = len(args) == len(inputs.leaves) == 1 and not kwargs
 
     @property
     def bytes_per_image(self) -> int:
@@ -191,7 +193,10 @@ class PrefixCut:
     # -- the suffix ------------------------------------------------------------------------------
 
     def _run_module(self, features: Features) -> torch.Tensor:
-        args, kwargs = self._inputs.fill(features)
+        if self._one_input:  # most networks, and worth sparing the unpacking
+            args, kwargs = features, {}
+        else:
+            args, kwargs = self._inputs.fill(features)
         logits: torch.Tensor = self.module(*args, **kwargs)
         return logits
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PeakMemory",
     "amp_dtype",
+    "autocast",
     "full_precision",
     "isolated_randomness",
     "kernels",
@@ -72,6 +73,13 @@ def amp_dtype(
     if amp == "fp16" and device.type == "cpu":
         raise BioTuneError("amp 'fp16' does not train on the CPU; use bf16, auto or off")
     return torch.bfloat16 if amp == "bf16" else torch.float16
+
+
+def autocast(
+    device: torch.device, amp: torch.dtype | None
+) -> contextlib.AbstractContextManager[object]:
+    """Mixed precision in a type; nothing at all for None."""
+    return contextlib.nullcontext() if amp is None else torch.autocast(device.type, dtype=amp)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ import torch
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.batches import parts
-from biotune_optuna.finetune.device import PeakMemory, out_of_memory
+from biotune_optuna.finetune.device import PeakMemory, autocast, out_of_memory
 from biotune_optuna.finetune.optim import Schedule, build_optimizer
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 
@@ -40,6 +40,7 @@ EXPLODED = 1e4
 which no schedule repairs."""
 
 _CHECK_EVERY = 20  # steps between looks at the loss where a look makes the device wait
+_SAMPLE_EVERY = 5  # epochs between looks at the memory in use
 _SMALLEST_BATCH = 2
 
 
@@ -130,6 +131,7 @@ class Run:
         self.amp = amp
         self.optimizer: torch.optim.Optimizer
         self.device = next(model.parameters()).device
+        self._on_cpu = self.device.type == "cpu"
         self._loss = loss
         self._labels = labels
         self._n_classes = n_classes
@@ -246,7 +248,7 @@ class Run:
         total = torch.zeros((), device=self.device, dtype=torch.float64 if self._on_cpu else None)
         for step, idx in enumerate(batches):
             schedule.apply(self.optimizer, epoch, step)
-            loss = self._step(idx, first=step == 0)
+            loss = self._step(idx, sample=step == 0 and epoch % _SAMPLE_EVERY == 0)
             total += loss * len(idx)
             if self._on_cpu or step % _CHECK_EVERY == _CHECK_EVERY - 1:
                 _check(float(loss))
@@ -254,22 +256,22 @@ class Run:
         _check(mean)
         return mean
 
-    def _step(self, idx: Indices, *, first: bool) -> torch.Tensor:
+    def _step(self, idx: Indices, *, sample: bool) -> torch.Tensor:
         while True:
             try:
-                return self._attempt(idx, first=first)
+                return self._attempt(idx, sample=sample)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
             # outside the handler: the error's traceback would keep the tensors alive
             self._halve(len(idx))
 
-    def _attempt(self, idx: Indices, *, first: bool) -> torch.Tensor:
+    def _attempt(self, idx: Indices, *, sample: bool) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         total: torch.Tensor | None = None
         for part, mass in self._portions(idx):
             loss, n = self._forward(part, mass)
-            if first:
+            if sample:
                 self._memory.sample()
             self.result.images_forward += n
             objective = loss
@@ -294,7 +296,7 @@ class Run:
         return [(idx[part], mass) for part in parts(len(idx), self._held)]
 
     def _forward(self, part: Indices, mass: float) -> tuple[torch.Tensor, int]:
-        with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
+        with autocast(self.device, self.amp):
             logits, targets = self.feed.train(part)
         return self._loss(logits, targets) / mass, len(part)
 
@@ -366,10 +368,6 @@ class Run:
             for name, tensor in self._best.items():
                 state[name].copy_(tensor)
 
-    @property
-    def _on_cpu(self) -> bool:
-        return self.device.type == "cpu"
-
 
 def probabilities(
     forward: Callable[[Indices], torch.Tensor],
@@ -390,7 +388,7 @@ def probabilities(
     Returns:
         (n, C), in the order of ``idx``.
     """
-    with torch.inference_mode(), torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+    with torch.inference_mode(), autocast(device, amp):
         found = [
             forward(idx[start : start + batch_size]).float().softmax(dim=1)
             for start in range(0, len(idx), batch_size)

@@ -25,6 +25,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Builds an optimiser over a recipe's parameter groups.
 
+    Groups of one rate and one weight decay become one, so that fused kernels run once for all.
+
     Args:
         groups: Parameter groups with their own ``lr`` and ``weight_decay``.
         name: A name known to timm's factory.
@@ -37,10 +39,21 @@ def build_optimizer(
     create: Any = _timm("optim").create_optimizer_v2
     fused = {"fused": True} if name.lower() in _FUSED and device.type in _FUSED_DEVICES else {}
     # every group states its rate; this one is timm's required default and is never used
-    optimizer: torch.optim.Optimizer = create(groups, opt=name, lr=groups[0]["lr"], **fused)
+    optimizer: torch.optim.Optimizer = create(
+        _merged(groups), opt=name, lr=groups[0]["lr"], **fused
+    )
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _merged(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for group in groups:
+        found.setdefault((group["lr"], group["weight_decay"]), []).extend(group["params"])
+    return [
+        {"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in found.items()
+    ]
 
 
 def check_optimizer(name: str) -> None:

@@ -46,6 +46,7 @@ class CachedFeatures:
         self._n = len(idx)
         self._stores: list[torch.Tensor] = []
         self._orders: list[tuple[int, ...]] = []
+        self._backs: list[tuple[int, ...]] = []
 
     @property
     def nbytes(self) -> int:
@@ -61,6 +62,7 @@ class CachedFeatures:
                 shape = (self._n, *(tensor.shape[d] for d in order[1:]))
                 self._stores.append(torch.empty(shape, dtype=tensor.dtype, device=tensor.device))
                 self._orders.append(order)
+                self._backs.append(tuple(order.index(d) for d in range(len(order))))
             part = self._stores[position][start : start + len(tensor)]
             part.copy_(tensor.permute(self._orders[position]))
 
@@ -69,11 +71,10 @@ class CachedFeatures:
         rows = torch.from_numpy(self._rows[idx])
         if self._stores[0].device.type != "cpu":
             rows = rows.to(self._stores[0].device, non_blocking=True)
-        found = []
-        for store, order in zip(self._stores, self._orders, strict=True):
-            back = tuple(int(d) for d in np.argsort(order))
-            found.append(store.index_select(0, rows).permute(back))
-        return tuple(found)
+        return tuple(
+            store.index_select(0, rows).permute(back)
+            for store, back in zip(self._stores, self._backs, strict=True)
+        )
 
 
 class PrefixCache:
@@ -139,7 +140,8 @@ class PrefixFeed:
 
     Args:
         suffix: Maps features to logits.
-        images: For the labels.
+        labels: Labels of all images, (N,).
+        device: Where the network is.
         train: Features of the training images, one for each view; epochs take the views in turn.
         evaluation: Features of the validation images, or None.
     """
@@ -149,13 +151,15 @@ class PrefixFeed:
     def __init__(
         self,
         suffix: Callable[[Features], torch.Tensor],
-        images: Images,
         *,
+        labels: Indices,
+        device: torch.device,
         train: list[CachedFeatures],
         evaluation: CachedFeatures | None,
     ) -> None:
         self._suffix = suffix
-        self._images = images
+        self._labels = labels
+        self._device = device
         self._views = train
         self._view = train[0]
         self._evaluation = evaluation
@@ -166,7 +170,8 @@ class PrefixFeed:
 
     def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (n, C) and labels (n,)."""
-        return self._suffix(self._view(idx)), self._images.labels(idx)
+        labels = torch.from_numpy(self._labels[idx]).to(self._device, non_blocking=True)
+        return self._suffix(self._view(idx)), labels
 
     def evaluate(self, idx: Indices) -> torch.Tensor:
         """Logits (n, C)."""

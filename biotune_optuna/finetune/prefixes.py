@@ -12,7 +12,12 @@ import numpy as np
 import torch
 
 from biotune_optuna.finetune.cut import close, find_cut
-from biotune_optuna.finetune.device import full_precision, isolated_randomness, out_of_memory
+from biotune_optuna.finetune.device import (
+    autocast,
+    full_precision,
+    isolated_randomness,
+    out_of_memory,
+)
 from biotune_optuna.finetune.prefix_cache import CHUNK, compute_features, digest
 from biotune_optuna.recipe import Recipe
 
@@ -176,9 +181,6 @@ class Prefixes:
     ) -> CachedFeatures:
         restore(self._model, self._pristine)
         self._model.eval()
-        autocast = functools.partial(
-            torch.autocast, self._device.type, dtype=self._amp, enabled=self._amp is not None
-        )
         chunk = CHUNK
         while True:
             try:
@@ -186,7 +188,7 @@ class Prefixes:
                     cut,
                     self._images,
                     members,
-                    autocast=autocast,
+                    autocast=functools.partial(autocast, self._device, self._amp),
                     augmentation=augmentation,
                     generator=torch.Generator().manual_seed(view),
                     chunk=chunk,
@@ -221,8 +223,7 @@ class Prefixes:
 
     def _checked_cut(self, length: int) -> PrefixCut | None:
         self._model.eval()
-        autocast = torch.autocast(self._device.type, dtype=self._amp, enabled=self._amp is not None)
-        with autocast:
+        with autocast(self._device, self._amp):
             cut = find_cut(self._model, set(self._names(length, len(self._blocks))), self._sample)
         if cut is None or self._random_before(cut, length):
             return None

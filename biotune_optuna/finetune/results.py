@@ -50,7 +50,7 @@ class RunResult:
             of the network that trains. Each pass counts, whether its prefix was cached or not.
         images_backward: Images passed backward.
         peak_memory_mb: Peak memory in MiB: allocated on the device (CUDA), else resident memory of
-            the process sampled at the first step of each epoch, after its forward pass.
+            the process sampled at the first step of every fifth epoch, after its forward pass.
         trainable_parameters: Parameters that train.
         total_parameters: Parameters of the model, each counted once: the denominator of
             `trainable_fraction`.

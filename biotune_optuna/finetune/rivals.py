@@ -332,9 +332,9 @@ class _RGNRates(Tactic):
         largest = max(rgn.values()) or 1.0
         groups: list[dict[str, Any]] = []
         for group in run.optimizer.param_groups:
-            kept = {"weight_decay": group["weight_decay"], "name": group.get("name", "")}
+            decay = group["weight_decay"]
             groups += [
-                {**kept, "params": [p], "lr": run.recipe.lr * rgn[p] / largest}
+                {"params": [p], "lr": run.recipe.lr * rgn[p] / largest, "weight_decay": decay}
                 for p in group["params"]
             ]
         run.use_groups(groups)

@@ -216,7 +216,11 @@ class Trainer:
         if cached is not None:
             with cached.cut.installed() as suffix:
                 yield PrefixFeed(
-                    suffix, self.images, train=cached.train, evaluation=cached.evaluation
+                    suffix,
+                    labels=self._labels,
+                    device=self.device,
+                    train=cached.train,
+                    evaluation=cached.evaluation,
                 )
             return
         generator = torch.Generator().manual_seed(_derived(seed, _AUGMENT))
