@@ -115,7 +115,11 @@ class StudyView:
     def say_difference(self, value: float, *, sign: bool = True) -> str:
         """A difference of two values: points for accuracies, plain numbers otherwise."""
         form = "+" if sign else ""
-        text = f"{100 * value:{form}.1f}\u00a0points" if self.is_accuracy else f"{value:{form}.4f}"
+        scaled, digits, unit = (
+            (100 * value, 1, "\u00a0points") if self.is_accuracy else (value, 4, "")
+        )
+        rounded = round(scaled, digits) + 0.0  # no minus before a zero
+        text = f"{rounded:{form if rounded else ''}.{digits}f}{unit}"
         return text.replace("-", "−")
 
     def say_interval(self, low: float, high: float, *, difference: bool = False) -> str:

@@ -128,7 +128,10 @@ def _against(
             sides[2].append((name, f"It is {size} worse than {name} ({between})."))
         else:
             where = "ahead of" if float(pair["difference"]) >= 0 else "behind"
-            sides[1].append((name, f"It is {size} {where} {name}; that may be chance ({between})."))
+            apart = f"{size} {where}" if any(c in "123456789" for c in size) else "level with"
+            sides[1].append(
+                (name, f"It is {apart} {name}; the test cannot tell them apart ({between}).")
+            )
     return sides[0], sides[1], sides[2]
 
 

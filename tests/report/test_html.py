@@ -245,3 +245,19 @@ def test_rival_that_won_is_shown_beside_the_best_confirmed_recipe(make_study: An
     chosen = as_view(study).chosen_trial
     assert chosen is not None
     assert chosen.number == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.012, "+1.2\u00a0points"), (-0.0301, "−3.0\u00a0points"), (-0.0001, "0.0\u00a0points")],
+)
+def test_differences_read_in_points(value: float, words: str) -> None:
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr("confirm", {"metric": "accuracy"})
+    assert as_view(study).say_difference(value) == words
+
+
+def test_no_difference_is_called_level() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr("confirm", paired(-0.01, 0.01))
+    assert "It is level with full fine-tuning;" in " ".join(verdict(as_view(study)).sentences)

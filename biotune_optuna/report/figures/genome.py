@@ -72,14 +72,20 @@ def genome_heatmap(study: Study | StudyView, *, max_columns: int = MAX_COLUMNS) 
     _add_cells(figure, view, trials)
     figure.update_yaxes(tickformat=view.axis_format, nticks=4, row=1, col=1)
     _ticks(figure, trials)
-    title = (
-        f"What was tried: {len(trials):,} recipes, best on the left (above: {view.metric_words})"
-    )
+    title = f"What was tried: {len(trials):,} recipes, best on the left"
     if len(trials) < len(all_trials):
-        title = (
-            f"The best {len(trials):,} of {len(all_trials):,} recipes, best on the left"
-            f" (above: {view.metric_words})"
-        )
+        title = f"The best {len(trials):,} of {len(all_trials):,} recipes, best on the left"
+    figure.add_annotation(
+        text=view.metric_words,
+        xref="x domain",
+        yref="y domain",
+        x=1,
+        y=1,
+        xanchor="right",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": 11, "color": GREY},
+    )
     height = 230 + 22 * max(6, len(view.blocks))
     return finish(figure, title, height=height, legend=True, bargap=0, barcornerradius=0)
 
