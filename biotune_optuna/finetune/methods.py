@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.lora import LoRA
+from biotune_optuna.finetune.rgn import AutoRGN
 from biotune_optuna.finetune.rivals import (
     RATES,
-    AutoRGN,
     LinearProbeThenFull,
     Setting,
     StartingPoint,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from biotune_optuna.errors import BioTuneError
-from biotune_optuna.finetune import rivals
+from biotune_optuna.finetune import rgn, rivals
 from biotune_optuna.finetune.loop import Tactic
 from biotune_optuna.finetune.methods import METHODS, get_method
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
@@ -239,7 +239,7 @@ def test_auto_rgn_rates_are_the_relative_gradient_norms(images, split):
     trainer = make_trainer(images, epochs=2, schedule="constant")
     records = []
 
-    class Spy(rivals._RGNRates):
+    class Spy(rgn._RGNRates):
         def before_epoch(self, run, epoch):
             held = run.optimizer
             before = {n: b.clone() for n, b in run.model.named_buffers()}
@@ -284,13 +284,13 @@ def test_auto_rgn_rates_are_the_relative_gradient_norms(images, split):
 
 def test_rgn_gives_a_recipe_to_start_a_search(images, split):
     trainer = make_trainer(images)
-    recipe = rivals.rgn_recipe(trainer, split[0], lr=1e-2, seed=0)
+    recipe = rgn.rgn_recipe(trainer, split[0], lr=1e-2, seed=0)
     multipliers = list(recipe.multipliers.values())
     assert len(multipliers) == len(trainer.blocks)
     assert max(multipliers) == 1.0
     assert all(0 < m <= 1 for m in multipliers)
     assert len(set(multipliers)) == len(multipliers)
-    assert recipe == rivals.rgn_recipe(trainer, split[0], lr=1e-2, seed=0)
+    assert recipe == rgn.rgn_recipe(trainer, split[0], lr=1e-2, seed=0)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit"])
