@@ -59,7 +59,7 @@ def tiles(view: StudyView) -> str:
     elif view.best:
         where = "on validation " if view.spec else ""
         found.append((view.say(view.best.value), f"best {view.metric_words} {where}so far"))
-    for pair in view.confirm.get("paired", ()):
+    for pair in view.paired:
         other = view.contender(str(pair["against"])) or {}
         if other.get("method") in ("full", "biotune"):
             span = view.say_interval(pair["low"], pair["high"], difference=True)

@@ -104,7 +104,7 @@ class StudyView:
     @property
     def axis_format(self) -> str:
         """D3 format of an axis of values."""
-        return ".1~%" if self.is_accuracy else ".4~g"
+        return ".3~%" if self.is_accuracy else ".4~g"
 
     def say(self, value: float | None) -> str:
         """A value for the reader: ``93.1 %`` for accuracies, ``0.931`` for anything else."""
@@ -209,6 +209,13 @@ class StudyView:
         """Confirmed candidates, then rivals."""
         both = [*self.confirm.get("candidates", ()), *self.confirm.get("rivals", ())]
         return [dict(c) for c in both if isinstance(c, Mapping)]
+
+    @property
+    def paired(self) -> list[dict[str, Any]]:
+        """Differences on the test, the winner's score minus another's, with their intervals."""
+        keys = ("difference", "low", "high")
+        pairs = self.confirm.get("paired", ())
+        return [dict(p) for p in pairs if all(_finite(p.get(key)) for key in keys)]
 
     @property
     def model_dir(self) -> str | None:

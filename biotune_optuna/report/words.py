@@ -87,7 +87,7 @@ def _without_confirmation(view: StudyView) -> Verdict:
     sentences = [describe_trial(view, best)]
     if view.spec:
         n = len(view.complete)
-        flatters = f"It is the best of {n} on the same validation images, so it flatters: "
+        flatters = f"It is the best of {n:,} on the same validation images, so it flatters: "
         sentences.append(
             (flatters if n > 1 else "It was measured on validation images: ")
             + "expect somewhat less on new images. The confirmation on test data is still to come."
@@ -114,7 +114,7 @@ def _against(
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[tuple[str, str]]]:
     """Pairs (rival, sentence) that the winner beats clearly, is level with, or loses to."""
     sides: tuple[list[tuple[str, str]], ...] = ([], [], [])
-    for pair in view.confirm.get("paired", ()):
+    for pair in view.paired:
         other = view.contender(str(pair["against"])) or {"method": pair["against"]}
         if other.get("method") == winner.get("method"):
             continue

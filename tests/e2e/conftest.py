@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sync_api = pytest.importorskip("playwright.sync_api")
+from playwright import sync_api
 
 NAME = "digits-e2e"
 N_TRIALS = 14
@@ -26,7 +25,9 @@ ARGUMENTS = (
 def browser() -> Iterator[Any]:
     path = os.environ.get("BIOTUNE_CHROMIUM") or shutil.which("chromium")
     if path is None:
-        pytest.skip("no chromium on this machine; apt-get install chromium")
+        pytest.fail(
+            "no chromium on this machine; apt-get install chromium, or set BIOTUNE_CHROMIUM"
+        )
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         yield browser

@@ -261,3 +261,11 @@ def test_no_difference_is_called_level() -> None:
     study = optuna.create_study(direction="maximize")
     study.set_user_attr("confirm", paired(-0.01, 0.01))
     assert "It is level with full fine-tuning;" in " ".join(verdict(as_view(study)).sentences)
+
+
+def test_differences_without_an_interval_are_left_out() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr("confirm", paired(float("nan"), float("nan")))
+    words = text_of(page(as_view(study)))
+    assert "nan" not in words
+    assert "90.0 %" in words

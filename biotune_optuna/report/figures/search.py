@@ -269,7 +269,8 @@ def _add_ties(
 def _add_family(
     figure: go.Figure, view: StudyView, family: list[FrozenTrial], line: list[FrozenTrial]
 ) -> None:
-    named = {t.number for t in line[-6:]}
+    ends = line if len(line) <= 8 else [line[0], line[-1]]  # all names of a long line collide
+    named = {t.number for t in ends}
     for role in dict.fromkeys(str(t.user_attrs.get("role", "")) for t in family):
         members = [t for t in family if str(t.user_attrs.get("role", "")) == role]
         look = mark(role)
