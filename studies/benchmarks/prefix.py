@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 import torch
-from engine_common import (
+from _engine_common import (
     interleaved,
     made_up_images,
     make_model,

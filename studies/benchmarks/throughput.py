@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 import torch
-from engine_common import (
+from _engine_common import (
     MEAN,
     STD,
     interleaved,
