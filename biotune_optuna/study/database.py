@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
+import time
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import and_, event, or_
 from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
+from sqlalchemy.exc import DisconnectionError
 
 from biotune_optuna.lease import HOLDER_KEY
 from biotune_optuna.study.rows import load_trials
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Database", "engine_settings", "reading"]
 
 BUSY_SECONDS = 60.0
+_IDLE_SECONDS = 5.0
 _PLUGIN = "biotune"
 _MANY = 5000  # ids in one statement; SQLite takes 32,766
 _mode = threading.local()
@@ -62,9 +65,11 @@ class ConnectionSettings(CreateEnginePlugin):
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", self._connect_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
-        elif engine.dialect.name == "postgresql":
+        else:
+            ping_if_idle(engine)
+        if engine.dialect.name == "postgresql":
             event.listen(engine, "connect", self._connect_postgres)
-        elif self._read_only:
+        elif engine.dialect.name != "sqlite" and self._read_only:
             event.listen(engine, "connect", _connect_mysql_read_only)
 
     def _connect_sqlite(self, connection: Any, _record: Any) -> None:
@@ -98,6 +103,31 @@ class ConnectionSettings(CreateEnginePlugin):
         connection.commit()
 
 
+def ping_if_idle(engine: Engine) -> None:
+    """Test a connection before use if it has been idle; a lost one is replaced unnoticed.
+
+    SQLAlchemy's own ``pool_pre_ping`` does so before every use, which costs a trial of 30
+    transactions 30 more round trips. A connection lost within seconds is met by the retries.
+    """
+
+    def note(_connection: Any, record: Any) -> None:
+        record.info["biotune_used"] = time.monotonic()
+
+    def test(connection: Any, record: Any, _proxy: Any) -> None:
+        used = record.info.get("biotune_used")
+        if used is None or time.monotonic() - used < _IDLE_SECONDS:
+            return
+        try:
+            alive = engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error:
+            alive = False
+        if not alive:
+            raise DisconnectionError  # the pool opens another one
+
+    event.listen(engine, "checkin", note)
+    event.listen(engine, "checkout", test)
+
+
 def _begin_sqlite(connection: Connection) -> None:
     kind = "DEFERRED" if getattr(_mode, "reading", False) else "IMMEDIATE"
     connection.exec_driver_sql(f"BEGIN {kind}")
@@ -124,7 +154,8 @@ def engine_settings(url: StorageURL, *, read_only: bool, network: bool) -> dict[
         settings["biotune_journal_mode"] = "DELETE" if network else "WAL"
         settings["connect_args"] = {"timeout": BUSY_SECONDS}
         return settings
-    settings |= {"pool_pre_ping": True, "pool_recycle": 1800, "pool_timeout": 30}
+    # Optuna would switch SQLAlchemy's test before every use on for MySQL.
+    settings |= {"pool_pre_ping": False, "pool_recycle": 1800, "pool_timeout": 30}
     if url.kind == "postgresql":
         # Found out within a minute that the other side is gone, rather than within two hours.
         settings["connect_args"] = {

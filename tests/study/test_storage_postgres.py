@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import optuna
@@ -13,6 +14,7 @@ from optuna.trial import TrialState
 
 from biotune_optuna.errors import StorageError
 from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.study import database as database_module
 from biotune_optuna.study.storage import open_storage
 from biotune_optuna.study.workers import run_trials
 
@@ -89,6 +91,21 @@ def test_workers_are_never_held_up_by_one_that_is_gone(server: Postgres, databas
             "lock_timeout": "1min",
         }.items():
             assert connection.exec_driver_sql(f"SHOW {name}").scalar() == value
+
+
+def test_a_connection_lost_while_idle_is_replaced_unnoticed(
+    server: Postgres,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(database_module, "_IDLE_SECONDS", 0.05)
+    study = make(server.url(database))
+    assert server.cut(database) > 0
+    time.sleep(0.1)
+    study.set_user_attr("a", 1)
+    assert study.user_attrs == {"a": 1}
+    assert "retrying" not in caplog.text
 
 
 def test_queued_trials_are_taken_once(server: Postgres, database: str) -> None:
