@@ -292,6 +292,22 @@ def test_release_hands_a_slot_back_with_its_genome():
     assert slot_of(study.ask()).index == 1
 
 
+def test_a_trial_retried_by_optunas_callback_takes_its_old_slot():
+    study = make_study()
+    study.optimize(objective, n_trials=1)
+    stale = study.ask()
+    wanted = make_space().suggest(stale)
+    study._storage.set_trial_state_values(stale._trial_id, TrialState.FAIL)
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
+    retry(study, study.trials[1])
+    study.optimize(objective, n_trials=2)
+    assert study.trials[2].params == wanted.params
+    assert [slot_of(t).index for t in study.trials] == [0, 1, 1, 2]
+    expected = make_study()
+    expected.optimize(objective, n_trials=3)
+    assert trajectory(study) == trajectory(expected)
+
+
 def test_initial_genomes_come_first():
     space = make_space()
     wanted = [

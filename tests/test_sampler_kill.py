@@ -145,6 +145,29 @@ def test_a_killed_enqueued_trial_is_run_again(tmp_path):
         assert [t.user_attrs["mine"] for t in again] == ["yes"]
 
 
+def test_a_stand_in_that_dies_too_is_replaced(tmp_path):
+    wanted = {"gene.b0": 0.25, "gene.b1": 0.75, "gene.threshold": 0.125, "lr": 2e-3}
+    path = tmp_path / "start.db"
+    study = load(path, "plain", "paper")
+    study.enqueue_trial(wanted)
+    study.sampler.release(study.ask())
+    for k in range(1, 8):  # the stand-in: created, source, parameters, claim, attributes
+        copy = tmp_path / f"{k}.db"
+        copy_database(path, copy)
+
+        def doomed(copy=copy, k=k):
+            study = load(copy, "plain", "paper")
+            kill_at(study._storage, k, "after")
+            study.optimize(_objective, n_trials=1)
+
+        assert in_child(doomed) == signal.SIGKILL
+        in_child(lambda copy=copy: run_until(load(copy, "plain", "paper"), 4, _objective))
+        trials = load(copy, "plain", "paper").trials
+        done = [t.params for t in trials if t.value is not None]
+        assert done[0] == wanted
+        assert done.count(wanted) == 1
+
+
 def test_ask_and_tell_survives_a_kill(tmp_path):
     whole, path = tmp_path / "whole.db", tmp_path / "killed.db"
 

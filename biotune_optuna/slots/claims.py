@@ -32,6 +32,7 @@ __all__ = [
     "CONFIG_KEY",
     "FIXED_KEY",
     "RAISED_KEY",
+    "SOURCE_KEY",
     "Claim",
     "Liveness",
     "Opening",
@@ -56,6 +57,9 @@ CONFIG_KEY = "biotune:config"
 
 RAISED_KEY = "biotune:raised"
 """Trial system attribute of a FAIL whose objective raised or returned no number."""
+
+SOURCE_KEY = "biotune:source"
+"""Trial system attribute: number of the enqueued trial that this one stands in for."""
 
 FIXED_KEY = "fixed_params"
 """Optuna's own system attribute of an enqueued trial."""

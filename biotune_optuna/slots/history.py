@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.lease import ENDED_KEY
-from biotune_optuna.slots.claims import FIXED_KEY, RAISED_KEY, Claim, Opening
+from biotune_optuna.slots.claims import FIXED_KEY, RAISED_KEY, SOURCE_KEY, Claim, Opening
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,6 +172,8 @@ class History:
         enqueued = FIXED_KEY in trial.system_attrs or (
             claim is not None and claim.role == "enqueued"
         )
+        if claim is None and SOURCE_KEY in trial.system_attrs:
+            return  # it died before it took over: the one it was to stand in for still waits
         if enqueued and ENDED_KEY in trial.system_attrs and trial.number not in self._adopted:
             self.orphans[trial.number] = trial
 
@@ -290,6 +292,13 @@ class History:
             if self.slots[index].result is None and not self.slots[index].running:
                 return index
         return extras[-1] + 1 if extras else planned
+
+    def is_free(self, claim: Claim) -> bool:
+        """Whether a claim's slot belongs to the open generation and waits for a trial."""
+        slot = self.slots.get(claim.index)
+        if claim.generation != self.generation or claim.index < 0 or slot is None:
+            return False
+        return slot.result is None and not slot.running
 
     def earlier_claim(self, index: int) -> Claim | None:
         """The claim of a trial that failed on a slot: its genome is evaluated again."""

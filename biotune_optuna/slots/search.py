@@ -275,9 +275,13 @@ class Search:
         if fixed is None and self.history.orphans:
             orphan = self.history.orphans[min(self.history.orphans)]
             fixed = claims.fixed_params(orphan) or {}
+            claims.mark(study, trial, claims.SOURCE_KEY, orphan.number)
             claims.mark(study, trial, claims.FIXED_KEY, fixed)
             claims.annotate(study, trial, orphan.user_attrs)
             blank = replace(blank, source=orphan.number)
+        retried = trial.system_attrs.get(claims.CLAIM_KEY)
+        if retried is not None and trial.params and self.history.is_free(Claim.from_json(retried)):
+            return _taken_over(Claim.from_json(retried), blank)
         if fixed is not None or trial.params:
             return self._claim_enqueued(config, blank, {**(fixed or {}), **trial.params})
         return self._claim_slot(config, blank)
@@ -320,14 +324,7 @@ class Search:
             index = history.free_slot(planned)
             earlier = history.earlier_claim(index)
         if earlier is not None:
-            return replace(
-                earlier,
-                number=blank.number,
-                home=blank.home,
-                holder=blank.holder,
-                opening=None,
-                source=None,
-            )
+            return _taken_over(earlier, blank)
         bred = strategy.propose(settings, self._domain, generation, index, self._seed(config))
         params = codec.to_params(self._space, bred.genes)
         if bred.copied:  # to the last bit, however the parameters round
@@ -420,6 +417,18 @@ class Search:
             "added" if claim is None else claim.role,
             () if claim is None else claim.parents,
         )
+
+
+def _taken_over(earlier: Claim, blank: Claim) -> Claim:
+    """The claim of a trial that takes the place of a failed one."""
+    return replace(
+        earlier,
+        number=blank.number,
+        home=blank.home,
+        holder=blank.holder,
+        opening=None,
+        source=None,
+    )
 
 
 def _is_foreign(trial: FrozenTrial) -> bool:
