@@ -267,6 +267,7 @@ class BioTuneSampler(BaseSampler):
         """Waits until all trials below have published, then chooses and publishes."""
         pause = _FIRST_PAUSE
         while True:
+            began = time.perf_counter()
             with self._lock:
                 search.look(study)
                 if not search.is_blocked(study, trial):
@@ -277,7 +278,8 @@ class BioTuneSampler(BaseSampler):
                         f"trial {trial.number} was given up before it started, because its worker "
                         "was silent for too long; ask for another"
                     )
-            time.sleep(pause)
+            # Those who wait must not take the machine and the database from the one they wait for.
+            time.sleep(max(pause, 2 * (time.perf_counter() - began)))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _claim_of(self, study: optuna.Study, trial: FrozenTrial) -> Claim | None:
