@@ -21,6 +21,7 @@ from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.report.artifacts import artifact_store
 from biotune_optuna.report.figures import NothingToShow, genome, search, training
 from biotune_optuna.report.figures.cost import accuracy_against_cost
+from biotune_optuna.report.figures.importance import block_importance
 from biotune_optuna.report.style import at_height
 from biotune_optuna.report.tidy import TidyStorage
 from biotune_optuna.report.view import StudyView, as_view
@@ -54,7 +55,7 @@ _LIVE_FIGURES: tuple[tuple[str, Callable[[StudyView], go.Figure]], ...] = (
     ("1-search-history", lambda v: search.search_history(v, max_points=_LIVE_POINTS)),
     ("2-freezing", genome.freeze_by_block),
     ("3-genomes", lambda v: genome.genome_heatmap(v, max_columns=40)),
-    ("4-importance", lambda v: genome.block_importance(v, max_trials=100)),
+    ("4-importance", lambda v: block_importance(v, max_trials=100)),
     ("5-cost", lambda v: accuracy_against_cost(v, max_points=_LIVE_POINTS)),
     ("6-lineage", lambda v: search.lineage(v, max_ancestors=30)),
     ("7-learning-curves", lambda v: training.learning_curves(v, best=3, max_pruned=6)),
@@ -249,21 +250,10 @@ def run_dashboard(
         StudyError: There is no such study.
         BioTuneError: optuna-dashboard is missing or the port is taken.
     """
-    import optuna
-
     from biotune_optuna.study.storage import open_storage
 
     storage = open_storage(url, create=False, read_only=read_only)
-    path = "/dashboard"
-    if study is not None:
-        try:
-            loaded = optuna.load_study(study_name=study, storage=storage)
-        except KeyError:
-            names = ", ".join(repr(s.study_name) for s in storage.get_all_studies()) or "none"
-            raise StudyError(f"there is no study {study!r}; the storage holds {names}") from None
-        path += f"/studies/{loaded._study_id}"
-        if not read_only:
-            refresh_study(loaded)
+    path = _page_of(storage, study, renew=not read_only)
     folder = Path(artifact_dir) if artifact_dir else default_artifact_dir(url)
     app = dashboard_app(storage, artifact_store(folder), host=host, read_only=read_only)
     try:
@@ -278,13 +268,28 @@ def run_dashboard(
             f" {'see' if read_only else 'change and delete'} all studies in this storage.\n"
         )
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{server.server_port}{path}"
     with server:
-        (ready or _announce)(address)
+        (ready or _announce)(f"http://{shown}:{server.server_port}{path}")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             return
+
+
+def _page_of(storage: BaseStorage, study: str | None, *, renew: bool) -> str:
+    """Path of the page to open first; renews that study's figures when it may."""
+    import optuna
+
+    if study is None:
+        return "/dashboard"
+    try:
+        loaded = optuna.load_study(study_name=study, storage=storage)
+    except KeyError:
+        names = ", ".join(repr(s.study_name) for s in storage.get_all_studies()) or "none"
+        raise StudyError(f"there is no study {study!r}; the storage holds {names}") from None
+    if renew:
+        refresh_study(loaded)
+    return f"/dashboard/studies/{loaded._study_id}"
 
 
 def _announce(address: str) -> None:

@@ -15,7 +15,8 @@ from optuna.trial import TrialState, create_trial
 from biotune_optuna.report import figures
 from biotune_optuna.report.figures import FIGURES, NothingToShow
 from biotune_optuna.report.figures.cost import pareto_front, time_spent
-from biotune_optuna.report.figures.genome import best_part, importances
+from biotune_optuna.report.figures.genome import best_part
+from biotune_optuna.report.figures.importance import importances
 from biotune_optuna.report.view import as_view
 
 START = dt.datetime(2026, 1, 5)

@@ -20,7 +20,8 @@ from biotune_optuna.report.figures.confirmed import (
     search_confirmed_test,
 )
 from biotune_optuna.report.figures.cost import accuracy_against_cost, where_time_went
-from biotune_optuna.report.figures.genome import block_importance, freeze_by_block, genome_heatmap
+from biotune_optuna.report.figures.genome import freeze_by_block, genome_heatmap
+from biotune_optuna.report.figures.importance import block_importance
 from biotune_optuna.report.figures.search import lineage, search_history
 from biotune_optuna.report.figures.training import learning_curves
 from biotune_optuna.report.view import NothingToShow, StudyView

@@ -201,18 +201,7 @@ def most_wrong(study: Study | StudyView) -> go.Figure:
     Raises:
         NothingToShow: There is no confirmation, no mistake, or no thumbnail.
     """
-    view = _confirmed(study)
-    mistakes = view.confirm.get("mistakes") or []
-    if not mistakes:
-        raise NothingToShow("No test image was recorded as a mistake.")
-    shown = [
-        m
-        for m in mistakes
-        if str(m.get("thumbnail", "")).startswith(("data:image/png;", "data:image/jpeg;"))
-    ]
-    shown = shown[:MAX_MISTAKES]
-    if not shown:
-        raise NothingToShow("The recorded mistakes come without thumbnails.")
+    shown = _with_thumbnail(_confirmed(study))[:MAX_MISTAKES]
     columns = min(4, len(shown))
     lines = math.ceil(len(shown) / columns)
     figure = go.Figure(
@@ -227,38 +216,49 @@ def most_wrong(study: Study | StudyView) -> go.Figure:
         )
     )
     for i, mistake in enumerate(shown):
-        x, y = i % columns, i // columns
-        figure.add_layout_image(
-            source=mistake["thumbnail"],
-            xref="x",
-            yref="y",
-            x=x + 0.5,
-            y=y + 0.04,
-            sizex=0.88,
-            sizey=0.66,
-            xanchor="center",
-            yanchor="top",
-            sizing="contain",
-        )
-        figure.add_annotation(
-            x=x + 0.5,
-            y=y + 0.72,
-            xref="x",
-            yref="y",
-            yanchor="top",
-            showarrow=False,
-            text=_caption(mistake),
-            font={"size": 11, "color": BLACK},
-            align="center",
-        )
-    axis = {"visible": False, "fixedrange": True}
-    figure.update_xaxes(range=[0, columns], **axis)
-    figure.update_yaxes(range=[lines, 0], **axis)
-    title = "Test images that are most wrong"
-    finish(figure, title, height=60 + 132 * lines, legend=False)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
+        _add_thumbnail(figure, mistake, i % columns, i // columns)
+    finish(figure, "Test images that are most wrong", height=60 + 132 * lines, legend=False)
+    figure.update_xaxes(range=[0, columns], visible=False, fixedrange=True)
+    figure.update_yaxes(range=[lines, 0], visible=False, fixedrange=True)
     return figure
+
+
+def _with_thumbnail(view: StudyView) -> list[dict[str, Any]]:
+    mistakes = view.confirm.get("mistakes") or []
+    if not mistakes:
+        raise NothingToShow("No test image was recorded as a mistake.")
+    kinds = ("data:image/png;", "data:image/jpeg;")
+    shown = [dict(m) for m in mistakes if str(m.get("thumbnail", "")).startswith(kinds)]
+    if not shown:
+        raise NothingToShow("The recorded mistakes come without thumbnails.")
+    return shown
+
+
+def _add_thumbnail(figure: go.Figure, mistake: dict[str, Any], x: int, y: int) -> None:
+    """One image in its cell, what it is and what was said below it."""
+    figure.add_layout_image(
+        source=mistake["thumbnail"],
+        xref="x",
+        yref="y",
+        x=x + 0.5,
+        y=y + 0.04,
+        sizex=0.88,
+        sizey=0.66,
+        xanchor="center",
+        yanchor="top",
+        sizing="contain",
+    )
+    figure.add_annotation(
+        x=x + 0.5,
+        y=y + 0.72,
+        xref="x",
+        yref="y",
+        yanchor="top",
+        showarrow=False,
+        text=_caption(mistake),
+        font={"size": 11, "color": BLACK},
+        align="center",
+    )
 
 
 def _caption(mistake: dict[str, Any]) -> str:

@@ -1,0 +1,149 @@
+"""Which blocks' settings explain the differences between trials."""
+
+from __future__ import annotations
+
+import logging
+import math
+from statistics import median
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from biotune_optuna.report.figures.genome import with_recipe
+from biotune_optuna.report.style import BLUE, ORANGE, finish, shorten
+from biotune_optuna.report.view import NothingToShow, StudyView, as_view
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+__all__ = ["block_importance", "importances"]
+
+MAX_FOR_IMPORTANCE = 300
+MIN_FOR_IMPORTANCE = 15
+
+
+def block_importance(
+    study: Study | StudyView, *, seed: int = 0, max_trials: int = MAX_FOR_IMPORTANCE
+) -> go.Figure:
+    """Which blocks' settings explain the differences between trials.
+
+    Optuna's fANOVA on two parameters per block, whether it trains and the logarithm of its rate
+    (a frozen block takes the median rate, so that the two do not tell the same twice).
+
+    Args:
+        study: A study with at least 15 complete trials that carry recipes.
+        seed: Seed of the evaluator's forest.
+        max_trials: Trials used at most, evenly over the study: the time grows with them.
+
+    Raises:
+        NothingToShow: There are too few trials, or they do not differ.
+    """
+    view = as_view(study)
+    trials = sorted(with_recipe(view), key=lambda t: t.number)
+    if len(trials) < MIN_FOR_IMPORTANCE:
+        raise NothingToShow(
+            f"Block importance needs {MIN_FOR_IMPORTANCE} complete trials to mean anything;"
+            f" there are {len(trials)}."
+        )
+    if len({t.value for t in trials}) < 2:
+        raise NothingToShow("All trials have the same value, so no block explains a difference.")
+    used = trials
+    if len(trials) > max_trials:
+        last = len(trials) - 1
+        used = [trials[round(i * last / (max_trials - 1))] for i in range(max_trials)]
+    shares = importances(view, used, seed=seed)
+    labels = [shorten(b) for b in view.blocks]
+    figure = go.Figure()
+    for part, words, colour, shape in (
+        ("mask", "freeze or train", ORANGE, "/"),
+        ("rate", "how fast", BLUE, ""),
+    ):
+        figure.add_bar(
+            x=[shares[part, b] for b in view.blocks],
+            y=labels,
+            orientation="h",
+            name=words,
+            marker={
+                "color": colour,
+                "pattern": {"shape": shape, "fgcolor": "white", "fillmode": "overlay", "size": 5},
+            },
+            hovertemplate="%{y}, " + words + ": %{x:.0%}<extra></extra>",
+        )
+    figure.update_xaxes(title_text="share of what can be explained", tickformat=".0%")
+    figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1])
+    title = f"Which blocks matter (from {len(used):,} trials)"
+    if len(used) < 50:
+        title += ": a rough guide"
+    height = 140 + 26 * max(4, len(labels))
+    return finish(figure, title, height=height, legend=True, barmode="stack")
+
+
+def importances(
+    view: StudyView, trials: Sequence[FrozenTrial], *, seed: int = 0
+) -> dict[tuple[str, str], float]:
+    """Importance per ("mask" or "rate", block); all of them sum to 1.
+
+    Args:
+        view: The study read.
+        trials: Complete trials with recipes.
+        seed: Seed of the evaluator's forest.
+    """
+    import optuna
+    from optuna.distributions import (
+        BaseDistribution,
+        CategoricalDistribution,
+        FloatDistribution,
+    )
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    logs = {b: [_log(view.recipes[t.number][b]) for t in trials] for b in view.blocks}
+    distributions: dict[str, BaseDistribution] = {}
+    columns: dict[str, list[float | bool]] = {}
+    for block, values in logs.items():
+        trained = [v for v in values if v is not None]
+        if 0 < len(trained) < len(values):
+            distributions[f"mask {block}"] = CategoricalDistribution([False, True])
+            columns[f"mask {block}"] = [v is not None for v in values]
+        if len(set(trained)) > 1:
+            middle = median(trained)
+            distributions[f"rate {block}"] = FloatDistribution(min(trained), max(trained))
+            columns[f"rate {block}"] = [middle if v is None else v for v in values]
+    if not distributions:
+        raise NothingToShow("All trials used the same recipe, so no block explains a difference.")
+    stand_in = _silent_study()
+    stand_in.add_trials(
+        optuna.trial.create_trial(
+            params={name: column[i] for name, column in columns.items()},
+            distributions=distributions,
+            value=trial.value,
+        )
+        for i, trial in enumerate(trials)
+    )
+    found = get_param_importances(stand_in, evaluator=FanovaImportanceEvaluator(seed=seed))
+    return {
+        (part, b): float(found.get(f"{part} {b}", 0.0))
+        for part in ("mask", "rate")
+        for b in view.blocks
+    }
+
+
+def _silent_study() -> Study:
+    """A study in memory that Optuna does not announce in the log."""
+    import optuna
+
+    log = logging.getLogger("optuna.storages._in_memory")
+    quiet: Callable[[logging.LogRecord], bool] = lambda _: False  # noqa: E731
+    log.addFilter(quiet)
+    try:
+        storage = optuna.storages.InMemoryStorage()
+        storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "importance")
+    finally:
+        log.removeFilter(quiet)
+    return optuna.Study("importance", storage)
+
+
+def _log(multiplier: float) -> float | None:
+    return math.log10(multiplier) if multiplier > 0 else None
