@@ -17,8 +17,9 @@ from biotune_optuna.evolution import strategy
 from biotune_optuna.lease import ENDED_KEY, LostTrialError
 from biotune_optuna.slots import claims, codec
 from biotune_optuna.slots.claims import Claim, SlotInfo, slot_of
+from biotune_optuna.slots.config import Config
 from biotune_optuna.slots.ranking import rank_finished
-from biotune_optuna.slots.search import Config, Search
+from biotune_optuna.slots.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.genome import Genome, GenomeSpace
-    from biotune_optuna.slots.search import Preset
+    from biotune_optuna.slots.config import Preset
 
 __all__ = ["BioTuneSampler", "SlotInfo", "rank_finished", "slot_of"]
 

@@ -1,20 +1,16 @@
-"""One search: a study's configuration, its history, and which slot the next trial takes."""
+"""One search: what a process knows of a study, and which slot the next trial takes."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.trial import TrialState
 
-from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution import strategy
 from biotune_optuna.evolution.domain import Domain
-from biotune_optuna.evolution.informed import informed_genomes
-from biotune_optuna.evolution.strategy import Generation, Individual, Settings
-from biotune_optuna.genome import Genome, GenomeSpace
+from biotune_optuna.evolution.strategy import Generation, Individual
 from biotune_optuna.holder import current_holder
 from biotune_optuna.slots import claims, codec
 from biotune_optuna.slots.archivist import Archivist
@@ -30,111 +26,13 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.evolution.breeding import Archive
+    from biotune_optuna.genome import GenomeSpace
+    from biotune_optuna.slots.config import Config
 
-__all__ = ["Config", "Preset", "Search"]
+__all__ = ["Search"]
 
-Preset = Literal["default", "paper"]
-
-_logger = logging.getLogger(__name__)
-
-CONFIG_VERSION = 1
 _MOST_ARCHIVED = 400
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a search is, as it is kept in the study.
-
-    Attributes:
-        preset: Name of the preset that the settings began with.
-        settings: The strategy's settings.
-        seed: The study's seed; None until one is drawn.
-        space: The genome space; None for a generic search.
-        initial: Parameters of the genomes wanted in generation 0.
-        explicit: Names of the settings that the user gave.
-    """
-
-    preset: Preset
-    settings: Settings
-    seed: int | None
-    space: GenomeSpace | None
-    initial: tuple[dict[str, Any], ...]
-    explicit: tuple[str, ...] = ()
-
-    @classmethod
-    def make(
-        cls,
-        *,
-        preset: Preset,
-        seed: int | None,
-        space: GenomeSpace | None,
-        initial: Sequence[Genome | Mapping[str, Any]],
-        **settings: Any,
-    ) -> Config:
-        """Checks what a user asks for."""
-        if preset not in get_args(Preset):
-            raise StudyError(f"preset {preset!r} is unknown; choose 'default' or 'paper'")
-        if seed is not None and seed < 0:
-            raise StudyError(f"seed {seed} is negative; give an integer >= 0")
-        if initial and space is None:
-            raise StudyError("initial genomes need a space; without one use study.enqueue_trial")
-        explicit = {name: value for name, value in settings.items() if value is not None}
-        chosen = replace(Settings.of(preset), **explicit)
-        chosen.check()
-        genomes = [
-            one if isinstance(one, Genome) else space.genome(one)  # type: ignore[union-attr]
-            for one in initial
-        ]
-        if chosen.informed and space is not None:
-            known = {one.decode().key() for one in genomes}
-            genomes += [one for one in informed_genomes(space) if one.decode().key() not in known]
-        return cls(
-            preset, chosen, seed, space, tuple(one.params for one in genomes), tuple(explicit)
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON-ready data."""
-        return {
-            "version": CONFIG_VERSION,
-            "preset": self.preset,
-            "seed": self.seed,
-            "settings": asdict(self.settings),
-            "space": None if self.space is None else self.space.to_dict(),
-            "initial": list(self.initial),
-        }
-
-    def kept_as(self, data: Mapping[str, Any]) -> Config:
-        """The configuration that the study keeps, after comparison with this one.
-
-        Raises:
-            StudyError: If the study was begun with another space or by a newer version.
-        """
-        if data["version"] != CONFIG_VERSION:
-            raise StudyError(
-                f"the study's sampler configuration has version {data['version']}; this version "
-                f"of biotune-optuna reads {CONFIG_VERSION}"
-            )
-        space = self.space
-        if space is None and data["space"] is not None:
-            space = GenomeSpace.from_dict(data["space"])
-        if space is not None and space.to_dict() != data["space"]:
-            raise StudyError(
-                "the study was begun with another genome space than the sampler's; create the "
-                "sampler without a space, or begin a new study"
-            )
-        known = {one.name for one in fields(Settings)}
-        settings = Settings(**{k: v for k, v in data["settings"].items() if k in known})
-        for name in self.explicit:
-            if getattr(self.settings, name) != getattr(settings, name):
-                _logger.warning(
-                    "the study keeps %s=%s; %s is ignored",
-                    name,
-                    getattr(settings, name),
-                    getattr(self.settings, name),
-                )
-        if self.seed not in (None, data["seed"]):
-            _logger.warning("the study keeps seed %s; %s is ignored", data["seed"], self.seed)
-        return Config(data["preset"], settings, data["seed"], space, tuple(data["initial"]))
+_MOST_CACHED = 1000
 
 
 class Search:
@@ -396,6 +294,8 @@ class Search:
     def _individual(self, number: int) -> Individual | None:
         """The individual that a trial is in the current space; None where it lacks a parameter."""
         if number not in self._individuals:
+            if len(self._individuals) >= _MOST_CACHED:
+                self._individuals.clear()
             record = self.history.records.get(number)
             self._individuals[number] = None if record is None else self._make(record)
         return self._individuals[number]

@@ -90,15 +90,18 @@ def table(results: list[tuple[str, str, list[float]]], seeds: int) -> str:
         f"noise of {NOISE}.",
         f"Noise-free value of the genome chosen after {', '.join(map(str, BUDGETS))} evaluations: "
         f"mean ± standard error over {seeds} seeds and 3 landscapes (optimum about 0.70).",
+        "Optuna's samplers, the paper preset and the default without a model choose the genome with "
+        "the best value observed, the others the first of `rank_finished`.",
         "The default preset's settings were chosen on the first three landscapes; the other three "
         "were only ever used for this table. Landscapes of real trainings are still to come: "
-        "these say what helps on functions of this shape, no more.",
+        "these say what helps on functions of this shape, no more. Differences within two standard "
+        "errors, such as those of re-evaluation and of duplicates, decide nothing.",
         "",
     ]
     groups = {"Landscapes tuned on": TUNED_ON, "Landscapes held out": HELD_OUT}
     for title, landscapes in groups.items():
         names = {landscape.name for landscape in landscapes}
-        lines += [f"## {title}", "", ", ".join(sorted(names)).capitalize() + ".", ""]
+        lines += [f"## {title}", "", "; ".join(sorted(names)).capitalize() + ".", ""]
         lines += [
             f"| searcher | {' | '.join(f'{b} evaluations' for b in BUDGETS)} |",
             f"|---|{'---:|' * len(BUDGETS)}",
@@ -110,7 +113,7 @@ def table(results: list[tuple[str, str, list[float]]], seeds: int) -> str:
                 cells = [f"{m:.4f} ± {e:.4f}" for m, e in zip(rows.mean(0), error, strict=True)]
                 lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
-    lines += ["Made by `python studies/benchmarks/search.py`.", ""]
+    lines += [f"Made by `python studies/benchmarks/search.py --seeds {seeds}`.", ""]
     return "\n".join(lines)
 
 
