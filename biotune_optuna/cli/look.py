@@ -40,13 +40,26 @@ def report(*, storage: str | None, name: str | None, target: str | None) -> None
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @click.option("--read-only", is_flag=True, help="Refuse every change.")
+@click.option(
+    "--artifact-dir",
+    type=click.Path(file_okay=False),
+    help="Folder of the artifacts.  [default: beside an SQLite file, else biotune-artifacts]",
+)
 def dashboard(
-    *, storage: str | None, name: str | None, host: str, port: int, read_only: bool
+    *,
+    storage: str | None,
+    name: str | None,
+    host: str,
+    port: int,
+    read_only: bool,
+    artifact_dir: str | None,
 ) -> None:
     """Open a study in optuna-dashboard."""
     from biotune_optuna.report.dashboard import run_dashboard
 
-    run_dashboard(storage, name, host=host, port=port, read_only=read_only)
+    run_dashboard(
+        storage, name, host=host, port=port, artifact_dir=artifact_dir, read_only=read_only
+    )
 
 
 @click.command()

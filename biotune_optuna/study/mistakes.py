@@ -46,7 +46,7 @@ def list_mistakes(
     ]
 
 
-def _thumbnail(image: Image.Image, side: int = 64) -> str:
+def _thumbnail(image: Image.Image, side: int = 56) -> str:
     """A small JPEG as a data URI."""
     small = image.convert("RGB")
     small.thumbnail((side, side))
