@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import pickle
+import textwrap
 import threading
 import time
 
@@ -15,7 +17,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.sampler import BioTuneSampler, slot_of
+from biotune_optuna.sampler import BioTuneSampler, rank_finished, slot_of
 from biotune_optuna.slots.claims import CONFIG_KEY, Claim
 from tests.sampler_kit import (
     FINISHED,
@@ -653,3 +655,54 @@ def test_two_workers_interleaved_at_every_write(tmp_path, opener, preset):
         assert_no_accidental_repeats(other)
         path.unlink()
     assert k > 20
+
+
+def test_the_loop_that_opens_the_docstring_runs():
+    text = BioTuneSampler.__doc__.split("::\n", 1)[1]
+    lines = list(itertools.takewhile(lambda s: not s or s.startswith(" " * 8), text.splitlines()))
+    names: dict[str, object] = {}
+    exec(textwrap.dedent("\n".join(lines)).replace("n_trials=50", "n_trials=15"), names)
+    assert len(names["study"].trials) == 15
+    assert 0.9 < names["study"].best_value <= 1
+
+
+def test_finished_genomes_are_ranked_by_what_their_neighbours_say():
+    space = make_space(4)
+    hits = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        study = make_study(space=space, seed=seed)
+        true = {}
+
+        def noisy(trial, rng=rng, true=true):
+            value = objective(trial, space)
+            true[trial.number] = value
+            return value + 0.03 * float(rng.standard_normal())
+
+        study.optimize(noisy, n_trials=60)
+        ranked = rank_finished(study, space)
+        keys = {space.genome(study.trials[n].params).decode().key() for n in ranked}
+        assert len(keys) == len(ranked)
+        hits.append(true[ranked[0]] - true[study.best_trial.number])
+    assert np.mean(hits) > 0
+    assert rank_finished(make_study(), space) == []
+
+
+def test_a_repeat_is_counted_for_the_objective():
+    study = make_study("default", population_size=4, reevaluations=2)
+    study.optimize(objective, n_trials=40)
+    again = [t for t in study.trials if t.user_attrs["role"] == "re-evaluation"]
+    assert len(again) >= 8
+    for trial in again:
+        same = [t for t in study.trials[: trial.number] if t.params == trial.params]
+        assert slot_of(trial).repeat == len(same) >= 1
+        assert slot_of(trial).parents == (same[0].number,)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nothing_stored_grows_with_the_study(preset):
+    study = make_study(preset, population_size=5, n_elites=1)
+    study.optimize(objective, n_trials=200)
+    sizes = [len(json.dumps(t.system_attrs)) for t in study.trials]
+    assert max(sizes[150:]) <= 1.1 * max(sizes[5:50])
+    assert len(study._storage.get_study_system_attrs(study._study_id)) == 1

@@ -90,8 +90,8 @@ def table(results: list[tuple[str, str, list[float]]], seeds: int) -> str:
         f"noise of {NOISE}.",
         f"Noise-free value of the genome chosen after {', '.join(map(str, BUDGETS))} evaluations: "
         f"mean ± standard error over {seeds} seeds and 3 landscapes (optimum about 0.70).",
-        "Optuna's samplers, the paper preset and the default without a model choose the genome with "
-        "the best value observed, the others the first of `rank_finished`.",
+        "Optuna's samplers, the paper preset and the default without a model choose the genome "
+        "with the best value observed, the others the first of `rank_finished`.",
         "The default preset's settings were chosen on the first three landscapes; the other three "
         "were only ever used for this table. Landscapes of real trainings are still to come: "
         "these say what helps on functions of this shape, no more. Differences within two standard "
