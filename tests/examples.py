@@ -27,6 +27,7 @@ SMALLER = {
     r"image_size=\d+": "image_size=32",
     r"(image_size=32,\s+)train_size=\d+(, val_size=\d+)?": r"\1train_size=40, val_size=40",
     r"n_trials=\d+": "n_trials=2",
+    r"\.show\(\)": ".to_json()",  # needs no browser
     r"^TRIALS = \d+": "TRIALS = 2",
 }
 """Makes an example small; not every example has all of it."""
