@@ -128,7 +128,9 @@ def test_an_interrupted_study_equals_an_uninterrupted_one(finished: Path) -> Non
     straight = optuna.load_study(study_name="straight", storage=storage).trials
     good = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 
-    def finished_ones(of: list[optuna.trial.FrozenTrial]) -> list[tuple[dict[str, object], float | None]]:
+    def finished_ones(
+        of: list[optuna.trial.FrozenTrial],
+    ) -> list[tuple[dict[str, object], float | None]]:
         return [(t.params, t.value) for t in of if t.state in good]
 
     assert finished_ones(trials(finished)) == finished_ones(straight)
