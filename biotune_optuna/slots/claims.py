@@ -21,7 +21,7 @@ from biotune_optuna.holder import Holder, current_holder
 from biotune_optuna.lease import ENDED_KEY, HOLDER_KEY, LeaseWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from optuna.storages import BaseStorage
 
@@ -37,7 +37,6 @@ __all__ = [
     "Liveness",
     "Opening",
     "SlotInfo",
-    "all_trials",
     "annotate",
     "fail",
     "fixed_params",
@@ -45,6 +44,7 @@ __all__ = [
     "keep_config",
     "mark",
     "publish",
+    "read_trials",
     "slot_of",
     "study_config",
 ]
@@ -304,9 +304,31 @@ def _place(storage: BaseStorage) -> str:
 # -- Optuna's private storage calls ------------------------------------------------------------
 
 
-def all_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """All trials of the study, undeepcopied, whatever a pruner filters out of sight."""
-    return study._storage.get_all_trials(study._study_id, deepcopy=False)
+def read_trials(
+    study: optuna.Study, known: list[FrozenTrial], pending: Iterable[int]
+) -> list[FrozenTrial]:
+    """All trials of the study by number, whatever a pruner filters out of sight.
+
+    Args:
+        study: The study.
+        known: What the last call returned; it is brought up to date where that is cheaper.
+        pending: Numbers of the trials in it that had not finished.
+
+    Returns:
+        The storage's own trials, not to be changed.
+    """
+    storage, study_id = study._storage, study._study_id
+    if not isinstance(storage, optuna.storages.InMemoryStorage):
+        return storage.get_all_trials(study_id, deepcopy=False)
+    # In memory a single trial costs nothing, but a list of all of them is copied at every call.
+    for number in pending:
+        known[number] = storage.get_trial(known[number]._trial_id)
+    while True:
+        try:
+            new = storage.get_trial_id_from_study_id_trial_number(study_id, len(known))
+        except KeyError:
+            return known
+        known.append(storage.get_trial(new))
 
 
 def home_of(study: optuna.Study, trial: FrozenTrial) -> tuple[int, int, str]:

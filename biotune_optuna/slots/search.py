@@ -89,7 +89,8 @@ class Search:
         """Reads the trials and folds in what changed."""
         self._load_config(study)
         config = self._config or self._wanted
-        trials = claims.all_trials(study)
+        pending = self._history.pending if self._history is not None else ()
+        trials = claims.read_trials(study, self._trials, pending)
         if self._history is None or len(trials) < len(self._trials):
             names = None if config.space is None else config.space.names
             keep = config.settings.population_size
