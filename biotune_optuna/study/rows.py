@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["load_trials"]
 
 _PARAM, _VALUE, _STEP, _USER, _SYSTEM = range(5)
+_FEW = 1000
 
 # A typed nothing: a union takes each column's type from all its parts, and a double must stay one.
 _NO_NUMBER: Any = literal_column("0.0e0")
@@ -48,7 +49,9 @@ def load_trials(session: Session, condition: ColumnElement[bool]) -> list[Frozen
     if not heads:
         return []
     parts: dict[int, _Parts] = {head[0]: _Parts() for head in heads}
-    wanted = select(trial.trial_id).where(condition)
+    # A planner knows what to do with a few ids; with a condition it may read whole tables.
+    few = len(heads) <= _FEW
+    wanted = list(parts) if few else select(trial.trial_id).where(condition)
     for kind, trial_id, position, name, number, text in session.execute(_query(wanted)):
         # A trial may have come into being between the two queries.
         if trial_id in parts:
@@ -56,7 +59,7 @@ def load_trials(session: Session, condition: ColumnElement[bool]) -> list[Frozen
     return [parts[head[0]].trial(*head) for head in heads]
 
 
-def _query(wanted: Select[Any]) -> Any:
+def _query(wanted: Select[Any] | list[int]) -> Any:
     param, value, step = (
         models.TrialParamModel,
         models.TrialValueModel,

@@ -72,10 +72,6 @@ def lines(log: Path) -> list[list[str]]:
     return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def _n_started(log: Path) -> int:
-    return sum(x[0] == "start" and x[2] != "far" for x in lines(log))
-
-
 def wait_for(log: Path, what: str, host: str, count: int, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while sum(x[0] == what and x[2] == host for x in lines(log)) < count:
@@ -113,7 +109,7 @@ def test_a_host_that_dies_is_noticed_by_its_lease(server: Postgres, tmp_path: Pa
     server.create_database(name)
     url = f"postgresql://postgres@{ADDRESS}:{PORT}/{name}"
     log = tmp_path / "log"
-    near = start(url, 10_000, 15.0, log, far=False)
+    near = start(url, 10_000, 2.0, log, far=False)
     far = start(url, 10_000, 60.0, log, far=True)
     wait_for(log, "start", "far", 1)
     wait_for(log, "end", os.uname().nodename, 1)
@@ -137,8 +133,5 @@ def test_a_host_that_dies_is_noticed_by_its_lease(server: Postgres, tmp_path: Pa
     took = time.monotonic() - died
     print(f"a dead host's trial was failed after {took:.0f} s; the lease is {LEASE_SECONDS:.0f} s")
     assert study.trials[lost.number].system_attrs["biotune:ended"] == "lost"
-    wait_for(log, "start", os.uname().nodename, 1 + _n_started(log))  # its slot, for one
-    again = [t for t in study.trials[lost.number + 1 :] if t.params == lost.params]
     near.terminate()
     assert near.wait(15) == 0
-    assert again
