@@ -46,6 +46,11 @@ def write(
         preprocessing=exported.preprocessing,
         recipe=exported.recipe,
         model_args=model_args,
+        card={
+            "Metrics": f"Best validation score of the search, which flatters: "
+            f"{content['best_score']:.4f} ({content['params']['metric']}). "
+            "No images were set aside for a test.",
+        },
     )
     whole = {"schema_version": SCHEMA_VERSION, "version": __version__, **content}
     whole["model_args"] = dict(model_args)
