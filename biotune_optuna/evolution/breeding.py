@@ -38,6 +38,7 @@ class Archive:
         costs: Mean cost of each, shape (N,).
         counts: How many evaluations each mean is of, shape (N,).
         evaluated: `Domain.key` of every genome that has been evaluated, listed here or not.
+        dismissed: `Domain.key` of genomes that finished without a finite value, pruned ones too.
         running: Genomes that are being evaluated, shape (R, n).
         running_keys: `Domain.key` of each of them.
     """
@@ -47,12 +48,13 @@ class Archive:
     costs: Vector
     counts: Vector
     evaluated: Container[bytes]
+    dismissed: Container[bytes]
     running: Vector
     running_keys: frozenset[bytes]
 
     def __contains__(self, key: bytes) -> bool:
         """Whether a genome with this key has been evaluated or is being so."""
-        return key in self.evaluated or key in self.running_keys
+        return key in self.evaluated or key in self.dismissed or key in self.running_keys
 
 
 @dataclass(frozen=True, slots=True)

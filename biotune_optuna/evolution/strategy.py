@@ -243,10 +243,14 @@ def propose(
     if role == "initial":
         genes = generation.initial[index]
         return Proposal(genes, np.zeros(domain.size), role)
+    archive = generation.archive
     if role == "exploit" and index // 2 < len(generation.population):
-        return _exploit(domain, generation.population[index // 2], generation.number, index, seed)
+        step = _exploit(domain, generation.population[index // 2], generation.number, index, seed)
+        # A step that is clipped may lead where an earlier one did.
+        if not (settings.unique and archive is not None and domain.key(step.genes) in archive):
+            return step
     rng = slot_rng(seed, generation.number, index)
-    if settings.looks_back and generation.archive is not None and generation.number > 0:
+    if settings.looks_back and archive is not None and generation.number > 0:
         bred = _from_archive(settings, domain, generation, role, rng)
     else:
         bred = _offspring(settings, domain, generation, rng)

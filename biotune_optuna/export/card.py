@@ -61,8 +61,7 @@ def render_card(
     parts = [
         _FRONT_MATTER,
         f"# {model_name}, fine-tuned for {len(classes)} classes",
-        "Made by evolutionary selective fine-tuning with "
-        f"biotune-optuna {__version__}.",
+        f"Made by evolutionary selective fine-tuning with biotune-optuna {__version__}.",
         *(f"## {_text(heading)}\n\n{_render(content)}" for heading, content in sections.items()),
     ]
     return "\n\n".join(parts) + "\n"

@@ -30,6 +30,8 @@ class Archivist:
         self._domain = domain
         self._positions: dict[bytes, int] = {}
         self._taken = 0
+        self._dismissed: set[bytes] = set()
+        self._n_dismissed = 0
         self._size = 0
         self._numbers = np.zeros(64, dtype=np.int64)
         self._genes = np.zeros((64, domain.size))
@@ -48,6 +50,21 @@ class Archivist:
             if one is not None:
                 self._add(one)
         self._taken = len(numbers)
+
+    def dismiss(
+        self, numbers: Sequence[int], individual: Callable[[int], Individual | None]
+    ) -> None:
+        """Notes the genomes that need no second look, as `take` does those with values.
+
+        Args:
+            numbers: Trials that finished without a finite value, in the order seen.
+            individual: Looks up the individual of a trial.
+        """
+        for number in numbers[self._n_dismissed :]:
+            one = individual(number)
+            if one is not None:
+                self._dismissed.add(self._domain.key(one.genes))
+        self._n_dismissed = len(numbers)
 
     def _add(self, one: Individual) -> None:
         key = self._domain.key(one.genes)
@@ -95,6 +112,7 @@ class Archivist:
             costs=costs[order],
             counts=counts[order],
             evaluated=self._positions,
+            dismissed=self._dismissed,
             running=np.array(running).reshape(len(running), size),
             running_keys=frozenset(self._domain.key(genes) for genes in running),
         )

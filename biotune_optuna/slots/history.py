@@ -77,6 +77,7 @@ class History:
         claims: All claims by trial number.
         records: All individuals by trial number.
         finite: Numbers of trials with a finite value, as they were seen to finish.
+        dismissed: Numbers of trials that finished without one: pruned, NaN or infinite.
         pending: Numbers of trials that have not finished.
         openings: The trial that opened each generation.
         n_enqueued: How many claims without a slot each generation has.
@@ -99,6 +100,7 @@ class History:
         self.claims: dict[int, Claim] = {}
         self.records: dict[int, Record] = {}
         self.finite: list[int] = []
+        self.dismissed: list[int] = []
         self.pending: set[int] = set()
         self.openings: dict[int, int] = {}
         self.n_enqueued: dict[int, int] = {}
@@ -180,8 +182,7 @@ class History:
     def _record(self, trial: FrozenTrial, claim: Claim | None) -> None:
         rank, cost = self._rank(trial)
         self.records[trial.number] = Record(trial, claim, rank, cost, trial.params)
-        if rank[0] == 0.0:
-            self.finite.append(trial.number)
+        (self.finite if rank[0] == 0.0 else self.dismissed).append(trial.number)
         self._count(trial.number, trial.params)
         if trial.state != TrialState.COMPLETE or not trial.distributions:
             return

@@ -272,6 +272,7 @@ class Search:
         """All genomes with finite values, and those that are being evaluated."""
         history = self.history
         self._archivist.take(history.finite, self._individual)
+        self._archivist.dismiss(history.dismissed, self._individual)
         running = []
         for number in sorted(history.pending):
             claim = history.claims.get(number)

@@ -211,25 +211,26 @@ def test_generic_domain_with_choices():
 # -- breeding ----------------------------------------------------------------------------------
 
 
-def make_archive(domain, n=20, seed=0, running=0):
+def make_archive(domain, n=20, seed=0, running=0, dismissed=()):
     rng = np.random.default_rng(seed)
     genes = rng.random((n, domain.size))
     costs = bowl(domain, genes)
     keys = {domain.key(one): i for i, one in enumerate(genes)}
     others = rng.random((running, domain.size))
     return breeding.Archive(
-        np.arange(n), genes, costs, np.ones(n), keys, others,
+        np.arange(n), genes, costs, np.ones(n), keys,
+        frozenset(domain.key(one) for one in dismissed), others,
         frozenset(domain.key(one) for one in others),
     )  # fmt: skip
 
 
 def test_duplicates_are_replaced_until_the_space_is_exhausted():
     domain = make_domain()
-    archive = make_archive(domain, running=1)
+    pruned, fresh = np.random.default_rng(5).random((2, domain.size))
+    archive = make_archive(domain, running=1, dismissed=[pruned])
     landscape = breeding.Landscape.of(domain, archive, smooth=False)
     known, flying = archive.genes[0], archive.running[0]
-    fresh = np.random.default_rng(5).random(domain.size)
-    offered = iter([known, flying, known, fresh])
+    offered = iter([known, flying, pruned, fresh])
 
     def breed(draw, unique=True):
         genes, _ = breeding.breed(
