@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from biotune_optuna.outcome import export_winner
     from biotune_optuna.recipe import BlockRecipe, Recipe
     from biotune_optuna.report.html import write_report
-    from biotune_optuna.sampler import BioTuneSampler
+    from biotune_optuna.sampler import BioTuneSampler, rank_finished, slot_of
     from biotune_optuna.study.confirm import ConfirmPlan, confirm
     from biotune_optuna.study.objective import Objective
     from biotune_optuna.study.setup import prepare
@@ -58,6 +58,8 @@ _HOME = {
     "open_source": "data.sources",
     "open_storage": "study.storage",
     "prepare": "study.setup",
+    "rank_finished": "sampler",
+    "slot_of": "sampler",
     "write_report": "report.html",
 }
 
@@ -90,6 +92,8 @@ __all__ = [
     "open_source",
     "open_storage",
     "prepare",
+    "rank_finished",
+    "slot_of",
     "write_report",
 ]
 

@@ -124,7 +124,7 @@ def demo_spec(seed: int = 0) -> StudySpec:
     return StudySpec(
         model="tf_efficientnet_lite0",
         data="digits",
-        image_size=64,
+        image_size=48,
         crop_pct=1.0,
         train_size=200,
         val_size=300,

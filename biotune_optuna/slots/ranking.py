@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["rank_finished"]
 
 
-def rank_finished(study: optuna.Study, space: GenomeSpace) -> list[int]:
+def rank_finished(study: optuna.Study, space: GenomeSpace, *, smooth: bool = True) -> list[int]:
     """Ranks the genomes of a study by what their values and their neighbours' values say.
 
     A value is a mean over few noisy trainings, so the best one of many is mostly lucky. Repeats of
@@ -33,6 +33,9 @@ def rank_finished(study: optuna.Study, space: GenomeSpace) -> list[int]:
     Args:
         study: A study whose trials carry the space's parameters, whatever its sampler.
         space: The genome space.
+        smooth: Whether neighbours are pooled; False ranks by each genome's own pooled mean. The
+            model is better where noise rules, the means where the landscape is rougher than the
+            model believes: to confirm on fresh seeds, take some of both.
 
     Returns:
         Numbers of completed trials, best first, one for each different genome (its earliest).
@@ -54,7 +57,7 @@ def rank_finished(study: optuna.Study, space: GenomeSpace) -> list[int]:
         [[codec.encode(d, t.params[n]) for n, d in distributions.items()] for t in firsts]
     )
     domain = Domain(space.names, np.zeros(len(space.names), dtype=np.int64), space)
-    model = surrogate.fit(domain, genes, costs, counts)
+    model = surrogate.fit(domain, genes, costs, counts) if smooth else None
     scores = costs if model is None else model.predict(genes)[0]
     order = np.lexsort((costs, scores))
     return [firsts[i].number for i in order]

@@ -184,10 +184,14 @@ class _Confirmation:
     # -- validation data -----------------------------------------------------------------------
 
     def _candidates(self) -> list[Candidate]:
-        """The search's best recipes, different ones."""
+        """The search's best recipes by model and by value in turn, different ones."""
         trials = {t.number: t for t in self.study.optuna.get_trials(deepcopy=False)}
         chosen: dict[tuple[Any, ...], Candidate] = {}
-        for number in rank_finished(self.study.optuna, self.setup.space):
+        study, space = self.study.optuna, self.setup.space
+        by_model, by_value = (
+            rank_finished(study, space, smooth=smooth) for smooth in (True, False)
+        )
+        for number in (n for pair in zip(by_model, by_value, strict=True) for n in pair):
             trial = trials[number]
             recipe = self.setup.space.genome(trial.params).decode()
             value = trial.value

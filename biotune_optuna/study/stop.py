@@ -136,4 +136,5 @@ class StopRequest:
                 time.sleep(_POLL_SECONDS)
         for last in tuple(self._at_last):
             last()
+        os.write(2, b"\nStopped in the middle of a training; everything finished is kept.\n")
         os._exit(128 + number[0])

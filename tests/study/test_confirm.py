@@ -170,3 +170,10 @@ def test_bad_plans_are_named() -> None:
         ConfirmPlan(top_k=0)
     with pytest.raises(StudyError, match="base rate"):
         ConfirmPlan(rates=())
+
+
+def test_the_best_by_value_is_confirmed_whatever_the_model_believes(searched: TuningStudy) -> None:
+    result = confirm(searched, PLAN)
+    names = [c["name"] for c in result["candidates"]]
+    assert f"trial {searched.optuna.best_trial.number}" in names
+    assert len(set(names)) == len(names) == PLAN.top_k
