@@ -300,7 +300,13 @@ class _Confirmation:
             | paired_test(metric, labels, probs[winner], probs[c.name])._asdict()
             for c in tested[:-1]
         ]
-        mistakes = list_mistakes(self.setup.source, index, probs[winner], most=self.plan.mistakes)
+        mistakes = list_mistakes(
+            self.setup.source,
+            index,
+            probs[winner],
+            [probs[candidate.name] for candidate in tested[:-1]],
+            most=self.plan.mistakes,
+        )
         return {"tests": tests, "paired": paired, "mistakes": mistakes}
 
     def _log_look(self, what: str) -> None:

@@ -1,4 +1,4 @@
-"""The images that a model gets most confidently wrong."""
+"""The test images that are most often wrong."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from PIL import Image
 
@@ -18,28 +20,38 @@ __all__ = ["list_mistakes"]
 
 
 def list_mistakes(
-    source: ImageSource, index: NDArray[np.int64], probs: NDArray[np.floating], *, most: int
+    source: ImageSource,
+    index: NDArray[np.int64],
+    probs: NDArray[np.floating],
+    others: Sequence[NDArray[np.floating]] = (),
+    *,
+    most: int,
 ) -> list[dict[str, Any]]:
-    """Wrongly classified images, the most confident mistakes first.
+    """Wrongly classified images: those that most models get wrong first, then the surest mistakes.
 
     Args:
         source: Images, labels and class names.
         index: Which images were classified, shape (n,).
-        probs: Their predicted probabilities, shape (n, n_classes).
+        probs: The model's probabilities, shape (n, n_classes).
+        others: Those of other models tested on the same images.
         most: How many are listed.
 
     Returns:
-        ``{"id", "label", "predicted", "probability", "thumbnail"}`` each, JSON-ready.
+        ``{"id", "label", "predicted", "probability", "wrong", "models", "thumbnail"}`` each,
+        JSON-ready: ``wrong`` of ``models`` models are wrong.
     """
     labels, predicted = source.labels[index], probs.argmax(1)
+    times = np.sum([one.argmax(1) != labels for one in (probs, *others)], axis=0)
     wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-probs[wrong, predicted[wrong]], kind="stable")]
+    wrong = wrong[np.lexsort((-probs[wrong, predicted[wrong]], -times[wrong]))]
     return [
         {
             "id": source.ids[index[i]],
             "label": source.classes[labels[i]],
             "predicted": source.classes[predicted[i]],
             "probability": round(float(probs[i, predicted[i]]), 4),
+            "wrong": int(times[i]),
+            "models": 1 + len(others),
             "thumbnail": _thumbnail(source.load(int(index[i]))),
         }
         for i in wrong[:most]

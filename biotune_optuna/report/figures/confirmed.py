@@ -193,7 +193,7 @@ def _frequent_confusions(counts: list[list[int]], classes: list[str], title: str
 
 
 def most_wrong(study: Study | StudyView) -> go.Figure:
-    """The test images that the winner gets most wrong, as thumbnails.
+    """The test images most often wrong among the models tested, as thumbnails.
 
     Args:
         study: A study whose confirmation holds mistakes with thumbnails (PNG or JPEG data URIs).
@@ -217,7 +217,7 @@ def most_wrong(study: Study | StudyView) -> go.Figure:
     )
     for i, mistake in enumerate(shown):
         _add_thumbnail(figure, mistake, i % columns, i // columns)
-    finish(figure, "Test images that are most wrong", height=60 + 132 * lines, legend=False)
+    finish(figure, "Test images most often wrong", height=60 + 132 * lines, legend=False)
     figure.update_xaxes(range=[0, columns], visible=False, fixedrange=True)
     figure.update_yaxes(range=[lines, 0], visible=False, fixedrange=True)
     return figure
