@@ -101,7 +101,7 @@ def sweep(session: nox.Session) -> None:
 
 @nox.session(python=False, default=False)
 def e2e(session: nox.Session) -> None:
-    """Whole studies from the command line to the exported model; slow."""
+    """Report and dashboard of a real study in a real Chromium; slow."""
     run(session, "-m", "pytest", "tests/e2e", *session.posargs)
 
 
