@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,6 @@ _NETWORK_FILE_SYSTEMS = (
     *("pvfs2", "wekafs", "virtiofs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs"),
     *("fuse.gcsfuse", "fuse.rclone", "fuse.juicefs"),
 )
-_SQLITE_MAGIC = b"SQLite format 3\x00"
 _CREATION_RACES = ("already exists", "duplicate key", "UNIQUE constraint", "Duplicate entry")
 
 
@@ -119,18 +119,32 @@ def _check_path(where: StorageURL, path: Path, *, create: bool, read_only: bool)
 
 
 def _check_sqlite(path: Path) -> None:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        start = file.read(len(_SQLITE_MAGIC))
-        if start and start != _SQLITE_MAGIC:
-            raise StorageError(
-                f"{path} is not an SQLite database; it was left as it is, give another file"
-            )
+    if path.exists() and not _is_database(path):
+        raise StorageError(
+            f"{path} is not an SQLite database; it was left as it is, give another file"
+        )
     if is_on_network(path):
         _logger.warning(
             "%s is on a network file system, where SQLite's locks cannot be relied upon: use it "
             "from one host only; for several use PostgreSQL, or journal:///FILE.log",
             path,
         )
+
+
+def _is_database(path: Path) -> bool:
+    """Asks SQLite itself.
+
+    Opening the file in any other way would, when it is closed, drop all locks that this process
+    holds on it through other connections, and another process could then overwrite their pages
+    (SQLite, "How to corrupt", Sec. 2.2).
+    """
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        return error.sqlite_errorcode != sqlite3.SQLITE_NOTADB
+    return True
 
 
 def is_on_network(path: Path, *, mounts: Path = Path("/proc/self/mountinfo")) -> bool:

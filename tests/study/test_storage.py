@@ -283,3 +283,24 @@ def test_storage_can_be_pickled(path: Path) -> None:
     assert copy._storage._database.engine.dialect.name == "sqlite"
     with copy._storage._database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+
+
+def test_only_sqlite_itself_opens_a_database(tmp_path):
+    # Closing any other descriptor of the file drops all POSIX locks that this process has on it:
+    # what another process then writes is lost to a connection that was idle meanwhile.
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(storage=open_storage(url), study_name="s")
+    opened: list[str] = []
+    watching = True
+
+    def watch(name: str, arguments: tuple[object, ...]) -> None:
+        if watching and name == "open":
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(watch)  # for good: no hook can be taken back
+    again = optuna.load_study(study_name="s", storage=open_storage(url))
+    watching = False
+    assert opened
+    assert not [path for path in opened if path.endswith("study.db")]
+    again.optimize(objective, n_trials=2)
+    assert len(study.trials) == 2
