@@ -208,6 +208,9 @@ def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job)
     rivals = {c["name"] for c in result["rivals"]}
     if winner in rivals:
         click.echo(f"The rival {winner} wins here: the search found nothing better.")
+    ahead = max(result["tests"], key=lambda t: t["score"], default=None)
+    if winner not in rivals and ahead and ahead["name"] in rivals:
+        click.echo(f"On the test the rival {ahead['name']} came out ahead of the chosen recipe.")
     full = next((p for p in result["paired"] if p["against"] == "full"), None)
     if full and all(math.isfinite(full[k]) for k in ("difference", "low", "high")):
         click.echo(
