@@ -93,7 +93,8 @@ def table(results: list[tuple[str, str, list[float]]], seeds: int) -> str:
         "Optuna's samplers, the paper preset and the default without a model choose the genome "
         "with the best value observed, the others the first of `rank_finished`.",
         "The default preset's settings were chosen on the first three landscapes; the other three "
-        "were only ever used for this table. Landscapes of real trainings are still to come: "
+        "for this table, and once beside the first to reject a variant of the ranking. "
+        "Landscapes of real trainings are still to come: "
         "these say what helps on functions of this shape, no more. Differences within two standard "
         "errors, such as those of re-evaluation and of duplicates, decide nothing.",
         "",
