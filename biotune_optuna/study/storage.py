@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import sqlite3
@@ -23,8 +24,10 @@ from biotune_optuna.study.retry import RetryPolicy
 from biotune_optuna.study.urls import StorageURL, describe_url, parse_url, scrub, scrub_logs
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from typing import Any
 
+    from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.engine import Engine
 
 __all__ = ["describe_url", "open_storage", "scrub"]
@@ -202,6 +205,24 @@ class _Cached(_CachedStorage):
     def engine(self) -> Engine:
         """The engine of the database."""
         return self._backend.engine
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """Return the trials of a study, ordered by number."""
+        self._read_trials_from_remote_storage(study_id)
+        with self._lock:
+            trials = self._studies[study_id].trials
+            try:  # Optuna sorts them at every call, which is what a long study costs
+                ordered = [trials[number] for number in range(len(trials))]
+            except KeyError:
+                ordered = [trials[number] for number in sorted(trials)]
+            if states is not None:
+                ordered = [trial for trial in ordered if trial.state in states]
+            return copy.deepcopy(ordered) if deepcopy else ordered
 
 
 def _open_database(where: StorageURL, *, seconds: float, create: bool, read_only: bool) -> Database:
