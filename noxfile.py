@@ -107,8 +107,8 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session(python=False, default=False)
 def fault(session: nox.Session) -> None:
-    """Killed workers, lost databases, frozen processes; slow."""
-    run(session, "-m", "pytest", "tests/fault", *session.posargs)
+    """Killed workers, lost databases, dead hosts; slow, prints what docs/reliability.md tells."""
+    run(session, "-m", "pytest", "tests/fault", "-v", "-rA", *session.posargs)
 
 
 @nox.session(default=False)
