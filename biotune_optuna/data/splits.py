@@ -42,9 +42,11 @@ class Duplicate:
     classes: tuple[str, ...]
 
     def __str__(self) -> str:
-        return " = ".join(
-            f"{name!r} ({part})" for name, part in zip(self.ids, self.parts, strict=True)
-        )
+        """The first image in each part, and how many more there are."""
+        firsts = [self.parts.index(part) for part in dict.fromkeys(self.parts)]
+        shown = " = ".join(f"{self.ids[i]!r} ({self.parts[i]})" for i in firsts)
+        rest = len(self.ids) - len(firsts)
+        return f"{shown} and {rest} more" if rest else shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,18 +299,22 @@ def _report(
     found = []
     if duplicates:
         found.append(
-            f"{len(duplicates)} pictures are in more than one of train, val and test, such as "
-            f"{duplicates[0]}"
+            f"{_count(len(duplicates), 'picture')} in more than one of train, val and test, "
+            f"such as {duplicates[0]}"
         )
     if shared:
         found.append(
-            f"{len(shared)} groups are in more than one of train, val and test, such as "
-            f"{shared[0]!r}"
+            f"{_count(len(shared), 'group')} in more than one of train, val and test, "
+            f"such as {shared[0]!r}"
         )
     if found and strict:
         raise DataError(f"{source.name}: {'; '.join(found)}; remove them, or do not be strict")
     for line in found:
         _logger.warning("%s: %s; scores may be too good", source.name, line)
+
+
+def _count(number: int, what: str) -> str:
+    return f"1 {what} is" if number == 1 else f"{number} {what}s are"
 
 
 def _fingerprint(source: ImageSource, scheme: str, parts: tuple[Indices, ...]) -> str:

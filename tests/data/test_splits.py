@@ -213,8 +213,8 @@ def test_duplicates_across_given_parts_are_reported_and_refused_when_strict(
     assert set(found.parts) == {found.parts[0], "test"}
     assert found.classes in {("class1", "class0"), ("class0", "class1")}
     assert "'c30#30' (test)" in str(found)
-    assert "1 pictures are in more than one" in caplog.text
-    with pytest.raises(DataError, match=r"1 pictures.*'c30#30' \(test\)"):
+    assert "1 picture is in more than one" in caplog.text
+    with pytest.raises(DataError, match=r"1 picture is.*'c30#30' \(test\)"):
         make_splits(source, seed=0, strict=True)
 
 
@@ -233,7 +233,10 @@ def test_a_class_of_one_picture_many_times_is_split_and_reported() -> None:
     source = make_source([0] * 20 + [1] * 20, contents=["same"] * 20 + list("abcdefghijklmnopqrst"))
     splits = make_splits(source, seed=0)
     assert_partition(splits, source)
-    assert len(splits.duplicates) == 1
+    (found,) = splits.duplicates
+    assert len(found.ids) == 20
+    assert str(found).count("(") == len(set(found.parts)) == 3
+    assert str(found).endswith(" and 17 more")
 
 
 def test_groups_shared_by_given_parts_are_reported_and_refused_when_strict(
@@ -244,7 +247,7 @@ def test_groups_shared_by_given_parts_are_reported_and_refused_when_strict(
     source = make_source([0, 1] * 20, splits=splits, groups=groups)
     with caplog.at_level(logging.WARNING):
         assert make_splits(source, seed=0).shared_groups == ("g15",)
-    assert "1 groups are in more than one" in caplog.text
+    assert "1 group is in more than one" in caplog.text
     with pytest.raises(DataError, match="'g15'"):
         make_splits(source, seed=0, strict=True)
 
