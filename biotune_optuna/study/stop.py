@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import FileIO
     from types import FrameType
 
 __all__ = ["StopRequest", "Stopped"]
@@ -99,42 +100,67 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield stop
             return
+        wanted = frozenset(signals or (signal.SIGINT, signal.SIGTERM))
         reading, writing = os.pipe()
+        os.set_blocking(writing, False)
         watcher = threading.Thread(
-            target=stop._watch, args=(reading, polite_seconds), name="biotune-stop", daemon=True
+            target=stop._watch,
+            args=(reading, wanted, polite_seconds),
+            name="biotune-stop",
+            daemon=True,
         )
 
-        def handler(number: int, _frame: FrameType | None) -> None:
-            # Only what is safe between any two instructions: a flag and a write to a pipe.
-            if stop._requested:
-                os._exit(128 + number)
+        def handler(_number: int, _frame: FrameType | None) -> None:
             stop._requested = True
-            os.write(writing, bytes([number]))
 
-        before = {s: signal.signal(s, handler) for s in signals or (signal.SIGINT, signal.SIGTERM)}
+        # Python runs a handler once the main thread has come back from C, and a backward pass may
+        # take many seconds; but it writes the signal's number into this pipe at once.
+        pipe_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, handler) for number in wanted}
         watcher.start()
         try:
             yield stop
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
+            signal.set_wakeup_fd(pipe_before)
             os.close(writing)
             watcher.join()
 
-    def _watch(self, pipe: int, polite_seconds: float) -> None:
+    def _watch(self, pipe: int, wanted: frozenset[int], polite_seconds: float) -> None:
+        """Act on the signals whose numbers come through the pipe, until that is closed."""
         with open(pipe, "rb", buffering=0) as file:
-            number = file.read(1)
-            if not number:
-                return
+            number = 0
+            while number not in wanted:  # other signals that somebody handles come as well
+                read = file.read(1)
+                if not read:
+                    return
+                number = read[0]
+            self._requested = True
             for listener in tuple(self._listeners):
                 listener()
-            end = time.monotonic() + polite_seconds
             os.set_blocking(pipe, False)
-            while time.monotonic() < end:
-                if file.read(1) == b"":  # closed: the block has been left in time
-                    return
-                time.sleep(_POLL_SECONDS)
+            end = time.monotonic() + polite_seconds
+            if _closed(file, wanted, lambda: time.monotonic() < end):
+                return
+            last = threading.Thread(target=self._go_at_last, daemon=True)
+            last.start()
+            _closed(file, wanted, last.is_alive)
+        os.write(2, b"\nStopped in the middle of a training; everything finished is kept.\n")
+        os._exit(128 + number)
+
+    def _go_at_last(self) -> None:
         for last in tuple(self._at_last):
             last()
-        os.write(2, b"\nStopped in the middle of a training; everything finished is kept.\n")
-        os._exit(128 + number[0])
+
+
+def _closed(pipe: FileIO, wanted: frozenset[int], go_on: Callable[[], bool]) -> bool:
+    """Wait while ``go_on`` says so; say whether the pipe is closed, exit at a signal."""
+    while go_on():
+        read = pipe.read(1)
+        if read == b"":
+            return True
+        if read and read[0] in wanted:
+            os._exit(128 + read[0])
+        time.sleep(_POLL_SECONDS)
+    return False

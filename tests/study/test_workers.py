@@ -381,7 +381,7 @@ def test_a_stop_reaches_a_worker_that_waits_for_others() -> None:
 
 
 WORKER = """
-    import sys, time, optuna
+    import hashlib, sys, time, optuna
     from biotune_optuna.sampler import BioTuneSampler
     from biotune_optuna.study.storage import open_storage
     from biotune_optuna.study.workers import run_trials, StopRequest, Stopped
@@ -393,6 +393,8 @@ WORKER = """
     def objective(trial):
         x = trial.suggest_float("x", 0, 1)
         print("running", trial.number, flush=True)
+        if sys.argv[2] == "in C":  # as in a long backward pass, no handler can run
+            hashlib.pbkdf2_hmac("sha256", b"a", b"b", 200_000_000)
         for _ in range(600):
             time.sleep(0.1)
             if polite:
@@ -428,8 +430,9 @@ def test_a_signal_hands_the_trial_back(url: str, number: signal.Signals) -> None
     assert trial.system_attrs["biotune:ended"] == "stopped"
 
 
-def test_a_worker_that_does_not_look_is_stopped_all_the_same(url: str) -> None:
-    worker = start_worker(url, "deaf", seconds=0.5)
+@pytest.mark.parametrize("kind", ["deaf", "in C"])
+def test_a_worker_that_does_not_look_is_stopped_all_the_same(url: str, kind: str) -> None:
+    worker = start_worker(url, kind, seconds=0.5)
     began = time.monotonic()
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 128 + signal.SIGTERM
@@ -438,8 +441,9 @@ def test_a_worker_that_does_not_look_is_stopped_all_the_same(url: str) -> None:
     assert trial.system_attrs["biotune:ended"] == "stopped"
 
 
-def test_a_second_signal_stops_at_once_and_the_trial_is_found(url: str) -> None:
-    worker = start_worker(url, "deaf", seconds=60)
+@pytest.mark.parametrize("kind", ["deaf", "in C"])
+def test_a_second_signal_stops_at_once_and_the_trial_is_found(url: str, kind: str) -> None:
+    worker = start_worker(url, kind, seconds=60)
     worker.send_signal(signal.SIGINT)
     time.sleep(0.2)
     worker.send_signal(signal.SIGINT)
