@@ -79,13 +79,15 @@ class GenomeSpace:
                     η_b = S_b · (ν_b − ε_f) / (max ν − ε_f)   "normalized"
                     η_b = S_b                          "discriminative"
 
-    A genome is valid when at least one block trains.
+    Without a threshold nothing is frozen: S_b = 1, and "normalized" takes ε_f as 0. A genome is
+    valid when at least one block trains.
 
     Args:
         blocks: The model's blocks in execution order, head last (`biotune_optuna.model_blocks`).
         head_trains: Whether the head always trains, whatever its gene says; default True. A new
             head is random, and frozen it would stay so. The paper's space has False.
-        threshold: ``"gene"`` (default) to search ε_f, or its fixed value in [0, 1).
+        threshold: ``"gene"`` (default) to search ε_f, its fixed value in [0, 1), or None: no block
+            is ever frozen.
         variant: How a gene becomes a multiplier, default ``"exponential"``.
         lr: Base learning rate, or the (low, high) bounds within which it is searched on a log
             scale; default (1e-3, 3e-2).
@@ -100,7 +102,7 @@ class GenomeSpace:
         blocks: Sequence[BlockLike],
         *,
         head_trains: bool = True,
-        threshold: Literal["gene"] | float = "gene",
+        threshold: Literal["gene"] | float | None = "gene",
         variant: Variant = "exponential",
         lr: float | Range = (1e-3, 3e-2),
         weight_decay: float | Range = 0.0,
@@ -121,8 +123,8 @@ class GenomeSpace:
         if variant not in get_args(Variant):
             known = ", ".join(get_args(Variant))
             raise StudyError(f"learning-rate variant {variant!r} is unknown; choose one of {known}")
-        if threshold != "gene" and not 0 <= threshold < 1:
-            raise StudyError(f"threshold {threshold} must be 'gene' or a number in [0, 1)")
+        if threshold not in ("gene", None) and not 0 <= threshold < 1:
+            raise StudyError(f"threshold {threshold} must be 'gene', None or a number in [0, 1)")
         self.gene_names = tuple(f"gene.{name}" for name in names) + (
             (THRESHOLD,) if threshold == "gene" else ()
         )
@@ -151,7 +153,7 @@ class GenomeSpace:
 
     @property
     def threshold_index(self) -> int | None:
-        """Position of the threshold gene, None where the threshold is fixed."""
+        """Position of the threshold gene, None where there is none."""
         return self.n_blocks if self.threshold == "gene" else None
 
     @property
@@ -200,7 +202,7 @@ class GenomeSpace:
         genes = np.asarray(values, dtype=np.float64)
         if self.threshold == "gene":
             return genes[..., self.n_blocks : self.n_blocks + 1]
-        return np.full((*genes.shape[:-1], 1), float(self.threshold))
+        return np.full((*genes.shape[:-1], 1), float(self.threshold or 0.0))
 
     def mask(self, values: ArrayLike) -> NDArray[np.bool_]:
         """Which blocks train.
@@ -212,6 +214,8 @@ class GenomeSpace:
             Shape (..., B), True where the block trains.
         """
         genes = np.asarray(values, dtype=np.float64)
+        if self.threshold is None:
+            return np.ones((*genes.shape[:-1], self.n_blocks), dtype=np.bool_)
         mask: NDArray[np.bool_] = genes[..., : self.n_blocks] > self.thresholds(genes)
         if self.head_trains:
             mask[..., -1] = True
@@ -285,7 +289,7 @@ class GenomeSpace:
         scale = recipe.lr / extras.get(LR, self.base_lr)
         genes = np.array([self._gene(block, scale) for block in recipe.blocks])
         active = np.array([not block.frozen for block in recipe.blocks])
-        floor = self.threshold
+        floor = self.threshold or 0.0
         if floor == "gene":
             ruled = active[:-1] if self.head_trains else active
             lowest = float(genes[: len(ruled)][ruled].min()) if ruled.any() else 1.0

@@ -77,6 +77,11 @@ class BioTuneSampler(BaseSampler):
         population_size: P >= 3, survivors of a generation; None takes the preset's.
         n_elites: E, 0 <= E < P, how many of the best are exploited; None takes the preset's.
         momentum: κ >= 0 of the crossover; None takes the preset's.
+        crossover: False: a child begins as its first parent. This and the next three leave out an
+            operator of the paper's offspring, for ablations; None leaves it in.
+        mutation: False: children do not mutate.
+        extinction: False: the mutation's strength is a half for all, whatever their rank.
+        adoption: False: children are not pulled towards their parents and a prototype.
         informed: Begin with well-known recipes: full fine-tuning at three rates, layer-wise decay,
             frozen stem, frozen lower half, linear probe. This and what follows is switched on by
             the default preset, off by ``"paper"``; None takes the preset's.
@@ -109,6 +114,10 @@ class BioTuneSampler(BaseSampler):
         population_size: int | None = None,
         n_elites: int | None = None,
         momentum: float | None = None,
+        crossover: bool | None = None,
+        mutation: bool | None = None,
+        extinction: bool | None = None,
+        adoption: bool | None = None,
         informed: bool | None = None,
         structured: bool | None = None,
         smoothing: bool | None = None,
@@ -128,6 +137,10 @@ class BioTuneSampler(BaseSampler):
             population_size=population_size,
             n_elites=n_elites,
             momentum=momentum,
+            crossover=crossover,
+            mutation=mutation,
+            extinction=extinction,
+            adoption=adoption,
             informed=informed,
             structured=structured,
             smoothing=smoothing,

@@ -45,6 +45,18 @@ def test_repair_makes_valid_and_leaves_valid_alone(values: tuple[float, ...]) ->
         assert repaired.tolist() == list(values)
 
 
+def test_without_a_threshold_nothing_is_frozen() -> None:
+    space = GenomeSpace(BLOCKS, threshold=None, lr=1e-3)
+    assert space.names == tuple(f"gene.{block.name}" for block in BLOCKS)
+    genes = [0.0, 0.25, 0.5, 1.0]
+    assert space.multipliers(genes) == pytest.approx([0.1, 10**-0.5, 1.0, 10.0])
+    assert space.is_valid([0.0] * 4)
+    frozen = Recipe.from_multipliers(BLOCKS, [0.0, 0.0, 1.0, 2.0], lr=1e-3)
+    decoded = space.encode(frozen).decode()
+    assert list(decoded.multipliers.values()) == pytest.approx([0.1, 0.1, 1.0, 2.0])
+    assert GenomeSpace.from_dict(space.to_dict()) == space
+
+
 def test_variants() -> None:
     values = [0.2, 0.4, 0.6, 0.8, 0.3]
 

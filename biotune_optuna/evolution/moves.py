@@ -66,7 +66,7 @@ def write(domain: Domain, meaning: Meaning) -> Vector:
     if space.threshold == "gene":
         threshold = 0.5 * float(genes[ruled].min()) if ruled.any() else 0.5
     else:
-        threshold = float(space.threshold)
+        threshold = float(space.threshold or 0.0)
         genes[ruled] = np.maximum(genes[ruled], np.nextafter(threshold, 2.0))
     genes[~meaning.mask] = 0.5 * threshold
     tail = [threshold] if space.threshold == "gene" else []

@@ -55,6 +55,10 @@ class Settings:
         population_size: P, individuals that survive a generation.
         n_elites: E, how many of the best are exploited each generation.
         momentum: κ of the crossover.
+        crossover: Whether a child mixes its parents; else it begins as the first of them.
+        mutation: Whether children mutate.
+        extinction: Whether the rank sets how strongly; else every factor is a half.
+        adoption: Whether children are pulled towards parents and prototype.
         informed: Whether generation 0 begins with well-known recipes.
         structured: Whether offspring come from moves in the space of what genomes mean.
         smoothing: Whether genomes are ranked by a model of the landscape, not by their own value.
@@ -67,6 +71,10 @@ class Settings:
     population_size: int = 10
     n_elites: int = 3
     momentum: float = 1.0
+    crossover: bool = True
+    mutation: bool = True
+    extinction: bool = True
+    adoption: bool = True
     informed: bool = False
     structured: bool = False
     smoothing: bool = False
@@ -338,13 +346,15 @@ def _offspring(
     if len(pool) <= 2:
         return Proposal(_immigrant(domain, rng), np.zeros(domain.size), "immigrant")
     p1, p2, q = (pool[rank] for rank in operators.draw_parents(len(pool), rng))
-    factor = float(0.5 * (factors[p1] + factors[p2]))
+    factor = float(0.5 * (factors[p1] + factors[p2])) if settings.extinction else 0.5
     mother, father, prototype = members[p1], members[p2], members[q]
     both = (mother.genes, father.genes)
     for attempt in range(REDRAWS + 1):
-        before, pull = operators.cross(both, (mother.move, father.move), settings.momentum, rng)
-        child = operators.mutate(before, factor, rng)
-        child = operators.adopt(child, both, prototype.genes, rng)
+        mixed = both if settings.crossover else (mother.genes, mother.genes)
+        before, pull = operators.cross(mixed, (mother.move, father.move), settings.momentum, rng)
+        child = operators.mutate(before, factor, rng) if settings.mutation else before
+        if settings.adoption:
+            child = operators.adopt(child, both, prototype.genes, rng)
         child = operators.switch_choices(
             child, domain.choices, (*both, prototype.genes), factor, rng
         )

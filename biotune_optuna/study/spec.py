@@ -64,7 +64,7 @@ class StudySpec:
         lr: Base learning rate, or the bounds it is searched in; default (1e-3, 3e-2).
         weight_decay: Weight decay, or its bounds; default 0.01.
         head_trains: Whether the head trains whatever its gene says, default True.
-        threshold: ``"gene"`` or a fixed freezing threshold.
+        threshold: ``"gene"``, a fixed freezing threshold, or None: nothing is frozen.
         variant: How a gene becomes a learning-rate multiplier.
         n_seeds: Trainings per fold in one evaluation, default 2.
         n_folds: Folds of the training part, default 1 (no folds).
@@ -94,7 +94,7 @@ class StudySpec:
     lr: float | tuple[float, float] = (1e-3, 3e-2)
     weight_decay: float | tuple[float, float] = 0.01
     head_trains: bool = True
-    threshold: Literal["gene"] | float = "gene"
+    threshold: Literal["gene"] | float | None = "gene"
     variant: Variant = "exponential"
     n_seeds: int = 2
     n_folds: int = 1

@@ -28,6 +28,7 @@ SPACES = {
     "default": {},
     "paper": {"head_trains": False, "lr": 1e-3},
     "fixed threshold": {"threshold": 0.3},
+    "no threshold": {"threshold": None},
     "weight decay": {"weight_decay": (1e-5, 1e-1)},
 }
 

@@ -10,10 +10,12 @@ import numpy as np
 import optuna
 import pytest
 
-from biotune_optuna.evolution.strategy import Settings, plan
+from biotune_optuna.evolution.domain import Domain
+from biotune_optuna.evolution.strategy import Generation, Individual, Settings, plan, propose
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.slots.claims import study_config
 
 GOLDEN = Path(__file__).parent / "golden_paper.json"
 P, E, G, SEED = 10, 3, 10, 11
@@ -206,3 +208,53 @@ def test_momentum_can_be_switched_off():
     off, on = run(0.0), run(1.0)
     assert off[:23] == on[:23], "in generations 0 and 1 there is no displacement yet"
     assert off != on
+
+
+def offspring_of(index=0, **switches):
+    """A child of generation 1, four individuals known, and its parents' genes."""
+    space = make_space()
+    domain = Domain(space.names, np.zeros(len(space.names), dtype=np.int64), space)
+    genes = [np.array([0.4, 0.45, 0.5, 0.55, x]) for x in (0.3, 0.4, 0.45, 0.5)]
+    people = tuple(
+        Individual(i, one, np.zeros(5), (0.05 * i**2,), 0.05 * i**2 - 1)
+        for i, one in enumerate(genes)
+    )
+    settings = Settings(n_elites=0, **switches)
+    bred = propose(settings, domain, Generation(1, people, offset=1.0), index, SEED)
+    return bred.genes, [genes[number] for number in bred.parents]
+
+
+def test_each_operator_can_be_left_out():
+    child, (mother, father) = offspring_of(mutation=False, adoption=False)
+    assert child[:4] == pytest.approx(mother[:4])  # all parents agree there
+    assert min(mother[4], father[4]) < child[4] < max(mother[4], father[4])
+    child, (mother, _) = offspring_of(mutation=False, adoption=False, crossover=False)
+    assert child == pytest.approx(mother)
+    child, (mother, _) = offspring_of(mutation=False, crossover=False)
+    assert child[:4] == pytest.approx(mother[:4])
+    assert child[4] != pytest.approx(mother[4])
+
+    def furthest(**switches):
+        bred = [offspring_of(i, adoption=False, crossover=False, **switches) for i in range(40)]
+        return max(np.abs(child - mother).max() for child, (mother, _) in bred)
+
+    assert 0.4 < furthest(extinction=False) <= 0.5
+    assert furthest() > 0.5  # the last two of the four have factors 0.44 and 1
+
+
+def test_left_out_operators_are_kept_in_the_study():
+    space = make_space()
+    sampler = BioTuneSampler(space=space, preset="paper", seed=0, mutation=False, adoption=False)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(lambda trial: 1 - fitness(space.suggest(trial).values), n_trials=30)
+    again = optuna.create_study(
+        direction="maximize", sampler=BioTuneSampler(space=space, preset="paper", seed=0)
+    )
+    again.optimize(lambda trial: 1 - fitness(space.suggest(trial).values), n_trials=30)
+    first = [t.params for t in study.trials]
+    assert first[:16] == [t.params for t in again.trials][:16], "exploitation is as before"
+    assert first != [t.params for t in again.trials]
+    settings = study_config(study)["settings"]
+    assert not settings["mutation"]
+    assert not settings["adoption"]
+    assert settings["crossover"]
