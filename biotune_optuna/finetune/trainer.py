@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -181,6 +183,18 @@ class Trainer:
         """
         restore(self.model, self._pristine)
         self._reset_head(seed)
+
+    def with_epochs(self, epochs: int) -> Trainer:
+        """The same trainer with runs, and their schedule, of another length.
+
+        Model, weights and cached prefixes are shared, so only one of the two may train at a time.
+
+        Args:
+            epochs: Most epochs of a run.
+        """
+        other = copy.copy(self)
+        other.settings = dataclasses.replace(self.settings, epochs=epochs)
+        return other
 
     # -- parts -----------------------------------------------------------------------------------
 

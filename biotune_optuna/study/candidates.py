@@ -85,22 +85,27 @@ class Candidate:
         }
 
 
-def choose(everyone: list[Candidate]) -> tuple[Candidate, list[Candidate], str]:
+def choose(
+    everyone: list[Candidate], *, tolerance: float = 1.0
+) -> tuple[Candidate, list[Candidate], str]:
     """Chooses the winner by confirmed mean; among equals the cheapest.
 
-    Equals are those within one standard error of the best. Cheapest is the one with the fewest
-    image passes through blocks that train, then the fewest trainable parameters.
+    Equals are those within ``tolerance`` standard errors of the best. Cheapest is the one with the
+    fewest image passes through blocks that train, then the fewest trainable parameters.
 
     Args:
         everyone: Confirmed candidates and rivals.
+        tolerance: Standard errors of the best mean; 0 leaves only exact ties.
 
     Returns:
         The winner, all candidates that cannot be told from the best, and the reason in words.
     """
     best = max(everyone, key=lambda c: c.mean)
-    plateau = [c for c in everyone if c.mean >= best.mean - best.stderr]
+    plateau = [c for c in everyone if c.mean >= best.mean - tolerance * best.stderr]
     winner = min(plateau, key=lambda c: (c.backward_cost, c.trainable_pct))
-    if winner is best and len(plateau) == 1:
+    if tolerance == 0:
+        why = f"{winner.name} has the best mean on fresh seeds"
+    elif winner is best and len(plateau) == 1:
         why = f"{best.name} has the best mean on fresh seeds, by more than its standard error"
     elif winner is best:
         why = f"{best.name} has the best mean on fresh seeds and is the cheapest within one "

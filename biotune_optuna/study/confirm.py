@@ -39,8 +39,6 @@ CONFIRM_KEY = "confirm"
 LEDGER_KEY = "confirm_trainings"
 LOOKS_KEY = "test_looks"
 
-RIVALS = ("full", "linear-probe")
-
 _MOST_CONFUSION = 60  # classes; an attribute of a study holds 64 KB on MySQL
 
 
@@ -53,18 +51,29 @@ class ConfirmPlan:
         n_runs: Fresh seeds for each recipe and rival, default 3.
         rates: Base rates tried for each rival, one run each on the search's first run.
         mistakes: Test images listed as most confidently wrong.
+        rivals: Trained beside the recipes, and a possible winner: ``"full"``, ``"linear-probe"``,
+            both (default) or neither.
+        tolerance: Standard errors of the best mean within which recipes count as equal, so that
+            the cheapest of them wins, default 1; with 0 the best mean wins.
     """
 
     top_k: int = 3
     n_runs: int = 3
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     mistakes: int = 12
+    rivals: tuple[str, ...] = ("full", "linear-probe")
+    tolerance: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("top_k", "n_runs"):
             if getattr(self, name) < 1:
                 raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
-        if not self.rates:
+        for name in self.rivals:
+            if name not in ("full", "linear-probe"):
+                raise StudyError(f"rival {name!r} is unknown here; choose full or linear-probe")
+        if self.tolerance < 0:
+            raise StudyError(f"tolerance {self.tolerance} is negative; give 0 or more")
+        if self.rivals and not self.rates:
             raise StudyError("the rivals need at least one base rate to try")
 
 
@@ -148,17 +157,18 @@ class _Confirmation:
         self.setup = study.setup
         self.ledger: dict[str, Any] = dict(study.optuna.user_attrs.get(LEDGER_KEY, {}))
         self.done = 0
-        n_recipes = plan.top_k + len(RIVALS)
-        self.total = len(RIVALS) * len(plan.rates) + n_recipes * plan.n_runs + 1 + len(RIVALS)
+        n_rivals = len(plan.rivals)
+        trainings = n_rivals * len(plan.rates) + (plan.top_k + n_rivals) * plan.n_runs
+        self.total = trainings + 1 + n_rivals
 
     def run(self, basis: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
-        rivals = [self._tune_rival(name) for name in RIVALS]
+        rivals = [self._tune_rival(name) for name in self.plan.rivals]
         candidates = self._candidates()
         everyone = [*candidates, *rivals]
         for candidate in everyone:
             self._confirm(candidate)
-        winner, plateau, why = choose(everyone)
+        winner, plateau, why = choose(everyone, tolerance=self.plan.tolerance)
         result: dict[str, Any] = {
             "basis": basis,
             "metric": self.setup.spec.train.metric,
@@ -269,11 +279,17 @@ class _Confirmation:
         index = self.setup.splits.test
         labels = self.setup.source.labels[index]
         probs: dict[str, NDArray[np.floating]] = {}
+        cost: dict[str, dict[str, float]] = {}
         for candidate in tested:
             if self.observer:
                 self.observer.stage("final training", candidate.name, self.done, self.total)
             self.done += 1
-            _fit_final(self.study, candidate.recipe, candidate.final_epochs, self._on_epoch)
+            final = _fit_final(self.study, candidate.recipe, candidate.final_epochs, self._on_epoch)
+            cost[candidate.name] = {
+                "forward": final.images_forward,
+                "backward": final.images_backward,
+                "seconds": round(final.seconds, 3),
+            }
             self._log_look(candidate.name)
             probs[candidate.name] = self.setup.trainer.predict(index)
         winner = tested[-1].name
@@ -307,7 +323,7 @@ class _Confirmation:
             [probs[candidate.name] for candidate in tested[:-1]],
             most=self.plan.mistakes,
         )
-        return {"tests": tests, "paired": paired, "mistakes": mistakes}
+        return {"tests": tests, "paired": paired, "mistakes": mistakes, "final_training": cost}
 
     def _log_look(self, what: str) -> None:
         study = self.study.optuna
@@ -320,10 +336,10 @@ def _fit_final(
     recipe: Recipe,
     epochs: int,
     on_epoch: Callable[[EpochRecord], None] | None,
-) -> None:
+) -> RunResult:
     """Trains on training and validation data, without early stop; keeps the weights."""
     splits = study.setup.splits
-    study.setup.trainer.fit(
+    result = study.setup.trainer.fit(
         recipe,
         np.concatenate([splits.train, splits.val]),
         None,
@@ -333,6 +349,7 @@ def _fit_final(
         keep_weights=True,
     )
     study.trained = (recipe.key(), epochs)
+    return result
 
 
 def _record(recipe: Recipe, result: RunResult) -> dict[str, Any]:
@@ -359,9 +376,13 @@ def _basis(study: TuningStudy, plan: ConfirmPlan) -> dict[str, Any]:
         raise StudyError(
             f"study {study.name!r} has no finished trial to confirm; run more trials first"
         )
-    return {
+    basis: dict[str, Any] = {
         "trials": len(finished),
         "top_k": plan.top_k,
         "n_runs": plan.n_runs,
         "rates": list(plan.rates),
     }
+    usual = ConfirmPlan()
+    if (plan.rivals, plan.tolerance) != (usual.rivals, usual.tolerance):
+        basis |= {"rivals": list(plan.rivals), "tolerance": plan.tolerance}
+    return basis

@@ -149,12 +149,32 @@ def create_study(
     if known is not None:
         _check_same(name, known, spec, fingerprints=False)
     setup = prepare(spec, source=source, device=device, cache_dir=cache_dir)
-    sampler = _sampler(setup)
+    return study_of(setup, storage=backend, name=name)
+
+
+def study_of(
+    setup: Setup,
+    *,
+    storage: Storage,
+    name: str,
+    sampler: optuna.samplers.BaseSampler | None = None,
+) -> TuningStudy:
+    """Creates the study of a setup that is there already, or goes on with it.
+
+    Args:
+        setup: Data, model and trainer.
+        storage: URL or Optuna storage, as in `create_study`.
+        name: The study's name.
+        sampler: What proposes genomes; None is the spec's own.
+
+    Raises:
+        StudyError: If a study of that name has another identity; the field is named.
+    """
     study = optuna.create_study(
-        storage=backend,
+        storage=_backend(storage),
         study_name=name,
         direction="maximize",
-        sampler=sampler,
+        sampler=sampler or _sampler(setup),
         pruner=optuna.pruners.NopPruner(),
         load_if_exists=True,
     )

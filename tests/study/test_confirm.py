@@ -46,6 +46,15 @@ def test_within_one_standard_error_the_cheapest_wins() -> None:
     assert "near is within one standard error of the best (best)" in why
 
 
+def test_without_tolerance_the_best_mean_wins() -> None:
+    best = candidate("best", [0.88, 0.90, 0.92], 0)
+    near = candidate("near", [0.89, 0.89, 0.89], 1)
+    winner, plateau, why = choose([near, best], tolerance=0)
+    assert winner is best
+    assert plateau == [best]
+    assert why == "best has the best mean on fresh seeds"
+
+
 def test_cost_is_passes_through_blocks_that_train() -> None:
     assert candidate("a", [1.0], 1, backward=900).backward_cost == pytest.approx(600)
     long = candidate("long", [0.9, 0.9, 0.9], 1, backward=1500)  # 1000 against 900
@@ -96,6 +105,22 @@ def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     looks = searched.optuna.user_attrs["test_looks"]
     assert [look["what"] for look in looks] == names
     assert {pair["against"] for pair in result["paired"]} == set(names[:-1])
+
+
+def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:
+    result = confirm(searched, ConfirmPlan(top_k=2, n_runs=1, rivals=(), tolerance=0))
+    assert result["rivals"] == result["paired"] == []
+    (test,) = result["tests"]
+    best = max(result["candidates"], key=lambda c: c["mean"])
+    assert test["name"] == result["winner"] == best["name"]
+    splits = searched.setup.splits
+    passes = (len(splits.train) + len(splits.val)) * best["final_epochs"]
+    cost = result["final_training"][best["name"]]
+    assert cost["forward"] == cost["backward"] == passes
+    looks = searched.optuna.user_attrs["test_looks"]
+    assert len(looks) == 1
+    with pytest.raises(StudyError, match="'lora'"):
+        ConfirmPlan(rivals=("lora",))
 
 
 def test_a_second_confirmation_does_not_look_again(
