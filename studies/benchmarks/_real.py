@@ -1,0 +1,240 @@
+"""Landscapes of real evaluations: tables of trainings, and a model of each to search on.
+
+The model is an average of extremely randomised trees and a Gaussian process (both scikit-learn's)
+over the blocks' log rates. It knows nothing of the sampler's own model, and it says how well it
+predicts genomes it was not fitted to. Noise is drawn with the spread that repeated trainings show
+at that level of value.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.model_selection import KFold
+
+from biotune_optuna import GenomeSpace, Recipe
+from biotune_optuna.recipe import BlockRecipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
+
+HERE = Path(__file__).parent / "landscapes"
+N_TREES = 200
+N_LIKE = 12  # repeated recipes whose residuals are drawn as noise
+
+
+@dataclass(frozen=True)
+class Table:
+    """Real trainings of one task.
+
+    Attributes:
+        name: The task.
+        made: How they were made.
+        rates: Different recipes' learning rate of each block, 0 where frozen; shape (N, B).
+        means: Mean score of each, shape (N,).
+        counts: How many trainings each mean is of, shape (N,).
+        scores: Single scores of each.
+    """
+
+    name: str
+    made: dict[str, Any]
+    rates: Vector
+    means: Vector
+    counts: Vector
+    scores: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        """Reads a table written by ``landscapes.py``."""
+        with path.open() as file:
+            made = json.loads(file.readline().removeprefix("# "))
+            rows = list(csv.DictReader(file))
+        groups: dict[tuple[float, ...], list[float]] = {}
+        for row in rows:
+            multipliers = [float(row[f"m{i}"]) for i in range(len(made["blocks"]))]
+            rates = tuple(float(row["lr"]) * m for m in multipliers)
+            groups.setdefault(rates, []).append(float(row["score"]))
+        return cls(
+            name=path.stem,
+            made=made,
+            rates=np.array(list(groups)),
+            means=np.array([np.mean(scores) for scores in groups.values()]),
+            counts=np.array([float(len(scores)) for scores in groups.values()]),
+            scores=tuple(tuple(scores) for scores in groups.values()),
+        )
+
+    @property
+    def n_trainings(self) -> int:
+        """Number of trainings."""
+        return int(self.counts.sum())
+
+    def residuals(self) -> tuple[Vector, list[Vector]]:
+        """Repeated recipes' means, ascending, and how far each training fell from its mean.
+
+        Residuals are scaled so that their mean square is the variance of one training.
+        """
+        repeated = sorted((s for s in self.scores if len(s) > 1), key=lambda s: float(np.mean(s)))
+        scaled = [(np.array(s) - np.mean(s)) * math.sqrt(len(s) / (len(s) - 1)) for s in repeated]
+        return np.array([np.mean(s) for s in repeated]), scaled
+
+
+def features(rates: Vector) -> Vector:
+    """Log rate of every block, which blocks train, their mean log rate, and the frozen prefix."""
+    active = rates > 0
+    logs = np.log10(np.where(active, rates, 1e-5))
+    overall = np.where(active, logs, 0.0).sum(axis=1) / np.maximum(active.sum(axis=1), 1)
+    prefix = np.argmax(active, axis=1)
+    return np.column_stack([logs, active, overall, prefix])
+
+
+class Surrogate:
+    """Trees and a Gaussian process, averaged; fast for one recipe at a time."""
+
+    def __init__(self, rates: Vector, means: Vector, counts: Vector) -> None:
+        inputs = features(rates)
+        self._forest = ExtraTreesRegressor(
+            N_TREES, min_samples_leaf=2, max_features=0.6, random_state=0
+        ).fit(inputs, means, sample_weight=counts)
+        self._center, self._scale = inputs.mean(axis=0), inputs.std(axis=0) + 1e-9
+        kernel = ConstantKernel(1.0) * Matern(
+            np.full(inputs.shape[1], 3.0), (0.3, 100.0), nu=2.5
+        ) + WhiteKernel(0.05, (1e-4, 2.0))
+        self._process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+        with warnings.catch_warnings():  # features that do not matter get endless length scales
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self._process.fit(self._scaled(inputs), means)
+        self._trees = _Flat(self._forest)
+        self._fast = _Posterior(self._process)
+
+    def _scaled(self, inputs: Vector) -> Vector:
+        scaled: Vector = (inputs - self._center) / self._scale
+        return scaled
+
+    def predict(self, rates: Vector) -> Vector:
+        """Value of each recipe; rates of shape (M, B)."""
+        inputs = features(rates)
+        forest = np.array([self._trees(one) for one in inputs])
+        process = np.array([self._fast(one) for one in self._scaled(inputs)])
+        return np.asarray(0.5 * (forest + process))
+
+
+class _Flat:
+    """A forest as arrays: scikit-learn's own call takes 20 ms for a single row."""
+
+    def __init__(self, forest: ExtraTreesRegressor) -> None:
+        trees = [one.tree_ for one in forest.estimators_]
+        starts = np.cumsum([0] + [tree.node_count for tree in trees])[:-1]
+        self._roots = starts
+        self._left = np.concatenate(
+            [t.children_left + s for t, s in zip(trees, starts, strict=True)]
+        )
+        self._right = np.concatenate(
+            [t.children_right + s for t, s in zip(trees, starts, strict=True)]
+        )
+        self._feature = np.concatenate([tree.feature for tree in trees])
+        self._threshold = np.concatenate([tree.threshold for tree in trees])
+        self._value = np.concatenate([tree.value[:, 0, 0] for tree in trees])
+        leaf = self._feature < 0
+        here = np.arange(len(leaf))
+        self._left[leaf], self._right[leaf] = here[leaf], here[leaf]
+        self._depth = max(tree.max_depth for tree in trees)
+
+    def __call__(self, row: Vector) -> float:
+        row = row.astype(np.float32)
+        nodes = self._roots
+        for _ in range(self._depth):
+            left = row[self._feature[nodes]] <= self._threshold[nodes]
+            nodes = np.where(left, self._left[nodes], self._right[nodes])
+        return float(self._value[nodes].mean())
+
+
+class _Posterior:
+    """The posterior mean of a fitted process, for a single row."""
+
+    def __init__(self, process: GaussianProcessRegressor) -> None:
+        product = process.kernel_.k1
+        self._amplitude = product.k1.constant_value
+        self._lengths = product.k2.length_scale
+        self._points = process.X_train_ / self._lengths
+        self._weights = process.alpha_
+        self._mean, self._deviation = process._y_train_mean, process._y_train_std
+
+    def __call__(self, row: Vector) -> float:
+        d = math.sqrt(5.0) * np.linalg.norm(self._points - row / self._lengths, axis=1)
+        kernel = self._amplitude * (1.0 + d + d * d / 3.0) * np.exp(-d)
+        return float(self._mean + self._deviation * (kernel @ self._weights))
+
+
+class RealLandscape:
+    """A task to search on, modelled on its real trainings."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.name = table.name
+        self.space = GenomeSpace([BlockRecipe(name, 1.0) for name in table.made["blocks"]])
+        self._levels, self._residuals = table.residuals()
+
+    @cached_property
+    def surrogate(self) -> Surrogate:
+        """Fitted when first asked."""
+        return Surrogate(self.table.rates, self.table.means, self.table.counts)
+
+    def value(self, recipe: Recipe) -> float:
+        """The noise-free value."""
+        rates = np.array([[block.multiplier * recipe.lr for block in recipe.blocks]])
+        return float(self.surrogate.predict(rates)[0])
+
+    def observe(self, recipe: Recipe, rng: np.random.Generator) -> float:
+        """What one training would give: off by what a training of a like recipe was."""
+        value = self.value(recipe)
+        start = int(np.searchsorted(self._levels, value)) - N_LIKE // 2
+        start = min(max(start, 0), max(len(self._levels) - N_LIKE, 0))
+        like = np.concatenate(self._residuals[start : start + N_LIKE])
+        return value + float(like[rng.integers(len(like))])
+
+    def noise(self) -> float:
+        """Standard deviation of one training of a recipe like the best ones."""
+        return float(np.sqrt(np.mean(np.concatenate(self._residuals[-N_LIKE:]) ** 2)))
+
+    def quality(self, folds: int = 10) -> dict[str, float]:
+        """How well the model predicts recipes it was not fitted to.
+
+        Returns:
+            ``rmse`` and Spearman's ``rank`` over all, both of those among the best tenth, and the
+            ``noise`` of a single training there.
+        """
+        table = self.table
+        predicted = np.empty_like(table.means)
+        for fit, held_out in KFold(folds, shuffle=True, random_state=0).split(table.rates):
+            model = Surrogate(table.rates[fit], table.means[fit], table.counts[fit])
+            predicted[held_out] = model.predict(table.rates[held_out])
+        best = table.means >= np.quantile(table.means, 0.9)
+        errors = predicted - table.means
+        return {
+            "rmse": float(np.sqrt(np.mean(errors**2))),
+            "rank": float(spearmanr(predicted, table.means).statistic),
+            "rmse_best": float(np.sqrt(np.mean(errors[best] ** 2))),
+            "rank_best": float(spearmanr(predicted[best], table.means[best]).statistic),
+            "noise": self.noise(),
+        }
+
+
+def landscapes(names: list[str] | None = None) -> list[RealLandscape]:
+    """All that there are tables of, or those named."""
+    paths = sorted(HERE.glob("*.csv"))
+    return [RealLandscape(Table.read(p)) for p in paths if names is None or p.stem in names]
