@@ -186,7 +186,7 @@ def _gaps_at_generation_ends(plan: Plan, gaps: list[tuple[float, int]]) -> list[
 def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder = Path(tempfile.mkdtemp())
-    server = Postgres(folder)
+    server = Postgres()
     try:
         lengths = (100, 10_000)
         sqlite = cost_by_length(lambda name: f"sqlite:///{folder}/{name}.db", lengths)

