@@ -264,11 +264,16 @@ def _check_same(
     if not fingerprints:
         given = dataclasses.replace(given, fingerprints=stored.fingerprints)
     different = stored.differences(given)
-    if different:
-        raise StudyError(
-            f"study {name!r} exists and is another study: it has {'; '.join(different)}; "
-            "give the same values or another study name"
-        )
+    if not different:
+        return
+    cure = "give the same values or another study name"
+    if all(field.startswith("fingerprints.") for field in different):
+        cure = "the files found here are not the study's: point data or weights at its own"
+        if different[0].startswith("fingerprints.data"):  # other images are also split otherwise
+            different = [field for field in different if "fingerprints.splits" not in field]
+    raise StudyError(
+        f"study {name!r} exists and is another study: it has {'; '.join(different)}; {cure}"
+    )
 
 
 def _backend(storage: Storage) -> optuna.storages.BaseStorage:

@@ -1,13 +1,18 @@
 """What is identity, what may change, and which runs follow from a spec."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from tiny import tiny_spec
 
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.spec import StudySpec, default_name
+from biotune_optuna.study.storage import open_storage
+from biotune_optuna.study.study import study_of
 
 
 def test_a_spec_survives_json() -> None:
@@ -56,6 +61,20 @@ def test_confirmation_never_uses_a_seed_of_the_search() -> None:
     fresh = {run.seed for run in spec.confirm_runs(50)} | {spec.final_seed}
     assert len(fresh) == 51
     assert not search & fresh
+
+
+def test_other_files_are_named_with_the_cure(setup: Setup, tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/s.db")
+    study_of(setup, storage=storage, name="s")
+    fingerprints = {**setup.spec.fingerprints, "data": "d", "splits": "s"}
+    elsewhere = dataclasses.replace(setup.spec, fingerprints=fingerprints)
+    with pytest.raises(StudyError, match="not 'd'; the files found here are not") as caught:
+        study_of(dataclasses.replace(setup, spec=elsewhere), storage=storage, name="s")
+    assert "fingerprints.data" in str(caught.value)
+    assert "splits" not in str(caught.value)
+    other = dataclasses.replace(setup.spec, seed=7)
+    with pytest.raises(StudyError, match="seed: 0, not 7; give the same values"):
+        study_of(dataclasses.replace(setup, spec=other), storage=storage, name="s")
 
 
 @pytest.mark.parametrize(
