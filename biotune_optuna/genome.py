@@ -123,7 +123,7 @@ class GenomeSpace:
         if variant not in get_args(Variant):
             known = ", ".join(get_args(Variant))
             raise StudyError(f"learning-rate variant {variant!r} is unknown; choose one of {known}")
-        if threshold not in ("gene", None) and not 0 <= threshold < 1:
+        if threshold is not None and threshold != "gene" and not 0 <= threshold < 1:
             raise StudyError(f"threshold {threshold} must be 'gene', None or a number in [0, 1)")
         self.gene_names = tuple(f"gene.{name}" for name in names) + (
             (THRESHOLD,) if threshold == "gene" else ()

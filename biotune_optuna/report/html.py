@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import html as html_escape
-import os
-import re
-import tempfile
-from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from biotune_optuna._version import __version__
-from biotune_optuna.errors import StudyError
 from biotune_optuna.report import sections
 from biotune_optuna.report.figures import FIGURES, NothingToShow
-from biotune_optuna.report.style import at_height
+from biotune_optuna.report.shell import document, figure_html, replace_file
 from biotune_optuna.report.text import plural
 from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import search_sentences, verdict
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
     from optuna import Study
 
 __all__ = ["write_report"]
@@ -73,7 +65,7 @@ def write_report(study: Study | StudyView, path: str | Path) -> Path:
     target = Path(path)
     if target.is_dir():
         target = target / "report.html"
-    return _replace(target, page(view))
+    return replace_file(target, page(view))
 
 
 def page(view: StudyView) -> str:
@@ -82,30 +74,8 @@ def page(view: StudyView) -> str:
     Args:
         view: The study read.
     """
-    from plotly.offline import get_plotlyjs
-
-    assets = resources.files("biotune_optuna.report") / "assets"
     chapters = [_chapter(view, *chapter) for chapter in _CHAPTERS]
-    title = html_escape.escape(view.name)
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<link rel="icon" href="data:,">',
-            f"<title>{title} · fine-tuning report</title>",
-            f"<style>{(assets / 'report.css').read_text('utf-8')}</style></head><body><main>",
-            _head(view),
-            *filter(None, chapters),
-            f"<footer>Written {datetime.now().astimezone():%Y-%m-%d %H:%M %Z} by biotune-optuna"
-            f" {__version__}.</footer></main>",
-            "<noscript><p>The figures need JavaScript; all results are in the tables too.</p>"
-            "</noscript>",
-            f"<script>{get_plotlyjs()}</script>",
-            f"<script>{(assets / 'report.js').read_text('utf-8')}</script>",
-            "</body></html>",
-        ]
-    )
+    return document(f"{view.name} · fine-tuning report", [_head(view), *filter(None, chapters)])
 
 
 def _head(view: StudyView) -> str:
@@ -139,45 +109,10 @@ def _chapter(view: StudyView, key: str, title: str, figure_ids: tuple[str, ...])
     for entry in FIGURES:
         if entry.id in figure_ids:
             try:
-                drawn.append(_figure(entry.id, entry.caption, entry.draw(view)))
+                drawn.append(figure_html(entry.id, entry.caption, entry.draw(view)))
             except NothingToShow as nothing:
                 missing.append(f'<p class="none">{html_escape.escape(str(nothing))}</p>')
     if not body and not drawn and not missing:
         return ""
     inside = "".join([body, *drawn, *dict.fromkeys(missing)])
     return f'<section id="{key}"><h2>{html_escape.escape(title)}</h2>{inside}</section>'
-
-
-def _figure(identity: str, caption: str, figure: go.Figure) -> str:
-    """A figure: its title as a heading, its data as JSON that cannot end the script element."""
-    title = html_escape.unescape(re.sub(r"<[^>]*>", " ", figure.layout.title.text or ""))
-    figure.update_layout(title=None)
-    at_height(figure, figure.layout.height, title_lines=0)
-    data = str(figure.to_json()).replace("<", "\\u003c")
-    return (
-        f'<figure id="figure-{identity}"><h3>{html_escape.escape(title)}</h3>'
-        f'<div class="plot" id="{identity}"></div>'
-        f'<script type="application/json" id="{identity}-data">{data}</script>'
-        f"<figcaption>{html_escape.escape(caption)}</figcaption></figure>"
-    )
-
-
-def _replace(target: Path, text: str) -> Path:
-    """Write a file so that a reader sees the old one or the new one."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".html")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StudyError(
-            f"report {str(target)!r} cannot be written ({error.strerror or error});"
-            " give a path in a folder you may write to"
-        ) from error
-    return target

@@ -211,7 +211,7 @@ def test_old_report_stays_when_the_new_one_cannot_be_made(
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("biotune_optuna.report.html.os.fdopen", full_disk)
+    monkeypatch.setattr("biotune_optuna.report.shell.os.fdopen", full_disk)
     with pytest.raises(StudyError, match="No space left on device"):
         write_report(make_study(1), target)
     assert target.read_text() == "old"
