@@ -31,6 +31,7 @@ FLOORS = {
     "study": 3,
     "report": 4,
     "export": 4,
+    "compare": 4,
     "outcome": 4,
     "estimator": 5,
     "cli": 5,

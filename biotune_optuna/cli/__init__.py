@@ -29,6 +29,7 @@ _COMMANDS = {
     "export": "model",
     "predict": "model",
     "baseline": "baseline",
+    "compare": "compare",
 }
 
 

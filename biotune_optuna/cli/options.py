@@ -10,7 +10,14 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DURATION", "device_option", "display_option", "out_option", "study_options"]
+__all__ = [
+    "DURATION",
+    "device_option",
+    "display_option",
+    "out_option",
+    "storage_option",
+    "study_options",
+]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -44,7 +51,11 @@ DURATION = Duration()
 
 def study_options(command: F) -> F:
     """``--storage`` and ``--study``."""
-    command = click.option("--study", "name", help="Name of the study.")(command)
+    return storage_option(click.option("--study", "name", help="Name of the study.")(command))
+
+
+def storage_option(command: F) -> F:
+    """``--storage``."""
     return click.option(
         "--storage",
         envvar="BIOTUNE_STORAGE",

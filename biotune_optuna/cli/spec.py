@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
     from biotune_optuna.study.spec import StudySpec
 
-__all__ = ["make_spec", "spec_options"]
+__all__ = ["make_spec", "protocol_options", "spec_options"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-_OPTIONS = (
+_TASK = (
     click.option("--data", required=True, help="Folder with a folder per class, CSV file or name."),
     click.option("--model", required=True, help="A timm architecture, such as resnet50."),
+)
+_OPTIONS = (
     click.option(
         "--weights",
         default="auto",
@@ -52,6 +54,8 @@ _OPTIONS = (
     click.option(
         "--scheme", type=click.Choice(["holdout", "kfold"]), help="How runs are validated."
     ),
+    click.option("--train-size", type=int, help="Images to train on at most."),
+    click.option("--val-size", type=int, help="Images to validate on at most."),
     click.option("--val-fraction", type=float, help="Share held out for validation."),
     click.option("--test-fraction", type=float, help="Share held out for the test."),
     click.option("--max-blocks", type=int, help="Blocks the model is divided into at most."),
@@ -69,6 +73,14 @@ _RENAMED = {"seeds": "n_seeds", "folds": "n_folds"}
 
 def spec_options(command: F) -> F:
     """All options that define a study."""
+    command = protocol_options(command)
+    for option in reversed(_TASK):
+        command = option(command)
+    return command
+
+
+def protocol_options(command: F) -> F:
+    """Those that define a study but for its data and model."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -1,0 +1,157 @@
+"""``biotune compare``: BioTune against its rivals, on any number of data sets and models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from biotune_optuna.cli.options import storage_option
+from biotune_optuna.cli.spec import make_spec, protocol_options
+from biotune_optuna.errors import StudyError
+
+if TYPE_CHECKING:
+    from biotune_optuna.compare import Row
+    from biotune_optuna.compare.work import Progress
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command()
+@click.option("--data", multiple=True, help="Folder, CSV file or name; may be repeated.")
+@click.option("--model", multiple=True, help="A timm architecture; may be repeated.")
+@click.option(
+    "--methods", help="Names with commas between.  [default: biotune and every rival of its table]"
+)
+@click.option("--repeats", type=_COUNT, default=10, show_default=True, help="Repeats of each cell.")
+@click.option("--trials", type=_COUNT, default=60, show_default=True, help="Trials of each search.")
+@click.option("--top-k", type=_COUNT, default=3, show_default=True, help="Recipes trained again.")
+@click.option("--runs", type=_COUNT, default=3, show_default=True, help="Fresh seeds for each.")
+@click.option(
+    "--equal-budget/--no-equal-budget",
+    default=True,
+    show_default=True,
+    help="Give full, lp-ft, layer-decay and lora BioTune's total budget as well.",
+)
+@storage_option
+@click.option("--name", default="compare", show_default=True, help="Name of the comparison.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of report.html, report.md and results.csv.  [default: biotune-out/NAME]",
+)
+@click.option(
+    "--from",
+    "table",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report from this results.csv and run nothing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Tell progress in JSON lines.")
+@protocol_options
+def compare(
+    *,
+    data: tuple[str, ...],
+    model: tuple[str, ...],
+    methods: str | None,
+    storage: str | None,
+    name: str,
+    out: Path | None,
+    table: Path | None,
+    as_json: bool,
+    device: str,
+    repeats: int,
+    trials: int,
+    top_k: int,
+    runs: int,
+    equal_budget: bool,
+    **spec: Any,
+) -> None:
+    """Compare BioTune with every rival on each pair of data and model, paired by repeat.
+
+    The same command goes on where it stopped, and several processes that run it share the work.
+    """
+    from biotune_optuna.compare import read_csv, write_comparison
+
+    folder = out or Path("biotune-out") / name
+    if table is not None:
+        click.echo(write_comparison(read_csv(table), folder, title=name))
+        return
+    if not data or not model:
+        raise StudyError("a comparison needs --data and --model, or --from a results.csv")
+    from biotune_optuna.compare import Comparison
+
+    chosen = {} if methods is None else {"contenders": _words(methods)}
+    plan = Comparison(
+        tasks=tuple(make_spec(data=d, model=m, **spec) for d in data for m in model),
+        repeats=repeats,
+        trials=trials,
+        top_k=top_k,
+        runs=runs,
+        equal_budget=equal_budget,
+        name=name,
+        **chosen,
+    )
+    rows, problem = _run(plan, storage, device, as_json=as_json)
+    if rows:
+        click.echo(write_comparison(rows, folder, title=name))
+    if problem is not None:
+        raise problem
+
+
+def _run(
+    plan: Any, storage: str | None, device: str, *, as_json: bool
+) -> tuple[list[Row], StudyError | None]:
+    """Runs what is missing; some failed cells do not hide the others."""
+    from biotune_optuna.compare import read_rows, run_comparison
+    from biotune_optuna.study.stop import Stopped, StopRequest
+    from biotune_optuna.study.storage import open_storage
+
+    backend = open_storage(storage)
+    try:
+        with StopRequest.on_signals() as stop:
+            tell = _tell_json if as_json else _tell
+            return run_comparison(plan, storage=backend, device=device, tell=tell, stop=stop), None
+    except (KeyboardInterrupt, Stopped):
+        click.echo("Stopped; every finished cell is kept. The same command goes on.", err=True)
+        raise SystemExit(130) from None
+    except StudyError as error:
+        try:
+            return read_rows(backend, plan.name), error
+        except StudyError:
+            raise error from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _tell(progress: Progress) -> None:
+    cell, where = progress.cell, f"[{progress.done}/{progress.total}]"
+    words = f"{where} {cell.task}, repeat {cell.repeat}, {cell.contender.name}"
+    if progress.row is not None:
+        row = progress.row
+        words += f": {row.score:.4f} in {row.seconds:.0f} s, {row.passes:,} image passes"
+    elif progress.state == "failed":
+        words += f" failed: {progress.error}"
+    else:
+        words += " ..."
+    click.echo(words, err=True)
+
+
+def _tell_json(progress: Progress) -> None:
+    cell = progress.cell
+    facts: dict[str, Any] = {
+        "event": progress.state,
+        "task": cell.task,
+        "repeat": cell.repeat,
+        "method": cell.contender.name,
+        "done": progress.done,
+        "total": progress.total,
+    }
+    if progress.row is not None:
+        facts |= {"score": progress.row.score, "seconds": progress.row.seconds}
+    if progress.error:
+        facts["error"] = progress.error
+    click.echo(json.dumps(facts))

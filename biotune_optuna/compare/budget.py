@@ -1,0 +1,215 @@
+"""A rival with the search's own budget: its settings searched by TPE until the passes are spent."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from biotune_optuna.compare.outcome import Outcome
+from biotune_optuna.compare.search import searcher
+from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.methods import get_method
+from biotune_optuna.finetune.metrics import score, worst
+from biotune_optuna.study.objective import run_record
+from biotune_optuna.study.racing import make_race
+from biotune_optuna.study.workers import run_trials
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from biotune_optuna.compare.plan import Comparison
+    from biotune_optuna.finetune.methods import Method
+    from biotune_optuna.finetune.results import EpochRecord, RunResult
+    from biotune_optuna.study.setup import Setup
+    from biotune_optuna.study.spec import Run
+    from biotune_optuna.study.stop import StopRequest
+
+__all__ = ["run_budget"]
+
+RATES, DECAYS, LAYER_DECAYS = (1e-5, 1e-1), (1e-6, 1e-1), (0.5, 0.95)
+"""Bounds of base rate, weight decay and layer-wise rate decay."""
+
+
+def run_budget(
+    setup: Setup,
+    method: str,
+    plan: Comparison,
+    *,
+    budget: int,
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    stop: StopRequest,
+) -> Outcome:
+    """Searches a rival's rate, weight decay and epochs with a given number of image passes.
+
+    The settings of its own row come first, then TPE proposes. An evaluation is judged by the runs
+    and the race of a BioTune trial. As much of the budget as training the best few again and the
+    final training are expected to take is kept for them. The study goes on where it stopped.
+
+    Args:
+        setup: Data, model and trainer of the repeat.
+        method: A name in `biotune_optuna.finetune.methods.METHODS`.
+        plan: How much is confirmed.
+        budget: Image passes, forward and backward, for everything.
+        storage: Where the study is kept.
+        name: Its name.
+        stop: Asks to stop.
+    """
+    return _Budget(setup, get_method(method), plan, budget, stop).run(storage, name)
+
+
+@dataclass
+class _Budget:
+    setup: Setup
+    method: Method
+    plan: Comparison
+    budget: int
+    stop: StopRequest
+
+    def run(self, storage: optuna.storages.BaseStorage, name: str) -> Outcome:
+        study = self._study(storage, name)
+        if not self._is_spent(study):
+            run_trials(study, self._evaluate, callbacks=[self._stop_when_spent], stop=self.stop)
+        self.stop.check()
+        trials = _finished(study)
+        outcome = Outcome(
+            forward=sum(t.user_attrs["forward"] for t in trials),
+            backward=sum(t.user_attrs["backward"] for t in trials),
+            seconds=sum(t.duration.total_seconds() for t in trials if t.duration),
+            evaluations=len(trials),
+        )
+        return self._confirm(self._best(trials), outcome)
+
+    # -- the search ------------------------------------------------------------------------------
+
+    def _study(self, storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True
+        )
+        begun = len(study.get_trials(deepcopy=False))
+        words = np.random.SeedSequence([self.setup.spec.seed, begun])
+        study.sampler = searcher("tpe", seed=int(words.generate_state(1, np.uint32)[0]))
+        settings = self.method.settings()
+        middle = (len(settings) - 1) / 2  # a small budget should not end at one side
+        for i in sorted(range(len(settings)), key=lambda i: abs(i - middle)):
+            usual = {
+                "weight_decay": self.setup.space.base_weight_decay or DECAYS[0],
+                "epochs": self.setup.spec.train.epochs,
+            }
+            study.enqueue_trial(usual | settings[i], skip_if_exists=True)
+        return study
+
+    def _suggest(self, trial: optuna.Trial) -> dict[str, float]:
+        usual = self.setup.spec.train.epochs
+        setting: dict[str, float] = {
+            "lr": trial.suggest_float("lr", *RATES, log=True),
+            "weight_decay": trial.suggest_float("weight_decay", *DECAYS, log=True),
+            "epochs": trial.suggest_int("epochs", math.ceil(usual / 2), 2 * usual),
+        }
+        if "decay" in self.method.settings()[0]:
+            setting["decay"] = trial.suggest_float("decay", *LAYER_DECAYS)
+        return setting
+
+    def _runs(self) -> tuple[Run, ...]:
+        runs = self.setup.spec.search_runs()
+        if self.setup.spec.preset != "paper":
+            return runs
+        # Folds by generation mean nothing here: all train on the whole training part.
+        return tuple(dataclasses.replace(run, fold=None) for run in runs)
+
+    def _evaluate(self, trial: optuna.Trial) -> float:
+        """The mean validation score over the runs, as a BioTune trial's."""
+        setting, runs = self._suggest(trial), self._runs()
+        n_val = len(self.setup.splits.run(runs[0].fold)[1])
+        race = None
+        if self.setup.spec.racing:
+            done = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            race = make_race(done, runs, n_val=n_val)
+        results: list[RunResult] = []
+        try:
+            for run in runs:
+                results.append(self._train(setting, run.seed, fold=run.fold))
+                if results[-1].diverged:
+                    break
+                scores = [r.score for r in results]
+                if race and len(results) < len(runs) and race.is_lost(scores):
+                    raise optuna.TrialPruned(f"beaten by trial {race.number}")
+        finally:
+            records = [run_record(run, r) for run, r in zip(runs, results, strict=False)]
+            trial.set_user_attr("runs", records)
+            trial.set_user_attr("forward", sum(r.images_forward for r in results))
+            trial.set_user_attr("backward", sum(r.images_backward for r in results))
+        scores = [r.score for r in results]
+        scores += [worst(self.setup.spec.train.metric)] * (len(runs) - len(scores))
+        return float(np.mean(scores))
+
+    def _train(
+        self, setting: dict[str, float], seed: int, *, fold: int | None = None, **options: Any
+    ) -> RunResult:
+        images = options.pop("images", None) or self.setup.splits.run(fold)
+        own = {name: value for name, value in setting.items() if name != "epochs"}
+        trainer = self.setup.trainer.with_epochs(int(setting["epochs"]))
+        return self.method.run(
+            trainer, *images, setting=own, seed=seed, on_epoch=self._on_epoch, **options
+        )
+
+    def _on_epoch(self, _record: EpochRecord) -> None:
+        self.stop.check()
+
+    # -- the budget ------------------------------------------------------------------------------
+
+    def _is_spent(self, study: optuna.Study) -> bool:
+        """Whether another evaluation would eat into what confirmation and the end will take."""
+        trials = _finished(study)
+        if not trials:
+            return False
+        spent = [t.user_attrs["forward"] + t.user_attrs["backward"] for t in trials]
+        per_run = sum(spent) / sum(len(t.user_attrs["runs"]) for t in trials)
+        kept = (self.plan.top_k * self.plan.runs + 1) * per_run
+        return bool(sum(spent) + sum(spent) / len(spent) + kept > self.budget)
+
+    def _stop_when_spent(self, study: optuna.Study, _trial: FrozenTrial) -> None:
+        if self._is_spent(study):
+            study.stop()
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _best(self, trials: list[FrozenTrial]) -> list[dict[str, float]]:
+        complete = [t for t in trials if t.state == TrialState.COMPLETE]
+        if not complete:
+            raise StudyError(f"no setting of {self.method.name} could be evaluated")
+        best = sorted(complete, key=lambda t: (-float(t.value or 0.0), t.number))
+        return [dict(t.params) for t in best[: self.plan.top_k]]
+
+    def _confirm(self, settings: list[dict[str, float]], outcome: Outcome) -> Outcome:
+        """Trains the best few on fresh seeds, the best of these finally, and tests it once."""
+        found = []
+        for setting in settings:
+            results = [
+                outcome.charge(self._train(setting, run.seed))
+                for run in self.setup.spec.confirm_runs(self.plan.runs)
+            ]
+            mean = float(np.mean([r.score for r in results]))
+            median = float(np.median([r.best_epoch for r in results]))
+            found.append((mean, max(1, math.floor(median + 0.5)), setting))
+        outcome.validation, epochs, chosen = max(found, key=lambda one: one[0])
+        splits, spec = self.setup.splits, self.setup.spec
+        everything = (np.concatenate([splits.train, splits.val]), None)
+        outcome.charge(self._train(chosen, spec.final_seed, images=everything, epochs=epochs))
+        probs = self.setup.trainer.predict(splits.test)
+        labels = self.setup.source.labels[splits.test]
+        outcome.score = score(spec.train.metric, labels, probs, len(self.setup.classes))
+        outcome.setting = ", ".join(f"{name} {value:.3g}" for name, value in chosen.items())
+        return outcome
+
+
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    trials = study.get_trials(deepcopy=False, states=states)
+    return [t for t in trials if t.user_attrs.get("runs")]

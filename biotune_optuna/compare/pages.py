@@ -1,0 +1,300 @@
+"""A comparison as a page: one self-contained HTML file, and Markdown."""
+
+from __future__ import annotations
+
+import html as html_escape
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biotune_optuna.compare import figures
+from biotune_optuna.compare.rows import write_csv
+from biotune_optuna.compare.tables import Summary, summarise
+from biotune_optuna.errors import StudyError
+from biotune_optuna.report.shell import document, figure_html, replace_file
+from biotune_optuna.report.text import count, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import plotly.graph_objects as go
+
+    from biotune_optuna.compare.rows import Row
+    from biotune_optuna.compare.statistics import Effect
+    from biotune_optuna.compare.tables import Contrast, Entry, Task
+
+__all__ = ["markdown", "page", "write_comparison"]
+
+_TESTS = {
+    "corrected t": "paired t with the correction of Nadeau and Bengio for resampled splits",
+    "signed rank": "Wilcoxon's signed rank over seeds",
+}
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading of the second or third level."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column is words, the others are numbers."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    strong: int | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure; Markdown leaves it out, its numbers are in the tables."""
+
+    figure: go.Figure
+    caption: str
+
+
+Part = Heading | Text | Table | Drawn
+
+
+def write_comparison(
+    rows: Sequence[Row],
+    folder: str | Path,
+    *,
+    title: str = "Comparison",
+    references: Mapping[str, str] | None = None,
+    extra: Sequence[Part] = (),
+) -> Path:
+    """Writes ``report.html``, ``report.md`` and ``results.csv`` of a comparison.
+
+    Args:
+        rows: Raw results, at least one.
+        folder: Folder to write into; made where it is missing.
+        title: Title of the pages.
+        references: See `biotune_optuna.compare.tables.summarise`; given, all contrasts form one
+            family.
+        extra: Further parts, shown first.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        StudyError: If there are no rows or the files cannot be written.
+    """
+    if not rows:
+        raise StudyError("the comparison has no finished cell yet; let it run first")
+    target = Path(folder)
+    parts = [*extra, *_parts(rows, references)]
+    html = replace_file(target / "report.html", page(title, parts))
+    replace_file(target / "report.md", markdown(title, parts))
+    write_csv(rows, target / "results.csv")
+    return html
+
+
+# -- what is said --------------------------------------------------------------------------------
+
+
+def _parts(rows: Sequence[Row], references: Mapping[str, str] | None) -> list[Part]:
+    summary = (
+        summarise(rows)
+        if references is None
+        else summarise(rows, references=references, confirmatory=None)
+    )
+    parts: list[Part] = []
+    if summary.confirmatory:
+        parts += _tested(summary, one_family=references is not None)
+    for task in summary.tasks:
+        parts += _task(task)
+    if summary.others:
+        parts += [
+            Heading("Further paired differences"),
+            Text(
+                "For orientation: not asked beforehand, so without a p-value. Intervals are not "
+                "corrected for their number."
+            ),
+            _contrast_table(summary.others, tested=False),
+        ]
+    if len(summary.tasks) > 1 and summary.ranks:
+        ranked = sorted(summary.ranks.items(), key=lambda item: (item[1], item[0]))
+        parts += [
+            Heading("Mean ranks"),
+            Text(
+                "Mean rank over the tasks by mean test score, 1 the best. Descriptive: ranks of a "
+                "few tasks carry no test."
+            ),
+            Table(("method", "mean rank"), tuple((m, f"{rank:.2f}") for m, rank in ranked)),
+        ]
+    return parts
+
+
+def _tested(summary: Summary, *, one_family: bool) -> list[Part]:
+    n = len(summary.confirmatory)
+    family = "all of them" if one_family else "tasks times the two opponents named beforehand"
+    kinds = sorted({_TESTS[c.test] for c in summary.confirmatory})
+    return [
+        Heading("Paired tests"),
+        Text(
+            f"Differences of test scores, paired by repeat, with 95 % intervals; {'; '.join(kinds)}"
+            f". The adjusted p is Holm's over {n} comparisons: {family}."
+        ),
+        _contrast_table(summary.confirmatory, tested=True),
+        Drawn(
+            figures.contrasts_figure(summary.confirmatory),
+            "Diamonds are the estimated differences, bars their 95 % intervals.",
+        ),
+    ]
+
+
+def _task(task: Task) -> list[Part]:
+    row = task.rows[0]
+    repeats = len({r.repeat for r in task.rows})
+    kind = (
+        "the data's own test part, repeats are seeds"
+        if task.official
+        else "each repeat a fresh stratified split"
+    )
+    about = (
+        f"{row.model} ({row.weights}) on {row.data}: {row.classes} classes, {row.train} images to "
+        f"train on, {row.val} to validate, {row.test} to test; {repeats} repeats, {kind}. "
+        f"Score: {row.metric.replace('_', ' ')}."
+    )
+    parts: list[Part] = [Heading(task.name), Text(about), _entries(task.own)]
+    if task.budget:
+        parts += [
+            Heading("The same total budget", 3),
+            Text(
+                "Rate, weight decay and epochs of these methods were searched by TPE on the same "
+                "validation images, with as many image passes as BioTune took in that repeat, "
+                "confirmation and final training included."
+            ),
+            _entries(task.budget),
+        ]
+    caption = "Grey dots are repeats; orange methods had BioTune's budget."
+    cost = "Image passes of all that led to the tested model: search, tuning, final training."
+    return [
+        *parts,
+        Drawn(figures.scores_figure(task), caption),
+        Drawn(figures.cost_figure(task), cost),
+    ]
+
+
+def _entries(entries: Sequence[Entry]) -> Table:
+    return Table(
+        ("method", "test score", "95 % interval", "trainable", "image passes", "seconds", "tried"),
+        tuple(
+            (
+                e.method,
+                f"{e.score.value:.4f}",
+                _interval(e.score),
+                f"{e.trainable:.1f} %",
+                count(e.passes),
+                duration(e.seconds),
+                f"{e.evaluations:.0f}",
+            )
+            for e in entries
+        ),
+        strong=0,
+    )
+
+
+def _contrast_table(contrasts: Sequence[Contrast], *, tested: bool) -> Table:
+    head = ("contrast", "difference", "95 % interval", "repeats")
+    rows = []
+    for c in contrasts:
+        row = (
+            f"{c.task}: {c.method} − {c.against}",
+            f"{c.effect.value:+.4f}",
+            _interval(c.effect, signed=True),
+            str(c.effect.n),
+        )
+        rows.append((*row, _p(c.effect.p), _p(c.adjusted)) if tested else row)
+    return Table((*head, "p", "adjusted p") if tested else head, tuple(rows))
+
+
+def _interval(effect: Effect, *, signed: bool = False) -> str:
+    if math.isnan(effect.low):
+        return "–"
+    form = "+.4f" if signed else ".4f"
+    return f"{effect.low:{form}} to {effect.high:{form}}"
+
+
+def _p(p: float) -> str:
+    if math.isnan(p):
+        return "–"
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+# -- how it is written ---------------------------------------------------------------------------
+
+
+def markdown(title: str, parts: Sequence[Part]) -> str:
+    """Parts as Markdown.
+
+    Args:
+        title: Title of the page.
+        parts: What is on it.
+    """
+    lines = [f"# {_plain(title)}", ""]
+    for part in parts:
+        if isinstance(part, Heading):
+            lines += [f"{'#' * part.level} {_plain(part.text)}", ""]
+        elif isinstance(part, Text):
+            lines += [_plain(part.text), ""]
+        elif isinstance(part, Table):
+            lines += [_line(part.head), "|---|" + "---:|" * (len(part.head) - 1)]
+            lines += [*map(_line, part.rows), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def page(title: str, parts: Sequence[Part]) -> str:
+    """Parts as one self-contained HTML file.
+
+    Args:
+        title: Title of the page.
+        parts: What is on it.
+    """
+    body = [
+        '<header><p class="eyebrow">Comparison of methods</p>'
+        f"<h1>{html_escape.escape(title)}</h1></header>"
+    ]
+    body += [_html(part, number) for number, part in enumerate(parts)]
+    return document(title, body)
+
+
+def _html(part: Part, number: int) -> str:
+    if isinstance(part, Heading):
+        return f"<h{part.level}>{html_escape.escape(part.text)}</h{part.level}>"
+    if isinstance(part, Text):
+        return f"<p>{html_escape.escape(part.text)}</p>"
+    if isinstance(part, Drawn):
+        return figure_html(f"figure{number}", part.caption, part.figure)
+    head = "".join(f"<th>{html_escape.escape(cell)}</th>" for cell in part.head)
+    rows = []
+    for index, row in enumerate(part.rows):
+        mark = ' class="winner"' if index == part.strong else ""
+        cells = "".join(f"<td>{html_escape.escape(cell)}</td>" for cell in row)
+        rows.append(f"<tr{mark}>{cells}</tr>")
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )

@@ -1,0 +1,173 @@
+"""What is compared: tasks, contenders, repeats."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from biotune_optuna.compare.rows import BUDGET_SUFFIX
+from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.methods import METHODS
+from biotune_optuna.study.spec import StudySpec, default_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["EQUAL_BUDGET", "SEARCHERS", "Cell", "Comparison", "Contender", "contender"]
+
+SEARCHERS: Final = ("random", "tpe", "cma-es", "gp", "nsga-ii")
+"""Optuna's own samplers, on the genome space of BioTune."""
+
+EQUAL_BUDGET: Final = ("full", "lp-ft", "layer-decay", "lora")
+"""Methods that the second table gives the search's total budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One way to come to a tuned model.
+
+    Attributes:
+        name: What the tables call it.
+        kind: ``"search"`` (genomes), ``"rival"`` (its five settings) or ``"budget"`` (settings
+            searched with the image passes that ``biotune`` took).
+        method: The searcher or the method.
+        spec: Fields of the study's spec that differ from the task's.
+        sampler: Arguments of `biotune_optuna.BioTuneSampler` that differ from the preset's.
+        trials: Trials of the search, None for the comparison's.
+    """
+
+    name: str
+    kind: Literal["search", "rival", "budget"]
+    method: str
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    trials: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contender as JSON-ready data, without its name."""
+        data = dataclasses.asdict(self)
+        del data["name"]
+        return data
+
+
+def contender(name: str) -> Contender:
+    """The contender of a name: ``biotune``, a searcher, a method, or ``METHOD@budget``.
+
+    Raises:
+        StudyError: If there is none of that name.
+    """
+    method = name.removesuffix(BUDGET_SUFFIX)
+    if name in ("biotune", *SEARCHERS):
+        return Contender(name=name, kind="search", method=name)
+    if method not in METHODS:
+        known = ", ".join(("biotune", *METHODS, *SEARCHERS))
+        raise StudyError(f"method {name!r} is not one of {known}")
+    if method == "lora" and importlib.util.find_spec("peft") is None:
+        raise StudyError(
+            "method 'lora' needs the package peft: pip install 'biotune-optuna[lora]', or name "
+            "the other methods"
+        )
+    if name == "cma-es" and importlib.util.find_spec("cmaes") is None:
+        raise StudyError("method 'cma-es' needs the package cmaes: pip install cmaes")
+    return Contender(name=name, kind="rival" if method == name else "budget", method=method)
+
+
+def default_methods() -> tuple[str, ...]:
+    """BioTune and every rival that can run here."""
+    has_peft = importlib.util.find_spec("peft") is not None
+    return ("biotune", *(name for name in METHODS if has_peft or name != "lora"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One contender in one repeat of one task."""
+
+    task: str
+    repeat: int
+    contender: Contender
+
+    @property
+    def key(self) -> str:
+        """Name within the task, as ``"3/full"``."""
+        return f"{self.repeat}/{self.contender.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A matrix of tasks, contenders and repeats.
+
+    Attributes:
+        tasks: A spec for each pair of model and data; repeat r has the spec's seed plus r.
+        contenders: Who competes; names, or `Contender` objects.
+        repeats: Repeats of each task: fresh splits, or seeds where the data have a test part.
+        trials: Trials of each search.
+        top_k: Recipes of a search, or settings of a budget's, that are trained again.
+        runs: Fresh seeds on which they, and each rival's best setting, are trained again.
+        equal_budget: Whether those of `EQUAL_BUDGET` that take part do so again with the total
+            budget of ``biotune``; where LoRA's package is missing, without it.
+        name: Name of the comparison in its storage.
+    """
+
+    tasks: tuple[StudySpec, ...]
+    contenders: tuple[str | Contender, ...] = field(default_factory=default_methods)
+    repeats: int = 10
+    trials: int = 60
+    top_k: int = 3
+    runs: int = 3
+    equal_budget: bool = True
+    name: str = "compare"
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "trials", "top_k", "runs"):
+            if getattr(self, name) < 1:
+                raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
+        if not self.tasks:
+            raise StudyError("a comparison needs a task: a model and data")
+        for what, names in (
+            ("task", [self.task_name(spec) for spec in self.tasks]),
+            ("method", [one.name for one in self.everyone]),
+        ):
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise StudyError(f"{what} {twice[0]!r} is named twice; give each its own name")
+        if "/" in self.name or not self.name:
+            raise StudyError(f"comparison name {self.name!r} must be a word without '/'")
+        names = [one.name for one in self.everyone]
+        if any(one.kind == "budget" for one in self.everyone) and "biotune" not in names:
+            raise StudyError("an equal budget is that of biotune; name it among the methods")
+
+    @property
+    def everyone(self) -> tuple[Contender, ...]:
+        """All contenders; those with an equal budget last."""
+        named = [contender(one) if isinstance(one, str) else one for one in self.contenders]
+        if self.equal_budget and any(one.name == "biotune" for one in named):
+            rivals = [one.method for one in named if one.kind == "rival"]
+            known = [one.name for one in named]
+            wanted = [f"{name}{BUDGET_SUFFIX}" for name in EQUAL_BUDGET if name in rivals]
+            named += [contender(name) for name in wanted if name not in known]
+        return tuple(named)
+
+    @staticmethod
+    def task_name(spec: StudySpec) -> str:
+        """Name of a task: its data and model."""
+        return default_name(spec.model, spec.data)
+
+    def cells(self) -> list[Cell]:
+        """All cells, task by task and repeat by repeat."""
+        return [
+            Cell(self.task_name(spec), repeat, one)
+            for spec in self.tasks
+            for repeat in range(self.repeats)
+            for one in self.everyone
+        ]
+
+    def identity(self, spec: StudySpec) -> dict[str, Any]:
+        """What must agree for a task to go on: all that its cells have in common."""
+        return {
+            "spec": spec.to_dict(),
+            "trials": self.trials,
+            "top_k": self.top_k,
+            "runs": self.runs,
+        }

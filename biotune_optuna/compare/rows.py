@@ -1,0 +1,144 @@
+"""Raw results: one row a cell, kept as a compact CSV table from which everything is rendered."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["BUDGET_SUFFIX", "Row", "read_csv", "write_csv"]
+
+BUDGET_SUFFIX = "@budget"
+"""Ends the name of a method that was given the search's total budget."""
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Row:
+    """What one method reached in one repeat of one task, and what it cost.
+
+    Attributes:
+        task: Name of the task: data and model.
+        data: The data set.
+        model: The architecture.
+        weights: Where the pre-trained weights came from.
+        metric: Metric of all scores.
+        classes: Number of classes.
+        train: Training images.
+        val: Validation images.
+        test: Test images.
+        official: 1 where the data come with a test part, so that repeats differ in their seeds; 0
+            where each repeat is a fresh split.
+        repeat: Number of the repeat, from 0.
+        seed: Its study seed.
+        split: What the test part holds, as a short digest: paired rows have the same.
+        method: Name of the method.
+        score: Score on the test images, after the one final training.
+        validation: Mean validation score of the chosen setting on fresh seeds.
+        trainable: Share of the parameters that train, in percent.
+        forward: Image passes forward, of everything that led to the model.
+        backward: Image passes backward.
+        seconds: Wall time of the same.
+        evaluations: Settings or genomes that were evaluated.
+        setting: What was chosen.
+    """
+
+    task: str
+    data: str
+    model: str
+    weights: str
+    metric: str
+    classes: int
+    train: int
+    val: int
+    test: int
+    official: int
+    repeat: int
+    seed: int
+    split: str
+    method: str
+    score: float
+    validation: float
+    trainable: float
+    forward: int
+    backward: int
+    seconds: float
+    evaluations: int
+    setting: str
+
+    @property
+    def passes(self) -> int:
+        """Image passes, forward and backward."""
+        return self.forward + self.backward
+
+    @property
+    def ratio(self) -> float:
+        """Test images over images that the final model was trained on."""
+        return self.test / (self.train + self.val)
+
+
+_FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Row)}
+
+
+def write_csv(rows: Iterable[Row], path: str | Path) -> Path:
+    """Writes rows as CSV, sorted, so that equal results are equal files.
+
+    Args:
+        rows: The rows.
+        path: File to write.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(_FIELDS), lineterminator="\n")
+    writer.writeheader()
+    order = sorted(rows, key=lambda row: (row.task, row.repeat, row.method))
+    writer.writerows(dataclasses.asdict(row) for row in order)
+    target = Path(path)
+    try:
+        target.write_text(text.getvalue(), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"results {str(target)!r} cannot be written ({error.strerror})") from None
+    return target
+
+
+def read_csv(path: str | Path) -> list[Row]:
+    """Reads what `write_csv` wrote.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: If it is not there, lacks a column or holds something else than a number.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise DataError(f"results {str(path)!r} cannot be read: {reason}") from None
+    reader = csv.DictReader(io.StringIO(text))
+    missing = [name for name in _FIELDS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(f"results {str(path)!r} lack the column {missing[0]!r}")
+    return [_row(path, number, record) for number, record in enumerate(reader, 2)]
+
+
+def _row(path: str | Path, number: int, record: dict[str, Any]) -> Row:
+    values: dict[str, Any] = {}
+    for name, kind in _FIELDS.items():
+        text = record[name]
+        try:
+            values[name] = {"int": int, "float": float}.get(kind, str)(text)
+        except (ValueError, TypeError):
+            raise DataError(
+                f"results {str(path)!r}, line {number}: {name} {text!r} is no number"
+            ) from None
+    if math.isnan(values["score"]):
+        raise DataError(f"results {str(path)!r}, line {number}: the score is missing")
+    return Row(**values)

@@ -1,0 +1,151 @@
+"""BioTune, and other searchers of the same genomes: search, confirmation, final training, test."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from biotune_optuna.compare.outcome import Outcome
+from biotune_optuna.data.splits import make_splits
+from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.study.confirm import ConfirmPlan, confirm
+from biotune_optuna.study.study import study_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from biotune_optuna.compare.plan import Comparison, Contender
+    from biotune_optuna.study.setup import Setup
+    from biotune_optuna.study.stop import StopRequest
+    from biotune_optuna.study.study import TuningStudy
+
+__all__ = ["run_search", "varied"]
+
+
+def run_search(
+    setup: Setup,
+    contender: Contender,
+    plan: Comparison,
+    *,
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    stop: StopRequest,
+) -> Outcome:
+    """Searches genomes, trains the best few again, and tests the one with the best mean.
+
+    The study of the search is kept under ``name``; interrupted, it goes on there.
+
+    Args:
+        setup: Data, model and trainer of the repeat.
+        contender: The searcher.
+        plan: How much is searched and confirmed.
+        storage: Where the study is kept.
+        name: Its name.
+        stop: Asks to stop.
+
+    Returns:
+        The outcome, charged with everything that was trained, and the search's own time.
+    """
+    setup = varied(setup, contender.spec)
+    sampler = _sampler(contender, setup, storage, name)
+    study = study_of(setup, storage=storage, name=name, sampler=sampler)
+    study.search(contender.trials or plan.trials, stop=stop)
+    stop.check()
+    confirmed = confirm(
+        study,
+        ConfirmPlan(top_k=plan.top_k, n_runs=plan.runs, mistakes=0, rivals=(), tolerance=0.0),
+        checkpoint=stop.check,
+    )
+    return _outcome(study, confirmed)
+
+
+def _outcome(study: TuningStudy, confirmed: Mapping[str, Any]) -> Outcome:
+    winner = next(c for c in confirmed["candidates"] if c["name"] == confirmed["winner"])
+    final = confirmed["final_training"][winner["name"]]
+    finished = study.optuna.get_trials(
+        deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
+    )
+    trained = [t.user_attrs for t in finished if "runs" in t.user_attrs]
+    costs = [*trained, *confirmed["candidates"], final]
+    (test,) = confirmed["tests"]
+    return Outcome(
+        score=test["score"],
+        validation=winner["mean"],
+        trainable=winner["trainable_pct"],
+        forward=sum(int(cost["forward"]) for cost in costs),
+        backward=sum(int(cost["backward"]) for cost in costs),
+        seconds=sum(t.duration.total_seconds() for t in finished if t.duration)
+        + sum(float(cost["seconds"]) for cost in costs[len(trained) :]),
+        evaluations=len(finished),
+        setting=winner["describe"],
+    )
+
+
+def varied(setup: Setup, changes: Mapping[str, Any]) -> Setup:
+    """The setup of a spec that differs in how it searches: same images, weights and trainer.
+
+    Args:
+        setup: A setup.
+        changes: Fields of the spec; of the splits only the folds may differ.
+    """
+    if not changes:
+        return setup
+    spec = dataclasses.replace(setup.spec, **changes)
+    splits = make_splits(
+        setup.source,
+        seed=spec.seed,
+        n_folds=spec.n_folds,
+        scheme=spec.scheme,
+        val_fraction=spec.val_fraction,
+        test_fraction=spec.test_fraction,
+        train_size=spec.train_size,
+        val_size=spec.val_size,
+        strict=spec.strict,
+    )
+    found = dict(spec.fingerprints) | {"splits": splits.fingerprint}
+    spec = dataclasses.replace(spec, fingerprints=found)
+    return dataclasses.replace(setup, spec=spec, splits=splits, space=spec.space(setup.blocks))
+
+
+def _sampler(
+    contender: Contender, setup: Setup, storage: optuna.storages.BaseStorage, name: str
+) -> optuna.samplers.BaseSampler:
+    spec = setup.spec
+    if contender.method == "biotune":
+        options: dict[str, Any] = {"population_size": spec.population_size, **contender.sampler}
+        return BioTuneSampler(space=setup.space, preset=spec.preset, seed=spec.seed, **options)
+    return searcher(contender.method, seed=_seed(spec.seed, storage, name))
+
+
+def searcher(name: str, *, seed: int) -> optuna.samplers.BaseSampler:
+    """One of Optuna's samplers with its own defaults.
+
+    Args:
+        name: A name in `biotune_optuna.compare.plan.SEARCHERS`.
+        seed: Its seed.
+    """
+    made = {
+        "random": optuna.samplers.RandomSampler,
+        "tpe": optuna.samplers.TPESampler,
+        "cma-es": optuna.samplers.CmaEsSampler,
+        "gp": optuna.samplers.GPSampler,
+        "nsga-ii": optuna.samplers.NSGAIISampler,
+    }[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler: optuna.samplers.BaseSampler = made(seed=seed)
+    return sampler
+
+
+def _seed(seed: int, storage: optuna.storages.BaseStorage, name: str) -> int:
+    """A seed that differs where a study goes on: samplers would repeat their first draws."""
+    try:
+        begun = storage.get_n_trials(storage.get_study_id_from_name(name))
+    except KeyError:
+        begun = 0
+    return int(np.random.SeedSequence([seed, begun]).generate_state(1, np.uint32)[0])

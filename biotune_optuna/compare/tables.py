@@ -1,0 +1,208 @@
+"""From rows to what is said: a summary of each task, paired contrasts, mean ranks."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from biotune_optuna.compare.rows import BUDGET_SUFFIX, Row
+from biotune_optuna.compare.statistics import (
+    Effect,
+    corrected_t,
+    holm,
+    mean_interval,
+    mean_ranks,
+    signed_rank,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["CONFIRMATORY", "Contrast", "Entry", "Summary", "Task", "summarise"]
+
+CONFIRMATORY = ("full", "linear-probe")
+"""Whom BioTune is tested against; the family of Holm's correction is tasks times these two."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method on one task, over its repeats.
+
+    Attributes:
+        method: The method.
+        score: Mean test score and its 95 % interval.
+        trainable: Mean share of the parameters that train, in percent.
+        passes: Mean image passes, forward and backward.
+        seconds: Mean seconds.
+        evaluations: Mean number of settings or genomes evaluated.
+    """
+
+    method: str
+    score: Effect
+    trainable: float
+    passes: float
+    seconds: float
+    evaluations: float
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One method against another on one task, paired by repeat.
+
+    Attributes:
+        task: The task.
+        method: The one.
+        against: The other.
+        effect: Difference of test scores, positive where ``method`` is better.
+        test: The test: ``"corrected t"`` or ``"signed rank"``.
+        adjusted: p-value after Holm's correction; NaN outside its family.
+    """
+
+    task: str
+    method: str
+    against: str
+    effect: Effect
+    test: str
+    adjusted: float = math.nan
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: Its name.
+        rows: Its rows.
+        entries: Its methods, best mean first.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def own(self) -> tuple[Entry, ...]:
+        """Methods by their own protocol."""
+        return tuple(e for e in self.entries if not e.method.endswith(BUDGET_SUFFIX))
+
+    @property
+    def budget(self) -> tuple[Entry, ...]:
+        """BioTune and the methods that were given its budget; empty where there are none."""
+        chosen = [e for e in self.entries if e.method.endswith(BUDGET_SUFFIX)]
+        ours = [e for e in self.entries if e.method == "biotune"]
+        ordered = sorted((*chosen, *ours), key=lambda e: -e.score.value)
+        return tuple(ordered) if chosen else ()
+
+    @property
+    def official(self) -> bool:
+        """Whether the test part came with the data."""
+        return bool(self.rows[0].official)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that a comparison says.
+
+    Attributes:
+        tasks: The tasks.
+        confirmatory: The contrasts that were asked beforehand, with Holm's correction.
+        others: The remaining contrasts, for orientation.
+        ranks: Mean rank over tasks of each method that all of them have.
+    """
+
+    tasks: tuple[Task, ...]
+    confirmatory: tuple[Contrast, ...]
+    others: tuple[Contrast, ...]
+    ranks: Mapping[str, float]
+
+
+def summarise(
+    rows: Sequence[Row],
+    *,
+    references: Mapping[str, str] | None = None,
+    confirmatory: Sequence[str] | None = CONFIRMATORY,
+) -> Summary:
+    """Summarises the rows of a comparison.
+
+    Args:
+        rows: Raw results.
+        references: For methods that are tested against another one than ``biotune``: the other
+            one, and then the contrast is theirs against it.
+        confirmatory: The opponents whose contrasts form the family of Holm's correction; None
+            takes all contrasts.
+
+    Returns:
+        The summary.
+    """
+    by_task: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_task[row.task].append(row)
+    tasks = tuple(_task(name, group) for name, group in sorted(by_task.items()))
+    contrasts = [c for task in tasks for c in _contrasts(task, references)]
+    asked = [c for c in contrasts if confirmatory is None or c.against in confirmatory]
+    adjusted = holm([c.effect.p for c in asked])
+    return Summary(
+        tasks=tasks,
+        confirmatory=tuple(
+            replace(c, adjusted=p if not math.isnan(c.effect.p) else math.nan)
+            for c, p in zip(asked, adjusted, strict=True)
+        ),
+        others=tuple(c for c in contrasts if c not in asked),
+        ranks=mean_ranks([{e.method: e.score.value for e in task.own} for task in tasks]),
+    )
+
+
+def _task(name: str, rows: list[Row]) -> Task:
+    by_method: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_method[row.method].append(row)
+    entries = [_entry(method, group) for method, group in by_method.items()]
+    ordered = sorted(entries, key=lambda entry: (-entry.score.value, entry.method))
+    return Task(name, tuple(sorted(rows)), tuple(ordered))
+
+
+def _entry(method: str, rows: list[Row]) -> Entry:
+    return Entry(
+        method=method,
+        score=mean_interval([row.score for row in rows], ratio=_ratio(rows)),
+        trainable=float(np.mean([row.trainable for row in rows])),
+        passes=float(np.mean([row.passes for row in rows])),
+        seconds=float(np.mean([row.seconds for row in rows])),
+        evaluations=float(np.mean([row.evaluations for row in rows])),
+    )
+
+
+def _ratio(rows: Sequence[Row]) -> float:
+    """n_test / n_train of resampled splits; 0 where only seeds differ."""
+    return 0.0 if rows[0].official else float(np.mean([row.ratio for row in rows]))
+
+
+def _contrasts(task: Task, references: Mapping[str, str] | None) -> list[Contrast]:
+    if references is None:
+        others = [e.method for e in task.entries if e.method != "biotune"]
+        pairs = [("biotune", other) for other in others]
+    else:
+        pairs = [(e.method, references[e.method]) for e in task.entries if e.method in references]
+    found = [_contrast(task, one, other) for one, other in pairs]
+    return [contrast for contrast in found if contrast is not None]
+
+
+def _contrast(task: Task, method: str, against: str) -> Contrast | None:
+    """Pairs the repeats that both methods have on the same test images."""
+    theirs = {(row.repeat, row.split): row for row in task.rows if row.method == against}
+    pairs = [
+        (row, theirs[row.repeat, row.split])
+        for row in task.rows
+        if row.method == method and (row.repeat, row.split) in theirs
+    ]
+    if not pairs:
+        return None
+    differences = [one.score - other.score for one, other in pairs]
+    if task.official:
+        return Contrast(task.name, method, against, signed_rank(differences), "signed rank")
+    effect = corrected_t(differences, ratio=_ratio([one for one, _ in pairs]))
+    return Contrast(task.name, method, against, effect, "corrected t")

@@ -1,0 +1,312 @@
+"""Working through the matrix, alone or beside other processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from biotune_optuna.compare.board import RESULT_KEY, Board
+from biotune_optuna.compare.outcome import Outcome
+from biotune_optuna.compare.plan import Cell, Comparison
+from biotune_optuna.compare.rows import Row
+from biotune_optuna.data.sources import open_source
+from biotune_optuna.errors import StorageError, StudyError
+from biotune_optuna.study.baseline import run_baseline
+from biotune_optuna.study.setup import prepare
+from biotune_optuna.study.stop import Stopped, StopRequest
+from biotune_optuna.study.storage import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from biotune_optuna.data.sources import ImageSource
+    from biotune_optuna.study.setup import Setup
+    from biotune_optuna.study.spec import StudySpec
+
+__all__ = ["Progress", "read_rows", "run_comparison"]
+
+_logger = logging.getLogger(__name__)
+
+_FAILURES_IN_A_ROW = 3
+_WAIT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a worker tells.
+
+    Attributes:
+        cell: The cell that begins, has ended or has failed.
+        state: ``"begins"``, ``"done"`` or ``"failed"``.
+        done: Finished cells of the matrix, by whomever.
+        total: All cells.
+        row: The result of a cell that is done.
+        error: Why a cell failed.
+    """
+
+    cell: Cell
+    state: str
+    done: int
+    total: int
+    row: Row | None = None
+    error: str = ""
+
+
+def run_comparison(
+    plan: Comparison,
+    *,
+    storage: str | optuna.storages.BaseStorage | None = None,
+    device: str = "auto",
+    cache_dir: str | Path | None = None,
+    tell: Callable[[Progress], object] | None = None,
+    stop: StopRequest | None = None,
+) -> list[Row]:
+    """Fills the cells of a comparison that are not filled yet, and returns all of its results.
+
+    Any number of processes may do this on one storage at the same time: they share the cells. A
+    cell whose worker died is taken over by another, and its search goes on where it was. The call
+    returns when all cells are done; where the last ones run elsewhere, it waits for them.
+
+    Args:
+        plan: The comparison.
+        storage: URL or Optuna storage; None is ``$BIOTUNE_STORAGE`` or ``sqlite:///biotune.db``.
+        device: Where to train.
+        cache_dir: Folder of decoded images.
+        tell: Called as cells begin and end.
+        stop: Asks to stop; the running cell is handed back.
+
+    Returns:
+        One row for each finished cell of the comparison, tasks of earlier calls included.
+
+    Raises:
+        Stopped: ``stop`` asked so.
+        StudyError: The storage has another comparison by that name, three cells in a row failed,
+            or some failed while the others are done; the same call tries them again.
+    """
+    backend = storage if isinstance(storage, optuna.storages.BaseStorage) else open_storage(storage)
+    worker = _Worker(plan, backend, device, cache_dir, tell, stop or StopRequest())
+    worker.run()
+    return read_rows(backend, plan.name)
+
+
+def read_rows(storage: optuna.storages.BaseStorage, name: str) -> list[Row]:
+    """The results of a comparison so far, of all its tasks.
+
+    Args:
+        storage: Where it is kept.
+        name: The comparison's name.
+
+    Raises:
+        StudyError: If there is no comparison of that name.
+    """
+    found: dict[tuple[str, str], Row] = {}
+    known = False
+    for study in storage.get_all_studies():
+        comparison, _, task = study.study_name.partition("/")
+        if comparison != name or not task or "/" in task:
+            continue
+        known = True
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False):
+            result = trial.user_attrs.get(RESULT_KEY)
+            if trial.state == optuna.trial.TrialState.COMPLETE and result:
+                row = Row(**result)
+                found.setdefault((task, f"{row.repeat}/{row.method}"), row)
+    if not known:
+        raise StudyError(f"there is no comparison {name!r} in the storage")
+    return sorted(found.values())
+
+
+@dataclass
+class _Worker:
+    """One call of `run_comparison`."""
+
+    plan: Comparison
+    storage: optuna.storages.BaseStorage
+    device: str
+    cache_dir: str | Path | None
+    tell: Callable[[Progress], object] | None
+    stop: StopRequest
+    failed: dict[tuple[str, str], str] = field(default_factory=dict, init=False)
+    in_a_row: int = field(default=0, init=False)
+    held: tuple[tuple[str, int], Setup] | None = field(default=None, init=False)
+    source: tuple[str, ImageSource] | None = field(default=None, init=False)
+
+    def run(self) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.specs = {self.plan.task_name(spec): spec for spec in self.plan.tasks}
+        self.cells = self.plan.cells()
+        self.boards = {
+            task: Board(self.storage, f"{self.plan.name}/{task}", self.plan.identity(spec))
+            for task, spec in self.specs.items()
+        }
+        for task, board in self.boards.items():
+            board.check([cell for cell in self.cells if cell.task == task])
+        with contextlib.ExitStack() as stack:
+            for board in self.boards.values():
+                stack.enter_context(board.reaper)
+            while True:
+                self.stop.check()
+                cell, waiting = self._next()
+                if cell is not None:
+                    self._work(cell)
+                elif not waiting:
+                    break
+                elif self.stop.wait(_WAIT_SECONDS):
+                    raise Stopped
+        if self.failed:
+            (task, key), why = list(self.failed.items())[-1]
+            raise StudyError(
+                f"{len(self.failed)} of {len(self.cells)} cells failed, the last, "
+                f"{task} {key}, with {why}; mend the cause and type the same command "
+                "again"
+            )
+
+    # -- choosing --------------------------------------------------------------------------------
+
+    def _next(self) -> tuple[Cell | None, bool]:
+        """The cell to work on now, and whether others are being worked on or waited for."""
+        standings = {task: board.look() for task, board in self.boards.items()}
+        self.n_done = sum(cell.key in standings[cell.task].done for cell in self.cells)
+        free, waiting = [], False
+        for order, cell in enumerate(self.cells):
+            done, taken = standings[cell.task].done, standings[cell.task].taken
+            if cell.key in done or (cell.task, cell.key) in self.failed:
+                continue
+            needs = f"{cell.repeat}/biotune" if cell.contender.kind == "budget" else None
+            if cell.key in taken or (needs and needs not in done):
+                waiting |= (cell.task, needs) not in self.failed
+                continue
+            # Prepared already is best, then a repeat that nobody else is at.
+            here = self.held is not None and self.held[0] == (cell.task, cell.repeat)
+            busy = any(key.startswith(f"{cell.repeat}/") for key in taken)
+            free.append((not here, busy, order, cell))
+        return (min(free, key=lambda one: one[:3])[-1] if free else None), waiting
+
+    # -- one cell --------------------------------------------------------------------------------
+
+    def _work(self, cell: Cell) -> None:
+        setup = self._setup(cell)
+        board = self.boards[cell.task]
+        trial = board.claim(cell)
+        if trial is None:
+            return
+        self._say(cell, "begins")
+        try:
+            with self.stop.calling(lambda: None, lambda: board.hand_back(trial, "stopped")):
+                outcome = self._evaluate(cell, setup)
+            row = _row(cell, setup, outcome)
+            board.finish(trial, dataclasses.asdict(row))
+        except StorageError:
+            raise
+        except Exception as error:
+            _logger.warning("%s %s failed", cell.task, cell.key, exc_info=error)
+            self._note_failure(cell, board.fail(trial, error))
+            return
+        except BaseException:
+            with contextlib.suppress(StorageError):
+                board.hand_back(trial, "stopped")
+            raise
+        self.in_a_row = 0
+        self.n_done += 1
+        self._say(cell, "done", row=row)
+
+    def _note_failure(self, cell: Cell, why: str) -> None:
+        self.failed[cell.task, cell.key] = why
+        self.in_a_row += 1
+        self._say(cell, "failed", error=why)
+        if self.in_a_row >= _FAILURES_IN_A_ROW:
+            raise StudyError(
+                f"{self.in_a_row} cells in a row failed, the last, {cell.task} {cell.key}, with "
+                f"{why}; mend the cause and type the same command again"
+            )
+
+    def _say(self, cell: Cell, state: str, *, row: Row | None = None, error: str = "") -> None:
+        if self.tell:
+            self.tell(Progress(cell, state, self.n_done, len(self.cells), row, error))
+
+    def _setup(self, cell: Cell) -> Setup:
+        """Images, splits and model of a repeat; prepared once for all of its methods."""
+        if self.held is None or self.held[0] != (cell.task, cell.repeat):
+            self.held = None  # its memory goes before the next one's comes
+            spec = self.specs[cell.task]
+            spec = dataclasses.replace(spec, seed=spec.seed + cell.repeat)
+            setup = prepare(
+                spec, source=self._source(spec), device=self.device, cache_dir=self.cache_dir
+            )
+            if not len(setup.splits.test):
+                raise StudyError(
+                    "a comparison is decided on the test; give a test_fraction above 0"
+                )
+            self.held = ((cell.task, cell.repeat), setup)
+            found = {"data": setup.spec.fingerprints["data"]}
+            if spec.weights != "none":  # random ones follow the seed
+                found["weights"] = setup.spec.fingerprints["weights"]
+            self.boards[cell.task].pin(found)
+        return self.held[1]
+
+    def _source(self, spec: StudySpec) -> ImageSource:
+        if self.source is None or self.source[0] != spec.data:
+            opened = open_source(
+                spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
+            )
+            self.source = (spec.data, opened)
+        return self.source[1]
+
+    def _evaluate(self, cell: Cell, setup: Setup) -> Outcome:
+        from biotune_optuna.compare.budget import run_budget
+        from biotune_optuna.compare.search import run_search
+
+        one = cell.contender
+        name = f"{self.plan.name}/{cell.task}/{cell.key}"
+        if one.kind == "rival":
+            return _run_rival(setup, one.method, self.plan.runs, self.stop)
+        options: dict[str, Any] = {"storage": self.storage, "name": name, "stop": self.stop}
+        if one.kind == "search":
+            return run_search(setup, one, self.plan, **options)
+        done = self.boards[cell.task].look().done[f"{cell.repeat}/biotune"]
+        spent = Row(**done.user_attrs[RESULT_KEY]).passes
+        return run_budget(setup, one.method, self.plan, budget=spent, **options)
+
+
+def _run_rival(setup: Setup, method: str, runs: int, stop: StopRequest) -> Outcome:
+    """A rival as `biotune baseline` runs it."""
+    found = run_baseline(setup, method, n_runs=runs, checkpoint=stop.check)
+    return Outcome(
+        score=found.test.value,
+        validation=found.mean,
+        trainable=found.trainable_pct,
+        forward=found.forward,
+        backward=found.backward,
+        seconds=found.seconds,
+        evaluations=len(found.grid),
+        setting=", ".join(f"{name} {value:g}" for name, value in found.setting.items()),
+    )
+
+
+def _row(cell: Cell, setup: Setup, outcome: Outcome) -> Row:
+    splits, spec, given = setup.splits, setup.spec, setup.source.splits
+    hashes = sorted(setup.source.content_hashes[i] for i in splits.test.tolist())
+    return Row(
+        task=cell.task,
+        data=Comparison.task_name(dataclasses.replace(spec, model="-")).rstrip("-"),
+        model=spec.model,
+        weights=setup.loaded.weights,
+        metric=spec.train.metric,
+        classes=len(setup.classes),
+        train=len(splits.train),
+        val=len(splits.val),
+        test=len(splits.test),
+        official=int(given is not None and "test" in set(given.tolist())),
+        repeat=cell.repeat,
+        seed=spec.seed,
+        split=hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:12],
+        method=cell.contender.name,
+        **outcome.to_dict(),
+    )
