@@ -108,6 +108,9 @@ def kernels(device: torch.device, *, deterministic: bool) -> Iterator[None]:
 
     With ``deterministic``, torch uses deterministic algorithms alone; without, cuDNN may try out
     its convolutions and keep the fastest.
+
+    Raises:
+        BioTuneError: If torch has no deterministic kernel for an operation inside.
     """
     if device.type != "cuda" and not deterministic:
         yield
@@ -127,9 +130,26 @@ def kernels(device: torch.device, *, deterministic: bool) -> Iterator[None]:
     cudnn.deterministic = deterministic
     try:
         yield
+    except RuntimeError as error:
+        if deterministic and (operation := _without_deterministic_kernel(error)):
+            raise BioTuneError(
+                f"deterministic=True cannot be kept on {device.type}: torch has no deterministic "
+                f"kernel for {operation}; set deterministic=False or choose another model"
+            ) from error
+        raise
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         cudnn.benchmark, cudnn.deterministic = before[2], before[3]
+
+
+def _without_deterministic_kernel(error: RuntimeError) -> str:
+    """The operation that an error of torch says has no deterministic kernel; else ""."""
+    text = str(error)
+    operation, found, _ = text.partition(" does not have a deterministic")
+    if found:
+        return operation.strip().splitlines()[-1]
+    # cuBLAS chose its workspace before we could: CUBLAS_WORKSPACE_CONFIG came too late or is wrong
+    return "cuBLAS without CUBLAS_WORKSPACE_CONFIG=:4096:8" if "CUBLAS_WORKSPACE" in text else ""
 
 
 @contextlib.contextmanager

@@ -13,10 +13,11 @@ from torch import nn
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
 from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.batches import Loss, Order, class_weights
-from biotune_optuna.finetune.device import amp_dtype, out_of_memory, resolve_device
+from biotune_optuna.finetune.device import amp_dtype, kernels, out_of_memory, resolve_device
 from biotune_optuna.finetune.loop import Tactic
 from biotune_optuna.finetune.optim import Schedule
 from biotune_optuna.finetune.trainer import StopTraining, Trainer, TrainSettings
+from biotune_optuna.models import model_blocks
 from biotune_optuna.recipe import Recipe
 
 from .kit import make_images, make_model
@@ -559,6 +560,55 @@ def test_images_elsewhere_than_the_training_are_refused(images):
 )
 def test_what_counts_as_memory_running_out(error, is_memory):
     assert out_of_memory(error) == is_memory
+
+
+def test_an_operation_without_deterministic_kernel_is_named_in_one_line(images, split):
+    class Unpooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 3)
+            self.head = nn.Linear(4, images.n_classes)
+
+        def forward(self, x):
+            x, where = nn.functional.max_pool2d(self.first(x), 2, return_indices=True)
+            return self.head(nn.functional.max_unpool2d(x, where, 2).mean((2, 3)))
+
+    blocks = model_blocks(Unpooled(), patterns={"first": r"first\.", "head": r"head\."})
+    recipe = Recipe.full(blocks, lr=1e-3)
+    for deterministic in (True, False):
+        settings = TrainSettings(epochs=1, deterministic=deterministic)
+        trainer = Trainer(Unpooled(), blocks, images, settings, device="cpu")
+        if deterministic:
+            with pytest.raises(BioTuneError, match="kernel for max_unpool") as caught:
+                trainer.fit(recipe, *split, seed=0)
+            assert "deterministic=False" in str(caught.value)
+            assert "\n" not in str(caught.value)
+            assert not torch.are_deterministic_algorithms_enabled()
+        else:
+            assert trainer.fit(recipe, *split, seed=0).stopped == "finished"
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (
+            "kthvalue CUDA does not have a deterministic implementation, but you set it.\nYou can",
+            "for kthvalue CUDA; set",
+        ),
+        (
+            "Deterministic behavior was enabled, but this operation uses CuBLAS.\nTo enable, set "
+            "CUBLAS_WORKSPACE_CONFIG=:4096:8 or CUBLAS_WORKSPACE_CONFIG=:16:8",
+            "for cuBLAS without CUBLAS_WORKSPACE_CONFIG=:4096:8; set",
+        ),
+    ],
+)
+def test_torchs_words_on_determinism_become_one_line(message, words):
+    with (
+        pytest.raises(BioTuneError, match=words) as caught,
+        kernels(torch.device("cpu"), deterministic=True),
+    ):
+        raise RuntimeError(message)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_optimizer_and_fp16_on_the_cpu_are_refused(images):
