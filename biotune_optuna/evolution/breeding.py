@@ -63,7 +63,8 @@ class Landscape:
 
     Attributes:
         model: The model; None while there is too little to fit one.
-        means: Believed cost of each genome of the archive, its own mean where there is no model.
+        means: Believed cost of each genome of the archive, as a normal score; its own mean where
+            there is no model.
         spreads: Standard deviation of that belief, 0 where there is no model.
     """
 
@@ -77,7 +78,8 @@ class Landscape:
         plain = cls(None, archive.costs, np.zeros(len(archive.costs)))
         if not smooth:
             return plain
-        model = surrogate.fit(domain, archive.genes, archive.costs, archive.counts)
+        scores = surrogate.normal_scores(archive.costs)
+        model = surrogate.fit(domain, archive.genes, scores, archive.counts)
         if model is None:
             return plain
         if len(archive.running):  # believe what is not known yet, so that workers spread out
@@ -85,7 +87,7 @@ class Landscape:
             again = surrogate.fit(
                 domain,
                 np.vstack([archive.genes, archive.running]),
-                np.concatenate([archive.costs, believed]),
+                np.concatenate([scores, believed]),
                 np.concatenate([archive.counts, np.ones(len(believed))]),
             )
             model = model if again is None else again

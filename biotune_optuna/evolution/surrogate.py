@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
-__all__ = ["Model", "features", "fit"]
+__all__ = ["Model", "features", "fit", "normal_scores"]
 
 # The likelihood chooses among these, one row at a time: inverse length scales of the three feature
 # groups, and noise variance over signal variance.
@@ -33,9 +34,9 @@ _START = (2, 2, 2, 2)
 _ROUNDS = 2
 _MOST_FOR_GRID = 90
 
-_CLIP = 3.0
 _MOST = 160
 _JITTER = 1e-8
+_NORMAL = NormalDist()
 
 
 def features(domain: Domain, genes: Vector) -> list[Vector]:
@@ -116,6 +117,24 @@ class Model:
         return self._mean + cross @ self._weights, self._deviation * np.sqrt(variance)
 
 
+def normal_scores(costs: Vector) -> Vector:
+    """Costs replaced by what their ranks would be worth in a normal sample.
+
+    Values of trainings have a long tail of failures, and their noise grows towards it. Ranks pull
+    the tail in and spread the plateau out, where the choice is.
+
+    Args:
+        costs: Finite, shape (N,); equal ones get equal scores.
+
+    Returns:
+        Shape (N,), rising with the cost.
+    """
+    _, inverse, counts = np.unique(costs, return_inverse=True, return_counts=True)
+    middles = (np.cumsum(counts) - 0.5 * counts) / max(len(costs), 1)
+    scores = np.array([_NORMAL.inv_cdf(float(middle)) for middle in middles])
+    return scores[inverse]
+
+
 def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model | None:
     """Fits the model; the likelihood chooses length scales and noise.
 
@@ -134,7 +153,6 @@ def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model |
         earlier = np.argsort(costs[:-half], kind="stable")[: _MOST - half]
         kept = np.sort(np.concatenate([earlier, latest]))
         genes, costs, counts = genes[kept], costs[kept], counts[kept]
-    costs = _winsorized(costs)
     spread = float(costs.std()) if len(costs) else 0.0
     if len(genes) < 4 or spread == 0.0:
         return None
@@ -181,15 +199,6 @@ def _choose(
             options = [(*best[:row], i, *best[row + 1 :]) for i in range(len(_GRID[row]))]
             best = max(options, key=score)
     return tuple(_GRID[i][best[i]] for i in range(3)), _GRID[3][best[3]]
-
-
-def _winsorized(costs: Vector) -> Vector:
-    """Costs with the hopeless ones pulled in, lest they flatten the rest."""
-    middle = float(np.median(costs))
-    scale = middle - float(np.quantile(costs, 0.1))
-    if scale <= 0:
-        return costs
-    return np.minimum(costs, middle + _CLIP * scale)
 
 
 def _whiten(kernel: Vector, targets: Vector, noise: Vector) -> tuple[Vector, Vector, float, float]:

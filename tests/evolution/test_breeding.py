@@ -179,6 +179,15 @@ def test_the_model_sees_through_noise():
     assert min(gains) > 0.1
 
 
+def test_normal_scores_rise_with_cost_and_share_ties():
+    scores = surrogate.normal_scores(np.array([3.0, 1.0, 1.0, 1e9]))
+    assert scores == pytest.approx([0.319, -0.674, -0.674, 1.150], abs=1e-3)
+    assert len(surrogate.normal_scores(np.zeros(0))) == 0
+    many = np.random.default_rng(0).standard_cauchy(101)
+    assert surrogate.normal_scores(many).mean() == pytest.approx(0.0, abs=1e-12)
+    assert np.array_equal(np.argsort(surrogate.normal_scores(many)), np.argsort(many))
+
+
 def test_repeats_count_for_more():
     domain = make_domain(3)
     rng = np.random.default_rng(0)
