@@ -236,5 +236,5 @@ class RealLandscape:
 
 def landscapes(names: list[str] | None = None) -> list[RealLandscape]:
     """All that there are tables of, or those named."""
-    paths = sorted(HERE.glob("*.csv"))
+    paths = sorted(HERE.glob("*-*.csv"))
     return [RealLandscape(Table.read(p)) for p in paths if names is None or p.stem in names]

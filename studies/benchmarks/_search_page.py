@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from _landscapes import HELD_OUT, NOISE, TUNED_ON
-from _real import RealLandscape, landscapes
+from _real import HERE, RealLandscape, landscapes
 from _searchers import COMPARED, SEARCHERS
 from _tasks import DEVELOPMENT
 from scipy.stats import rankdata
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 BUDGETS = (20, 28, 50, 140)
 RESAMPLES = 2_000
+RETRAINED = HERE / "retrained.csv"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Result:
         seed: Of the search and of the noise.
         given: Whether every searcher was given the informed starts.
         chosen: Budget -> noise-free value of the genome chosen.
+        rates: Learning rate of each block of the last choice, 0 where frozen.
     """
 
     searcher: str
@@ -37,6 +40,7 @@ class Result:
     seed: int
     given: bool
     chosen: dict[str, float]
+    rates: list[float]
 
     @property
     def key(self) -> tuple[str, str, int, bool]:
@@ -89,6 +93,7 @@ def page(results: list[Result]) -> str:
     lines = ["# Which searcher finds the best recipe?", "", *_introduction(), ""]
     lines += _tables(results, "Real trainings, untouched tasks", untouched)
     lines += _tables(results, "Real trainings, development tasks", developed)
+    lines += _retrained([one.name for one in real if one.name in names])
     lines += _quality([one for one in real if one.name in names])
     for title, group in (
         ("Closed-form landscapes tuned on", TUNED_ON),
@@ -171,6 +176,38 @@ def _differences(values: Values, searchers: list[str]) -> list[str]:
 def _interval(numbers: tuple[float, ...]) -> str:
     mean, low, high = numbers
     return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def _retrained(names: list[str]) -> list[str]:
+    """The last choices trained for real, where ``retrain.py`` has done so."""
+    if not RETRAINED.exists():
+        return []
+    with RETRAINED.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["task"] in names]
+    if not rows:
+        return []
+    lines = [
+        "## The choices after 140 evaluations, trained for real",
+        "",
+        "Choices of the first seeds, each trained for real on seeds that no table has seen; mean",
+        "validation score with its standard error over choices, and what the model of the task",
+        "said of them.",
+        "",
+        "| task | searcher | choices | trainings of each | trained | model |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for task in sorted({row["task"] for row in rows}):
+        for searcher in dict.fromkeys(row["searcher"] for row in rows):
+            own = [r for r in rows if r["task"] == task and r["searcher"] == searcher]
+            scores = [[float(x) for x in row["scores"].split(";")] for row in own]
+            means = np.array([np.mean(one) for one in scores])
+            error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else float("nan")
+            said = np.mean([float(row["model"]) for row in own])
+            lines.append(
+                f"| {task} | {searcher} | {len(own)} | {len(scores[0])} | "
+                f"{means.mean():.4f} ± {error:.4f} | {said:.4f} |"
+            )
+    return [*lines, ""]
 
 
 def _quality(real: list[RealLandscape]) -> list[str]:

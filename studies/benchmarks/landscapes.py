@@ -188,7 +188,7 @@ def write_table(task: Task, setup: Setup, path: Path) -> Path:
 def main() -> None:
     """Collects the evaluations of the named tasks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="+", choices=sorted(TASKS))
+    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; none: nothing is done")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--cache", type=Path, default=Path("landscape-cache"))
     parser.add_argument("--part", default="0/1", help="this process's share, as 0/2")
@@ -196,6 +196,8 @@ def main() -> None:
         "--write-only", action="store_true", help="write the table of what is there"
     )
     args = parser.parse_args()
+    if unknown := set(args.tasks) - set(TASKS):
+        parser.error(f"no such task: {', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
     part, parts = (int(number) for number in args.part.split("/"))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -67,8 +67,10 @@ def run(job: tuple[str, str, int, bool]) -> Result:
         )
         by_value = searcher in BY_VALUE
         number = study.best_trial.number if by_value else rank_finished(study, space)[0]
-        chosen[str(budget)] = landscape.value(space.genome(study.trials[number].params).decode())
-    return Result(searcher, name, seed, given, chosen)
+        recipe = space.genome(study.trials[number].params).decode()
+        chosen[str(budget)] = landscape.value(recipe)
+    rates = [block.multiplier * recipe.lr for block in recipe.blocks]
+    return Result(searcher, name, seed, given, chosen, rates)
 
 
 def jobs(args: argparse.Namespace) -> list[tuple[str, str, int, bool]]:
