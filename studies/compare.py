@@ -1,32 +1,34 @@
-"""BioTune beside Optuna's own samplers: the same genome space, objective and budget.
+"""BioTune beside every rival, and beside Optuna's own samplers on the same genome space.
 
-One search says little, since all of them are random: give several seeds before you conclude. For
-rivals that are training methods rather than samplers see the benchmarks in the documentation.
+    python compare.py [DATA MODEL]
+
+Every repeat is a fresh split on which all methods are tuned, trained and tested once; BioTune is
+charged for its whole search, and four rivals get the same total budget in a second table. The same
+command goes on where it stopped; run it in several terminals to share the work.
 """
 
-import optuna
+import sys
 
-from biotune_optuna import BioTuneSampler, Objective, StudySpec, prepare
+from biotune_optuna import StudySpec, TrainSettings
+from biotune_optuna.compare import Comparison, run_comparison, write_comparison
+from biotune_optuna.compare.plan import SEARCHERS, default_methods
 
-TRIALS = 30
-SEEDS = range(3)
+TRIALS = 40
+REPEATS = 10
 
-spec = StudySpec(model="tf_efficientnet_lite0", data="digits", image_size=64, train_size=400)
-setup = prepare(spec)
-samplers = {
-    "biotune": lambda seed: BioTuneSampler(space=setup.space, seed=seed),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
-}
-
-for name, make in samplers.items():
-    for seed in SEEDS:
-        study = optuna.create_study(
-            storage="sqlite:///compare.db",
-            study_name=f"{name}-{seed}",
-            load_if_exists=True,
-            direction="maximize",
-            sampler=make(seed),
-        )
-        study.optimize(Objective(setup), n_trials=TRIALS)
-        print(f"{name:8} seed {seed}: best of {len(study.trials)} trials {study.best_value:.3f}")
+data, model = sys.argv[1:3] if len(sys.argv) > 2 else ("digits", "tf_efficientnet_lite0")
+spec = StudySpec(
+    data=data, model=model, image_size=64, train_size=400, train=TrainSettings(epochs=6)
+)
+plan = Comparison(
+    tasks=(spec,),
+    contenders=(*default_methods(), *SEARCHERS),
+    trials=TRIALS,
+    repeats=REPEATS,
+)
+rows = run_comparison(
+    plan,
+    storage="sqlite:///compare.db",
+    tell=print,
+)
+print(write_comparison(rows, "compare-out", title=f"{model} on {data}"))

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import optuna
 import pytest
 from examples import digit_folder, run_script, shrink
 
-CHEAP_CONFIRMATION = (
-    r"confirm\(study\.search\(TRIALS\)\)",
-    'confirm(study.search(TRIALS), __import__("biotune_optuna").ConfirmPlan('
-    "top_k=1, n_runs=1, rates=(1e-2,)))",
-)
 STUDIES = Path(__file__).parents[1] / "studies"
 SCRIPTS = sorted(STUDIES.glob("*.py"))
 
@@ -70,26 +66,100 @@ def test_own_folder(tmp_path: Path) -> None:
     assert (tmp_path / "own-report.html").stat().st_size > 100_000
 
 
+TINY = (
+    'weights="none", image_size=32, train_size=30, val_size=30, n_seeds=1, '
+    'train=__import__("biotune_optuna").TrainSettings(epochs=1, batch_size=15)'
+)
+FEW = {
+    "trials": (r"^TRIALS = \d+", "TRIALS = 1"),
+    "repeats": (r"^REPEATS = \d+", "REPEATS = 1"),
+    "plan": (r"    trials=TRIALS,\n?", "    trials=TRIALS, top_k=1, runs=1,\n"),
+}
+
+
 def test_compare(tmp_path: Path) -> None:
     source = (STUDIES / "compare.py").read_text()
-    printed = run_script(shrink(source, seeds=(r"range\(3\)", "range(1)")), tmp_path)
-    assert [line.split()[0] for line in printed.splitlines()] == ["biotune", "random", "tpe"]
-    assert printed.count("best of 2 trials") == 3
+    for name, (pattern, replacement) in {
+        **FEW,
+        "spec": (r"image_size=.*?\n\)", f"{TINY}\n)"),
+        "methods": (r"\(\*default_methods\(\), \*SEARCHERS\)", '("biotune", "full", "gp", "cma-es")'),
+    }.items():
+        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE | re.DOTALL)
+        assert count, name
+    printed = run_script(source, tmp_path, "digits", "test_efficientnet")
+    done = [line for line in printed.splitlines() if "image passes" in line]
+    assert [line.split(", ")[2].partition(":")[0] for line in done] == [
+        "biotune",
+        "full",
+        "gp",
+        "cma-es",
+        "full@budget",
+    ]
+    assert {path.name for path in (tmp_path / "compare-out").iterdir()} == {
+        "report.html",
+        "report.md",
+        "results.csv",
+    }
 
 
 def test_ablation(tmp_path: Path) -> None:
     source = (STUDIES / "ablation.py").read_text()
-    two = (r"variants\.items\(\)", "list(variants.items())[3:]")
-    printed = run_script(shrink(source, two=two, plan=CHEAP_CONFIRMATION), tmp_path)
-    assert len(printed.splitlines()) == 2
-    assert "frozen or not" in printed
+    for name, (pattern, replacement) in {
+        **FEW,
+        "spec": (r"image_size=64.*?epochs=6\),", f"{TINY},"),
+        "model": ("tf_efficientnet_lite0", "test_efficientnet"),
+    }.items():
+        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE | re.DOTALL)
+        assert count, name
+    run_script(source, tmp_path, "freezing only", "rates only", "paper, no mutation")
+    text = (tmp_path / "ablation-out" / "report.md").read_text()
+    for contrast in ("freezing only − biotune", "paper − biotune", "paper, no mutation − paper"):
+        assert f"digits-test\\_efficientnet: {contrast} |" in text
+    assert "Holm's over 4 comparisons: all of them" in text
 
 
 def test_paper(tmp_path: Path) -> None:
+    """The wiring only: real digits under the name of one of the paper's data sets."""
+    images = digit_folder(tmp_path / "flowers102", per_class=20)
     source = (STUDIES / "paper.py").read_text()
-    digits = ('data="flowers102"', 'data="digits", image_size=32, train_size=40, val_size=40')
-    run_script(shrink(source, data=digits, plan=CHEAP_CONFIRMATION), tmp_path)
-    name = "flowers102-resnet50"
-    study = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/paper.db")
+    paper_train = TINY.replace("TrainSettings(", "TrainSettings.paper(")
+    for name, (pattern, replacement) in {
+        "trials": FEW["trials"],
+        "repeats": FEW["repeats"],
+        "spec": (r"model=model\)", f"model=model, {paper_train})"),
+        "plan": (r"trials=TRIALS", 'trials=TRIALS, contenders=("biotune", "full"), top_k=1'),
+    }.items():
+        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE)
+        assert count, name
+    printed = run_script(source, tmp_path, str(images), "test_efficientnet")
+    (line,) = (x for x in printed.splitlines() if x.startswith("| flowers102 | biotune | 91.68 |"))
+    assert "(n = 1)" in line
+    assert "Differences in protocol" in printed
+    study = optuna.load_study(
+        study_name="paper/flowers102-test_efficientnet/0/biotune",
+        storage=f"sqlite:///{tmp_path}/paper.db",
+    )
     assert study.user_attrs["biotune"]["spec"]["preset"] == "paper"
-    assert (tmp_path / "paper.html").is_file()
+    assert len(study.trials) == 1
+    docstring = (STUDIES / "paper.py").read_text().partition('"""\n\n')[0]
+    assert "tiny stand-in data" in " ".join(docstring.split())
+
+
+def test_pretrain(tmp_path: Path) -> None:
+    images = digit_folder(tmp_path / "local")
+    source = (STUDIES / "pretrain.py").read_text()
+    for pattern, replacement in (
+        (r"^EPOCHS = 30", "EPOCHS = 1"),
+        (r"^RATES = .*$", 'RATES = {"test_efficientnet": 1e-2, "test_vit": 1e-3}'),
+    ):
+        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE)
+        assert count, pattern
+    printed = run_script(source, tmp_path, str(images), "32")
+    assert printed.count("macro_accuracy") == 2
+    file = tmp_path / "test_efficientnet-local.safetensors"
+    from biotune_optuna.models.weights import create_model
+
+    one = create_model("test_efficientnet", num_classes=10, weights=file, seed=0)
+    none = create_model("test_efficientnet", num_classes=10, weights="none", seed=0)
+    assert one.head_is_new
+    assert one.weights_fingerprint != none.weights_fingerprint

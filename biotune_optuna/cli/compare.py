@@ -128,16 +128,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _tell(progress: Progress) -> None:
-    cell, where = progress.cell, f"[{progress.done}/{progress.total}]"
-    words = f"{where} {cell.task}, repeat {cell.repeat}, {cell.contender.name}"
-    if progress.row is not None:
-        row = progress.row
-        words += f": {row.score:.4f} in {row.seconds:.0f} s, {row.passes:,} image passes"
-    elif progress.state == "failed":
-        words += f" failed: {progress.error}"
-    else:
-        words += " ..."
-    click.echo(words, err=True)
+    click.echo(str(progress), err=True)
 
 
 def _tell_json(progress: Progress) -> None:

@@ -58,6 +58,15 @@ class Progress:
     row: Row | None = None
     error: str = ""
 
+    def __str__(self) -> str:
+        cell = self.cell
+        words = f"[{self.done}/{self.total}] {cell.task}, repeat {cell.repeat}, "
+        words += cell.contender.name
+        if self.row is not None:
+            row = self.row
+            return f"{words}: {row.score:.4f} in {row.seconds:.0f} s, {row.passes:,} image passes"
+        return f"{words} failed: {self.error}" if self.error else f"{words} ..."
+
 
 def run_comparison(
     plan: Comparison,

@@ -1,0 +1,88 @@
+"""Claims of cells: by one only, kept while its worker lives, open again when it dies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_spec
+
+from biotune_optuna.compare.board import Board
+from biotune_optuna.compare.plan import Cell, Comparison, Contender, contender
+from biotune_optuna.errors import StudyError
+from biotune_optuna.study.storage import open_storage
+
+PLAN = Comparison(tasks=(tiny_spec(),), contenders=("full",))
+CELL = Cell("t", 3, contender("full"))
+
+
+def make_board(path: Path, plan: Comparison = PLAN) -> Board:
+    storage = open_storage(f"sqlite:///{path}/cells.db")
+    return Board(storage, "compare/t", plan.identity(plan.tasks[0]))
+
+
+def test_a_cell_is_claimed_once_and_done_once(tmp_path: Path) -> None:
+    one, other = make_board(tmp_path), make_board(tmp_path)
+    trial = one.claim(CELL)
+    assert trial is not None
+    assert other.claim(CELL) is None
+    assert other.look().taken == {"3/full"}
+    one.finish(trial, {"score": 0.75})
+    standing = other.look()
+    assert not standing.taken
+    assert standing.done["3/full"].value == 0.75
+    assert standing.done["3/full"].params == {"repeat": 3}
+    assert other.claim(CELL) is None
+
+
+def test_a_cell_handed_back_or_failed_is_open(tmp_path: Path) -> None:
+    board = make_board(tmp_path)
+    trial = board.claim(CELL)
+    board.hand_back(trial, "stopped")
+    again = board.claim(CELL)
+    text = board.fail(again, ValueError("no\nluck"))
+    assert text == "ValueError: no luck"
+    assert board.look().taken == frozenset()
+    assert board.claim(CELL) is not None
+
+
+def test_a_dead_workers_cell_is_open(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; sys.path[:0] = sys.argv[1:3]; from pathlib import Path; "
+        "from test_board import *; print(make_board(Path(sys.argv[3])).claim(CELL).number); "
+        "sys.stdout.flush(); os.kill(os.getpid(), 9)"
+    )
+    here = Path(__file__).parent
+    arguments = [sys.executable, "-c", code, str(here), str(here.parent), str(tmp_path)]
+    ran = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert ran.stdout == "0\n", ran.stderr
+    board = make_board(tmp_path)
+    assert board.look().taken == frozenset()
+    assert [t.system_attrs["biotune:ended"] for t in board.study.trials] == ["lost"]
+    assert board.claim(CELL) is not None
+
+
+def test_another_comparison_is_refused(tmp_path: Path) -> None:
+    make_board(tmp_path)
+    other = Comparison(tasks=(tiny_spec(image_size=48),), trials=9)
+    with pytest.raises(StudyError, match="image_size: 32, not 48; trials: 60, not 9"):
+        make_board(tmp_path, other)
+
+
+def test_another_method_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    board = make_board(tmp_path)
+    board.finish(board.claim(CELL), {"score": 0.5})
+    board.check([CELL])
+    other = Contender(name="full", kind="search", method="biotune", sampler={"momentum": 0.0})
+    with pytest.raises(StudyError, match="another method by the name of 'full'"):
+        board.check([Cell("t", 3, other)])
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    board = make_board(tmp_path)
+    board.pin({"data": "a", "weights": "b"})
+    board.pin({"data": "a"})
+    with pytest.raises(StudyError, match="begun with other data"):
+        board.pin({"data": "c"})

@@ -1,0 +1,95 @@
+"""The pages: complete, self-contained, and safe with any name."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from biotune_optuna.compare.pages import write_comparison
+from biotune_optuna.compare.published import DIFFERENCES, beside
+from biotune_optuna.compare.rows import read_csv
+from biotune_optuna.errors import StudyError
+
+from .rows_kit import make_row, make_rows
+
+SCORES = {
+    "biotune": [0.81, 0.84, 0.9],
+    "full": [0.8, 0.82, 0.81],
+    "linear-probe": [0.5, 0.5, 0.6],
+    "full@budget": [0.8, 0.83, 0.85],
+}
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.seen.append(tag)
+
+
+def test_a_page_says_it_all_and_needs_nothing(tmp_path: Path) -> None:
+    path = write_comparison(make_rows(SCORES), tmp_path / "out", title="Both")
+    html = path.read_text()
+    assert not re.search(r"<script[^>]+src|<(link|img)[^>]+http|@import", html)
+    for text in ("Nadeau and Bengio", "The same total budget", "full@budget", "0.8500"):
+        assert text in html
+    body = html.partition("<script>")[0]
+    assert body.count("<table>") == 4
+    figures = re.findall(r'<script type="application/json" id="[^"]+">(.*?)</script>', html)
+    assert [json.loads(figure)["layout"]["height"] > 0 for figure in figures] == [True] * 3
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    assert "| biotune | 0.8500 |" in markdown
+    assert "digits-tiny: biotune − full" in markdown
+    assert "Mean ranks" not in markdown, "one task has no mean rank"
+
+
+def test_rendering_from_the_table_alone_gives_the_same(tmp_path: Path) -> None:
+    rows = [*make_rows(SCORES), *make_rows(SCORES, task="other", official=1)]
+    write_comparison(rows, tmp_path / "a")
+    write_comparison(read_csv(tmp_path / "a" / "results.csv"), tmp_path / "b")
+    for name in ("report.md", "results.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    text = (tmp_path / "a" / "report.md").read_text()
+    assert "Wilcoxon" in text
+    assert "Descriptive: ranks of a few tasks carry no test" in text
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>|**x**"
+    rows = make_rows(SCORES, task=evil, data=evil, model="<img src=x>")
+    rows += [make_row(f"<b>{evil}", r, 0.5, task=evil, data=evil) for r in range(3)]
+    html = write_comparison(rows, tmp_path, title=evil).read_text()
+    assert "<script>alert" not in html
+    assert "<img src=x" not in html
+    before = html.partition("<script>")[0]
+    parser = Tags()
+    parser.feed(before)
+    assert not {"img", "b"} & set(parser.seen)
+    for line in (tmp_path / "report.md").read_text().splitlines():
+        assert not re.search(r"(?<!\\)<", line), line
+        if line.startswith("| ") and "alert" in line and " to " in line:
+            assert len(re.findall(r"(?<!\\)\|", line)) in (7, 8, 5)
+
+
+def test_nothing_yet_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no finished cell"):
+        write_comparison([], tmp_path)
+
+
+def test_the_papers_table_is_printed_beside_ours() -> None:
+    rows = [
+        make_row("biotune", r, s, data="flowers102", model="resnet50")
+        for r, s in enumerate((0.9, 0.92))
+    ]
+    rows.append(make_row("lp-ft", 0, 0.5, data="flowers102", model="vgg19"))
+    text = beside(rows)
+    assert "| flowers102 | biotune | 91.68 | 91.00 (n = 2) | – |" in text
+    assert "| flowers102 | lp-ft | – | – | 50.00 (n = 1) |" in text
+    assert "| svhn | full | 96.08 | – | – |" in text
+    assert all(difference in text for difference in DIFFERENCES)

@@ -1,0 +1,95 @@
+"""What takes part, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import tiny_spec
+
+from biotune_optuna.compare.ablation import BASES, FACTORS, ablations, references
+from biotune_optuna.compare.plan import SEARCHERS, Comparison, contender, default_methods
+from biotune_optuna.compare.search import searcher
+from biotune_optuna.errors import StudyError
+from biotune_optuna.evolution.strategy import Settings
+from biotune_optuna.finetune.methods import METHODS
+from biotune_optuna.genome import GenomeSpace
+from biotune_optuna.recipe import BlockRecipe
+from biotune_optuna.sampler import BioTuneSampler
+
+
+def test_by_default_everybody_takes_part() -> None:
+    plan = Comparison(tasks=(tiny_spec(),), repeats=2)
+    names = [one.name for one in plan.everyone]
+    assert names[0] == "biotune"
+    assert set(METHODS) <= set(names)
+    assert names[-4:] == ["full@budget", "lp-ft@budget", "layer-decay@budget", "lora@budget"] or (
+        "lora" not in default_methods()
+    )
+    cells = plan.cells()
+    assert len(cells) == 2 * len(names)
+    assert (cells[0].key, cells[len(names)].key) == ("0/biotune", "1/biotune")
+    assert cells[0].task == "digits-test_efficientnet"
+
+
+def test_budgets_follow_biotune() -> None:
+    names = [
+        one.name for one in Comparison(tasks=(tiny_spec(),), contenders=("full", "lora")).everyone
+    ]
+    assert names == ["full", "lora"], "without BioTune there is no budget to share"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"contenders": ("full", "prayer")}, "method 'prayer' is not one of biotune, full"),
+        ({"contenders": ("full", "full")}, "method 'full' is named twice"),
+        ({"contenders": ("full@budget",)}, "an equal budget is that of biotune"),
+        ({"repeats": 0}, "repeats 0 is too small"),
+        ({"tasks": ()}, "needs a task"),
+        ({"tasks": (tiny_spec(), tiny_spec(seed=9))}, "named twice"),
+        ({"name": "a/b"}, "without '/'"),
+    ],
+)
+def test_mistakes_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        Comparison(**{"tasks": (tiny_spec(),), **changes}).cells()
+
+
+def test_searchers_are_optunas_own() -> None:
+    for name in SEARCHERS:
+        assert contender(name).kind == "search"
+        assert type(searcher(name, seed=0)).__module__.startswith("optuna.")
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_each_factor_changes_what_it_names_and_fits(name: str) -> None:
+    base, spec, sampler, share = FACTORS[name]
+    assert base in BASES
+    assert bool(spec) + bool(sampler) + (share != 1) == 1, "one factor at a time"
+    changed = tiny_spec(**{**BASES[base], **spec})
+    assert not spec or changed.differences(tiny_spec(**BASES[base]))
+    blocks = [BlockRecipe(block, 1.0) for block in ("stem", "body", "head")]
+    space = changed.space(blocks)
+    assert isinstance(space, GenomeSpace)
+    usual = Settings.of(changed.preset)
+    for switch, value in sampler.items():
+        assert getattr(usual, switch) != value
+    BioTuneSampler(space=space, preset=changed.preset, seed=0, **sampler)
+
+
+def test_ablations_come_with_their_bases() -> None:
+    made = ablations(40, ["half the trials", "paper, no mutation"])
+    assert [one.name for one in made] == [
+        "biotune",
+        "paper",
+        "half the trials",
+        "paper, no mutation",
+    ]
+    assert made[2].trials == 20
+    assert made[3].spec["preset"] == "paper"
+    assert references(["half the trials", "paper, no mutation"]) == {
+        "paper": "biotune",
+        "half the trials": "biotune",
+        "paper, no mutation": "paper",
+    }
+    assert references(["one seed"]) == {"one seed": "biotune"}
+    assert {one.name for one in ablations(10)} == {*FACTORS, *BASES}

@@ -1,0 +1,56 @@
+"""The raw table: what is written is what is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from biotune_optuna.compare.rows import read_csv, write_csv
+from biotune_optuna.errors import DataError
+
+from .rows_kit import make_row, make_rows
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    rows = [
+        make_row("full", 1, 0.1 + 0.2, setting='stem at 0.3×, "head, at" 6×\nand so on'),
+        make_row("biotune", 0, 1 / 3, task="=1+1,x", validation=float("nan")),
+        make_row("biotune", 1, 0.5),
+    ]
+    path = write_csv(rows, tmp_path / "results.csv")
+    again = read_csv(path)
+    assert again[0].task == "=1+1,x"
+    assert again[0].validation != again[0].validation
+    assert [repr(r) for r in again] == [repr(rows[1]), repr(rows[2]), repr(rows[0])]
+    assert write_csv(again[::-1], tmp_path / "b.csv").read_bytes() == path.read_bytes()
+    assert path.read_text().count("\n") <= len(rows) + 2, "one line a cell"
+
+
+def test_derived_figures() -> None:
+    row = make_row("full", 0, 0.5)
+    assert row.passes == 5000
+    assert row.ratio == 40 / 80
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("method", "x", 1), "lack the column 'method'"),
+        (lambda text: text.replace(",3000,", ",many,", 1), "line 2: forward 'many' is no number"),
+        (lambda text: text.replace("0.5", "nan"), "line 2: the score is missing"),
+        (lambda text: text[: text.rindex(",12.5")], "line 2: seconds None is no number"),
+    ],
+)
+def test_what_is_wrong_is_named(change, message: str, tmp_path: Path) -> None:
+    path = write_csv(make_rows({"full": [0.5]}), tmp_path / "results.csv")
+    path.write_text(change(path.read_text()))
+    with pytest.raises(DataError, match=message):
+        read_csv(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_csv(tmp_path / "nothing.csv")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_csv([], tmp_path / "no" / "folder.csv")

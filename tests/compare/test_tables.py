@@ -1,0 +1,88 @@
+"""Summaries, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from biotune_optuna.compare.statistics import corrected_t, signed_rank
+from biotune_optuna.compare.tables import summarise
+
+from .rows_kit import make_row, make_rows
+
+SCORES = {
+    "full": [0.5, 0.6, 0.7],
+    "biotune": [0.6, 0.6, 0.9],
+    "linear-probe": [0.2, 0.3, 0.4],
+    "full@budget": [0.55, 0.65, 0.7],
+}
+
+
+def test_entries_and_contrasts_of_resampled_splits() -> None:
+    summary = summarise(make_rows(SCORES))
+    (task,) = summary.tasks
+    assert [e.method for e in task.own] == ["biotune", "full", "linear-probe"]
+    assert [e.method for e in task.budget] == ["biotune", "full@budget"]
+    assert task.own[0].score.value == pytest.approx(0.7)
+    # mean 0.6, s = 0.1, error² = (1/3 + 40/80) · 0.01, t₂ at 97.5 % = 4.302653
+    full = task.own[1].score
+    assert full.high - full.value == pytest.approx(4.302653 * 0.1 * math.sqrt(1 / 3 + 0.5))
+    vs_full, vs_probe = summary.confirmatory
+    assert (vs_full.against, vs_probe.against) == ("full", "linear-probe")
+    assert vs_full.test == "corrected t"
+    assert vs_full.effect == corrected_t([0.6 - 0.5, 0.0, 0.9 - 0.7], ratio=0.5)
+    assert vs_probe.adjusted == pytest.approx(min(1.0, 2 * vs_probe.effect.p))
+    assert vs_full.adjusted == pytest.approx(max(vs_full.effect.p, vs_probe.adjusted))
+    assert [c.against for c in summary.others] == ["full@budget"]
+    assert math.isnan(summary.others[0].adjusted)
+
+
+def test_official_test_parts_take_the_signed_rank() -> None:
+    summary = summarise(make_rows(SCORES, official=1, split="the same"))
+    contrast = summary.confirmatory[0]
+    assert contrast.test == "signed rank"
+    assert contrast.effect == signed_rank([0.6 - 0.5, 0.0, 0.9 - 0.7])
+
+
+def test_only_equal_test_images_are_paired() -> None:
+    rows = [
+        make_row("biotune", 0, 0.9),
+        make_row("biotune", 1, 0.8),
+        make_row("full", 0, 0.5),
+        make_row("full", 1, 0.1, split="others"),
+        make_row("full", 2, 0.1),
+    ]
+    (contrast,) = summarise(rows).confirmatory
+    assert contrast.effect.n == 1
+    assert contrast.effect.value == pytest.approx(0.4)
+
+
+def test_holm_runs_over_tasks_times_opponents() -> None:
+    one = make_rows(SCORES, task="a")
+    two = make_rows(SCORES, task="b")
+    summary = summarise([*two, *one])
+    assert [(c.task, c.against) for c in summary.confirmatory] == [
+        ("a", "full"),
+        ("a", "linear-probe"),
+        ("b", "full"),
+        ("b", "linear-probe"),
+    ]
+    probe = summary.confirmatory[1]
+    assert probe.adjusted == pytest.approx(min(1.0, 4 * probe.effect.p))
+    assert summary.ranks == {"biotune": 1.0, "full": 2.0, "linear-probe": 3.0}
+
+
+def test_ablations_are_tested_against_their_base() -> None:
+    scores = {"biotune": [0.5, 0.6, 0.7], "one seed": [0.4, 0.5, 0.5], "paper": [0.6, 0.6, 0.6]}
+    summary = summarise(
+        make_rows(scores),
+        references={"one seed": "biotune", "paper": "biotune"},
+        confirmatory=None,
+    )
+    assert [(c.method, c.against) for c in summary.confirmatory] == [
+        ("paper", "biotune"),
+        ("one seed", "biotune"),
+    ]
+    assert summary.confirmatory[1].effect.value == pytest.approx(-0.4 / 3)
+    assert not summary.others

@@ -1,0 +1,241 @@
+"""The matrix at work: filled once, resumed after a kill, shared by processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from tiny import tiny_spec
+
+from biotune_optuna.compare import work
+from biotune_optuna.compare.plan import Comparison
+from biotune_optuna.compare.rows import Row
+from biotune_optuna.compare.search import varied
+from biotune_optuna.compare.work import Progress, read_rows, run_comparison
+from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.study.setup import prepare
+from biotune_optuna.study.stop import Stopped, StopRequest
+from biotune_optuna.study.storage import open_storage
+
+SMALL: dict[str, Any] = {
+    "crop_pct": None,
+    "train_size": 30,
+    "val_size": 20,
+    "n_seeds": 1,
+    "train": TrainSettings(epochs=1, batch_size=15),
+}
+OPTIONS = shlex.split(
+    "--data digits --model test_efficientnet --weights none --image-size 32 --train-size 30 "
+    "--val-size 20 --test-fraction 0.1 --seeds 1 --epochs 1 --batch-size 15 --device cpu "
+    "--trials 3 --top-k 1 --runs 1 --json"
+)
+
+
+def make_plan(**changes: Any) -> Comparison:
+    options: dict[str, Any] = {
+        "tasks": (tiny_spec(**SMALL),),
+        "contenders": ("biotune", "full", "linear-probe"),
+        "repeats": 1,
+        "trials": 3,
+        "top_k": 1,
+        "runs": 1,
+    }
+    return Comparison(**(options | changes))
+
+
+class Log(list[Progress]):
+    def begun(self) -> list[str]:
+        return [p.cell.key for p in self if p.state == "begins"]
+
+
+def run(plan: Comparison, storage: Any, cache: Path, **options: Any) -> tuple[list[Row], Log]:
+    log = Log()
+    rows = run_comparison(
+        plan, storage=storage, device="cpu", cache_dir=cache, tell=log.append, **options
+    )
+    return rows, log
+
+
+def without_seconds(rows: list[Row]) -> list[tuple[Any, ...]]:
+    return [
+        (r.repeat, r.method, r.score, r.validation, r.forward, r.backward, r.setting) for r in rows
+    ]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pixels")
+
+
+def test_a_matrix_is_filled_once_and_charged_for_everything(tmp_path: Path, cache: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/c.db")
+    rows, log = run(make_plan(), storage, cache)
+    assert log.begun() == ["0/biotune", "0/full", "0/linear-probe", "0/full@budget"]
+    assert [p.done for p in log if p.state == "done"] == [1, 2, 3, 4]
+    by = {row.method: row for row in rows}
+    assert (by["full"].train, by["full"].val, by["full"].test) == (30, 20, 180)
+    assert len({row.split for row in rows}) == 1
+    # three trials, one fresh run, a final training on 50 images: one epoch each
+    assert by["biotune"].backward == 3 * 30 + 30 + 50
+    assert by["biotune"].forward == by["biotune"].backward + 4 * 20
+    assert by["full"].backward == 5 * 30 + 30 + 50
+    assert by["linear-probe"].trainable < by["full"].trainable == 100.0
+    assert by["biotune"].evaluations == 3
+    assert by["full"].evaluations == 5
+    assert 0 < by["full@budget"].passes <= by["biotune"].passes
+    looks = storage.get_study_user_attrs(
+        storage.get_study_id_from_name("compare/digits-test_efficientnet/0/biotune")
+    )["test_looks"]
+    assert len(looks) == 1, "one test a repeat"
+
+    again, log = run(make_plan(), storage, cache)
+    assert again == rows
+    assert not log, "finished cells are not run again"
+    more, log = run(make_plan(contenders=("full", "lp-ft"), repeats=2), storage, cache)
+    assert log.begun() == ["0/lp-ft", "1/full", "1/lp-ft"]
+    assert len(more) == len(rows) + 3
+    assert len({row.split for row in more}) == 2, "a fresh split for each repeat"
+    with pytest.raises(StudyError, match="trials: 3, not 4"):
+        run(make_plan(trials=4), storage, cache)
+    assert read_rows(storage, "compare") == more
+    with pytest.raises(StudyError, match="no comparison 'other'"):
+        read_rows(storage, "other")
+
+
+def test_searchers_share_genomes_and_budget(tmp_path: Path, cache: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/c.db")
+    rows, _ = run(make_plan(contenders=("tpe", "random"), trials=2), storage, cache)
+    assert [row.evaluations for row in rows] == [2, 2]
+    (one, other) = (
+        optuna.load_study(study_name=f"compare/digits-test_efficientnet/0/{name}", storage=storage)
+        for name in ("tpe", "random")
+    )
+    assert set(one.trials[0].params) == set(other.trials[0].params)
+    assert one.trials[0].params != one.trials[1].params
+
+
+def test_failed_cells_do_not_stop_the_others(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/c.db")
+    real = work.run_baseline
+
+    def breaks(setup: Any, method: str, **options: Any) -> Any:
+        if method == "full":
+            raise RuntimeError("out of luck")
+        return real(setup, method, **options)
+
+    monkeypatch.setattr(work, "run_baseline", breaks)
+    plan = make_plan(contenders=("full", "linear-probe"))
+    with pytest.raises(StudyError, match=r"1 of 2 cells failed.*0/full, with RuntimeError: out of"):
+        run(plan, storage, cache)
+    assert [row.method for row in read_rows(storage, "compare")] == ["linear-probe"]
+    monkeypatch.setattr(work, "run_baseline", real)
+    rows, log = run(plan, storage, cache)
+    assert log.begun() == ["0/full"]
+    assert len(rows) == 2
+
+
+def test_a_stop_hands_the_cell_back(tmp_path: Path, cache: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/c.db")
+    stop = StopRequest()
+    plan = make_plan(contenders=("full",))
+    with pytest.raises(Stopped):
+        run_comparison(
+            plan,
+            storage=storage,
+            device="cpu",
+            cache_dir=cache,
+            stop=stop,
+            tell=lambda _: stop.request(),
+        )
+    study = optuna.load_study(study_name="compare/digits-test_efficientnet", storage=storage)
+    assert [t.system_attrs["biotune:ended"] for t in study.trials] == ["stopped"]
+    rows, _ = run(plan, storage, cache)
+    assert len(rows) == 1
+
+
+def start(tmp_path: Path, cache: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "biotune_optuna", "compare", *OPTIONS, *arguments]
+    environment = os.environ | {"BIOTUNE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    environment["BIOTUNE_STORAGE"] = f"sqlite:///{tmp_path}/c.db"
+    return subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def events(output: str) -> list[tuple[str, str]]:
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return [(line["event"], f"{line['repeat']}/{line['method']}") for line in lines]
+
+
+def test_killed_in_the_middle_the_same_command_goes_on(tmp_path: Path, cache: Path) -> None:
+    """Killed during the search of a cell: finished cells stay, the search goes on where it was."""
+    order = ("linear-probe", "biotune")
+    arguments = ("--methods", ",".join(order), "--repeats", "1")
+    child = start(tmp_path, cache, *arguments)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if json.loads(line)["event"] == "begins" and json.loads(line)["method"] == "biotune":
+            break
+    storage = open_storage(f"sqlite:///{tmp_path}/c.db")
+    name = "compare/digits-test_efficientnet/0/biotune"
+    while True:  # until a trial of the search has finished
+        known = {study.study_name: study._study_id for study in storage.get_all_studies()}
+        if name in known and storage.get_n_trials(known[name], optuna.trial.TrialState.COMPLETE):
+            break
+        assert child.poll() is None
+    child.kill()
+    child.communicate()
+    finished = storage.get_n_trials(known[name], optuna.trial.TrialState.COMPLETE)
+
+    plan = make_plan(contenders=order)
+    rows, log = run(plan, storage, cache)
+    # nothing is left only where the kill came too late, after the last cell
+    assert log.begun() in (["0/biotune"], [])
+    search = optuna.load_study(study_name=name, storage=storage)
+    complete = [t for t in search.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    assert len(complete) == 3
+    assert finished >= 1
+    whole, _ = run(plan, open_storage(f"sqlite:///{tmp_path}/whole.db"), cache)
+    assert without_seconds(rows) == without_seconds(whole)
+
+
+def test_two_processes_share_the_work(tmp_path: Path, cache: Path) -> None:
+    methods = ("--methods", "full,linear-probe,layer-decay", "--repeats", "2")
+    both = [start(tmp_path, cache, *methods, "--out", f"out{i}") for i in range(2)]
+    told = [child.communicate(timeout=200) for child in both]
+    assert [child.returncode for child in both] == [0, 0], told
+    done = [key for output, _ in told for state, key in events(output) if state == "done"]
+    assert sorted(done) == sorted(f"{r}/{m}" for r in (0, 1) for m in methods[1].split(","))
+    for i in range(2):
+        assert (tmp_path / f"out{i}" / "report.html").is_file()
+    tables = [(tmp_path / f"out{i}" / "results.csv").read_bytes() for i in range(2)]
+    assert tables[0] == tables[1]
+
+
+def test_other_folds_keep_images_and_trainer(cache: Path) -> None:
+    setup = prepare(tiny_spec(), device="cpu", cache_dir=cache)
+    other = varied(setup, {"n_folds": 2, "scheme": "kfold", "threshold": None})
+    assert other.trainer is setup.trainer
+    for part in ("train", "val", "test"):
+        ours, theirs = getattr(other.splits, part), getattr(setup.splits, part)
+        assert np.array_equal(ours, theirs)
+    assert len(other.splits.folds) == 2
+    assert other.space.threshold is None
+    assert other.spec.fingerprints["splits"] != setup.spec.fingerprints["splits"]
+    assert varied(setup, {}) is setup
