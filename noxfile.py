@@ -26,6 +26,12 @@ nox.options.error_on_missing_interpreters = True
 ROOT = Path(__file__).parent
 SHARED = ROOT / ".nox" / "shared"
 RUFF = "ruff>=0.9"
+BENCHMARKS = ROOT / "studies" / "benchmarks"
+# Benchmarks whose page is of data that no package brings along, and what to call them with.
+NEEDS_DATA = {
+    "landscapes": "TASK --data-root FOLDER",
+    "optimism": "--data FOLDER",
+}
 
 
 def shared_python(session: nox.Session) -> str:
@@ -38,7 +44,7 @@ def shared_python(session: nox.Session) -> str:
     if not stamp.exists() or stamp.read_text() != wanted:
         if not python.exists():
             session.run(sys.executable, "-m", "venv", str(SHARED), external=True)
-        install = ["install", "--quiet", "--editable", ".[dev,docs]"]
+        install = ["install", "--quiet", "--editable", ".[bench,dev,docs]"]
         session.run(str(python), "-m", "pip", *install, external=True)
         stamp.write_text(wanted)
     return str(python)
@@ -87,16 +93,35 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=False, default=False)
 def bench(session: nox.Session) -> None:
-    """Benchmarks of speed and search quality; slow, writes tables into docs/benchmarks."""
-    scripts = session.posargs or sorted(map(str, Path("studies/benchmarks").glob("[!_]*.py")))
-    for script in scripts:
-        run(session, script)
+    """Benchmarks of speed, memory and search quality, into docs/benchmarks; hours.
+
+    ``nox -s bench -- throughput prefix`` runs some by name; options after one name go to it.
+    """
+    scripts = {path.stem: path for path in sorted(BENCHMARKS.glob("[!_]*.py"))}
+    names = [arg for arg in session.posargs if arg in scripts]
+    options = [arg for arg in session.posargs if arg not in scripts]
+    if options and len(names) != 1:
+        session.error(f"options {options} need one benchmark: {', '.join(scripts)}")
+    for name in names or scripts:
+        if not names and name in NEEDS_DATA:
+            session.log(
+                f"skipped {name}: its data are yours to give: nox -s bench -- {name} "
+                f"{NEEDS_DATA[name]}"
+            )
+            continue
+        run(session, str(scripts[name]), *options)
 
 
 @nox.session(python=False, default=False)
 def sweep(session: nox.Session) -> None:
-    """Every architecture of timm through the block splitter and the trainer; slow."""
-    run(session, "-m", "pytest", "tests/sweep", *session.posargs)
+    """Every architecture of timm in blocks, each family cut; writes docs/benchmarks; an hour.
+
+    ``nox -s sweep -- "resnet*"`` tries some architectures and writes nothing.
+    """
+    for script, page in (("block_sweep", "blocks"), ("cut_sweep", "cuts")):
+        table = ["--table", f"docs/benchmarks/{page}.md"]
+        options = ["--filter", *session.posargs] if session.posargs else table
+        run(session, f"tests/sweep/{script}.py", *options)
 
 
 @nox.session(python=False, default=False)
