@@ -77,6 +77,18 @@ def test_other_files_are_named_with_the_cure(setup: Setup, tmp_path: Path) -> No
         study_of(dataclasses.replace(setup, spec=other), storage=storage, name="s")
 
 
+def test_the_study_of_another_major_version_is_refused(setup: Setup, tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/s.db")
+    study = study_of(setup, storage=storage, name="s").optuna
+    stored = study.user_attrs["biotune"]
+    major, rest = stored["version"].split(".", 1)
+    study.set_user_attr("biotune", {**stored, "version": f"{major}.99.{rest}"})
+    study_of(setup, storage=storage, name="s")
+    study.set_user_attr("biotune", {**stored, "version": f"{int(major) + 1}.{rest}"})
+    with pytest.raises(StudyError, match=f"made by version {int(major) + 1}"):
+        study_of(setup, storage=storage, name="s")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
