@@ -13,7 +13,7 @@ from biotune_optuna.lease import read_holder
 from biotune_optuna.report.figures.cost import time_spent
 from biotune_optuna.report.text import count, duration, plural
 from biotune_optuna.report.view import StudyView, as_view, generation
-from biotune_optuna.report.words import describe, verdict
+from biotune_optuna.report.words import describe, search_totals, verdict
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -62,6 +62,8 @@ class StudyStatus(TypedDict):
         seconds: Computing so far, summed over workers.
         forward: Images passed forward, search and confirmation.
         backward: Images passed backward.
+        search: What the trainings of the search came to: how many, their epochs, the image passes
+            whose frozen prefix came from the cache, and the largest one's memory in MiB.
         confirmed: Name of the confirmed winner.
         verdict: What came out, in a sentence.
         test_looks: How often the test data was looked at.
@@ -81,6 +83,7 @@ class StudyStatus(TypedDict):
     seconds: float
     forward: int
     backward: int
+    search: dict[str, float]
     confirmed: str | None
     verdict: str
     test_looks: int
@@ -121,6 +124,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
         "seconds": sum(time_spent(view).values()),
         "forward": _passes(view, "forward"),
         "backward": _passes(view, "backward"),
+        "search": dict(search_totals(view)._asdict()),
         "confirmed": view.confirm.get("winner"),
         "verdict": verdict(view).headline,
         "test_looks": len(view.test_looks),
@@ -158,6 +162,8 @@ def format_status(status: StudyStatus) -> str:
         )
     if cost:
         lines.append(("cost", ", ".join(cost)))
+    if status["search"]["trainings"]:
+        lines.append(("trainings", _training_words(status["search"])))
     if status["test_looks"]:
         lines.append(("test", f"looked at in {plural(status['test_looks'], 'test')}"))
     if status["model_dir"]:
@@ -202,6 +208,13 @@ def _worker_words(workers: Sequence[WorkerStatus]) -> str:
         said.append(f"{name} (trial {worker['trial']}{since}{dead})")
     more = f" and {len(workers) - 8} more" if len(workers) > 8 else ""
     return ", ".join(said) + more
+
+
+def _training_words(search: Mapping[str, float]) -> str:
+    said = f"{count(search['trainings'])} in the search, {count(search['epochs'])} epochs"
+    if search["cached"]:
+        said += f", {count(search['cached'])} passes from cached prefixes"
+    return f"{said}, at most {count(search['peak_mb'])} MiB"
 
 
 def _trials_per_hour(view: StudyView, now: datetime) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -15,7 +15,15 @@ from biotune_optuna.report.view import generation
 if TYPE_CHECKING:
     from biotune_optuna.report.view import StudyView
 
-__all__ = ["Verdict", "cost_sentences", "describe", "search_sentences", "verdict"]
+__all__ = [
+    "SearchTotals",
+    "Verdict",
+    "cost_sentences",
+    "describe",
+    "search_sentences",
+    "search_totals",
+    "verdict",
+]
 
 
 @dataclass(frozen=True)
@@ -240,6 +248,9 @@ def cost_sentences(view: StudyView) -> list[str]:
             f"{count(forward)} images went forward through the network and {count(backward)}"
             " backward."
         )
+    search = search_totals(view)
+    if search.trainings:
+        sentences.append(search.sentence)
     full = view.contender("full")
     if full and full.get("forward") and full.get("scores"):
         one = full["forward"] / len(full["scores"])
@@ -248,6 +259,47 @@ def cost_sentences(view: StudyView) -> list[str]:
                 f"That is as many forward passes as {forward / one:,.0f} runs of full fine-tuning."
             )
     return sentences
+
+
+class SearchTotals(NamedTuple):
+    """What the trainings of the search came to.
+
+    Attributes:
+        trainings: How many there were.
+        epochs: Their epochs.
+        cached: Image passes forward whose frozen blocks' outputs came from memory.
+        peak_mb: The most memory that one of them took, in MiB.
+    """
+
+    trainings: int
+    epochs: int
+    cached: int
+    peak_mb: float
+
+    @property
+    def sentence(self) -> str:
+        """The totals in words."""
+        said = f"The search took {plural(self.trainings, 'training')}, {count(self.epochs)} epochs"
+        if self.cached:
+            said += f"; in {count(self.cached)} image passes frozen blocks were not run again"
+        return f"{said}; the most memory taken was {count(self.peak_mb)} MiB."
+
+
+def search_totals(view: StudyView) -> SearchTotals:
+    """Adds up the records of all runs of the search.
+
+    Args:
+        view: The study read.
+    """
+    records = [t.user_attrs.get("runs") for t in view.trials]
+    runs = [r for found in records if isinstance(found, list) for r in found]
+    runs = [run for run in runs if isinstance(run, Mapping)]
+    return SearchTotals(
+        trainings=len(runs),
+        epochs=sum(int(run.get("epochs", 0)) for run in runs),
+        cached=sum(int(run.get("cache_hits", 0)) for run in runs),
+        peak_mb=max((float(run.get("peak_mb", 0.0)) for run in runs), default=0.0),
+    )
 
 
 def _total(view: StudyView, key: str) -> float:

@@ -97,6 +97,21 @@ def test_text_is_for_people(running: optuna.Study) -> None:
     assert current_holder().label in lines["workers"]
 
 
+def test_trainings_of_the_search_are_added_up(running: optuna.Study) -> None:
+    runs = [
+        {"epochs": 10, "cache_hits": 900, "peak_mb": 812.4},
+        {"epochs": 7, "cache_hits": 0, "peak_mb": 930.6},
+    ]
+    add(running, 8, TrialState.COMPLETE, value=0.6, runs=runs)
+    add(running, 9, TrialState.PRUNED, value=0.2, runs=runs[1:])
+    status = study_status(running)
+    assert status["search"] == {"trainings": 3, "epochs": 24, "cached": 900, "peak_mb": 930.6}
+    line = (
+        "trainings   3 in the search, 24 epochs, 900 passes from cached prefixes, at most 931 MiB"
+    )
+    assert line in format_status(status).splitlines()
+
+
 def test_dead_worker_is_called_dead(running: optuna.Study) -> None:
     trial = next(t for t in running.trials if t.state == TrialState.RUNNING)
     mine = current_holder()
