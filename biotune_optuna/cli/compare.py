@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from biotune_optuna.cli.options import storage_option
+from biotune_optuna.cli.pick import quieten_optuna
 from biotune_optuna.cli.spec import make_spec, protocol_options
 from biotune_optuna.errors import StudyError
 
@@ -108,6 +109,7 @@ def _run(
     from biotune_optuna.study.stop import Stopped, StopRequest
     from biotune_optuna.study.storage import open_storage
 
+    quieten_optuna()
     backend = open_storage(storage)
     try:
         with StopRequest.on_signals() as stop:

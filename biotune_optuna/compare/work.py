@@ -148,7 +148,6 @@ class _Worker:
     source: tuple[str, ImageSource] | None = field(default=None, init=False)
 
     def run(self) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.specs = {self.plan.task_name(spec): spec for spec in self.plan.tasks}
         self.cells = self.plan.cells()
         self.boards = {

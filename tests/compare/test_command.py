@@ -1,0 +1,41 @@
+"""``biotune compare`` without training anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from biotune_optuna.cli import cli
+from biotune_optuna.compare.rows import write_csv
+
+from .rows_kit import make_rows
+
+
+def test_a_report_from_the_table_alone(tmp_path: Path) -> None:
+    table = write_csv(make_rows({"biotune": [0.9, 0.8], "full": [0.7, 0.7]}), tmp_path / "r.csv")
+    arguments = ["compare", "--from", str(table), "--out", str(tmp_path / "out"), "--name", "mine"]
+    ran = CliRunner().invoke(cli, arguments)
+    assert ran.exit_code == 0, ran.output
+    assert ran.output.strip() == str(tmp_path / "out" / "report.html")
+    assert (tmp_path / "out" / "report.md").read_text().startswith("# mine\n")
+    assert (tmp_path / "out" / "results.csv").read_bytes() == table.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "a comparison needs --data and --model, or --from a results.csv"),
+        (["--data", "digits", "--model", "m", "--methods", "full, prayer"], "'prayer' is not one"),
+        (["--from", "nothing.csv"], "'nothing.csv' cannot be read"),
+    ],
+)
+def test_mistakes_take_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = CliRunner().invoke(cli, ["compare", *arguments])
+    assert ran.exit_code == 2
+    assert message in ran.output
+    assert len(ran.output.strip().splitlines()) == 1
