@@ -37,11 +37,6 @@ if TYPE_CHECKING:
 
 EPOCHS = 3  # of each turn; the first is not timed
 
-if TYPE_CHECKING:
-    from biotune_optuna.data.loaders import DeviceImages
-
-EPOCHS = 3  # of each turn; the first is not timed
-
 
 class BareLoop:
     """What one writes by hand for one task."""
