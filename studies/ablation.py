@@ -1,6 +1,6 @@
 """What does each part contribute? One factor at a time, on development data.
 
-    python ablation.py [FACTOR ...]
+    python ablation.py --data digits other/folder --trials 40 --repeats 10 [FACTOR ...]
 
 Meanings of a gene, the threshold, population and trials, folds and seeds, freezing or rates alone,
 each addition of the default strategy, and each operator of the paper's left out: every variant is
@@ -8,39 +8,45 @@ tested against the strategy that it was taken from, paired by repeat. The same c
 it stopped; run it in several terminals to share the work.
 """
 
-import sys
+import argparse
 
 from biotune_optuna import StudySpec, TrainSettings
 from biotune_optuna.compare import Comparison, run_comparison, write_comparison
 from biotune_optuna.compare.ablation import ablations, references
 
-TRIALS = 40
-REPEATS = 10
-DATA = ("digits",)  # data to develop on: never those that results are reported of
+parser = argparse.ArgumentParser()
+parser.add_argument("factors", nargs="*", help="default: all of them")
+parser.add_argument("--data", nargs="+", default=["digits"], help="never those of the final test")
+parser.add_argument("--model", default="tf_efficientnet_lite0")
+parser.add_argument("--weights", default="auto")
+parser.add_argument("--image-size", type=int, default=64)
+parser.add_argument("--train-size", type=int, default=400)
+parser.add_argument("--epochs", type=int, default=6)
+parser.add_argument("--trials", type=int, default=40)
+parser.add_argument("--repeats", type=int, default=10)
+parser.add_argument("--storage", default="sqlite:///ablation.db")
+args = parser.parse_args()
 
-factors = sys.argv[1:] or None
 tasks = tuple(
     StudySpec(
-        model="tf_efficientnet_lite0",
         data=data,
-        image_size=64,
-        train_size=400,
-        train=TrainSettings(epochs=6),
+        model=args.model,
+        weights=args.weights,
+        image_size=args.image_size,
+        train_size=args.train_size,
+        train=TrainSettings(epochs=args.epochs),
     )
-    for data in DATA
+    for data in args.data
 )
+factors = args.factors or None
 plan = Comparison(
     tasks=tasks,
-    contenders=ablations(TRIALS, factors),
-    trials=TRIALS,
-    repeats=REPEATS,
+    contenders=ablations(args.trials, factors),
+    trials=args.trials,
+    repeats=args.repeats,
     equal_budget=False,
     name="ablation",
 )
-rows = run_comparison(
-    plan,
-    storage="sqlite:///ablation.db",
-    tell=print,
-)
+rows = run_comparison(plan, storage=args.storage, tell=print)
 page = write_comparison(rows, "ablation-out", title="Ablations", references=references(factors))
 print(page)

@@ -82,7 +82,10 @@ def test_compare(tmp_path: Path) -> None:
     for name, (pattern, replacement) in {
         **FEW,
         "spec": (r"image_size=.*?\n\)", f"{TINY}\n)"),
-        "methods": (r"\(\*default_methods\(\), \*SEARCHERS\)", '("biotune", "full", "gp", "cma-es")'),
+        "methods": (
+            r"\(\*default_methods\(\), \*SEARCHERS\)",
+            '("biotune", "full", "gp", "cma-es")',
+        ),
     }.items():
         source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE | re.DOTALL)
         assert count, name
@@ -104,14 +107,18 @@ def test_compare(tmp_path: Path) -> None:
 
 def test_ablation(tmp_path: Path) -> None:
     source = (STUDIES / "ablation.py").read_text()
-    for name, (pattern, replacement) in {
-        **FEW,
-        "spec": (r"image_size=64.*?epochs=6\),", f"{TINY},"),
-        "model": ("tf_efficientnet_lite0", "test_efficientnet"),
-    }.items():
-        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE | re.DOTALL)
-        assert count, name
-    run_script(source, tmp_path, "freezing only", "rates only", "paper, no mutation")
+    for pattern, replacement in (
+        (
+            r"TrainSettings\(epochs=args.epochs\)",
+            "TrainSettings(epochs=1, batch_size=15), n_seeds=1",
+        ),
+        (r"trials=args.trials,", "trials=args.trials, top_k=1, runs=1,"),
+    ):
+        source, count = re.subn(pattern, replacement, source)
+        assert count, pattern
+    small = "--model test_efficientnet --weights none --image-size 32 --train-size 30 --trials 1"
+    factors = ("freezing only", "rates only", "paper, no mutation")
+    run_script(source, tmp_path, *factors, *small.split(), "--repeats", "1")
     text = (tmp_path / "ablation-out" / "report.md").read_text()
     for contrast in ("freezing only − biotune", "paper − biotune", "paper, no mutation − paper"):
         assert f"digits-test\\_efficientnet: {contrast} |" in text

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from biotune_optuna.compare.rows import BUDGET_SUFFIX
+from biotune_optuna.data.named import NAMED, split_root
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.methods import METHODS
 from biotune_optuna.study.spec import StudySpec, default_name
@@ -78,6 +79,14 @@ def default_methods() -> tuple[str, ...]:
     """BioTune and every rival that can run here."""
     has_peft = importlib.util.find_spec("peft") is not None
     return ("biotune", *(name for name in METHODS if has_peft or name != "lora"))
+
+
+def data_name(data: str) -> str:
+    """What tables call a data set: its name, or the name of its folder or file."""
+    name, root = split_root(data)
+    if root is not None and name in NAMED:
+        return name
+    return default_name("-", data).rstrip("-")
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,7 @@ class Comparison:
     @staticmethod
     def task_name(spec: StudySpec) -> str:
         """Name of a task: its data and model."""
-        return default_name(spec.model, spec.data)
+        return default_name(spec.model, data_name(spec.data))
 
     def cells(self) -> list[Cell]:
         """All cells, task by task and repeat by repeat."""

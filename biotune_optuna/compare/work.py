@@ -13,7 +13,7 @@ import optuna
 
 from biotune_optuna.compare.board import RESULT_KEY, Board
 from biotune_optuna.compare.outcome import Outcome
-from biotune_optuna.compare.plan import Cell, Comparison
+from biotune_optuna.compare.plan import Cell, Comparison, data_name
 from biotune_optuna.compare.rows import Row
 from biotune_optuna.data.sources import open_source
 from biotune_optuna.errors import StorageError, StudyError
@@ -303,7 +303,7 @@ def _row(cell: Cell, setup: Setup, outcome: Outcome) -> Row:
     hashes = sorted(setup.source.content_hashes[i] for i in splits.test.tolist())
     return Row(
         task=cell.task,
-        data=Comparison.task_name(dataclasses.replace(spec, model="-")).rstrip("-"),
+        data=data_name(spec.data),
         model=spec.model,
         weights=setup.loaded.weights,
         metric=spec.train.metric,

@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_spec
 
 from biotune_optuna.compare.ablation import BASES, FACTORS, ablations, references
-from biotune_optuna.compare.plan import SEARCHERS, Comparison, contender, default_methods
+from biotune_optuna.compare.plan import SEARCHERS, Comparison, contender, data_name, default_methods
 from biotune_optuna.compare.search import searcher
 from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution.strategy import Settings
@@ -28,6 +28,20 @@ def test_by_default_everybody_takes_part() -> None:
     assert len(cells) == 2 * len(names)
     assert (cells[0].key, cells[len(names)].key) == ("0/biotune", "1/biotune")
     assert cells[0].task == "digits-test_efficientnet"
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("digits", "digits"),
+        ("/some/where/my-flowers/", "my-flowers"),
+        ("images.csv", "images"),
+        ("flowers102:/data/of/mine", "flowers102"),
+        ("torch/cifar10", "cifar10"),
+    ],
+)
+def test_tables_name_data_without_their_place(data: str, name: str) -> None:
+    assert data_name(data) == name
 
 
 def test_budgets_follow_biotune() -> None:

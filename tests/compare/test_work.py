@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path: Path, cache: Pa
         if name in known and storage.get_n_trials(known[name], optuna.trial.TrialState.COMPLETE):
             break
         assert child.poll() is None
+        time.sleep(0.05)
     child.kill()
     child.communicate()
     finished = storage.get_n_trials(known[name], optuna.trial.TrialState.COMPLETE)
