@@ -35,10 +35,6 @@ def page(rows: list[dict[str, Any]], ladder: dict[str, dict[int, Costs]], task: 
         task: How the task was made, a paragraph.
     """
     lines = [
-        "---",
-        "orphan: true",
-        "---",
-        "",
         "# What a whole study costs",
         "",
         f"The paper's schedule against the default, {len(rows)} study seeds, each a fresh",
@@ -172,7 +168,8 @@ def _ladder_section(rows: list[dict[str, Any]], ladder: dict[str, dict[int, Cost
 
 def _seed_section(rows: list[dict[str, Any]]) -> list[str]:
     arms = [arm for arm in NAMES if arm in rows[0]]
-    heads = [f"{arm}, {what}" for arm in arms for what in ("CPU s", *SETTINGS)]
+    whats = ("CPU s", *(f"with {words}" for words in SETTINGS.values()))
+    heads = [f"{arm}: {what}" for arm in arms for what in whats]
     lines = [
         "## Seed by seed",
         "",

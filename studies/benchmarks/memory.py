@@ -148,10 +148,6 @@ def page(found: dict[int, dict[str, Any]], model: str, budget: float) -> str:
         for stage in few["stages"]
     ]
     lines = [
-        "---",
-        "orphan: true",
-        "---",
-        "",
         "# Memory of a study as its data grow",
         "",
         f"Peak resident memory in MiB of one process with a whole study on {SIZES[0]:,} and on",
