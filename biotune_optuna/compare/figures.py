@@ -72,7 +72,12 @@ def cost_figure(task: Task) -> go.Figure:
         marker={"color": [_colour(e) for e in task.entries], "size": 9},
         hovertemplate="%{text}: %{y:.4f}, %{x:,.0f} image passes<extra></extra>",
     )
-    figure.update_xaxes(type="log", title="image passes, forward and backward", dtick=1)
+    ends = [math.log10(edge(1 + e.passes for e in task.entries)) for edge in (min, max)]
+    figure.update_xaxes(
+        type="log",
+        title="image passes, forward and backward",
+        range=[ends[0] - 0.2, ends[1] + 0.2],  # room for the names
+    )
     figure.update_yaxes(title="test score")
     title = f"{safe(task.name)}: what a score costs, everything charged"
     return finish(figure, title, height=420, legend=False)
