@@ -25,6 +25,12 @@ EQUAL_BUDGET: Final = ("full", "lp-ft", "layer-decay", "lora")
 """Methods that the second table gives the search's total budget."""
 
 
+_OF_THE_SEARCH: Final = (
+    *("preset", "population_size", "lr", "weight_decay", "head_trains", "threshold", "variant"),
+    *("n_seeds", "n_folds", "scheme", "racing"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contender:
     """One way to come to a tuned model.
@@ -34,7 +40,7 @@ class Contender:
         kind: ``"search"`` (genomes), ``"rival"`` (its five settings) or ``"budget"`` (settings
             searched with the image passes that ``biotune`` took).
         method: The searcher or the method.
-        spec: Fields of the study's spec that differ from the task's.
+        spec: Fields of the study's spec that differ from the task's: those of the search alone.
         sampler: Arguments of `biotune_optuna.BioTuneSampler` that differ from the preset's.
         trials: Trials of the search, None for the comparison's.
     """
@@ -45,6 +51,14 @@ class Contender:
     spec: Mapping[str, Any] = field(default_factory=dict)
     sampler: Mapping[str, Any] = field(default_factory=dict)
     trials: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.spec:
+            if name not in _OF_THE_SEARCH:
+                raise StudyError(
+                    f"{name} cannot differ between methods of a task; what can is "
+                    f"{', '.join(_OF_THE_SEARCH)}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The contender as JSON-ready data, without its name."""

@@ -207,7 +207,7 @@ class _Worker:
             return
         self._say(cell, "begins")
         try:
-            with self.stop.calling(lambda: None, lambda: board.hand_back(trial, "stopped")):
+            with self.stop.calling(lambda: None, lambda: _hand_back(board, trial)):
                 outcome = self._evaluate(cell, setup)
             row = _row(cell, setup, outcome)
             board.finish(trial, dataclasses.asdict(row))
@@ -218,8 +218,7 @@ class _Worker:
             self._note_failure(cell, board.fail(trial, error))
             return
         except BaseException:
-            with contextlib.suppress(StorageError):
-                board.hand_back(trial, "stopped")
+            _hand_back(board, trial)
             raise
         self.in_a_row = 0
         self.n_done += 1
@@ -281,6 +280,12 @@ class _Worker:
         done = self.boards[cell.task].look().done[f"{cell.repeat}/biotune"]
         spent = Row(**done.user_attrs[RESULT_KEY]).passes
         return run_budget(setup, one.method, self.plan, budget=spent, **options)
+
+
+def _hand_back(board: Board, trial: optuna.Trial) -> None:
+    """Opens a cell again; where that cannot be told, its lease will tell."""
+    with contextlib.suppress(Exception):
+        board.hand_back(trial, "stopped")
 
 
 def _run_rival(setup: Setup, method: str, runs: int, stop: StopRequest) -> Outcome:

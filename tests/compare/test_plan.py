@@ -6,7 +6,14 @@ import pytest
 from tiny import tiny_spec
 
 from biotune_optuna.compare.ablation import BASES, FACTORS, ablations, references
-from biotune_optuna.compare.plan import SEARCHERS, Comparison, contender, data_name, default_methods
+from biotune_optuna.compare.plan import (
+    SEARCHERS,
+    Comparison,
+    Contender,
+    contender,
+    data_name,
+    default_methods,
+)
 from biotune_optuna.compare.search import searcher
 from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution.strategy import Settings
@@ -66,6 +73,11 @@ def test_budgets_follow_biotune() -> None:
 def test_mistakes_are_named(changes: dict, message: str) -> None:
     with pytest.raises(StudyError, match=message):
         Comparison(**{"tasks": (tiny_spec(),), **changes}).cells()
+
+
+def test_methods_differ_in_their_search_alone() -> None:
+    with pytest.raises(StudyError, match="image_size cannot differ between methods of a task"):
+        Contender(name="larger", kind="search", method="biotune", spec={"image_size": 96})
 
 
 def test_searchers_are_optunas_own() -> None:
