@@ -140,8 +140,9 @@ def page(found: dict[int, dict[str, Any]], model: str, budget: float) -> str:
     import torch
 
     few, many = (found[size] for size in SIZES)
-    growth = many["peak"]["anonymous"] - few["peak"]["anonymous"]
-    verdict = "holds" if growth <= LIMIT_MB else "is missed"
+    peaks = [one["peak"]["anonymous"] for one in (few, many)]
+    bare = [one["peak"]["anonymous"] - one["cached_mb"] for one in (few, many)]
+    verdict = "holds" if max(np.diff(peaks)[0], np.diff(bare)[0]) <= LIMIT_MB else "is missed"
     rows = [
         f"| {stage} | {few['peak_by_stage'][stage]:.0f} | {many['peak_by_stage'][stage]:.0f} | "
         f"{many['peak_by_stage'][stage] - few['peak_by_stage'][stage]:+.0f} |"
@@ -160,14 +161,17 @@ def page(found: dict[int, dict[str, Any]], model: str, budget: float) -> str:
         f"| anonymous memory, peak while | {SIZES[0]:,} images | {SIZES[1]:,} images | growth |",
         "|---|---:|---:|---:|",
         *rows,
-        f"| **the whole study** | **{few['peak']['anonymous']:.0f}** | "
-        f"**{many['peak']['anonymous']:.0f}** | **{growth:+.0f}** |",
+        f"| **the whole study** | **{peaks[0]:.0f}** | **{peaks[1]:.0f}** | "
+        f"**{peaks[1] - peaks[0]:+.0f}** |",
+        f"| the same less the cache's features | {bare[0]:.0f} | {bare[1]:.0f} | "
+        f"{bare[1] - bare[0]:+.0f} |",
         f"| mapped files, peak (beside that) | {few['peak']['file']:.0f} | "
         f"{many['peak']['file']:.0f} | {many['peak']['file'] - few['peak']['file']:+.0f} |",
         "",
         f"The target is a growth of at most {LIMIT_MB} MiB; it {verdict}. At the end the cache",
-        f"held {few['cached_mb']:.0f} and {many['cached_mb']:.0f} MiB of features. Image passes",
-        f"that it served, by trial: {_listed(few['hits'])} with {SIZES[0]:,} images,",
+        f"held {few['cached_mb']:.0f} and {many['cached_mb']:.0f} MiB of features: more images",
+        "have larger features, and of those only deeper ones fit the budget. Image passes that it",
+        f"served, by trial: {_listed(few['hits'])} with {SIZES[0]:,} images,",
         f"{_listed(many['hits'])} with {SIZES[1]:,}.",
         "",
         "Mapped pages are those of the decoded pixels (147 KiB an image at 224 px) and of shared",
