@@ -38,6 +38,7 @@ def main() -> None:
     """Runs the studies that are missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits", help="folder with a folder per class")
+    parser.add_argument("--about", default="", help="what the data are, for the page")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", type=int, nargs="*", help="run these seeds, write no table")
     parser.add_argument("--trials", type=int, default=20)
@@ -129,6 +130,7 @@ def page(rows: list[dict[str, float]], args: argparse.Namespace) -> str:
         f"{args.trials} trials, one training each: `tf_efficientnet_lite0`, 64 px, up to 6 epochs.",
         "*Optimism* is the reported validation value minus the test value of the model it chose.",
         "Means over seeds with 95 % t intervals.",
+        *([f"`{Path(args.data).name}`: {args.about}."] if args.about else []),
         "",
         "| | reported | test | optimism |",
         "|---|---|---|---|",
