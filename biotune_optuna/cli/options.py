@@ -10,6 +10,10 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    FloatType = click.ParamType[float]
+else:  # in older releases of click it is not generic
+    FloatType = click.ParamType
+
 __all__ = [
     "DURATION",
     "device_option",
@@ -24,7 +28,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Duration(click.ParamType[float]):
+class Duration(FloatType):
     """A length of time: ``90``, ``90s``, ``20m``, ``1h30m``."""
 
     name = "duration"
