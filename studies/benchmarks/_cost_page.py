@@ -26,13 +26,16 @@ STEPS = (
 FASTER, MARGIN = 10.0, -0.01
 
 
-def page(rows: list[dict[str, Any]], ladder: dict[str, dict[int, Costs]], task: str) -> str:
+def page(
+    rows: list[dict[str, Any]], ladder: dict[str, dict[int, Costs]], task: str, remarks: str
+) -> str:
     """All tables as Markdown.
 
     Args:
         rows: One a seed: costs and confirmed test scores of each compared arm.
         ladder: Costs of the arms in between, by arm and seed.
         task: How the task was made, a paragraph.
+        remarks: What the figures come from.
     """
     lines = [
         "# What a whole study costs",
@@ -48,6 +51,10 @@ def page(rows: list[dict[str, Any]], ladder: dict[str, dict[int, Costs]], task: 
         *_cost_section(rows),
         *_accuracy_section(rows),
         *_ladder_section(rows, ladder),
+        "## Why",
+        "",
+        remarks,
+        "",
         *_seed_section(rows),
         "Made by `python studies/benchmarks/study_cost.py`.",
     ]
@@ -113,8 +120,9 @@ def _accuracy_section(rows: list[dict[str, Any]]) -> list[str]:
             )
     own = _tests(rows, "default", "default") - _tests(rows, "paper", "paper")
     middle, low, high = _interval(own)
-    held = "holds" if min(lows) > MARGIN else "holds under one of them only"
+    held = "holds under both" if min(lows) > MARGIN else "holds under one of them only"
     held = "holds under neither" if max(lows) <= MARGIN else held
+    held += "; with each arm's own it " + ("holds" if low > MARGIN else "does not")
     return [
         *lines,
         "",
