@@ -108,9 +108,12 @@ Counted in images, 420 trainings on halves are 210 on all of them, and the defau
 of two make at most 56: that is most of the factor. Ending early adds little, because patience ends
 the paper's trainings after about 12 epochs anyway, against 8 of at most 10. The cache adds least,
 for two reasons that belong to this task: after pre-training on much the same digits it pays to
-train every block, so that few recipes freeze a long prefix, and in so small a network a step costs
-much besides its layers. [The engine's page](engine.md) has what a prefix saves in larger ones. One
-training an evaluation instead of two costs half; its accuracy cannot be told from the default's.
+train every block, so that seven of ten image passes belong to recipes without a frozen prefix, and
+in so small a network a step costs much besides its layers. [The engine's page](engine.md) has what
+a prefix saves in larger ones.
+
+One training an evaluation instead of two costs half, and its accuracy cannot be told
+from the default's.
 
 A recipe suits the settings that it was found with. The default searches base rates up to 0.03 under
 a schedule that falls to 0; under the paper's, which hardly falls in 30 epochs, some of its choices

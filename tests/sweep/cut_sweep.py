@@ -52,8 +52,7 @@ class Images:
 def families(pattern: str) -> dict[str, tuple[int, str]]:
     """Module of timm -> parameters and name of its smallest architecture that matches."""
     found: dict[str, tuple[int, str]] = {}
-    # timm's own test networks are tiny and of no use: only where they are asked for
-    for name in timm.list_models(pattern, exclude_filters="" if pattern else "test_*"):
+    for name in timm.list_models(pattern):
         family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
         try:
             with torch.device("meta"):
