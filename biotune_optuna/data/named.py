@@ -135,13 +135,18 @@ def _file_based(kind: str, splits: Sequence[str], url: str) -> Callable[..., Ima
             paths,
             [path.relative_to(root).as_posix() for path in paths],
             name=name,
-            classes=dataset.classes,
+            # Older releases of torchvision do not know the names of the flowers.
+            classes=getattr(dataset, "classes", None) or _numbered(max(labels) + 1),
             labels=np.asarray(labels, dtype=np.int64),
             splits=parts,
             skip_bad_images=skip_bad_images,
         )
 
     return open_it
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"class {number:03d}" for number in range(1, count + 1)]
 
 
 def _array_based(

@@ -105,5 +105,6 @@ def _from_plain(data: Mapping[str, Any]) -> dict[str, Any]:
     params = dict(data)
     if isinstance(params["confirm"], dict):
         plan = params["confirm"]
-        params["confirm"] = ConfirmPlan(**(plan | {"rates": tuple(plan["rates"])}))
+        lists = {key: tuple(value) for key, value in plan.items() if isinstance(value, list)}
+        params["confirm"] = ConfirmPlan(**(plan | lists))
     return params
