@@ -49,7 +49,7 @@ _OPTIONS = (
         metavar="NAME=VALUE",
         help="Any other training setting, such as class_weights=balanced; may be repeated.",
     ),
-    click.option("--seeds", type=int, help="Trainings per evaluation and fold."),
+    click.option("--seeds", type=int, help="Trainings per evaluation and fold, default 1."),
     click.option("--folds", type=int, help="Folds of the training part."),
     click.option(
         "--scheme", type=click.Choice(["holdout", "kfold"]), help="How runs are validated."

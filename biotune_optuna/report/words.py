@@ -226,7 +226,7 @@ def search_sentences(view: StudyView) -> list[str]:
     times = {1: "once", 2: "twice"}.get(trainings, f"{trainings} times")
     sentences.append(
         f"Each was trained {'up to ' if spec.get('racing') and trainings > 1 else ''}{times} and"
-        f" judged by its mean {view.metric_words} on validation images."
+        f" judged by its {'mean ' * (trainings > 1)}{view.metric_words} on validation images."
     )
     return sentences
 

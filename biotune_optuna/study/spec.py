@@ -66,7 +66,8 @@ class StudySpec:
         head_trains: Whether the head trains whatever its gene says, default True.
         threshold: ``"gene"``, a fixed freezing threshold, or None: nothing is frozen.
         variant: How a gene becomes a learning-rate multiplier.
-        n_seeds: Trainings per fold in one evaluation, default 2.
+        n_seeds: Trainings per fold in one evaluation, default 1: a search learns more from another
+            genome than from another training of the same one.
         n_folds: Folds of the training part, default 1 (no folds).
         scheme: ``"holdout"`` (one validation part for all) or ``"kfold"``.
         train_size: Images to train on at most, stratified; None is all.
@@ -96,7 +97,7 @@ class StudySpec:
     head_trains: bool = True
     threshold: Literal["gene"] | float | None = "gene"
     variant: Variant = "exponential"
-    n_seeds: int = 2
+    n_seeds: int = 1
     n_folds: int = 1
     scheme: Literal["holdout", "kfold"] = "holdout"
     train_size: int | None = None

@@ -117,5 +117,5 @@ def test_ablations_come_with_their_bases() -> None:
         "half the trials": "biotune",
         "paper, no mutation": "paper",
     }
-    assert references(["one seed"]) == {"one seed": "biotune"}
+    assert references(["two seeds"]) == {"two seeds": "biotune"}
     assert {one.name for one in ablations(10)} == {*FACTORS, *BASES}
