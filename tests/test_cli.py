@@ -149,7 +149,7 @@ def test_training_settings_are_read_or_refused(home: Path) -> None:
     )
     assert (spec.train.label_smoothing, spec.train.class_weights) == (0.1, "balanced")
     assert (spec.train.patience, spec.train.epochs) == (None, 7)
-    assert (spec.n_seeds, spec.n_folds) == (2, 3)
+    assert (spec.n_seeds, spec.n_folds) == (1, 3)
     data = tree(home / "data", {"cat": 9, "dog": 9})
     assert "'colour'" in tune(data, "--set", "colour=red")
     assert "epochs -3" in tune(data, "--set", "epochs=-3")

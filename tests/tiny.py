@@ -18,6 +18,7 @@ def tiny_spec(**changes: Any) -> StudySpec:
         "train_size": 60,
         "val_size": 40,
         "test_fraction": 0.1,
+        "n_seeds": 2,
         "train": TrainSettings(epochs=2, batch_size=20),
     }
     return StudySpec(**(options | changes))
