@@ -100,6 +100,10 @@ def page(results: list[Result]) -> str:
         ("Closed-form landscapes held out", HELD_OUT),
     ):
         lines += _tables(results, title, [one.name for one in group if one.name in names])
+    lines += [
+        "Made by `python studies/benchmarks/search.py --given`; what it ran, the tables say.",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -127,8 +131,8 @@ def _introduction(untouched: bool) -> list[str]:
         *(frozen if untouched else developed),
         "",
         "Intervals are paired bootstrap over seeds (95 %). *Rank* is the mean rank among the",
-        "searchers of the same table over landscapes and seeds. GPSampler has fewer seeds: its",
-        "searches take minutes, so its rank and differences are over those seeds alone.",
+        "searchers of the same table over landscapes and seeds. Where GPSampler takes part it has",
+        "fewer seeds, because its searches take minutes; its rank and differences are over those.",
     ]
 
 
