@@ -11,9 +11,9 @@ import optuna
 from optuna.trial import TrialState
 
 from biotune_optuna.compare.outcome import Outcome
-from biotune_optuna.data.splits import make_splits
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.confirm import ConfirmPlan, confirm
+from biotune_optuna.study.setup import split
 from biotune_optuna.study.study import study_of
 
 if TYPE_CHECKING:
@@ -96,17 +96,7 @@ def varied(setup: Setup, changes: Mapping[str, Any]) -> Setup:
     if not changes:
         return setup
     spec = dataclasses.replace(setup.spec, **changes)
-    splits = make_splits(
-        setup.source,
-        seed=spec.seed,
-        n_folds=spec.n_folds,
-        scheme=spec.scheme,
-        val_fraction=spec.val_fraction,
-        test_fraction=spec.test_fraction,
-        train_size=spec.train_size,
-        val_size=spec.val_size,
-        strict=spec.strict,
-    )
+    splits = split(spec, setup.source)
     found = dict(spec.fingerprints) | {"splits": splits.fingerprint}
     spec = dataclasses.replace(spec, fingerprints=found)
     return dataclasses.replace(setup, spec=spec, splits=splits, space=spec.space(setup.blocks))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from biotune_optuna.genome import GenomeSpace
     from biotune_optuna.study.spec import StudySpec
 
-__all__ = ["Setup", "prepare"]
+__all__ = ["Setup", "prepare", "split"]
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,7 @@ def prepare(
         source = open_source(
             spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
         )
-    splits = make_splits(
-        source,
-        seed=spec.seed,
-        n_folds=spec.n_folds,
-        scheme=spec.scheme,
-        val_fraction=spec.val_fraction,
-        test_fraction=spec.test_fraction,
-        train_size=spec.train_size,
-        val_size=spec.val_size,
-        strict=spec.strict,
-    )
+    splits = split(spec, source)
     loaded = load_model(spec, num_classes=len(source.classes))
     config = loaded.data_config
     size = spec.image_size or int(config["input_size"][-1])
@@ -120,6 +110,25 @@ def prepare(
         trainer=trainer,
         image_size=size,
         crop_pct=crop_pct,
+    )
+
+
+def split(spec: StudySpec, source: ImageSource) -> Splits:
+    """The training, validation and test parts that a spec asks for.
+
+    Raises:
+        DataError: If the images cannot be divided so.
+    """
+    return make_splits(
+        source,
+        seed=spec.seed,
+        n_folds=spec.n_folds,
+        scheme=spec.scheme,
+        val_fraction=spec.val_fraction,
+        test_fraction=spec.test_fraction,
+        train_size=spec.train_size,
+        val_size=spec.val_size,
+        strict=spec.strict,
     )
 
 
