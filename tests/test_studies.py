@@ -152,6 +152,38 @@ def test_paper(tmp_path: Path) -> None:
     assert "tiny stand-in data" in " ".join(docstring.split())
 
 
+def test_results(tmp_path: Path) -> None:
+    """The wiring, on stand-in data, and that the protocol stays what the results page says."""
+    source = (STUDIES / "results.py").read_text()
+    for fixed in ("TRIALS = 28", "REPEATS = 10", "train_size=200", "val_size=100", "epochs=6"):
+        assert fixed in source
+    folder = tmp_path / "data"
+    for name in ("hymenoptera", "pneumoniamnist", "usps"):
+        digit_folder(folder / name, per_class=12)
+    for name, (pattern, replacement) in {
+        **FEW,
+        "model": (r"^MODEL = .*$", 'MODEL = "test_efficientnet"'),
+        "sizes": (r"train_size=200,\n *val_size=100", 'weights="none", train_size=30, val_size=20'),
+        "image size": (r'"image_size": \d\d', '"image_size": 32'),
+        "epochs": (r"epochs=6", "epochs=1, batch_size=15"),
+    }.items():
+        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE)
+        assert count, name
+    printed = run_script(source, tmp_path, str(folder), "biotune", "full")
+    done = [line.split(", ") for line in printed.splitlines() if "image passes" in line]
+    tasks = ("hymenoptera", "pneumoniamnist", "usps")
+    assert [
+        (task.split()[1], repeat, method.partition(":")[0]) for task, repeat, method, *_ in done
+    ] == [
+        (f"{task}-test_efficientnet", "repeat 0", method)
+        for task in tasks
+        for method in ("biotune", "full")
+    ]
+    text = (tmp_path / "results-out" / "report.md").read_text()
+    for task in tasks:
+        assert f"{task}-test\\_efficientnet: biotune − full |" in text
+
+
 def test_pretrain(tmp_path: Path) -> None:
     images = digit_folder(tmp_path / "local")
     source = (STUDIES / "pretrain.py").read_text()
