@@ -42,7 +42,10 @@ SEARCHERS: dict[str, Make] = OPTUNA | {
     "default, 100 candidates": ours(candidates=100),
     "default, no re-evaluation": ours(reevaluations=0),
     "default, duplicates allowed": ours(unique=False),
+    "default, two trainings": ours(),
 }
+# Trainings of one evaluation, whose value is their mean; 1 for all others.
+TRAININGS = {"default, two trainings": 2}
 # These choose the genome with the best value observed; the others ask `rank_finished`.
 BY_VALUE = frozenset({*OPTUNA, "paper", "paper, informed", "default, no model"})
 # Those without informed starts of their own are given them where all are to have the same.

@@ -26,7 +26,8 @@ import optuna
 from _landscapes import HELD_OUT, TUNED_ON, make_space
 from _real import RealLandscape, landscapes
 from _search_page import BUDGETS, Result, page
-from _searchers import BY_VALUE, COMPARED, GIVEN_STARTS, SEARCHERS
+from _searchers import BY_VALUE, COMPARED, GIVEN_STARTS, SEARCHERS, TRAININGS
+from _tasks import DEVELOPMENT
 
 from biotune_optuna.evolution.informed import informed_genomes
 from biotune_optuna.sampler import rank_finished
@@ -60,10 +61,16 @@ def run(job: tuple[str, str, int, bool]) -> Result:
     if given and searcher in GIVEN_STARTS:
         for genome in informed_genomes(space):
             study.enqueue_trial(genome.params)
+
+    def objective(trial: optuna.Trial) -> float:
+        recipe = space.suggest(trial).decode()
+        return float(np.mean([landscape.observe(recipe, rng) for _ in range(n_trainings)]))
+
+    n_trainings = TRAININGS.get(searcher, 1)
     chosen = {}
     for budget in BUDGETS:
         study.optimize(
-            lambda trial: landscape.observe(space.suggest(trial).decode(), rng),
+            objective,
             n_trials=budget - len([t for t in study.trials if t.state.is_finished()]),
         )
         by_value = searcher in BY_VALUE
@@ -75,8 +82,12 @@ def run(job: tuple[str, str, int, bool]) -> Result:
 
 
 def jobs(args: argparse.Namespace) -> list[tuple[str, str, int, bool]]:
-    """All searches asked for, seed by seed, so that a part of them is already a fair picture."""
+    """All searches asked for, seed by seed, so that a part of them is already a fair picture.
+
+    Single switches are compared on the development tasks only: they are what is developed.
+    """
     closed = [one.name for one in (*TUNED_ON, *HELD_OUT)]
+    development = [task.name for task in DEVELOPMENT]
     names = args.landscapes or [*(one.name for one in landscapes()), *closed]
     return [
         (searcher, name, seed, given)
@@ -87,6 +98,7 @@ def jobs(args: argparse.Namespace) -> list[tuple[str, str, int, bool]]:
         if not (searcher == "GPSampler" and seed >= min(GP_SEEDS, args.seeds))
         if not (given and searcher not in COMPARED)
         if not (searcher == "GPSampler" and name in closed)
+        if not (searcher not in COMPARED and name not in development)
         if not (name in closed and seed >= CLOSED_SEEDS)
     ]
 
