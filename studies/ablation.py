@@ -12,7 +12,7 @@ import argparse
 
 from biotune_optuna import StudySpec, TrainSettings
 from biotune_optuna.compare import Comparison, run_comparison, write_comparison
-from biotune_optuna.compare.ablation import ablations, references
+from biotune_optuna.compare.ablation import ablations
 
 parser = argparse.ArgumentParser()
 parser.add_argument("factors", nargs="*", help="default: all of them")
@@ -38,15 +38,13 @@ tasks = tuple(
     )
     for data in args.data
 )
-factors = args.factors or None
 plan = Comparison(
     tasks=tasks,
-    contenders=ablations(args.trials, factors),
+    contenders=ablations(args.trials, args.factors or None),
     trials=args.trials,
     repeats=args.repeats,
     equal_budget=False,
     name="ablation",
 )
 rows = run_comparison(plan, storage=args.storage, tell=print)
-page = write_comparison(rows, "ablation-out", title="Ablations", references=references(factors))
-print(page)
+print(write_comparison(rows, "ablation-out", title="Ablations"))

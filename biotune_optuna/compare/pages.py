@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from biotune_optuna.compare import figures
+from biotune_optuna.compare import ablation, figures
 from biotune_optuna.compare.rows import write_csv
 from biotune_optuna.compare.tables import Summary, summarise
 from biotune_optuna.errors import StudyError
@@ -83,7 +83,7 @@ def write_comparison(
         folder: Folder to write into; made where it is missing.
         title: Title of the pages.
         references: See `biotune_optuna.compare.tables.summarise`; given, all contrasts form one
-            family.
+            family. Factors of an ablation have theirs without being told.
         extra: Further parts, shown first.
 
     Returns:
@@ -95,6 +95,9 @@ def write_comparison(
     if not rows:
         raise StudyError("the comparison has no finished cell yet; let it run first")
     target = Path(folder)
+    factors = sorted({row.method for row in rows} & ablation.FACTORS.keys())
+    if references is None and factors:
+        references = ablation.references(factors)
     parts = [*extra, *_parts(rows, references)]
     html = replace_file(target / "report.html", page(title, parts))
     replace_file(target / "report.md", markdown(title, parts))

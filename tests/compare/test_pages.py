@@ -60,6 +60,14 @@ def test_rendering_from_the_table_alone_gives_the_same(tmp_path: Path) -> None:
     assert "Descriptive: ranks of a few tasks carry no test" in text
 
 
+def test_ablations_are_known_by_their_names(tmp_path: Path) -> None:
+    scores = {"biotune": [0.8, 0.9], "rates only": [0.7, 0.7], "twice the trials": [0.8, 0.8]}
+    write_comparison(make_rows(scores), tmp_path / "a")
+    text = (tmp_path / "a" / "report.md").read_text()
+    assert "digits-tiny: rates only − biotune |" in text
+    assert "Holm's over 2 comparisons: all of them" in text
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>|**x**"
     rows = make_rows(SCORES, task=evil, data=evil, model="<img src=x>")
