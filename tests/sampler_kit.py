@@ -34,6 +34,7 @@ WRITES = (
     "set_study_system_attr",
 )
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+PRESETS = ["paper", "default"]
 
 
 def make_space(blocks: int = 2, **options) -> GenomeSpace:
@@ -43,6 +44,23 @@ def make_space(blocks: int = 2, **options) -> GenomeSpace:
 def make_sampler(preset="paper", *, space=None, seed=3, **options) -> BioTuneSampler:
     options = {"population_size": 3, "n_elites": 1, "silence": 0.2} | options
     return BioTuneSampler(space=space or make_space(), preset=preset, seed=seed, **options)
+
+
+def make_study(preset="paper", direction="maximize", **options):
+    return optuna.create_study(direction=direction, sampler=make_sampler(preset, **options))
+
+
+def genes(params):
+    return {name: value for name, value in params.items() if name.startswith("gene.")}
+
+
+def assert_no_accidental_repeats(study):
+    """Only re-evaluations repeat a genome, and clipped steps of the paper's exploitation."""
+    allowed = {"re-evaluation"}
+    if not study.sampler._wanted.settings.unique:
+        allowed.add("exploit")
+    new = [t for t in study.trials if t.user_attrs["role"] not in allowed]
+    assert len({tuple(t.params.values()) for t in new}) == len(new)
 
 
 def objective(trial: optuna.Trial, space: GenomeSpace | None = None) -> float:

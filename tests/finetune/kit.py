@@ -6,7 +6,10 @@ import numpy as np
 import timm
 import torch
 
+from biotune_optuna.finetune.loop import Tactic
+from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models import model_blocks
+from biotune_optuna.recipe import Recipe
 
 
 class TensorImages:
@@ -51,3 +54,34 @@ def make_model(name="test_resnet", n_classes=3, **kwargs):
     model = timm.create_model(name, num_classes=n_classes, **kwargs)
     torch.random.set_rng_state(state)
     return model, model_blocks(model)
+
+
+def make_trainer(images, name="test_resnet", model_options=None, **settings):
+    model, blocks = make_model(name, n_classes=images.n_classes, **(model_options or {}))
+    defaults = {"epochs": 3, "batch_size": 16, "patience": None}
+    return Trainer(model, blocks, images, TrainSettings(**{**defaults, **settings}), device="cpu")
+
+
+def recipe_for(trainer, multipliers, **options):
+    multipliers = [*multipliers, *[1.0] * (len(trainer.blocks) - len(multipliers))]
+    return Recipe.from_multipliers(trainer.blocks, multipliers, **{"lr": 1e-3, **options})
+
+
+def state_of(trainer):
+    both = (*trainer.model.named_parameters(), *trainer.model.named_buffers())
+    return {name: t.detach().clone() for name, t in both}
+
+
+def curve(result):
+    return [(r.epoch, r.train_loss, r.score) for r in result.epochs]
+
+
+class Spy(Tactic):
+    """Reads the run at the start of each epoch."""
+
+    def __init__(self, look):
+        self.look = look
+        self.seen = []
+
+    def before_epoch(self, run, epoch):
+        self.seen.append(self.look(run))

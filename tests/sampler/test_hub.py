@@ -9,7 +9,7 @@ import pytest
 
 from biotune_optuna.sampler import BioTuneSampler
 
-ROOT = Path(__file__).parents[1] / "package"
+ROOT = Path(__file__).parents[2] / "package"
 
 
 def test_package_loads_and_searches():

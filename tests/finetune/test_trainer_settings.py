@@ -1,0 +1,165 @@
+"""Trainer: settings and devices."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from biotune_optuna.errors import BioTuneError, DataError
+from biotune_optuna.finetune.device import amp_dtype, kernels, out_of_memory, resolve_device
+from biotune_optuna.finetune.trainer import Trainer, TrainSettings
+from biotune_optuna.models import model_blocks
+from biotune_optuna.recipe import Recipe
+
+from .kit import make_model, make_trainer
+
+
+def test_settings_go_through_json_and_name_what_is_wrong():
+    settings = TrainSettings.paper(epochs=5)
+    assert TrainSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    assert (settings.optimizer, settings.schedule_epochs, settings.batch_size) == ("adam", 100, 96)
+    with pytest.raises(BioTuneError, match="'epoch' is not one of epochs"):
+        TrainSettings.from_dict({"epoch": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 0}, "epochs 0 is not a whole number of at least 1"),
+        ({"patience": 0}, "at least 1 or None"),
+        ({"batch_size": 1}, "batch_size 1 is not a whole number of at least 2"),
+        ({"batch_size": 32.0}, "batch_size 32.0 is not a whole number"),
+        ({"mixup": -0.1}, "mixup -0.1 is not a number of at least 0"),
+        ({"label_smoothing": 1.0}, "not in"),
+        ({"metric": "auc"}, "metric 'auc' is not one of macro_accuracy"),
+        ({"schedule": "plateau"}, "schedule 'plateau' is not one of constant"),
+        ({"grad_clip": 0.0}, "grad_clip 0.0 is not a number above 0 or None"),
+        ({"grad_clip": math.nan}, "grad_clip nan"),
+        ({"epochs": True}, "epochs True"),
+    ],
+)
+def test_bad_settings_are_refused(change, words):
+    with pytest.raises(BioTuneError, match=words):
+        TrainSettings(**change)
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [("gpu", "'gpu' is not one of auto"), ("cuda:99", "'cuda:99' is not here")],
+)
+def test_absent_devices_are_named(images, device, words):
+    model, blocks = make_model()
+    with pytest.raises(BioTuneError, match=words):
+        Trainer(model, blocks, images, TrainSettings(), device=device)
+
+
+def test_devices_by_name():
+    assert resolve_device("cpu") == torch.device("cpu")
+    auto = resolve_device("auto")
+    assert auto.type == "cuda" if torch.cuda.is_available() else auto.type in ("cpu", "mps")
+    assert amp_dtype("auto", torch.device("cpu")) is None
+    assert amp_dtype("bf16", torch.device("cpu")) is torch.bfloat16
+
+
+def test_images_elsewhere_than_the_training_are_refused(images):
+    model, blocks = make_model()
+    served = images.batch
+    images.batch = lambda *a, **k: served(*a, **k).to("meta")
+    with pytest.raises(DataError, match="images are on meta and training is on cpu"):
+        Trainer(model, blocks, images, TrainSettings(), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("x"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_memory_running_out(error, is_memory):
+    assert out_of_memory(error) == is_memory
+
+
+def test_an_operation_without_deterministic_kernel_is_named_in_one_line(images, split):
+    class Unpooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 3)
+            self.head = nn.Linear(4, images.n_classes)
+
+        def forward(self, x):
+            x, where = nn.functional.max_pool2d(self.first(x), 2, return_indices=True)
+            return self.head(nn.functional.max_unpool2d(x, where, 2).mean((2, 3)))
+
+    blocks = model_blocks(Unpooled(), patterns={"first": r"first\.", "head": r"head\."})
+    recipe = Recipe.full(blocks, lr=1e-3)
+    for deterministic in (True, False):
+        settings = TrainSettings(epochs=1, deterministic=deterministic)
+        trainer = Trainer(Unpooled(), blocks, images, settings, device="cpu")
+        if deterministic:
+            with pytest.raises(BioTuneError, match="kernel for max_unpool") as caught:
+                trainer.fit(recipe, *split, seed=0)
+            assert "deterministic=False" in str(caught.value)
+            assert "\n" not in str(caught.value)
+            assert not torch.are_deterministic_algorithms_enabled()
+        else:
+            assert trainer.fit(recipe, *split, seed=0).stopped == "finished"
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (
+            "kthvalue CUDA does not have a deterministic implementation, but you set it.\nYou can",
+            "for kthvalue CUDA; set",
+        ),
+        (
+            "Deterministic behavior was enabled, but this operation uses CuBLAS.\nTo enable, set "
+            "CUBLAS_WORKSPACE_CONFIG=:4096:8 or CUBLAS_WORKSPACE_CONFIG=:16:8",
+            "for cuBLAS without CUBLAS_WORKSPACE_CONFIG=:4096:8; set",
+        ),
+    ],
+)
+def test_torchs_words_on_determinism_become_one_line(message, words):
+    with (
+        pytest.raises(BioTuneError, match=words) as caught,
+        kernels(torch.device("cpu"), deterministic=True),
+    ):
+        raise RuntimeError(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_optimizer_and_fp16_on_the_cpu_are_refused(images):
+    with pytest.raises(BioTuneError, match="'adamx' is not one that timm knows"):
+        make_trainer(images, optimizer="adamx")
+    with pytest.raises(BioTuneError, match="fp16"):
+        make_trainer(images, amp="fp16")
+
+
+def test_a_compiled_network_trains_alike(images, split, monkeypatch):
+    # torch's own front end with its plainest back end, which needs no compiler
+    compiled = []
+
+    def compile_plainly(model):
+        compiled.append(model)
+        return real(model, backend="eager")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_plainly)
+    results = []
+    for on in (False, True):
+        trainer = make_trainer(images, epochs=2, compile=on)
+        recipe = Recipe.full(trainer.blocks, lr=1e-3)
+        results.append([trainer.fit(recipe, *split, seed=seed) for seed in (0, 0)])
+    assert compiled == [trainer.model]
+    plain, other = ([[r.train_loss for r in run.epochs] for run in runs] for runs in results)
+    assert other[0] == other[1]
+    np.testing.assert_allclose(plain[0], other[0], rtol=1e-2)
