@@ -16,6 +16,7 @@ from biotune_optuna.compare.search import searcher
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.methods import get_method
 from biotune_optuna.finetune.metrics import score, worst
+from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.study.objective import run_record
 from biotune_optuna.study.racing import make_race
 from biotune_optuna.study.workers import run_trials
@@ -196,8 +197,7 @@ class _Budget:
                 for run in self.setup.spec.confirm_runs(self.plan.runs)
             ]
             mean = float(np.mean([r.score for r in results]))
-            median = float(np.median([r.best_epoch for r in results]))
-            found.append((mean, max(1, math.floor(median + 0.5)), setting))
+            found.append((mean, epochs_of_final_run([r.best_epoch for r in results]), setting))
         outcome.validation, epochs, chosen = max(found, key=lambda one: one[0])
         splits, spec = self.setup.splits, self.setup.spec
         everything = (np.concatenate([splits.train, splits.val]), None)

@@ -20,6 +20,7 @@ from biotune_optuna.estimator import keeping
 from biotune_optuna.estimator.inputs import InputError, images_of, training_images
 from biotune_optuna.estimator.results import results_of, snapshot
 from biotune_optuna.export import Exported
+from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.outcome import preprocessing_of
 from biotune_optuna.sampler import rank_finished
@@ -211,7 +212,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             recipe,
             np.sort(np.concatenate([splits.train, splits.val])),
             seed=study.spec.final_seed,
-            epochs=max(1, round(float(np.median(best_epochs)))),
+            epochs=epochs_of_final_run(best_epochs),
             keep_weights=True,
         )
         return recipe, None

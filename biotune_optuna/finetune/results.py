@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["EpochRecord", "RunResult", "StopTraining", "Stopped"]
+__all__ = [
+    "EpochRecord",
+    "RunResult",
+    "StopTraining",
+    "Stopped",
+    "epochs_of_final_run",
+    "standard_error",
+]
 
 Stopped = Literal["finished", "patience", "diverged", "callback"]
 
@@ -90,3 +101,14 @@ class RunResult:
         data = asdict(self) | {"trainable_fraction": self.trainable_fraction}
         del data["predictions"]
         return data
+
+
+def standard_error(scores: Sequence[float]) -> float:
+    """Standard error of the mean of scores; 0 with one."""
+    n = len(scores)
+    return float(np.std(scores, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+
+
+def epochs_of_final_run(best_epochs: Sequence[int]) -> int:
+    """How long a run without validation trains: the median best epoch, halves up, at least 1."""
+    return max(1, math.floor(float(np.median(best_epochs)) + 0.5))

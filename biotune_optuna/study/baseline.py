@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biotune_optuna.finetune.methods import get_method
+from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
 from biotune_optuna.study.evidence import Interval, bootstrap_interval
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ class Baseline:
     @property
     def stderr(self) -> float:
         """Standard error of `mean`; 0 with one run."""
-        n = len(self.scores)
-        return float(np.std(self.scores, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+        return standard_error(self.scores)
 
     def charge(self, result: RunResult) -> RunResult:
         """Adds a run's cost."""
@@ -136,7 +136,7 @@ def run_baseline(
         result = run("confirm", found.setting, fresh.seed)
         found.scores.append(result.score)
         found.best_epochs.append(result.best_epoch)
-    epochs = max(1, math.floor(float(np.median(found.best_epochs)) + 0.5))
+    epochs = epochs_of_final_run(found.best_epochs)
     everything = (np.concatenate([train, val]), None)
     run("final training", found.setting, spec.final_seed, images=everything, epochs=epochs)
     probs = setup.trainer.predict(splits.test)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
 from biotune_optuna.study.objective import recipe_summary
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ class Candidate:
     @property
     def stderr(self) -> float:
         """Standard error of the confirmed mean; 0 with one run."""
-        n = len(self.scores)
-        return float(np.std(self.scores, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+        return standard_error(self.scores)
 
     @property
     def backward_cost(self) -> float:
@@ -69,7 +69,7 @@ class Candidate:
     @property
     def final_epochs(self) -> int:
         """Median best epoch, the length of the final training; at least 1."""
-        return max(1, math.floor(float(np.median(self.best_epochs)) + 0.5))
+        return epochs_of_final_run(self.best_epochs)
 
     def to_dict(self) -> dict[str, Any]:
         """The candidate as JSON-ready data."""

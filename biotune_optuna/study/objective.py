@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 
 from biotune_optuna.finetune.metrics import worst
+from biotune_optuna.finetune.results import standard_error
 from biotune_optuna.finetune.trainer import EpochRecord, RunResult, StopTraining
 from biotune_optuna.sampler import slot_of
 from biotune_optuna.study.racing import make_race
@@ -145,7 +146,6 @@ class Objective:
         if not results:
             return
         records = [run_record(run, r) for run, r in zip(runs, results, strict=False)]
-        scores = np.array([r.score for r in results])
         attributes: dict[str, Any] = {
             "trainable_pct": round(100 * results[0].trainable_fraction, 4),
             "seconds": round(seconds, 3),
@@ -154,7 +154,7 @@ class Objective:
             "runs": records,
         }
         if len(results) > 1:
-            attributes["stderr"] = float(scores.std(ddof=1) / math.sqrt(len(scores)))
+            attributes["stderr"] = standard_error([r.score for r in results])
         if any(r.diverged for r in results):
             attributes["diverged"] = True
         for key, value in attributes.items():

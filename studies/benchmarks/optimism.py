@@ -30,6 +30,7 @@ from biotune_optuna import (
     create_study,
 )
 from biotune_optuna.finetune.metrics import score
+from biotune_optuna.finetune.results import epochs_of_final_run
 
 KEY = "optimism"
 
@@ -97,9 +98,7 @@ def test_of_best_trial(study: TuningStudy) -> float:
     setup, trial = study.setup, study.optuna.best_trial
     recipe: Recipe = setup.space.genome(trial.params).decode()
     splits = setup.splits
-    epochs = max(
-        1, math.floor(np.median([r["best_epoch"] for r in trial.user_attrs["runs"]]) + 0.5)
-    )
+    epochs = epochs_of_final_run([run["best_epoch"] for run in trial.user_attrs["runs"]])
     images = np.concatenate([splits.train, splits.val])
     setup.trainer.fit(recipe, images, None, seed=study.spec.final_seed, epochs=epochs)
     labels = setup.source.labels[splits.test]
