@@ -92,6 +92,25 @@ class Table:
         scaled = [(np.array(s) - np.mean(s)) * math.sqrt(len(s) / (len(s) - 1)) for s in repeated]
         return np.array([np.mean(s) for s in repeated]), scaled
 
+    @property
+    def top(self) -> float:
+        """The best score that any training had."""
+        return max(max(scores) for scores in self.scores)
+
+    def luck(self) -> tuple[Vector, list[Vector]]:
+        """Repeated recipes' means, and `residuals` with good luck as a share of the room above.
+
+        Bad luck stays in units of the score. Good luck does not carry over like that: a recipe
+        that half its trainings fail gains much from a success, a good one cannot.
+        """
+        means, residuals = self.residuals()
+        rooms = np.maximum(self.top - means, 1e-9)
+        shares = [
+            np.where(r > 0, np.minimum(r / room, 1.0), r)
+            for r, room in zip(residuals, rooms, strict=True)
+        ]
+        return means, shares
+
 
 def features(rates: Vector) -> Vector:
     """Log rate of every block, which blocks train, their mean log rate, and the frozen prefix."""
@@ -187,7 +206,8 @@ class RealLandscape:
         self.table = table
         self.name = table.name
         self.space = GenomeSpace([BlockRecipe(name, 1.0) for name in table.made["blocks"]])
-        self._levels, self._residuals = table.residuals()
+        self._levels, self._luck = table.luck()
+        self._top = table.top
 
     @cached_property
     def surrogate(self) -> Surrogate:
@@ -200,16 +220,17 @@ class RealLandscape:
         return float(self.surrogate.predict(rates)[0])
 
     def observe(self, recipe: Recipe, rng: np.random.Generator) -> float:
-        """What one training would give: off by what a training of a like recipe was."""
+        """What one training would give: as lucky or unlucky as one of a like recipe was."""
         value = self.value(recipe)
         start = int(np.searchsorted(self._levels, value)) - N_LIKE // 2
         start = min(max(start, 0), max(len(self._levels) - N_LIKE, 0))
-        like = np.concatenate(self._residuals[start : start + N_LIKE])
-        return value + float(like[rng.integers(len(like))])
+        like = np.concatenate(self._luck[start : start + N_LIKE])
+        luck = float(like[rng.integers(len(like))])
+        return value + luck * (self._top - value if luck > 0 else 1.0)
 
     def noise(self) -> float:
         """Standard deviation of one training of a recipe like the best ones."""
-        return float(np.sqrt(np.mean(np.concatenate(self._residuals[-N_LIKE:]) ** 2)))
+        return float(np.sqrt(np.mean(np.concatenate(self.table.residuals()[1][-N_LIKE:]) ** 2)))
 
     def quality(self, folds: int = 10) -> dict[str, float]:
         """How well the model predicts recipes it was not fitted to.
