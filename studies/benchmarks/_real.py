@@ -1,9 +1,9 @@
 """Landscapes of real evaluations: tables of trainings, and a model of each to search on.
 
 The model is an average of extremely randomised trees and a Gaussian process (both scikit-learn's)
-over the blocks' log rates. It knows nothing of the sampler's own model, and it says how well it
-predicts genomes it was not fitted to. Noise is drawn with the spread that repeated trainings show
-at that level of value.
+over the blocks' log rates. It is fitted to the table alone and says how well it predicts genomes it
+was not fitted to; the process, though, is of the kind that the default preset fits too, so that
+`retrain.py` has the last word. Noise is drawn as repeated trainings show it at that level of value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import norm, rankdata, spearmanr
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -64,18 +64,19 @@ class Table:
         with path.open() as file:
             made = json.loads(file.readline().removeprefix("# "))
             rows = list(csv.DictReader(file))
-        groups: dict[tuple[float, ...], list[float]] = {}
-        for row in rows:
+        by_seed: dict[tuple[float, ...], dict[str, float]] = {}
+        for row in rows:  # different genomes may be one recipe: the same training, kept once
             multipliers = [float(row[f"m{i}"]) for i in range(len(made["blocks"]))]
             rates = tuple(float(row["lr"]) * m for m in multipliers)
-            groups.setdefault(rates, []).append(float(row["score"]))
+            by_seed.setdefault(rates, {})[row["seed"]] = float(row["score"])
+        scores = tuple(tuple(seeds.values()) for seeds in by_seed.values())
         return cls(
             name=path.stem,
             made=made,
-            rates=np.array(list(groups)),
-            means=np.array([np.mean(scores) for scores in groups.values()]),
-            counts=np.array([float(len(scores)) for scores in groups.values()]),
-            scores=tuple(tuple(scores) for scores in groups.values()),
+            rates=np.array(list(by_seed)),
+            means=np.array([np.mean(one) for one in scores]),
+            counts=np.array([float(len(one)) for one in scores]),
+            scores=scores,
         )
 
     @property
@@ -126,6 +127,11 @@ class Surrogate:
 
     def __init__(self, rates: Vector, means: Vector, counts: Vector) -> None:
         inputs = features(rates)
+        # The process sees normal scores of ranks, mapped back: fitted to the values themselves it
+        # swings beyond both ends wherever a plateau breaks off, and predicts held-out ones worse.
+        scores = np.asarray(norm.ppf((rankdata(means) - 0.5) / len(means)))
+        order = np.argsort(scores)
+        self._scale_back = (scores[order], means[order])
         self._forest = ExtraTreesRegressor(
             N_TREES, min_samples_leaf=2, max_features=0.6, random_state=0
         ).fit(inputs, means, sample_weight=counts)
@@ -136,7 +142,7 @@ class Surrogate:
         self._process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
         with warnings.catch_warnings():  # features that do not matter get endless length scales
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self._process.fit(self._scaled(inputs), means)
+            self._process.fit(self._scaled(inputs), scores)
         self._trees = _Flat(self._forest)
         self._fast = _Posterior(self._process)
 
@@ -147,9 +153,13 @@ class Surrogate:
     def predict(self, rates: Vector) -> Vector:
         """Value of each recipe; rates of shape (M, B)."""
         inputs = features(rates)
-        forest = np.array([self._trees(one) for one in inputs])
-        process = np.array([self._fast(one) for one in self._scaled(inputs)])
-        return np.asarray(0.5 * (forest + process))
+        scores = np.array([self._fast(one) for one in self._scaled(inputs)])
+        process = np.interp(scores, *self._scale_back)
+        return np.asarray(0.5 * (self.by_trees(rates) + process))
+
+    def by_trees(self, rates: Vector) -> Vector:
+        """Value by the trees alone, which are unlike any searcher's model."""
+        return np.array([self._trees(one) for one in features(rates)])
 
 
 class _Flat:
@@ -216,8 +226,11 @@ class RealLandscape:
 
     def value(self, recipe: Recipe) -> float:
         """The noise-free value."""
-        rates = np.array([[block.multiplier * recipe.lr for block in recipe.blocks]])
-        return float(self.surrogate.predict(rates)[0])
+        return float(self.surrogate.predict(rates_of(recipe))[0])
+
+    def by_trees(self, recipe: Recipe) -> float:
+        """The noise-free value by the trees alone."""
+        return float(self.surrogate.by_trees(rates_of(recipe))[0])
 
     def observe(self, recipe: Recipe, rng: np.random.Generator) -> float:
         """What one training would give: as lucky or unlucky as one of a like recipe was."""
@@ -225,8 +238,8 @@ class RealLandscape:
         start = int(np.searchsorted(self._levels, value)) - N_LIKE // 2
         start = min(max(start, 0), max(len(self._levels) - N_LIKE, 0))
         like = np.concatenate(self._luck[start : start + N_LIKE])
-        luck = float(like[rng.integers(len(like))])
-        return value + luck * (self._top - value if luck > 0 else 1.0)
+        luck = np.where(like > 0, like * max(self._top - value, 0.0), like)
+        return value + float(luck[rng.integers(len(luck))] - luck.mean())
 
     def noise(self) -> float:
         """Standard deviation of one training of a recipe like the best ones."""
@@ -253,6 +266,11 @@ class RealLandscape:
             "rank_best": float(spearmanr(predicted[best], table.means[best]).statistic),
             "noise": self.noise(),
         }
+
+
+def rates_of(recipe: Recipe) -> Vector:
+    """Learning rate of every block, shape (1, B)."""
+    return np.array([[block.multiplier * recipe.lr for block in recipe.blocks]])
 
 
 def landscapes(names: list[str] | None = None) -> list[RealLandscape]:

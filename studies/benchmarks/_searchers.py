@@ -47,6 +47,6 @@ SEARCHERS: dict[str, Make] = OPTUNA | {
 # Trainings of one evaluation, whose value is their mean; 1 for all others.
 TRAININGS = {"default, two trainings": 2}
 # These choose the genome with the best value observed; the others ask `rank_finished`.
-BY_VALUE = frozenset({*OPTUNA, "paper", "paper, informed", "default, no model"})
+BY_VALUE = frozenset({*OPTUNA, "paper", "paper, informed"})
 # Those without informed starts of their own are given them where all are to have the same.
 GIVEN_STARTS = frozenset({*OPTUNA, "paper"})

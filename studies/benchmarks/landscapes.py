@@ -7,8 +7,9 @@ few genomes are trained again on further seeds: how much luck is in one value.
     python studies/benchmarks/landscapes.py TASK … --data-root FOLDER [--part 0/2]
 
 Every training is appended to a file in the cache as soon as it is done, and is never repeated: the
-same command goes on where it stopped, and several parts may run at once. When all are there, the
-table is written to studies/benchmarks/landscapes/TASK.csv.
+same command goes on where it stopped, and several parts may run at once; when they have ended, the
+command without ``--part`` adds what only the whole can tell and writes the table to
+studies/benchmarks/landscapes/TASK.csv.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ def main() -> None:
         path = args.cache / f"{name}.jsonl"
         if not args.write_only:
             collect(setup, path, part, parts)
-        if part == 0:
+        if parts == 1 or args.write_only:
             table = write_table(task, setup, path)
             print(f"{table}: {len(table.read_text().splitlines()) - 2} trainings", flush=True)
 

@@ -66,6 +66,7 @@ def main() -> None:
             ]
             row = (*key, f"{landscape.value(recipe):.4f}", joined(scores))
             add(dict(zip(FIELDS, row, strict=True)))
+            done.add(key)
             print(key, joined(scores), flush=True)
 
 

@@ -12,6 +12,7 @@ goes on where it stopped. Unless told not to, it puts the tables into docs/bench
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import warnings
@@ -24,11 +25,12 @@ import _landscapes
 import numpy as np
 import optuna
 from _landscapes import HELD_OUT, TUNED_ON, make_space
-from _real import RealLandscape, landscapes
+from _real import HERE, RealLandscape, landscapes, rates_of
 from _search_page import BUDGETS, Result, page
 from _searchers import BY_VALUE, COMPARED, GIVEN_STARTS, SEARCHERS, TRAININGS
 from _tasks import DEVELOPMENT
 
+import biotune_optuna
 from biotune_optuna.evolution.informed import informed_genomes
 from biotune_optuna.sampler import rank_finished
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 DOC = Path(__file__).parents[2] / "docs" / "benchmarks" / "search.md"
 GP_SEEDS = 5  # one search of 140 evaluations takes it minutes
 CLOSED_SEEDS = 20
+OWN_FILES = ("_real.py", "_landscapes.py", "_searchers.py")
 
 
 @cache
@@ -67,18 +70,36 @@ def run(job: tuple[str, str, int, bool]) -> Result:
         return float(np.mean([landscape.observe(recipe, rng) for _ in range(n_trainings)]))
 
     n_trainings = TRAININGS.get(searcher, 1)
-    chosen = {}
+    chosen, ranked, trees = {}, {}, {}
     for budget in BUDGETS:
         study.optimize(
             objective,
             n_trials=budget - len([t for t in study.trials if t.state.is_finished()]),
         )
-        by_value = searcher in BY_VALUE
-        number = study.best_trial.number if by_value else rank_finished(study, space)[0]
-        recipe = space.genome(study.trials[number].params).decode()
-        chosen[str(budget)] = landscape.value(recipe)
-    rates = [block.multiplier * recipe.lr for block in recipe.blocks]
-    return Result(searcher, name, seed, given, chosen, rates)
+        believed = rank_finished(study, space)[0]
+        own = study.best_trial.number if searcher in BY_VALUE else believed
+        for values, number in ((ranked, believed), (chosen, own)):
+            recipe = space.genome(study.trials[number].params).decode()
+            values[str(budget)] = landscape.value(recipe)
+        if isinstance(landscape, RealLandscape):
+            trees[str(budget)] = landscape.by_trees(recipe)
+    rates = rates_of(recipe)[0].tolist()
+    return Result(searcher, name, seed, given, chosen, ranked, trees, made_with(name), rates)
+
+
+@cache
+def made_with(name: str) -> str:
+    """Digest of what a search's result follows from; one made with others is not used again."""
+    package = Path(biotune_optuna.__file__).parent
+    files = [HERE / f"{name}.csv", *(Path(__file__).with_name(f) for f in OWN_FILES)]
+    files += [package / "genome.py", package / "sampler.py"]
+    files += sorted(
+        path for room in ("evolution", "slots") for path in (package / room).glob("*.py")
+    )
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return digest.hexdigest()[:12]
 
 
 def jobs(args: argparse.Namespace) -> list[tuple[str, str, int, bool]]:
@@ -118,7 +139,8 @@ def main() -> None:
     if args.cache.exists():
         for line in args.cache.read_text().splitlines():
             result = Result(**json.loads(line))
-            known[result.key] = result
+            if result.made == made_with(result.landscape):
+                known[result.key] = result
     wanted = jobs(args)
     missing = [job for job in wanted if job not in known]
     with (
