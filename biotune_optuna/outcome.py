@@ -82,7 +82,6 @@ def preprocessing_of(setup: Setup) -> Preprocessing:
 def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Facts for the model card."""
     setup, spec = study.setup, study.spec
-    winner = next(t for t in result["tests"] if t["name"] == result["winner"])
     metrics = [
         {
             "model": test["name"],
@@ -99,7 +98,7 @@ def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[st
             "source": setup.source.name,
             "classes": len(setup.classes),
             "training and validation images": result["n_train"] + result["n_val"],
-            "test images": winner["n"],
+            "test images": result["n_test"],
             "looks at the test set": len(study.optuna.user_attrs.get(LOOKS_KEY, [])),
             "data fingerprint": spec.fingerprints["data"],
             "split fingerprint": spec.fingerprints["splits"],

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -200,3 +201,43 @@ def test_the_command_is_installed() -> None:
     assert done.returncode == 0, done.stderr
     assert "layer4" in done.stdout
     assert "6 blocks" in done.stdout
+
+
+def test_a_study_name_leads_nowhere_else(home: Path) -> None:
+    """Names come from a database that others may write to."""
+    for name in ("../escaped", "/tmp/escaped", "a/../../b"):
+        optuna.create_study(storage=f"sqlite:///{home}/names.db", study_name=name)
+        message = fails("report", "--storage", f"sqlite:///{home}/names.db", "--study", name)
+        assert "is no folder name" in message
+    assert not (home.parent / "escaped").exists()
+
+
+def test_without_a_test_part_the_job_ends_well_and_says_so(home: Path) -> None:
+    data = tree(home / "data", {"cat": 12, "dog": 12})
+    line = ["tune", "--data", str(data), *TINY, "--trials", "1", "--test-fraction", "0"]
+    result = CliRunner().invoke(cli, [*line, "--batch-size", "8"])
+    assert result.exit_code == 0, result.output
+    assert "No images were held out for a test" in result.output
+    assert "Chosen before the test" not in result.output
+    card = (home / "biotune-out" / "data-test_efficientnet" / "model" / "README.md").read_text()
+    assert "| test images | 0 |" in card or "test images: 0" in card
+
+
+def test_a_password_is_not_part_of_what_to_type_next(capsys: pytest.CaptureFixture[str]) -> None:
+    from biotune_optuna.cli.tune import Job, _say_result
+    from biotune_optuna.study.spec import StudySpec
+
+    job = Job(
+        spec=StudySpec(model="m", data="d"),
+        storage="postgresql+psycopg:///studies?host=db&user=u&password=hunter2",
+        name="s", trials=1, timeout=None, device="cpu", out=Path("out"), display=None, again="",
+    )  # fmt: skip
+    candidate = {"name": "trial 0", "describe": "head at 1×"}
+    result = {
+        "metric": "accuracy", "winner": "trial 0", "n_test": 0, "tests": [], "paired": [],
+        "why": "it is alone", "candidates": [candidate], "rivals": [],
+    }  # fmt: skip
+    _say_result(result, Path("report.html"), Path("model"), job)
+    printed = capsys.readouterr().out
+    assert "biotune status --study s" in printed
+    assert "hunter2" not in printed

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from biotune_optuna.cli.options import study_options
-from biotune_optuna.cli.pick import open_study
+from biotune_optuna.cli.pick import folder_of, open_study
 
 
 @click.command()
@@ -30,8 +30,7 @@ def report(*, storage: str | None, name: str | None, target: str | None) -> None
     from biotune_optuna.report.html import write_report
 
     study = open_study(storage, name)
-    path = Path(target) if target else Path("biotune-out") / study.study_name / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(target) if target else folder_of(study.study_name) / "report.html"
     click.echo(write_report(study, path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biotune_optuna.errors import StudyError
@@ -9,7 +10,7 @@ from biotune_optuna.errors import StudyError
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["open_study", "quieten_optuna", "study_name"]
+__all__ = ["folder_of", "open_study", "quieten_optuna", "study_name"]
 
 
 def quieten_optuna() -> None:
@@ -17,6 +18,22 @@ def quieten_optuna() -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def folder_of(name: str, below: str | Path = "biotune-out") -> Path:
+    """The folder of a study's files; names come from a database and must not lead out of it.
+
+    Args:
+        name: The study's name.
+        below: Where all studies have theirs.
+
+    Raises:
+        StudyError: If the name would lead elsewhere.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in name:
+        raise StudyError(f"study name {name!r} is no folder name; give --to or another --study")
+    return Path(below, *parts)
 
 
 def study_name(storage: optuna.storages.BaseStorage, name: str | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,11 +16,13 @@ from biotune_optuna.cli.options import (
     out_option,
     study_options,
 )
-from biotune_optuna.cli.pick import quieten_optuna
+from biotune_optuna.cli.pick import folder_of, quieten_optuna
 from biotune_optuna.cli.spec import make_spec, spec_options
 from biotune_optuna.errors import StorageError, StudyError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from biotune_optuna.study.spec import StudySpec
 
 DEFAULT_TRIALS = 60
@@ -75,7 +76,7 @@ def tune(
             trials=trials,
             timeout=timeout,
             device=device,
-            out=Path(out) / name,
+            out=folder_of(name, out),
             display=display,
             again="the same command goes on",
         )
@@ -109,7 +110,7 @@ def demo(
             trials=trials,
             timeout=None,
             device=device,
-            out=Path(out) / name,
+            out=folder_of(name, out),
             display=display,
             again="biotune demo",
         )
@@ -197,14 +198,20 @@ def _check_writable(folder: Path) -> None:
 
 def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job) -> None:
     """The outcome in a few lines."""
+    from biotune_optuna.study.urls import parse_url
+
     metric = str(result["metric"]).replace("_", " ")
     winner = result["winner"]
-    click.echo(f"\n{metric} on {result['n_test']} test images that the search never saw:")
+    if result["tests"]:
+        click.echo(f"\n{metric} on {result['n_test']} test images that the search never saw:")
+    else:
+        click.echo(f"\nNo images were held out for a test: what this {metric} is worth is unknown.")
     for test in sorted(result["tests"], key=lambda t: -t["score"]):
         mark = "  <- chosen" if test["name"] == winner else ""
         interval = f"{test['low']:.3f} to {test['high']:.3f}"
         click.echo(f"  {_title(test):28} {test['score']:.3f}  (95 % {interval}){mark}")
-    click.echo(f"\nChosen before the test: {result['why']}.")
+    chosen = "Chosen before the test" if result["tests"] else f"Chosen is {winner}"
+    click.echo(f"\n{chosen}: {result['why']}.")
     rivals = {c["name"] for c in result["rivals"]}
     if winner in rivals:
         click.echo(f"The rival {winner} wins here: the search found nothing better.")
@@ -219,7 +226,8 @@ def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job)
         )
     recipe = next(c for c in (*result["candidates"], *result["rivals"]) if c["name"] == winner)
     click.echo(f"Recipe: {recipe['describe']}.")
-    place = f" --storage {job.storage}" if job.storage and "@" not in job.storage else ""
+    file = job.storage is not None and parse_url(job.storage).path is not None
+    place = f" --storage {job.storage}" if file else ""  # other URLs may hold a password
     click.echo(f"\nReport  {report}\nModel   {model_dir}\n")
     click.echo(f"Next:   biotune predict {model_dir} IMAGE...")
     click.echo(f"        biotune status --study {job.name}{place}")

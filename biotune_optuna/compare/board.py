@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.study.reaper import Reaper, end_trial
+from biotune_optuna.study.resilient import ResilientStorage
 from biotune_optuna.study.urls import scrub
 
 if TYPE_CHECKING:
@@ -79,10 +80,15 @@ class Board:
         )
         self.reaper = Reaper(self.study)
         stored = self.study.user_attrs.get(PLAN_KEY)
+        self.is_elsewhere = False
+        """Whether data or weights are looked for at another place than when the task was begun."""
         if stored is None:
             self.study.set_user_attr(PLAN_KEY, {"version": __version__, **identity})
         else:
             _check_same(name, stored, identity)
+            self.is_elsewhere = any(
+                stored["spec"][key] != identity["spec"][key] for key in ("data", "weights")
+            )
 
     def look(self) -> Standing:
         """Reads how the task stands, and opens the cells of dead workers."""
@@ -126,7 +132,7 @@ class Board:
             self.study.set_user_attr(FOUND_KEY, dict(found))
             return
         for name, value in found.items():
-            if stored.get(name, value) != value:
+            if stored.get(name) != value:
                 raise StudyError(
                     f"comparison {self.study.study_name!r} was begun with other {name}; give the "
                     "same or another comparison name"
@@ -157,6 +163,12 @@ class Board:
     def hand_back(self, trial: optuna.Trial, why: str) -> None:
         """Gives a cell up; it is open again."""
         end_trial(self.study, self.study._storage.get_trial(trial._trial_id), why)
+
+    def forget(self, trial: optuna.Trial) -> None:
+        """Keeps the lease of a cell no longer, so that it is open once the lease has run out."""
+        storage = self.study._storage
+        if isinstance(storage, ResilientStorage):
+            storage.keeper.remove(trial._trial_id)
 
     def finish(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
         """Writes what came out."""

@@ -171,9 +171,19 @@ class _Budget:
         if not trials:
             return False
         spent = [t.user_attrs["forward"] + t.user_attrs["backward"] for t in trials]
-        per_run = sum(spent) / sum(len(t.user_attrs["runs"]) for t in trials)
-        kept = (self.plan.top_k * self.plan.runs + 1) * per_run
-        return bool(sum(spent) + sum(spent) / len(spent) + kept > self.budget)
+        return bool(sum(spent) + sum(spent) / len(spent) + self._kept(trials) > self.budget)
+
+    def _kept(self, trials: list[FrozenTrial]) -> float:
+        """Passes that the end will take, if the best few stay the best few."""
+        per_run = [
+            (t.user_attrs["forward"] + t.user_attrs["backward"]) / len(t.user_attrs["runs"])
+            for t in self._ranked(trials)[: self.plan.top_k]
+        ] or [0.0]
+        missing = self.plan.top_k - len(per_run)
+        per_run += [max(per_run)] * missing
+        n_train, n_val = (len(part) for part in self.setup.splits.run(None))
+        final = max(per_run) * 2 * (n_train + n_val) / (2 * n_train + n_val)
+        return float(self.plan.runs * sum(per_run) + final)
 
     def _stop_when_spent(self, study: optuna.Study, _trial: FrozenTrial) -> None:
         if self._is_spent(study):
@@ -182,11 +192,15 @@ class _Budget:
     # -- the end ---------------------------------------------------------------------------------
 
     def _best(self, trials: list[FrozenTrial]) -> list[dict[str, float]]:
-        complete = [t for t in trials if t.state == TrialState.COMPLETE]
-        if not complete:
+        best = self._ranked(trials)
+        if not best:
             raise StudyError(f"no setting of {self.method.name} could be evaluated")
-        best = sorted(complete, key=lambda t: (-float(t.value or 0.0), t.number))
         return [dict(t.params) for t in best[: self.plan.top_k]]
+
+    @staticmethod
+    def _ranked(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        complete = [t for t in trials if t.state == TrialState.COMPLETE]
+        return sorted(complete, key=lambda t: (-float(t.value or 0.0), t.number))
 
     def _confirm(self, settings: list[dict[str, float]], outcome: Outcome) -> Outcome:
         """Trains the best few on fresh seeds, the best of these finally, and tests it once."""

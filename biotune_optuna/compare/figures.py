@@ -87,9 +87,9 @@ def contrasts_figure(contrasts: Sequence[Contrast]) -> go.Figure:
     """Paired differences with their intervals.
 
     Args:
-        contrasts: What to draw, at least one.
+        contrasts: What to draw, at least one that has a value.
     """
-    shown = list(contrasts)[::-1]
+    shown = [c for c in contrasts if c.effect.n][::-1]
     words = [safe(f"{c.task}: {c.method} − {c.against}") for c in shown]
     figure = go.Figure()
     figure.add_vline(x=0, line={"color": BLACK, "width": 1})

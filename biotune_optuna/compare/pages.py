@@ -119,22 +119,24 @@ def _parts(rows: Sequence[Row], references: Mapping[str, str] | None) -> list[Pa
         parts += _tested(summary, one_family=references is not None)
     for task in summary.tasks:
         parts += _task(task)
-    if summary.others:
+    others = [c for c in summary.others if c.effect.n]
+    if others:
         parts += [
             Heading("Further paired differences"),
             Text(
                 "For orientation: not asked beforehand, so without a p-value. Intervals are not "
                 "corrected for their number."
             ),
-            _contrast_table(summary.others, tested=False),
+            _contrast_table(others, tested=False),
         ]
     if len(summary.tasks) > 1 and summary.ranks:
         ranked = sorted(summary.ranks.items(), key=lambda item: (item[1], item[0]))
         parts += [
             Heading("Mean ranks"),
             Text(
-                "Mean rank over the tasks by mean test score, 1 the best. Descriptive: ranks of a "
-                "few tasks carry no test."
+                "Mean rank over the tasks by mean test score, 1 the best, of the methods that all "
+                "tasks have in all of their repeats. Descriptive: ranks of a few tasks carry no "
+                "test."
             ),
             Table(("method", "mean rank"), tuple((m, f"{rank:.2f}") for m, rank in ranked)),
         ]
@@ -145,17 +147,20 @@ def _tested(summary: Summary, *, one_family: bool) -> list[Part]:
     n = len(summary.confirmatory)
     family = "all of them" if one_family else "tasks times the two opponents named beforehand"
     kinds = sorted({_TESTS[c.test] for c in summary.confirmatory})
+    drawn: list[Part] = []
+    if any(c.effect.n for c in summary.confirmatory):
+        figure = figures.contrasts_figure(summary.confirmatory)
+        caption = "Diamonds are the estimated differences, bars their 95 % intervals."
+        drawn.append(Drawn(figure, caption))
     return [
         Heading("Paired tests"),
         Text(
             f"Differences of test scores, paired by repeat, with 95 % intervals; {'; '.join(kinds)}"
-            f". The adjusted p is Holm's over {n} comparisons: {family}."
+            f". The adjusted p is Holm's over {n} comparisons: {family}. No interval: fewer than "
+            "six seeds, or all differences equal."
         ),
         _contrast_table(summary.confirmatory, tested=True),
-        Drawn(
-            figures.contrasts_figure(summary.confirmatory),
-            "Diamonds are the estimated differences, bars their 95 % intervals.",
-        ),
+        *drawn,
     ]
 
 
@@ -172,7 +177,10 @@ def _task(task: Task) -> list[Part]:
         f"train on, {row.val} to validate, {row.test} to test; {repeats} repeats, {kind}. "
         f"Score: {row.metric.replace('_', ' ')}."
     )
-    parts: list[Part] = [Heading(task.name), Text(about), _entries(task.own)]
+    parts: list[Part] = [Heading(task.name), Text(about)]
+    if any(e.score.n < repeats for e in task.entries):
+        parts.append(Text("Some methods have not run in all repeats yet: see the column."))
+    parts.append(_entries(task.own))
     if task.budget:
         parts += [
             Heading("The same total budget", 3),
@@ -194,10 +202,14 @@ def _task(task: Task) -> list[Part]:
 
 def _entries(entries: Sequence[Entry]) -> Table:
     return Table(
-        ("method", "test score", "95 % interval", "trainable", "image passes", "seconds", "tried"),
+        (
+            *("method", "repeats", "test score", "95 % interval"),
+            *("trainable", "image passes", "seconds", "tried"),
+        ),
         tuple(
             (
                 e.method,
+                str(e.score.n),
                 f"{e.score.value:.4f}",
                 _interval(e.score),
                 f"{e.trainable:.1f} %",
@@ -217,7 +229,7 @@ def _contrast_table(contrasts: Sequence[Contrast], *, tested: bool) -> Table:
     for c in contrasts:
         row = (
             f"{c.task}: {c.method} − {c.against}",
-            f"{c.effect.value:+.4f}",
+            f"{c.effect.value:+.4f}" if c.effect.n else "–",
             _interval(c.effect, signed=True),
             str(c.effect.n),
         )

@@ -154,7 +154,11 @@ class Comparison:
         ):
             twice = [name for name in names if names.count(name) > 1]
             if twice:
-                raise StudyError(f"{what} {twice[0]!r} is named twice; give each its own name")
+                own = "rename one of the folders, or compare them in two comparisons"
+                raise StudyError(
+                    f"{what} {twice[0]!r} is named twice; "
+                    f"{own if what == 'task' else 'give each its own name'}"
+                )
         if "/" in self.name or not self.name:
             raise StudyError(f"comparison name {self.name!r} must be a word without '/'")
         names = [one.name for one in self.everyone]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.errors import DataError
+from biotune_optuna.report.shell import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,12 +101,7 @@ def write_csv(rows: Iterable[Row], path: str | Path) -> Path:
     writer.writeheader()
     order = sorted(rows, key=lambda row: (row.task, row.repeat, row.method))
     writer.writerows(dataclasses.asdict(row) for row in order)
-    target = Path(path)
-    try:
-        target.write_text(text.getvalue(), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"results {str(target)!r} cannot be written ({error.strerror})") from None
-    return target
+    return replace_file(Path(path), text.getvalue())
 
 
 def read_csv(path: str | Path) -> list[Row]:
@@ -118,7 +114,7 @@ def read_csv(path: str | Path) -> list[Row]:
         DataError: If it is not there, lacks a column or holds something else than a number.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise DataError(f"results {str(path)!r} cannot be read: {reason}") from None

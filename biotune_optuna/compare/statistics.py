@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Effect", "corrected_t", "holm", "mean_interval", "mean_ranks", "signed_rank"]
 
 LEVEL = 0.95
+_FEWEST_RANKED = 6  # repeats from which a signed-rank interval of 95 % exists
 
 
 class Effect(NamedTuple):
@@ -60,7 +61,8 @@ def corrected_t(differences: Sequence[float], *, ratio: float) -> Effect:
         ratio: n_test / n_train; 0 gives Student's t test.
 
     Returns:
-        The mean difference, its interval and p-value.
+        The mean difference, its interval and p-value. Where all differences are equal there is no
+        spread to judge by: no interval, and no p-value except 1 where they are all 0.
     """
     d = np.asarray(differences, dtype=np.float64)
     k = len(d)
@@ -70,8 +72,8 @@ def corrected_t(differences: Sequence[float], *, ratio: float) -> Effect:
 
     mean, spread = float(d.mean()), float(d.std(ddof=1))
     error = spread * math.sqrt(1.0 / k + ratio)
-    if error < 1e-12:  # all differences are equal, rounding apart
-        return Effect(mean, mean, mean, 1.0 if abs(mean) < 1e-12 else 0.0, k)
+    if error < 1e-12:  # all differences are equal: nothing tells how they would spread
+        return Effect(mean, math.nan, math.nan, 1.0 if abs(mean) < 1e-12 else math.nan, k)
     half = float(student.ppf(0.5 + LEVEL / 2, k - 1)) * error
     p = 2.0 * float(student.sf(abs(mean) / error, k - 1))
     return Effect(mean, mean - half, mean + half, p, k)
@@ -81,8 +83,8 @@ def signed_rank(differences: Sequence[float]) -> Effect:
     """Wilcoxon's signed-rank test, with the estimate and the interval that belong to it.
 
     The estimate is the median of all pairwise means (Hodges and Lehmann, 1963), the interval the
-    exact one of the same rank statistic; with fewer than six repeats no interval of 95 % exists and
-    the range of the pairwise means stands in its place.
+    exact one of the same rank statistic. With fewer than six repeats no interval of 95 % exists:
+    its ends are NaN.
 
     Args:
         differences: One difference a repeat.
@@ -93,8 +95,10 @@ def signed_rank(differences: Sequence[float]) -> Effect:
         return Effect(float(d.mean()) if k else math.nan, math.nan, math.nan, math.nan, k)
     i, j = np.triu_indices(k)
     walsh = np.sort((d[i] + d[j]) / 2.0)
-    drop = min(_critical_rank(k), (len(walsh) - 1) // 2)
     value = float(np.median(walsh))
+    if k < _FEWEST_RANKED:
+        return Effect(value, math.nan, math.nan, _signed_rank_p(d), k)
+    drop = _critical_rank(k)
     low, high = float(walsh[drop]), float(walsh[len(walsh) - 1 - drop])
     return Effect(value, low, high, _signed_rank_p(d), k)
 
@@ -118,7 +122,7 @@ def _signed_rank_p(d: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> floa
 
 
 def _critical_rank(k: int) -> int:
-    """The largest rank sum that the exact two-sided test rejects at 5 %, 0 where there is none.
+    """The largest rank sum that the exact two-sided test of 6 or more rejects at 5 %.
 
     So many of the extreme pairwise means lie outside the interval on each side.
     """
@@ -128,7 +132,7 @@ def _critical_rank(k: int) -> int:
     for rank in range(1, k + 1):
         counts[rank:] += counts[: total + 1 - rank].copy()
     below = np.cumsum(counts) / counts.sum()
-    return max(0, int(np.searchsorted(below, (1.0 - LEVEL) / 2, side="right")) - 1)
+    return int(np.searchsorted(below, (1.0 - LEVEL) / 2, side="right")) - 1
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

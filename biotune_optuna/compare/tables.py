@@ -90,6 +90,12 @@ class Task:
         return tuple(e for e in self.entries if not e.method.endswith(BUDGET_SUFFIX))
 
     @property
+    def complete(self) -> tuple[Entry, ...]:
+        """Those of `own` that have all repeats."""
+        repeats = len({row.repeat for row in self.rows})
+        return tuple(e for e in self.own if e.score.n == repeats)
+
+    @property
     def budget(self) -> tuple[Entry, ...]:
         """BioTune and the methods that were given its budget; empty where there are none."""
         chosen = [e for e in self.entries if e.method.endswith(BUDGET_SUFFIX)]
@@ -111,7 +117,7 @@ class Summary:
         tasks: The tasks.
         confirmatory: The contrasts that were asked beforehand, with Holm's correction.
         others: The remaining contrasts, for orientation.
-        ranks: Mean rank over tasks of each method that all of them have.
+        ranks: Mean rank over tasks of each method that all of them have in all repeats.
     """
 
     tasks: tuple[Task, ...]
@@ -142,7 +148,8 @@ def summarise(
     for row in rows:
         by_task[row.task].append(row)
     tasks = tuple(_task(name, group) for name, group in sorted(by_task.items()))
-    contrasts = [c for task in tasks for c in _contrasts(task, references)]
+    methods = {row.method for row in rows}
+    contrasts = [c for task in tasks for c in _contrasts(task, references, methods)]
     asked = [c for c in contrasts if confirmatory is None or c.against in confirmatory]
     adjusted = holm([c.effect.p for c in asked])
     return Summary(
@@ -152,7 +159,7 @@ def summarise(
             for c, p in zip(asked, adjusted, strict=True)
         ),
         others=tuple(c for c in contrasts if c not in asked),
-        ranks=mean_ranks([{e.method: e.score.value for e in task.own} for task in tasks]),
+        ranks=mean_ranks([{e.method: e.score.value for e in task.complete} for task in tasks]),
     )
 
 
@@ -181,17 +188,24 @@ def _ratio(rows: Sequence[Row]) -> float:
     return 0.0 if rows[0].official else float(np.mean([row.ratio for row in rows]))
 
 
-def _contrasts(task: Task, references: Mapping[str, str] | None) -> list[Contrast]:
+def _contrasts(
+    task: Task, references: Mapping[str, str] | None, methods: set[str]
+) -> list[Contrast]:
+    """Contrasts of a task; one that other tasks have and this one not yet is there without value.
+
+    It must be: the family of Holm's correction is what was asked, not what has finished.
+    """
+    own = [e.method for e in task.entries]
+    everyone = [*own, *sorted(methods - set(own))]
     if references is None:
-        others = [e.method for e in task.entries if e.method != "biotune"]
-        pairs = [("biotune", other) for other in others]
+        pairs = [("biotune", other) for other in everyone if other != "biotune"]
+        pairs = pairs if "biotune" in methods else []
     else:
-        pairs = [(e.method, references[e.method]) for e in task.entries if e.method in references]
-    found = [_contrast(task, one, other) for one, other in pairs]
-    return [contrast for contrast in found if contrast is not None]
+        pairs = [(one, references[one]) for one in everyone if references.get(one) in methods]
+    return [_contrast(task, one, other) for one, other in pairs]
 
 
-def _contrast(task: Task, method: str, against: str) -> Contrast | None:
+def _contrast(task: Task, method: str, against: str) -> Contrast:
     """Pairs the repeats that both methods have on the same test images."""
     theirs = {(row.repeat, row.split): row for row in task.rows if row.method == against}
     pairs = [
@@ -199,10 +213,8 @@ def _contrast(task: Task, method: str, against: str) -> Contrast | None:
         for row in task.rows
         if row.method == method and (row.repeat, row.split) in theirs
     ]
-    if not pairs:
-        return None
     differences = [one.score - other.score for one, other in pairs]
     if task.official:
         return Contrast(task.name, method, against, signed_rank(differences), "signed rank")
-    effect = corrected_t(differences, ratio=_ratio([one for one, _ in pairs]))
+    effect = corrected_t(differences, ratio=_ratio([one for one, _ in pairs] or task.rows))
     return Contrast(task.name, method, against, effect, "corrected t")

@@ -18,6 +18,7 @@ from biotune_optuna.compare.rows import Row
 from biotune_optuna.data.sources import open_source
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.study.baseline import run_baseline
+from biotune_optuna.study.resilient import ResilientStorage
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.stop import Stopped, StopRequest
 from biotune_optuna.study.storage import open_storage
@@ -85,7 +86,8 @@ def run_comparison(
 
     Args:
         plan: The comparison.
-        storage: URL or Optuna storage; None is ``$BIOTUNE_STORAGE`` or ``sqlite:///biotune.db``.
+        storage: URL, or what `biotune_optuna.open_storage` or Optuna's ``InMemoryStorage`` makes;
+            None is ``$BIOTUNE_STORAGE`` or ``sqlite:///biotune.db``.
         device: Where to train.
         cache_dir: Folder of decoded images.
         tell: Called as cells begin and end.
@@ -96,10 +98,16 @@ def run_comparison(
 
     Raises:
         Stopped: ``stop`` asked so.
-        StudyError: The storage has another comparison by that name, three cells in a row failed,
-            or some failed while the others are done; the same call tries them again.
+        StudyError: The storage has another comparison by that name, or is one of Optuna's that
+            cannot tell a dead worker's cell; three cells in a row failed, or some failed while the
+            others are done; the same call tries them again.
     """
     backend = storage if isinstance(storage, optuna.storages.BaseStorage) else open_storage(storage)
+    if not isinstance(backend, ResilientStorage | optuna.storages.InMemoryStorage):
+        raise StudyError(
+            f"on a plain {type(backend).__name__} the cells of a killed process would stay taken "
+            "for ever; give the storage's URL, or open_storage(URL)"
+        )
     worker = _Worker(plan, backend, device, cache_dir, tell, stop or StopRequest())
     worker.run()
     return read_rows(backend, plan.name)
@@ -155,7 +163,10 @@ class _Worker:
             for task, spec in self.specs.items()
         }
         for task, board in self.boards.items():
-            board.check([cell for cell in self.cells if cell.task == task])
+            own = [cell for cell in self.cells if cell.task == task]
+            board.check(own)
+            if board.is_elsewhere:  # is it the same there? Nothing else may ever open it.
+                self._setup(own[0])
         with contextlib.ExitStack() as stack:
             for board in self.boards.values():
                 stack.enter_context(board.reaper)
@@ -212,6 +223,7 @@ class _Worker:
             row = _row(cell, setup, outcome)
             board.finish(trial, dataclasses.asdict(row))
         except StorageError:
+            board.forget(trial)
             raise
         except Exception as error:
             _logger.warning("%s %s failed", cell.task, cell.key, exc_info=error)
@@ -252,9 +264,9 @@ class _Worker:
                     "a comparison is decided on the test; give a test_fraction above 0"
                 )
             self.held = ((cell.task, cell.repeat), setup)
-            found = {"data": setup.spec.fingerprints["data"]}
-            if spec.weights != "none":  # random ones follow the seed
-                found["weights"] = setup.spec.fingerprints["weights"]
+            found = {name: setup.spec.fingerprints[name] for name in ("data", "weights")}
+            if spec.weights == "none":  # random ones follow the seed
+                found["weights"] = "none"
             self.boards[cell.task].pin(found)
         return self.held[1]
 

@@ -82,7 +82,7 @@ def replace_file(target: Path, text: str) -> Path:
             raise
     except OSError as error:
         raise StudyError(
-            f"report {str(target)!r} cannot be written ({error.strerror or error});"
+            f"{str(target)!r} cannot be written ({error.strerror or error});"
             " give a path in a folder you may write to"
         ) from error
     return target

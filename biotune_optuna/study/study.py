@@ -219,7 +219,11 @@ def load_study(
     backend = _backend(storage)
     spec = _stored_spec(backend, name)
     if spec is None:
-        raise StudyError(f"there is no study {name!r} in the storage; {_known_names(backend)}")
+        names = _known_names(backend)
+        if name in names:
+            raise StudyError(f"study {name!r} was not made by biotune_optuna: it stores no spec")
+        known = f"it has {', '.join(map(repr, names))}" if names else "it has no studies"
+        raise StudyError(f"there is no study {name!r} in the storage; {known}")
     changes: dict[str, Any] = {"data": data, "weights": weights}
     spec = dataclasses.replace(spec, **{k: v for k, v in changes.items() if v is not None})
     return create_study(
@@ -291,6 +295,5 @@ def _sampler(setup: Setup) -> BioTuneSampler:
     )
 
 
-def _known_names(backend: optuna.storages.BaseStorage) -> str:
-    names = sorted(study.study_name for study in backend.get_all_studies())
-    return f"it has {', '.join(map(repr, names))}" if names else "it has no studies"
+def _known_names(backend: optuna.storages.BaseStorage) -> list[str]:
+    return sorted(study.study_name for study in backend.get_all_studies())

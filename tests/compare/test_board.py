@@ -83,6 +83,16 @@ def test_another_method_of_the_same_name_is_refused(tmp_path: Path) -> None:
 def test_other_data_are_refused(tmp_path: Path) -> None:
     board = make_board(tmp_path)
     board.pin({"data": "a", "weights": "b"})
-    board.pin({"data": "a"})
     with pytest.raises(StudyError, match="begun with other data"):
-        board.pin({"data": "c"})
+        board.pin({"data": "c", "weights": "b"})
+    with pytest.raises(StudyError, match="begun with other weights"):
+        board.pin({"data": "a", "weights": "none"})
+
+
+def test_a_cell_forgotten_is_open(tmp_path: Path) -> None:
+    board = make_board(tmp_path)
+    trial = board.claim(CELL)
+    assert board.look().taken == {CELL.key}
+    board.forget(trial)
+    assert not board.look().taken
+    assert board.claim(CELL) is not None

@@ -44,7 +44,7 @@ def test_a_page_says_it_all_and_needs_nothing(tmp_path: Path) -> None:
     figures = re.findall(r'<script type="application/json" id="[^"]+">(.*?)</script>', html)
     assert [json.loads(figure)["layout"]["height"] > 0 for figure in figures] == [True] * 3
     markdown = (tmp_path / "out" / "report.md").read_text()
-    assert "| biotune | 0.8500 |" in markdown
+    assert "| biotune | 3 | 0.8500 |" in markdown
     assert "digits-tiny: biotune − full" in markdown
     assert "Mean ranks" not in markdown, "one task has no mean rank"
 
@@ -58,6 +58,20 @@ def test_rendering_from_the_table_alone_gives_the_same(tmp_path: Path) -> None:
     text = (tmp_path / "a" / "report.md").read_text()
     assert "Wilcoxon" in text
     assert "Descriptive: ranks of a few tasks carry no test" in text
+
+
+def test_what_has_not_finished_is_said(tmp_path: Path) -> None:
+    rows = [*make_rows(SCORES, task="a"), *make_rows(SCORES, task="b")]
+    rows = [r for r in rows if r.method != "full" or (r.task, r.repeat) == ("b", 0)]
+    write_comparison(rows, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Holm's over 4 comparisons: tasks times the two" in text
+    assert "| a: biotune − full | – | – | 0 | – | – |" in text
+    assert text.count("have not run in all repeats yet") == 1
+    assert "| full | 1 | 0.8000 |" in text
+    ranks = text.partition("## Mean ranks")[2]
+    assert "biotune" in ranks
+    assert "full" not in ranks, "one repeat of three is not ranked among full means"
 
 
 def test_ablations_are_known_by_their_names(tmp_path: Path) -> None:

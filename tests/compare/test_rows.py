@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from biotune_optuna.compare.rows import read_csv, write_csv
-from biotune_optuna.errors import DataError
+from biotune_optuna.errors import DataError, StudyError
 
 from .rows_kit import make_row, make_rows
 
@@ -52,5 +52,13 @@ def test_what_is_wrong_is_named(change, message: str, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_csv(tmp_path / "nothing.csv")
-    with pytest.raises(DataError, match="cannot be written"):
-        write_csv([], tmp_path / "no" / "folder.csv")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StudyError, match="cannot be written"):
+        write_csv([], tmp_path / "file" / "results.csv")
+
+
+def test_a_table_that_excel_has_saved_is_read(tmp_path: Path) -> None:
+    path = write_csv(make_rows({"full": [0.5]}), tmp_path / "results.csv")
+    rows = read_csv(path)
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_csv(path) == rows

@@ -21,7 +21,7 @@ from biotune_optuna.compare.plan import Comparison
 from biotune_optuna.compare.rows import Row
 from biotune_optuna.compare.search import varied
 from biotune_optuna.compare.work import Progress, read_rows, run_comparison
-from biotune_optuna.errors import StudyError
+from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.stop import Stopped, StopRequest
@@ -108,8 +108,18 @@ def test_a_matrix_is_filled_once_and_charged_for_everything(tmp_path: Path, cach
     with pytest.raises(StudyError, match="trials: 3, not 4"):
         run(make_plan(trials=4), storage, cache)
     assert read_rows(storage, "compare") == more
+    for elsewhere in ({"data": str(tmp_path / "none")}, {"weights": "/no/such.safetensors"}):
+        other = make_plan(tasks=(tiny_spec(**SMALL | elsewhere),))
+        with pytest.raises(BioTuneError, match=r"none|no/such"):
+            run(other, storage, cache)
     with pytest.raises(StudyError, match="no comparison 'other'"):
         read_rows(storage, "other")
+
+
+def test_a_storage_without_leases_is_refused(tmp_path: Path) -> None:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/plain.db")
+    with pytest.raises(StudyError, match=r"plain RDBStorage.*give the storage's URL"):
+        run_comparison(make_plan(), storage=storage)
 
 
 def test_searchers_share_genomes_and_budget(tmp_path: Path, cache: Path) -> None:
