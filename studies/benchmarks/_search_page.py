@@ -206,8 +206,27 @@ def _table(values: Values, searchers: list[str]) -> list[str]:
             cells = [f"{c} ({r:.2f})" for c, r in zip(cells, ranks[searcher], strict=True)]
         lines.append(f"| {searcher} | {values.by[searcher].shape[1]} | {' | '.join(cells)} |")
     if "default" in searchers:
-        lines += ["", *_differences(values, [s for s in searchers if s != "default"])]
+        lines += [
+            "",
+            _verdict(ranks),
+            "",
+            *_differences(values, [s for s in searchers if s != "default"]),
+        ]
     return [*lines, ""]
+
+
+def _verdict(ranks: dict[str, NDArray[np.float64]]) -> str:
+    """At which budgets no other searcher has a better mean rank than the default preset."""
+    others = np.min([rank for name, rank in ranks.items() if name != "default"], axis=0)
+    best = [
+        str(b)
+        for b, own, rival in zip(BUDGETS, ranks["default"], others, strict=True)
+        if own <= rival
+    ]
+    if len(best) == len(BUDGETS):
+        return "The default has the best mean rank at every budget."
+    words = f"at {', '.join(best)} evaluations only" if best else "at no budget"
+    return f"The default has the best mean rank {words}."
 
 
 def _differences(values: Values, searchers: list[str]) -> list[str]:
