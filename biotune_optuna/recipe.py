@@ -129,14 +129,32 @@ class Recipe:
 
     @classmethod
     def full(cls, blocks: Sequence[BlockLike], *, lr: float, weight_decay: float = 0.0) -> Recipe:
-        """Full fine-tuning: every block at ``lr``."""
+        """Full fine-tuning: every block at ``lr``.
+
+        Args:
+            blocks: The model's blocks, in order.
+            lr: Learning rate of all.
+            weight_decay: Weight decay, default 0.
+
+        Raises:
+            ModelError: If a number is out of range.
+        """
         return cls.from_multipliers(blocks, [1.0] * len(blocks), lr=lr, weight_decay=weight_decay)
 
     @classmethod
     def linear_probe(
         cls, blocks: Sequence[BlockLike], *, lr: float, weight_decay: float = 0.0
     ) -> Recipe:
-        """Linear probe: the head at ``lr``, everything else frozen."""
+        """Linear probe: the head at ``lr``, everything else frozen.
+
+        Args:
+            blocks: The model's blocks, in order, the head last.
+            lr: Learning rate of the head.
+            weight_decay: Weight decay, default 0.
+
+        Raises:
+            ModelError: If a number is out of range.
+        """
         multipliers = [0.0] * (len(blocks) - 1) + [1.0]
         return cls.from_multipliers(blocks, multipliers, lr=lr, weight_decay=weight_decay)
 
@@ -144,7 +162,17 @@ class Recipe:
     def layer_decay(
         cls, blocks: Sequence[BlockLike], *, lr: float, decay: float, weight_decay: float = 0.0
     ) -> Recipe:
-        """Layer-wise decay: block b of B at ``lr * decay ** (B - 1 - b)`` (Clark et al., 2020)."""
+        """Layer-wise decay: block b of B at ``lr * decay ** (B - 1 - b)`` (Clark et al., 2020).
+
+        Args:
+            blocks: The model's blocks, in order, the head last.
+            lr: Learning rate of the head.
+            decay: Factor from one block to the one below it, such as 0.75.
+            weight_decay: Weight decay, default 0.
+
+        Raises:
+            ModelError: If a number is out of range.
+        """
         last = len(blocks) - 1
         multipliers = [decay ** (last - b) for b in range(len(blocks))]
         return cls.from_multipliers(blocks, multipliers, lr=lr, weight_decay=weight_decay)
@@ -348,6 +376,9 @@ class Recipe:
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
         """Reads a recipe that `save` wrote.
+
+        Args:
+            path: The JSON file.
 
         Raises:
             ModelError: If the file is not such a recipe.

@@ -132,7 +132,16 @@ class Exported:
     def iter_predict(
         self, images: Any, *, batch_size: int | None = None, top_k: int = 5
     ) -> Iterator[Prediction]:
-        """As `predict`, but gives predictions batch by batch, in constant memory."""
+        """As `predict`, but gives predictions batch by batch, in constant memory.
+
+        Args:
+            images: As in `predict`.
+            batch_size: Images at a time; None is what the export recommends.
+            top_k: How many classes each prediction names, best first.
+
+        Raises:
+            DataError: If ``batch_size`` or ``top_k`` is below 1, or ``images`` is nothing to read.
+        """
         size = self.preprocessing.batch_size if batch_size is None else batch_size
         if size < 1 or top_k < 1:
             raise DataError(f"batch_size={size} and top_k={top_k}: both must be at least 1")

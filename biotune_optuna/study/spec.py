@@ -132,7 +132,16 @@ class StudySpec:
 
     @classmethod
     def paper(cls, *, model: str, data: str, **changes: Any) -> StudySpec:
-        """The paper's protocol: two folds by generation, three seeds, base rate 1e-3, no racing."""
+        """The paper's protocol: two folds by generation, three seeds, base rate 1e-3, no racing.
+
+        Args:
+            model: A timm architecture.
+            data: Folder, CSV manifest or name of a data set.
+            changes: Any other field, where it shall differ from the paper's.
+
+        Raises:
+            StudyError: If a field is out of range.
+        """
         paper: dict[str, Any] = {
             "preset": "paper",
             "lr": 1e-3,
