@@ -277,7 +277,35 @@ def _retrained(names: list[str]) -> list[str]:
                 f"| {task} | {searcher} | {len(own)} | {len(scores[0])} | "
                 f"{means.mean():.4f} ± {error:.4f} | {said:.4f} |"
             )
-    return [*lines, ""]
+    return [*lines, "", *_retrained_differences(rows), ""]
+
+
+def _retrained_differences(rows: list[dict[str, str]]) -> list[str]:
+    """Default minus each other, paired by task and seed; seeds are drawn anew within each task."""
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        mean = float(np.mean([float(x) for x in row["scores"].split(";")]))
+        values.setdefault((row["searcher"], row["task"]), {})[row["seed"]] = mean
+    tasks = sorted({row["task"] for row in rows})
+    lines = []
+    for other in sorted({row["searcher"] for row in rows} - {"default"}):
+        gaps = []
+        for task in tasks:
+            one, two = values.get(("default", task), {}), values.get((other, task), {})
+            gaps.append(np.array([one[seed] - two[seed] for seed in sorted(set(one) & set(two))]))
+        if not all(len(gap) for gap in gaps):
+            continue
+        rng = np.random.default_rng(0)
+        drawn = [
+            float(np.mean([gap[rng.integers(len(gap), size=len(gap))].mean() for gap in gaps]))
+            for _ in range(RESAMPLES)
+        ]
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        mean = float(np.mean([gap.mean() for gap in gaps]))
+        lines.append(
+            f"- default minus {other}, mean over the tasks: {_interval((mean, low, high))}"
+        )
+    return lines
 
 
 def _quality(real: list[RealLandscape]) -> list[str]:
