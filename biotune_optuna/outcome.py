@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biotune_optuna.export.folder import RECIPE, export_model
+from biotune_optuna.export.folder import WEIGHTS, export_model
 from biotune_optuna.export.preprocessing import Preprocessing
 from biotune_optuna.study.confirm import CONFIRM_KEY, LOOKS_KEY, train_winner
 
@@ -47,7 +48,8 @@ def export_winner(
     stored: dict[str, Any] = study.optuna.user_attrs.get(CONFIRM_KEY, {})
     known = study.optuna.user_attrs.get(MODEL_KEY)
     mark = {"path": str(target.resolve()), "confirmed": stored.get("time")}
-    if stored and known == mark and (target / RECIPE).is_file():
+    # Another study may have put its model there since: the weights tell whose it is.
+    if stored and known == mark | {"weights": _digest(target / WEIGHTS)}:
         return target
     recipe = train_winner(study, observer)
     setup = study.setup
@@ -61,8 +63,17 @@ def export_winner(
         card=_card(study, stored, recipe),
         model_args=setup.loaded.model_args,
     )
-    study.optuna.set_user_attr(MODEL_KEY, mark)
+    study.optuna.set_user_attr(MODEL_KEY, mark | {"weights": _digest(target / WEIGHTS)})
     return target
+
+
+def _digest(file: Path) -> str | None:
+    """SHA-256 of a file's content, None where there is none to read."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def preprocessing_of(setup: Setup) -> Preprocessing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import subprocess
@@ -278,6 +279,23 @@ def test_load_refuses_what_is_damaged(fitted: BioTuneClassifier, tmp_path: Path)
         BioTuneClassifier.load(folder)
     with pytest.raises(BioTuneError, match=r"BioTuneClassifier\.save"):
         BioTuneClassifier.load(tmp_path / "nowhere")
+
+
+def test_numpy_numbers_of_a_grid_can_be_saved(fitted: BioTuneClassifier, tmp_path: Path) -> None:
+    copied = copy.copy(fitted)
+    copied.n_trials = np.int64(2)
+    copied.save(tmp_path / "grid")
+    assert BioTuneClassifier.load(tmp_path / "grid").n_trials == 2
+    copied.n_trials = object()
+    with pytest.raises(BioTuneError, match="must be plain values"):
+        copied.save(tmp_path / "odd")
+    assert not (tmp_path / "odd").exists()
+
+
+def test_groups_are_heeded_with_images_in_memory(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    classifier = BioTuneClassifier("test_efficientnet", study_params={"group_regex": "("})
+    with pytest.raises(BioTuneError, match="no regular expression"):
+        classifier.fit(*digits)
 
 
 def test_save_leaves_foreign_folders_alone(fitted: BioTuneClassifier, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
@@ -223,7 +224,7 @@ def test_the_card_says_what_it_was_told_and_how_to_use_it(tuned, tmp_path):
     assert len(set(headings)) == len(headings)
     assert "## Recipe\n\nStem frozen." in text
     assert "2. ünï\\|code\\*" in text
-    assert f'timm.create_model("{NAME}", num_classes=3, checkpoint_path=' in text
+    assert 'timm.create_model("local-dir:.", pretrained=True)' in text
 
 
 class TestTarget:
@@ -385,6 +386,21 @@ class TestPredict:
         for settings in ({"batch_size": 0}, {"top_k": 0}):
             with pytest.raises(DataError, match="must be at least 1"):
                 model.predict(tuned["paths"], **settings)
+
+    def test_one_bad_image_costs_only_itself(self, model, tuned, tmp_path):
+        empty = np.zeros((0, 0, 3), dtype=np.uint8)
+        good = np.asarray(Image.open(tuned["paths"][0]))
+        first, second = model.predict([empty, good])
+        assert "no pixels" in first.error or "empty" in first.error
+        assert second.error is None
+        with pytest.raises(DataError, match="images 5 are no path"):
+            model.predict(5)
+
+    def test_a_name_that_is_no_text_can_be_listed(self, model, tuned, tmp_path):
+        odd = os.fsdecode(bytes(tmp_path / "caf") + b"\xe9.png")
+        shutil.copy(tuned["paths"][0], odd)
+        text = write_csv(model.predict(tmp_path), tmp_path / "out.csv").read_text()
+        assert "caf\\udce9.png" in text
 
     def test_predictions_are_given_batch_by_batch(self, model, tuned):
         drawn = []

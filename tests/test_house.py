@@ -18,6 +18,7 @@ NAME = "biotune_optuna"
 FLOORS = {
     "_version": 1,
     "errors": 1,
+    "files": 1,
     "holder": 1,
     "recipe": 1,
     "genome": 1,

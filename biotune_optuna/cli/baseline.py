@@ -46,10 +46,13 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
     click.echo(f"{method}: {setting}, the best of {len(found.grid)} settings on validation images")
     click.echo(f"  {metric}, {runs} fresh seeds: {found.mean:.3f} ± {found.stderr:.3f}")
     test = found.test
-    click.echo(
-        f"  {metric}, {len(setup.splits.test)} test images: {test.value:.3f} "
-        f"(95 % {test.low:.3f} to {test.high:.3f})"
-    )
+    if len(setup.splits.test):
+        click.echo(
+            f"  {metric}, {len(setup.splits.test)} test images: {test.value:.3f} "
+            f"(95 % {test.low:.3f} to {test.high:.3f})"
+        )
+    else:
+        click.echo("  no images were held out for a test")
     click.echo(
         f"  {found.trainable_pct:.1f} % of the parameters trained, {found.forward:,} image passes "
         f"forward, {found.backward:,} backward, {found.seconds:.0f} s"

@@ -189,7 +189,7 @@ def _check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(
             f"output folder {folder} cannot be written ({error.strerror}); give another --out"
@@ -214,7 +214,9 @@ def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job)
     click.echo(f"\n{chosen}: {result['why']}.")
     rivals = {c["name"] for c in result["rivals"]}
     if winner in rivals:
-        click.echo(f"The rival {winner} wins here: the search found nothing better.")
+        best = max((*result["candidates"], *result["rivals"]), key=lambda c: c["mean"])["name"]
+        words = "the search found nothing better" if best == winner else "as the cheapest of equals"
+        click.echo(f"The rival {winner} was chosen: {words}.")
     ahead = max(result["tests"], key=lambda t: t["score"], default=None)
     if winner not in rivals and ahead and ahead["name"] in rivals:
         click.echo(f"On the test the rival {ahead['name']} came out ahead of the chosen recipe.")

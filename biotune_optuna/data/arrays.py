@@ -182,13 +182,19 @@ def class_names(labels: Any, count: int) -> tuple[NDArray[np.int64], tuple[str, 
 def _open_pictures(
     images: list[Image.Image], labels: NDArray[np.int64], classes: tuple[str, ...], name: str
 ) -> ImageSource:
+    hashes = []
+    for index, image in enumerate(images):
+        try:
+            hashes.append(_array_hash(np.asarray(to_rgb(image))))
+        except (OSError, SyntaxError, ValueError) as error:  # a lazy picture is read only now
+            raise DataError(f"picture {index} cannot be read: {error}") from None
     return ImageSource(
         lambda index: to_rgb(images[index]),
         name=name,
         classes=classes,
         labels=labels,
         ids=[str(index) for index in range(len(images))],
-        content_hashes=[_array_hash(np.asarray(to_rgb(image))) for image in images],
+        content_hashes=hashes,
     )
 
 

@@ -160,11 +160,13 @@ def preprocess(
         uint8 array of shape (3, size, size), whose memory runs channels last.
 
     Raises:
-        DataError: A setting is out of range.
+        DataError: A setting is out of range, or the picture has no pixels.
     """
     check_geometry(size=size, crop_pct=crop_pct, interpolation=interpolation)
     picture = to_rgb(picture)
     width, height = picture.size
+    if not width or not height:
+        raise DataError("the picture has no pixels")
     longest = _LONGEST_STRIP * min(width, height)
     if max(width, height) > longest:
         picture = _centre_crop(picture, min(width, longest), min(height, longest))

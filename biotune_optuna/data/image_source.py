@@ -84,8 +84,10 @@ class ImageSource:
             raise ValueError("labels, ids, content_hashes, splits and groups differ in length")
         if not len(self):
             raise DataError(f"{self.name}: no images")
-        if len(set(self.ids)) != len(self) or len(set(self.classes)) != len(self.classes):
-            raise ValueError("ids and class names must be unique")
+        for what, names in (("image", self.ids), ("class", self.classes)):
+            if len(set(names)) != len(names):
+                twice = next(name for name in names if list(names).count(name) > 1)
+                raise DataError(f"{self.name}: {what} {twice!r} is named twice")
         if not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
             raise DataError(
                 f"{self.name}: labels run from {self.labels.min()} to {self.labels.max()}, but "

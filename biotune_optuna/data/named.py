@@ -20,6 +20,7 @@ import numpy as np
 
 from biotune_optuna.data.arrays import class_names, open_array, open_files
 from biotune_optuna.data.cache_dir import default_cache_dir
+from biotune_optuna.data.scan import check_inside
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def _file_based(kind: str, splits: Sequence[str], url: str) -> Callable[..., Ima
             dataset = obtain(name, root, url, functools.partial(maker, root, split=split))
             # Items would come decoded; the files themselves are wanted.
             paths += [Path(path) for path in dataset._image_files]
+            for path in paths[-len(dataset._labels) :]:
+                check_inside(path, root.resolve(), path.name)
             labels += dataset._labels
             parts += [split] * len(dataset._labels)
         return open_files(
@@ -210,12 +213,17 @@ def _isic2020(name: str, root: Path, skip_bad_images: bool) -> ImageSource:
     folder = next((root / p for p in places if any((root / p).glob("ISIC_*.jpg"))), None)
     if folder is None:
         raise DataError(f"{name}: no ISIC_*.jpg in {str(root)!r} or its folder train")
-    with table.open(encoding="utf-8-sig", newline="") as text:
-        rows = list(csv.DictReader(text))
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as text:
+            rows = list(csv.DictReader(text))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{name}: {table.name} cannot be read: {error}") from None
     needed = {"image_name", "patient_id", "benign_malignant"}
     if not rows or not needed <= set(rows[0]):
         raise DataError(f"{name}: {table.name} lacks the columns {', '.join(sorted(needed))}")
     paths = [folder / f"{Path(row['image_name']).name}.jpg" for row in rows]
+    for path in paths:
+        check_inside(path, root.resolve(), path.name)
     labels, classes = class_names([row["benign_malignant"] for row in rows], len(rows))
     return open_files(
         paths,

@@ -108,8 +108,10 @@ class PixelStore:
         header = {"magic": _MAGIC, "key": key, "count": len(source), **geometry}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_suffix(".lock")):
+            with _locked(path.with_suffix(".lock")) as alone:
                 if not _is_sound(path, header):
+                    if alone:
+                        _remove_stale(path)
                     _write(path, header, source, workers or worker_count(), progress)
             return cls(_map(path, header), key=key, path=path)
         except OSError as error:
@@ -133,13 +135,26 @@ def _key(source: ImageSource, geometry: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes and threads; freed even if the holder is killed."""
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold an exclusive lock between processes and threads; freed even if the holder is killed.
+
+    Yields:
+        Whether the lock is held. A file system without locks costs double work at worst: files are
+        renamed when complete.
+    """
     with path.open("a") as handle:
-        # A file system without locks costs double work at worst: files are renamed when complete.
-        with contextlib.suppress(OSError):
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what builders left that were killed; only where nobody else can be building."""
+    for stale in path.parent.glob(f"{path.stem}.*.tmp"):
+        stale.unlink(missing_ok=True)
 
 
 def _image_shape(header: dict[str, Any]) -> tuple[int, int, int]:
@@ -189,8 +204,6 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Decode all images into a new cache file; called with the lock held."""
-    for stale in path.parent.glob(f"{path.stem}.*.tmp"):  # of builders that were killed
-        stale.unlink(missing_ok=True)
     needed = _checksums_at(header) + 4 * header["count"]
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -202,7 +215,7 @@ def _write(
     temporary = Path(name)
     try:
         with os.fdopen(handle, "r+b") as file:
-            file.truncate(needed)
+            _reserve(file.fileno(), needed)
             file.write(_encoded(header))
             file.flush()
             pixels = _map(temporary, header, "r+")
@@ -214,6 +227,14 @@ def _write(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Makes a file that long, on the disk: a mapped file that finds it full kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+    else:
+        os.ftruncate(handle, size)
 
 
 def _decode_into(

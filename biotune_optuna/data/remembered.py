@@ -48,7 +48,9 @@ class Remembered:
         self._fresh = False
         self._stamps = {str(path): _stamp(path) for path in paths} if len(paths) >= least else {}
         if self._stamps:
-            place = hashlib.sha256(os.fsencode(os.path.commonpath(self._stamps))).hexdigest()[:32]
+            place = hashlib.sha256(
+                os.fsencode(os.path.commonpath(map(os.path.abspath, self._stamps)))
+            ).hexdigest()[:32]
             self._file = default_cache_dir() / "scans" / f"{place}.json"
             self._known = _load(self._file)
 

@@ -119,10 +119,13 @@ def check_inside(path: Path, root: Path, shown: str) -> None:
     Raises:
         DataError: It leads out.
     """
-    if not path.resolve().is_relative_to(root):
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        raise DataError(f"{shown!r} is a link that leads nowhere") from None
+    if not target.is_relative_to(root):
         raise DataError(
-            f"{shown!r} leads out of the data folder to {str(path.resolve())!r}; "
-            "put the file itself there"
+            f"{shown!r} leads out of the data folder to {str(target)!r}; put the file itself there"
         )
 
 

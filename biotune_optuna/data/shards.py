@@ -116,7 +116,9 @@ def _samples(shard: Path, split: str) -> Iterator[_Member]:
                     label = _label(content.read(), ending)
                     if label is not None:
                         labels[key] = label
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, TypeError, ArithmeticError) as error:
+        raise DataError(f"shard {str(shard)!r} cannot be read: {error}") from None
+    except RecursionError as error:
         raise DataError(f"shard {str(shard)!r} cannot be read: {error}") from None
     for key, member in images.items():
         if key not in labels:

@@ -11,6 +11,7 @@ import numpy as np
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export import Exported, export_model, load_exported
+from biotune_optuna.files import replace_text
 from biotune_optuna.study.confirm import ConfirmPlan
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ def write(
         raise BioTuneError(
             f"folder {str(folder)!r} holds {min(foreign)!r}; give a new or empty folder"
         )
+    whole = {"schema_version": SCHEMA_VERSION, "version": __version__, **content}
+    whole["model_args"] = dict(model_args)
+    text = json.dumps(whole, indent=1, default=_number) + "\n"  # before anything is written
     assert exported.recipe is not None
     export_model(
         folder / MODEL,
@@ -52,10 +56,15 @@ def write(
             "No images were set aside for a test.",
         },
     )
-    whole = {"schema_version": SCHEMA_VERSION, "version": __version__, **content}
-    whole["model_args"] = dict(model_args)
-    (folder / ESTIMATOR).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    replace_text(folder / ESTIMATOR, text)
     return folder
+
+
+def _number(value: object) -> object:
+    """A NumPy number, as parameter grids have them, as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise BioTuneError(f"{value!r} cannot be saved; a classifier's arguments must be plain values")
 
 
 def read(folder: Path, device: str) -> tuple[dict[str, Any], Exported]:
@@ -84,7 +93,7 @@ def read(folder: Path, device: str) -> tuple[dict[str, Any], Exported]:
             "BioTuneClassifier.save wrote"
         ) from None
     exported = load_exported(folder / MODEL, device=device)
-    if len(content["classes"]) != len(exported.classes):
+    if [str(one) for one in content["classes"]] != list(exported.classes):
         raise ModelError(f"{str(path)!r} does not fit the model beside it")
     return content, exported
 

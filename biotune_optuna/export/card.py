@@ -56,7 +56,7 @@ def render_card(
         "Recipe": facts.get("Recipe", _recipe(recipe)),
         "Preprocessing": settings,
         "Classes": _classes(classes),
-        "Use": _USAGE.format(name=model_name, n=len(classes)),
+        "Use": _USAGE,
     }
     parts = [
         _FRONT_MATTER,
@@ -88,8 +88,6 @@ With timm alone (run in this folder):
 import timm
 
 model = timm.create_model("local-dir:.", pretrained=True)
-# or
-model = timm.create_model("{name}", num_classes={n}, checkpoint_path="model.safetensors")
 ```"""
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -19,11 +20,12 @@ from biotune_optuna.data.decode import IMAGE_SUFFIXES, array_to_image, preproces
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
 from biotune_optuna.data.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
+from biotune_optuna.files import replace_text
 from biotune_optuna.finetune.device import amp_dtype, kernels, resolve_device
 from biotune_optuna.finetune.loop import probabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
@@ -243,32 +245,20 @@ def write_csv(predictions: Iterable[Prediction], path: str | Path) -> Path:
     path = Path(path)
     ranks = max((len(row.top) for row in rows), default=1) or 1
     extra = [f"{what}_{rank}" for rank in range(2, ranks + 1) for what in ("label", "probability")]
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["image", "label", "probability", *extra, "error"])
+    for row in rows:
+        cells = [cell for label, p in row.top for cell in (label, repr(p))]
+        cells += [""] * (2 * ranks - len(cells))
+        writer.writerow([row.image, *cells, row.error or ""])
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["image", "label", "probability", *extra, "error"])
-                for row in rows:
-                    cells = [cell for label, p in row.top for cell in (label, repr(p))]
-                    cells += [""] * (2 * ranks - len(cells))
-                    writer.writerow([row.image, *cells, row.error or ""])
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_text(path, table.getvalue())
     except OSError as error:
         raise BioTuneError(
             f"cannot write {str(path)!r}: {error.strerror or error}; give another file"
         ) from error
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _named(images: Any) -> Iterator[tuple[str, Any]]:
@@ -277,6 +267,8 @@ def _named(images: Any) -> Iterator[tuple[str, Any]]:
         isinstance(images, np.ndarray) and images.ndim in (2, 3)
     ):
         images = [images]
+    if not isinstance(images, Iterable):
+        raise DataError(f"images {images!r} are no path, picture, array or list of these")
     number = 0
     for item in images:
         if isinstance(item, str | os.PathLike):

@@ -42,7 +42,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     if text == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("mps", 0) if torch.backends.mps.is_available() else torch.device("cpu")
     kind, _, number = text.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
         raise BioTuneError(f"device {text!r} is not one of auto, cpu, cuda, cuda:N, mps")
@@ -55,7 +55,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         return torch.device("cuda", index)
     if kind == "mps" and not torch.backends.mps.is_available():
         raise BioTuneError("device 'mps' is not here: this torch has no usable Metal; try auto")
-    return torch.device(kind)
+    return torch.device("mps", 0) if kind == "mps" else torch.device("cpu")
 
 
 def amp_dtype(
@@ -69,7 +69,9 @@ def amp_dtype(
     if amp == "off" or (amp == "auto" and device.type != "cuda"):
         return None
     if amp == "auto":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        with torch.cuda.device(device):  # older ones only emulate bf16, slowly
+            real = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if real else torch.float16
     if amp == "fp16" and device.type == "cpu":
         raise BioTuneError("amp 'fp16' does not train on the CPU; use bf16, auto or off")
     return torch.bfloat16 if amp == "bf16" else torch.float16

@@ -157,8 +157,12 @@ class Run:
 
         Parameters that go on training keep their optimiser state; newly freed ones join with none.
         """
-        groups = recipe.apply(self.model)
         old = self.optimizer
+        groups = []
+        for group in recipe.apply(self.model):  # fused kernels want all of a group in one state
+            for joins in (False, True):
+                params = [p for p in group["params"] if (p not in old.state) == joins]
+                groups += [{**group, "params": params, "joins": joins}] if params else []
         self.use_groups(groups)
         for parameter, state in old.state.items():
             if parameter.requires_grad:
@@ -169,6 +173,17 @@ class Run:
 
     def gradients(self, idx: Indices) -> None:
         """Leaves the gradient of the mean loss over a batch in the parameters; charged."""
+        while True:
+            try:
+                self._gradients(idx)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+            else:
+                return
+            self._halve(len(idx))
+
+    def _gradients(self, idx: Indices) -> None:
         self.model.zero_grad(set_to_none=True)
         for part, mass in self._portions(idx):
             loss, n = self._forward(part, mass)
@@ -259,14 +274,26 @@ class Run:
     def _step(self, idx: Indices, *, sample: bool) -> torch.Tensor:
         while True:
             try:
-                return self._attempt(idx, sample=sample)
+                loss = self._accumulate(idx, sample=sample)
+                break
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
             # outside the handler: the error's traceback would keep the tensors alive
             self._halve(len(idx))
+        try:
+            self._advance()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise BioTuneError(
+                "memory ran out for the optimizer's state; use a smaller model or an optimizer "
+                "that keeps less, such as sgd"
+            ) from None
+        return loss
 
-    def _attempt(self, idx: Indices, *, sample: bool) -> torch.Tensor:
+    def _accumulate(self, idx: Indices, *, sample: bool) -> torch.Tensor:
+        """The batch's gradient, and its loss."""
         self.optimizer.zero_grad(set_to_none=True)
         total: torch.Tensor | None = None
         for part, mass in self._portions(idx):
@@ -281,14 +308,17 @@ class Run:
             self._scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
             self.result.images_backward += n
             total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total
+
+    def _advance(self) -> None:
+        """One step of the optimiser; never repeated, for half of a step cannot be taken back."""
         if self.settings.grad_clip is not None:
             self._scaler.unscale_(self.optimizer)
             held = [p for g in self.optimizer.param_groups for p in g["params"]]
             torch.nn.utils.clip_grad_norm_(held, self.settings.grad_clip)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        assert total is not None
-        return total
 
     def _portions(self, idx: Indices) -> list[tuple[Indices, float]]:
         """The batch in portions that fit, each with the whole batch's divisor."""
@@ -356,7 +386,9 @@ class Run:
 
     def _remember(self) -> None:
         """Keeps what training can change; called at each new best epoch."""
-        trained = ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+        fixed = self._tactic.prefix_is_fixed  # else what is frozen now may train later
+        every = self.model.named_parameters()
+        trained = ((n, p) for n, p in every if p.requires_grad or not fixed)
         self._best = {n: p.detach().clone() for n, p in trained}
         self._best |= {n: b.clone() for n, b in self.model.named_buffers()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -119,9 +120,9 @@ def with_adapters(trainer: Trainer, *, rank: int, alpha: int, seed: int) -> nn.M
         raise ModelError(
             "method 'lora' needs the package peft: pip install 'biotune-optuna[lora]'"
         ) from None
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=adaptable_layers(trainer)
-    )
+    # A list would be matched by the ends of names, and "conv1" is the end of many.
+    whole_names = "|".join(map(re.escape, adaptable_layers(trainer)))
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=whole_names)
     with isolated_randomness(seed, torch.device("cpu")):
         adapted: nn.Module = inject_adapter_in_model(config, copy.deepcopy(trainer.model))
     return adapted

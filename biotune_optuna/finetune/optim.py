@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ __all__ = ["Schedule", "build_optimizer", "check_optimizer"]
 
 # torch's own optimisers that have a fused kernel; timm's names for them
 _FUSED = ("adam", "adamw", "sgd", "nesterov", "momentum")
+_SECOND_ORDER = ("adahessian",)  # would need a gradient of the gradient
 _FUSED_DEVICES = ("cpu", "cuda", "mps")
 _WARMUP_START = 0.01
 
@@ -28,7 +30,8 @@ def build_optimizer(
     Groups of one rate and one weight decay become one, so that fused kernels run once for all.
 
     Args:
-        groups: Parameter groups with their own ``lr`` and ``weight_decay``.
+        groups: Parameter groups with their own ``lr`` and ``weight_decay``; those with ``joins``
+            are kept apart, for they have no optimiser state where others have.
         name: A name known to timm's factory.
         device: Where the parameters live; decides whether a fused kernel is used.
 
@@ -48,11 +51,13 @@ def build_optimizer(
 
 
 def _merged(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    found: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
     for group in groups:
-        found.setdefault((group["lr"], group["weight_decay"]), []).extend(group["params"])
+        key = (group["lr"], group["weight_decay"], group.get("joins", False))
+        found.setdefault(key, []).extend(group["params"])
     return [
-        {"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in found.items()
+        {"params": params, "lr": lr, "weight_decay": decay}
+        for (lr, decay, _), params in found.items()
     ]
 
 
@@ -62,7 +67,7 @@ def check_optimizer(name: str) -> None:
     Raises:
         BioTuneError: If the name is unknown.
     """
-    known = [str(n) for n in _timm("optim").list_optimizers()]
+    known = [str(n) for n in _timm("optim").list_optimizers() if n not in _SECOND_ORDER]
     if name.lower().split("_")[-1] not in known:
         raise BioTuneError(f"optimizer {name!r} is not one that timm knows: {', '.join(known)}")
 
@@ -128,7 +133,7 @@ def _timm_scheduler(
     name, extra = {
         "constant": ("step", {"decay_rate": 1.0, "decay_epochs": epochs}),
         "linear": ("poly", {"decay_rate": 1.0}),  # timm calls the polynomial's power decay_rate
-        "step": ("step", {"decay_rate": 0.1, "decay_epochs": max(1, epochs // 3)}),
+        "step": ("step", {"decay_rate": 0.1, "decay_epochs": math.ceil(epochs / 3)}),
     }.get(settings.schedule, (settings.schedule, {}))
     scheduler, _ = _timm("scheduler").create_scheduler_v2(
         stand_in,

@@ -101,8 +101,9 @@ class Unfreezing(RateMethod):
     ) -> RunResult:
         """Trains once; see `Method.run`."""
         full = Recipe.full(trainer.blocks, **base(setting))
-        phase = int(setting.get("phase", 1))
-        tactic = _Phases(self.recipes(full, trainer.settings.epochs // phase), phase)
+        phase = max(1, int(setting.get("phase", 1)))
+        phases = math.ceil(trainer.settings.epochs / phase)
+        tactic = _Phases(self.recipes(full, phases), phase)
         return trainer.fit(full, train_idx, val_idx, seed=seed, tactic=tactic, **options)
 
     def recipes(self, full: Recipe, phases: int) -> list[Recipe]:
@@ -112,8 +113,10 @@ class Unfreezing(RateMethod):
             full: Full fine-tuning.
             phases: How many phases there is time for.
         """
+        if phases == 1:
+            return [full]
         others = len(full.blocks) - 1
-        at_once = math.ceil(others / max(1, phases - 1))
+        at_once = math.ceil(others / (phases - 1))
         found = []
         for count in [*range(0, others, at_once), others]:
             joined = range(count) if self.from_input else range(others - count, others)

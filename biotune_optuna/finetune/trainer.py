@@ -19,6 +19,7 @@ from biotune_optuna.finetune.device import (
     amp_dtype,
     isolated_randomness,
     kernels,
+    out_of_memory,
     resolve_device,
 )
 from biotune_optuna.finetune.feeds import PixelFeed
@@ -172,8 +173,15 @@ class Trainer:
         self.model.eval()
         size = 2 * self.settings.batch_size
         feed = PixelFeed(self.model, self.images)
+        positions = self._indices(idx)
         with kernels(self.device, deterministic=self.settings.deterministic):
-            return probabilities(feed.evaluate, self._indices(idx), size, self.device, self._amp)
+            while True:
+                try:
+                    return probabilities(feed.evaluate, positions, size, self.device, self._amp)
+                except RuntimeError as error:
+                    if size == 1 or not out_of_memory(error):
+                        raise
+                size //= 2
 
     def reset(self, seed: int) -> None:
         """Puts back the pre-trained weights and draws the head anew.

@@ -47,7 +47,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            return {_strip(key): value for key, value in load_file(path).items()}
         except (SafetensorError, OSError) as error:
             raise ModelError(f"weights {str(path)!r} cannot be read: {one_line(error)}") from error
     try:
@@ -142,7 +142,7 @@ def _translate_like_timm(model: nn.Module, state: dict[str, Tensor]) -> dict[str
 
 
 def _strip(key: str) -> str:
-    for wrapper in _WRAPPERS:
+    while wrapper := next((one for one in _WRAPPERS if key.startswith(one)), None):
         key = key.removeprefix(wrapper)
     return key
 

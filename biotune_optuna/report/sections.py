@@ -221,19 +221,15 @@ def use(view: StudyView) -> str:
             f"study.best_params    # trial {best.number}, {duration(seconds(best) or 0.0)}"
         )
     folder = view.model_dir
-    model = str(view.spec.get("model"))
     if not folder:
         words = ["Write the tuned model into a folder, then classify images with it:"]
         shell = (
             f"biotune export --study {view.name} --to my-model\nbiotune predict my-model photo.jpg"
         )
         return paragraphs(words) + _code(shell)
-    classes = len(view.confirm.get("classes") or ())
     shell = f"biotune predict {folder} photo.jpg another.png"
     python = (
-        "import timm\n\n"
-        f'model = timm.create_model("{model}", num_classes={classes},\n'
-        f'                          checkpoint_path="{folder}/model.safetensors").eval()'
+        f'import timm\n\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()'
     )
     again = (
         "from biotune_optuna import Recipe\n\n"
@@ -288,7 +284,9 @@ def trust(view: StudyView) -> str:
         )
     plateau = view.confirm.get("plateau") or ()
     if len(plateau) > 1:
-        sentences.append(f"Within one standard error of the best: {', '.join(map(str, plateau))}.")
+        sentences.append(
+            f"Not to be told from the best on fresh seeds: {', '.join(map(str, plateau))}."
+        )
     if view.metric == "macro_accuracy":
         sentences.append(
             "Macro accuracy is the mean over classes: rare classes count like common ones."

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import html as html_escape
-import os
 import re
-import tempfile
 from datetime import datetime
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
+from biotune_optuna.files import replace_text
 from biotune_optuna.report.style import at_height
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     import plotly.graph_objects as go
 
@@ -71,15 +70,7 @@ def replace_file(target: Path, text: str) -> Path:
     """Write a file so that a reader sees the old one or the new one."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".html")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        replace_text(target, text)
     except OSError as error:
         raise StudyError(
             f"{str(target)!r} cannot be written ({error.strerror or error});"

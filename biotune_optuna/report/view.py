@@ -17,6 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.study.totals import count_trials
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -149,9 +150,8 @@ class StudyView:
 
     @property
     def evaluated(self) -> int:
-        """Trials that count towards a study's total: complete ones and those stopped early."""
-        ended = (TrialState.COMPLETE, TrialState.PRUNED)
-        return sum(t.state in ended for t in self.trials)
+        """Trials that count towards a study's total: complete, stopped early, slots given up."""
+        return count_trials(self.trials).finished
 
     @cached_property
     def ranked(self) -> tuple[FrozenTrial, ...]:

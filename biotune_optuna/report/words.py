@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -59,11 +60,7 @@ def verdict(view: StudyView) -> Verdict:
     name = method_words(winner)
     upper = name[0].upper() + name[1:]
     if winner.get("method") != "biotune":
-        sentences.append(
-            "The search did not find a recipe that beats it; for this data the simpler method is"
-            " the one to use."
-        )
-        return Verdict("lost", f"{upper} won; BioTune did not beat it.", tuple(sentences))
+        return _rival_chosen(view, winner, upper, sentences, is_behind=bool(behind))
     if behind:
         who = " and ".join(rival for rival, _ in behind)
         headline = f"BioTune's recipe was chosen on validation, but {who} did better on the test."
@@ -80,6 +77,30 @@ def verdict(view: StudyView) -> Verdict:
     return Verdict(
         "won", f"BioTune's recipe won{',' + ending if ending else ''}.", tuple(sentences)
     )
+
+
+def _rival_chosen(
+    view: StudyView,
+    winner: Mapping[str, Any],
+    name: str,
+    sentences: list[str],
+    *,
+    is_behind: bool,
+) -> Verdict:
+    """A rival was chosen: as the best, or as the cheapest of equals; the test may disagree."""
+    means = [float(one.get("mean") or -math.inf) for one in view.contenders]
+    is_best = float(winner.get("mean") or -math.inf) >= max(means)
+    if is_behind:
+        headline = f"{name} was chosen on validation, but BioTune's recipe did better on the test."
+        return Verdict("level", headline, tuple(sentences))
+    if not is_best:
+        headline = f"{name} was chosen: validation cannot tell it from BioTune, and it is cheaper."
+        return Verdict("level", headline, tuple(sentences))
+    sentences.append(
+        "The search did not find a recipe that beats it; for this data the simpler method is the"
+        " one to use."
+    )
+    return Verdict("lost", f"{name} won; BioTune did not beat it.", tuple(sentences))
 
 
 def _without_confirmation(view: StudyView) -> Verdict:
@@ -221,7 +242,7 @@ def search_sentences(view: StudyView) -> list[str]:
             " make the next ones."
         )
     trainings = int(spec.get("n_seeds") or 1)
-    if spec.get("scheme") == "kfold":
+    if spec.get("preset") != "paper" or spec.get("scheme") == "kfold":
         trainings *= int(spec.get("n_folds") or 1)
     times = {1: "once", 2: "twice"}.get(trainings, f"{trainings} times")
     sentences.append(

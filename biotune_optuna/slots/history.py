@@ -149,7 +149,7 @@ class History:
                 is_new = True
                 self.claims[number] = claim
                 self._count(number, claim.params)
-                if claim.index < 0:
+                if claim.index < 0 and not self._stands_in(claim):
                     enqueued = self.n_enqueued.get(claim.generation, 0)
                     self.n_enqueued[claim.generation] = enqueued + 1
                 if claim.source is not None:
@@ -169,6 +169,12 @@ class History:
         else:
             self._record(trial, claim)
         return True
+
+    def _stands_in(self, claim: Claim) -> bool:
+        """Whether an enqueued trial's claim is the one of a dead trial, taken over whole."""
+        dead = None if claim.source is None else self.claims.get(claim.source)
+        here = (claim.generation, claim.index)
+        return dead is not None and (dead.generation, dead.index) == here
 
     def _note_orphan(self, trial: FrozenTrial, claim: Claim | None) -> None:
         enqueued = FIXED_KEY in trial.system_attrs or (

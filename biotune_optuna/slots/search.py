@@ -178,6 +178,9 @@ class Search:
             claims.mark(study, trial, claims.FIXED_KEY, fixed)
             claims.annotate(study, trial, orphan.user_attrs)
             blank = replace(blank, source=orphan.number)
+            begun = self.history.claims.get(orphan.number)
+            if begun is not None and begun.generation == self.history.generation:
+                return replace(_taken_over(begun, blank), source=orphan.number)
         retried = trial.system_attrs.get(claims.CLAIM_KEY)
         if retried is not None and trial.params and self.history.is_free(Claim.from_json(retried)):
             return _taken_over(Claim.from_json(retried), blank)
@@ -304,7 +307,7 @@ class Search:
 
     def _make(self, record: Record) -> Individual | None:
         genes = codec.to_unit(self._space, record.params)
-        if genes is None:
+        if genes is None or not self._domain.is_valid(genes):
             return None
         claim = record.claim
         move = np.zeros(len(genes))

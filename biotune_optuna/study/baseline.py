@@ -73,7 +73,8 @@ class Baseline:
     def to_dict(self) -> dict[str, Any]:
         """The baseline as JSON-ready data."""
         data = asdict(self) | {"mean": self.mean, "stderr": self.stderr}
-        return data | {"test": self.test._asdict()}
+        tested = math.isfinite(self.test.value)
+        return data | {"test": self.test._asdict() if tested else None}
 
 
 def run_baseline(
@@ -139,6 +140,8 @@ def run_baseline(
     epochs = epochs_of_final_run(found.best_epochs)
     everything = (np.concatenate([train, val]), None)
     run("final training", found.setting, spec.final_seed, images=everything, epochs=epochs)
+    if not len(splits.test):
+        return found
     probs = setup.trainer.predict(splits.test)
     found.test = bootstrap_interval(found.metric, setup.source.labels[splits.test], probs)
     return found

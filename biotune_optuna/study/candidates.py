@@ -103,13 +103,18 @@ def choose(
     best = max(everyone, key=lambda c: c.mean)
     plateau = [c for c in everyone if c.mean >= best.mean - tolerance * best.stderr]
     winner = min(plateau, key=lambda c: (c.backward_cost, c.trainable_pct))
+    within = "one standard error" if tolerance == 1 else f"{tolerance:g} standard errors"
     if tolerance == 0:
         why = f"{winner.name} has the best mean on fresh seeds"
     elif winner is best and len(plateau) == 1:
-        why = f"{best.name} has the best mean on fresh seeds, by more than its standard error"
+        why = f"{best.name} has the best mean on fresh seeds"
+        if len(best.scores) > 1:
+            why += f", by more than {within}"
+        else:
+            why = f"{best.name} has the best score on one fresh seed, whose luck is unknown"
     elif winner is best:
-        why = f"{best.name} has the best mean on fresh seeds and is the cheapest within one "
-        why += "standard error of it"
+        why = f"{best.name} has the best mean on fresh seeds and is the cheapest within {within} "
+        why += "of it"
     else:
-        why = f"{winner.name} is within one standard error of the best ({best.name}) and cheaper"
+        why = f"{winner.name} is within {within} of the best ({best.name}) and cheaper"
     return winner, plateau, why

@@ -81,6 +81,8 @@ def prepare(
         source = open_source(
             spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
         )
+    elif spec.group_regex is not None and source.groups is None:
+        source = source.with_groups(spec.group_regex)
     splits = split(spec, source)
     loaded = load_model(spec, num_classes=len(source.classes))
     config = loaded.data_config

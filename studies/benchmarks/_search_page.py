@@ -185,12 +185,12 @@ def _tables(results: list[Result], title: str, names: list[str]) -> list[str]:
             "",
             *SWITCHES,
             "",
-            *_table(plain, ["default", *others]),
+            *_table(plain, ["default", *others], verdict=False),
         ]
     return lines
 
 
-def _table(values: Values, searchers: list[str]) -> list[str]:
+def _table(values: Values, searchers: list[str], *, verdict: bool = True) -> list[str]:
     if not searchers:
         return []
     frequent = [s for s in searchers if s != "GPSampler"]
@@ -206,12 +206,9 @@ def _table(values: Values, searchers: list[str]) -> list[str]:
             cells = [f"{c} ({r:.2f})" for c, r in zip(cells, ranks[searcher], strict=True)]
         lines.append(f"| {searcher} | {values.by[searcher].shape[1]} | {' | '.join(cells)} |")
     if "default" in searchers:
-        lines += [
-            "",
-            _verdict(ranks),
-            "",
-            *_differences(values, [s for s in searchers if s != "default"]),
-        ]
+        lines += [""]
+        lines += [_verdict(ranks), ""] if verdict else []
+        lines += _differences(values, [s for s in searchers if s != "default"])
     return [*lines, ""]
 
 

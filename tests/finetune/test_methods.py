@@ -338,3 +338,56 @@ def test_lora_leaves_grouped_convolutions_frozen(images):
 def test_an_unknown_method_is_named():
     with pytest.raises(BioTuneError, match="method 'sgd' is not one of full, linear-probe"):
         get_method("sgd")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
+@pytest.mark.parametrize("name", ["unfreeze-last-first", "unfreeze-first-last"])
+def test_blocks_join_under_every_fused_optimizer(images, split, name, optimizer):
+    trainer = make_trainer(images, optimizer=optimizer)
+    result = get_method(name).run(trainer, *split, setting={"lr": 1e-3}, seed=0)
+    assert len(result.epochs) == 3
+    assert not result.diverged
+
+
+@pytest.mark.parametrize(("epochs", "phase"), [(1, 1), (3, 3), (5, 2), (4, 3), (6, 1)])
+def test_everything_trains_in_the_last_epoch_at_the_latest(images, split, epochs, phase):
+    trainer = make_trainer(images, epochs=epochs)
+    setting = {"lr": 1e-3, "phase": phase}
+    result = get_method("unfreeze-last-first").run(trainer, *split, setting=setting, seed=0)
+    assert result.trainable_fraction == 1.0
+
+
+def test_the_best_epoch_comes_back_whatever_was_freed_later(images, split):
+    for seed in range(4):
+        trainer = make_trainer(images, epochs=4)
+        method = get_method("unfreeze-last-first")
+        result = method.run(trainer, *split, setting={"lr": 3e-2}, seed=seed, keep_weights=True)
+        predicted = trainer.predict(split[1]).argmax(1)
+        assert (predicted == result.predictions).all()
+
+
+@pytest.mark.parametrize("name", ["full", "auto-rgn"])
+def test_memory_running_out_anywhere_halves_what_is_held(images, split, name):
+    trainer = make_trainer(images, epochs=1)
+    trainer.model.register_forward_pre_hook(refuse_more_than(8))
+    setting = {"lr": 1e-3}
+    result = get_method(name).run(trainer, *split, setting=setting, seed=0)
+    assert not result.diverged
+    assert trainer.predict(split[1]).shape == (len(split[1]), 3)
+
+
+def test_the_optimizers_memory_running_out_is_one_clear_line(images, split, monkeypatch):
+    def out(*_args, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", out)
+    with pytest.raises(BioTuneError, match="optimizer's state"):
+        get_method("full").run(make_trainer(images), *split, setting={"lr": 1e-3}, seed=0)
+
+
+def refuse_more_than(most):
+    def hook(_module, args):
+        if len(args[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return hook

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -15,9 +16,6 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.report.html import page, write_report
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import verdict
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Reader(HTMLParser):
@@ -136,6 +134,26 @@ def test_verdict_follows_the_interval(low: float, high: float, tone: str, headli
     assert "90.0\u00a0% accuracy (95\u00a0% interval 87.0 to 93.0\u00a0%)" in found.sentences[0]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "tone", "words"),
+    [
+        (-0.02, 0.01, "level", "validation cannot tell it from BioTune, and it is cheaper"),
+        (-0.08, -0.04, "level", "but BioTune's recipe did better on the test"),
+    ],
+)
+def test_a_rival_chosen_for_its_cost_is_not_said_to_have_won(
+    low: float, high: float, tone: str, words: str
+) -> None:
+    study = optuna.create_study(direction="maximize")
+    record = paired(low, high, winner="full")
+    record["candidates"][0]["mean"], record["rivals"][0]["mean"] = 0.92, 0.91
+    study.set_user_attr("confirm", record)
+    found = verdict(as_view(study))
+    assert found.tone == tone
+    assert words in found.headline
+    assert "did not beat" not in " ".join([found.headline, *found.sentences])
+
+
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_young_studies_have_a_report(make_study: Any, n: int, tmp_path: Path) -> None:
     html = write_report(make_study(n), tmp_path / "r.html").read_text("utf-8")
@@ -211,7 +229,7 @@ def test_old_report_stays_when_the_new_one_cannot_be_made(
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("biotune_optuna.report.shell.os.fdopen", full_disk)
+    monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(StudyError, match="No space left on device"):
         write_report(make_study(1), target)
     assert target.read_text() == "old"

@@ -140,6 +140,43 @@ def test_partially_enqueued_trials_are_completed_the_same_way_each_time():
     assert params[0] == params[1]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("n_enqueued", [1, 2])
+def test_an_interrupted_enqueued_trial_is_completed_as_it_was(preset, n_enqueued):
+    def begin():
+        study = make_study(preset)
+        study.optimize(objective, n_trials=7)
+        for i in range(n_enqueued):
+            study.enqueue_trial({"lr": 0.01 + 0.005 * i})
+        return study
+
+    def genomes(study):
+        return [tuple(t.params.values()) for t in study.trials if t.state == TrialState.COMPLETE]
+
+    whole, cut = begin(), begin()
+    whole.optimize(objective, n_trials=12)
+    trial = cut.ask()
+    cut.sampler.release(trial)
+    cut.optimize(objective, n_trials=12)
+    assert sorted(genomes(whole)) == sorted(genomes(cut))
+    if n_enqueued == 1:
+        assert genomes(whole) == genomes(cut)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_genome_that_means_nothing_is_no_parent(preset):
+    """Every block below the threshold, from elsewhere and with the best value of all."""
+    space = make_space(4, head_trains=False)
+    study = make_study(preset, space=space)
+    params = dict.fromkeys(space.names, 0.1)
+    params["gene.threshold"] = 0.9
+    params["lr"] = 1e-3
+    distributions = space.distributions()
+    study.add_trial(create_trial(params=params, distributions=distributions, value=10.0))
+    study.optimize(lambda trial: objective(trial, space), n_trials=60)
+    assert len(study.trials) == 61
+
+
 def test_added_trials_compete():
     study = make_study()
     study.optimize(objective, n_trials=4)

@@ -1,13 +1,15 @@
 """Rivals alone."""
 
 import json
+from pathlib import Path
 
 import pytest
+from tiny import tiny_spec
 
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.methods import METHODS
 from biotune_optuna.study.baseline import run_baseline
-from biotune_optuna.study.setup import Setup
+from biotune_optuna.study.setup import Setup, prepare
 
 
 def test_a_baseline_is_tuned_confirmed_and_tested_once(
@@ -48,6 +50,13 @@ def test_every_method_runs_alone(setup: Setup, method: str) -> None:
     found = run_baseline(setup, method, n_runs=1)
     assert len(found.grid) == 5
     assert 0 <= found.test.value <= 1
+
+
+def test_without_a_test_part_the_rest_is_kept(cache_dir: Path) -> None:
+    setup = prepare(tiny_spec(test_fraction=0.0), device="cpu", cache_dir=cache_dir)
+    found = run_baseline(setup, "linear-probe", n_runs=1)
+    assert 0 <= found.mean <= 1
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["test"] is None
 
 
 def test_an_unknown_method_is_named(setup: Setup) -> None:

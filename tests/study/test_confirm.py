@@ -46,6 +46,14 @@ def test_within_one_standard_error_the_cheapest_wins() -> None:
     assert "near is within one standard error of the best (best)" in why
 
 
+def test_reasons_name_what_was_compared() -> None:
+    best = candidate("best", [0.88, 0.90, 0.92], 0)
+    far = candidate("far", [0.879, 0.879, 0.879], 1)  # within two standard errors of .0115
+    assert "within 2 standard errors of the best" in choose([best, far], tolerance=2)[2]
+    alone = [candidate("a", [0.901], 0), candidate("b", [0.9005], 0)]
+    assert choose(alone)[2] == "a has the best score on one fresh seed, whose luck is unknown"
+
+
 def test_without_tolerance_the_best_mean_wins() -> None:
     best = candidate("best", [0.88, 0.90, 0.92], 0)
     near = candidate("near", [0.89, 0.89, 0.89], 1)

@@ -1,0 +1,32 @@
+"""Writing files so that nobody ever sees half of one."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["replace_text"]
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file: a reader sees the old one or the new one, whole.
+
+    What UTF-8 cannot hold (bytes of a file name that are no text) is written as an escape.
+
+    Args:
+        path: The file; its folder must be there. The user's umask sets who may read it.
+        text: Its content; line ends are kept.
+
+    Raises:
+        OSError: If it cannot be written; an earlier file is as it was.
+    """
+    temporary = path.with_name(f".{path.name[:100]}-{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+            stream.write(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
