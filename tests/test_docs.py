@@ -106,3 +106,15 @@ def test_every_public_name_is_documented() -> None:
     errors = {name for name in biotune_optuna.__all__ if name.endswith("Error")}
     for name in set(biotune_optuna.__all__) - errors - {"__version__"}:
         assert f"biotune_optuna.{name}\n" in reference, f"docs/api.md lacks {name}"
+
+
+def test_the_results_are_what_their_table_says(tmp_path: Path) -> None:
+    """Nobody writes into the page of results by hand."""
+    from biotune_optuna.compare import read_csv, write_comparison
+
+    rows = read_csv(ROOT / "studies" / "results.csv")
+    write_comparison(rows, tmp_path, title="Three data sets that nothing was tuned on")
+    shown = (ROOT / "docs" / "benchmarks" / "heldout.md").read_text()
+    assert shown == (tmp_path / "report.md").read_text()
+    settings = {(row.model, row.val, row.train <= 200) for row in rows}
+    assert settings == {("tf_efficientnet_lite0", 100, True)}
