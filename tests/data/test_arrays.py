@@ -110,3 +110,20 @@ def test_equal_content_has_equal_hashes() -> None:
     source = open_source(COLOUR[[0, 1, 0, 2]], labels=[0, 1, 0, 1])
     assert source.content_hashes[0] == source.content_hashes[2]
     assert len(set(source.content_hashes)) == 3
+
+
+def test_a_lazy_picture_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    for name in ("whole", "cut"):
+        Image.fromarray(COLOUR.reshape(12, 10, 3)).resize((99, 99)).save(tmp_path / f"{name}.png")
+    content = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    pictures = [Image.open(tmp_path / f"{name}.png") for name in ("whole", "cut")]
+    with pytest.raises(DataError, match="picture 1 cannot be read"):
+        open_source(pictures, labels=[0, 1])
+
+
+def test_a_file_given_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "one.png"
+    Image.fromarray(COLOUR[0]).save(path)
+    with pytest.raises(DataError, match="is named twice"):
+        open_source([path, path], labels=[0, 1])

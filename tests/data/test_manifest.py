@@ -123,3 +123,11 @@ def test_bad_images_are_skipped_on_request_with_their_row(root: Path) -> None:
     assert source.groups is not None
     assert source.groups.tolist() == ["g0", "g2", "g3", "g4", "g5"]
     assert len(source.skipped) == 1
+
+
+def test_a_link_to_itself_is_named(tmp_path: Path, tree: Tree) -> None:
+    tree({"a": 3, "b": 3})
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "list.csv").write_text("path,label\nloop.png,a\n")
+    with pytest.raises(DataError, match=r"loop\.png"):
+        open_source(tmp_path / "list.csv")

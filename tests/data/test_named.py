@@ -258,3 +258,12 @@ def test_isic2020_incomplete(tmp_path: Path) -> None:
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(DataError, match=r"no such folder.*'flowers103'.*digits, flowers102, air"):
         open_source("flowers103")
+
+
+def test_isic2020_does_not_follow_links_out_of_its_folder(tmp_path: Path) -> None:
+    isic(tmp_path / "isic")
+    image = next((tmp_path / "isic").rglob("ISIC_*.jpg"))
+    image.rename(tmp_path / "secret.jpg")
+    image.symlink_to(tmp_path / "secret.jpg")
+    with pytest.raises(DataError, match="leads out of the data folder"):
+        open_source(f"isic2020:{tmp_path / 'isic'}")

@@ -237,3 +237,37 @@ def test_settings_are_checked_before_anything_is_written(
     with pytest.raises(DataError, match="crop_pct"):
         PixelStore.build(source, size=9, crop_pct=2.0, cache_dir=tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_a_disk_that_fills_is_an_error_and_kills_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(_handle: int, _start: int, _size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "posix_fallocate", no_room)
+    with pytest.raises(DataError, match="No space left on device"):
+        PixelStore.build(open_source("digits"), size=16, cache_dir=tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_without_locks_a_builders_file_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source("digits")
+    path = PixelStore.build(source, size=16, cache_dir=tmp_path).path
+    assert path is not None
+    path.unlink()
+    others = tmp_path / f"{path.stem}.other.tmp"
+    others.write_bytes(b"being written by another process")
+
+    def unsupported(_handle: object, _how: int) -> None:
+        raise OSError(38, "Function not implemented")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.fcntl, "flock", unsupported)
+        PixelStore.build(source, size=16, cache_dir=tmp_path)
+    assert others.exists()
+    path.unlink()
+    PixelStore.build(source, size=16, cache_dir=tmp_path)
+    assert not others.exists(), "with the lock it can only be a dead one's"
