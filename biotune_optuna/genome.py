@@ -80,7 +80,8 @@ class GenomeSpace:
                     η_b = S_b                          "discriminative"
 
     Without a threshold nothing is frozen: S_b = 1, and "normalized" takes ε_f as 0. A genome is
-    valid when at least one block trains.
+    valid when at least one block trains. No block that trains has a multiplier below 0.001; with
+    "normalized" a head that trains although its gene is not above ε_f has just that.
 
     Args:
         blocks: The model's blocks in execution order, head last (`biotune_optuna.model_blocks`).
@@ -272,7 +273,8 @@ class GenomeSpace:
         """The genome whose decoding comes nearest to a recipe.
 
         Multipliers are clipped to what a gene can say, 0.1 … 10. Where the base rate is fixed, a
-        recipe's other base rate is folded into the multipliers.
+        recipe's other base rate is folded into the multipliers. With "scaled" and "normalized" a
+        multiplier depends on the other genes too, so that only its order among them is kept.
 
         Args:
             recipe: A recipe over the same blocks.
