@@ -133,10 +133,10 @@ def page(results: list[Result]) -> str:
 
 def _introduction(untouched: bool, results: list[Result]) -> list[str]:
     gp = [
-        "GPSampler has fewer seeds, because its searches take minutes: it has no rank, and its",
+        "GPSampler has fewer seeds, because its searches take longest: it has no rank, and its",
         "differences are over those seeds.",
     ]
-    no_gp = ["GPSampler is missing: one of its searches takes as long as a hundred others."]
+    no_gp = ["GPSampler did not take part."]
     frozen = [
         "The default preset was developed on the development tasks and frozen (tag `default-1`)",
         "before the untouched ones were trained; it has not changed since. The model of the tables",
