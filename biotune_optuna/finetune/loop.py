@@ -6,7 +6,7 @@ import gc
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
     from biotune_optuna.finetune.batches import Loss, Order
     from biotune_optuna.finetune.settings import TrainSettings
+    from biotune_optuna.finetune.tactic import Feed, Tactic
     from biotune_optuna.recipe import Recipe
 
     Indices = NDArray[np.int64]
     OnEpoch = Callable[[EpochRecord], object]
 
-__all__ = ["Feed", "Run", "Tactic"]
+__all__ = ["Run"]
 
 _log = logging.getLogger("biotune_optuna.finetune")
 
@@ -42,49 +43,6 @@ which no schedule repairs."""
 _CHECK_EVERY = 20  # steps between looks at the loss where a look makes the device wait
 _SAMPLE_EVERY = 5  # epochs between looks at the memory in use
 _SMALLEST_BATCH = 2
-
-
-class Feed(Protocol):
-    """Takes positions of images to logits, by whatever route a run uses."""
-
-    def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, C) and targets: labels (n,) or class probabilities (n, C)."""
-
-    def evaluate(self, idx: Indices) -> torch.Tensor:
-        """Logits (n, C), without augmentation."""
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Told of each epoch, counted from 0, before it starts."""
-
-    @property
-    def mixed(self) -> bool:
-        """Whether targets are class probabilities."""
-
-
-class Tactic:
-    """What a method may change in a run. This one changes nothing: it trains a recipe.
-
-    Attributes:
-        prefix_is_fixed: Whether the recipe's frozen prefix stays frozen, at its pre-trained
-            values, throughout the run, so that its outputs may be cached.
-    """
-
-    prefix_is_fixed: bool = True
-
-    def groups(self, run: Run) -> list[dict[str, Any]]:
-        """Parameter groups that the run starts with; sets ``requires_grad``."""
-        return run.recipe.apply(run.model)
-
-    def before_epoch(self, run: Run, epoch: int) -> None:
-        """Called before each epoch (counted from 0), in train mode."""
-
-    def may_stop(self, epoch: int) -> bool:  # noqa: ARG002 - a hook's signature
-        """Whether patience may end the run after this epoch (counted from 0)."""
-        return True
-
-    def penalty(self, run: Run) -> torch.Tensor | None:  # noqa: ARG002 - a hook's signature
-        """A term added to the loss of each step, or None."""
-        return None
 
 
 class _Diverged(Exception):  # noqa: N818 - ends a run, is no failure

@@ -12,9 +12,9 @@ from torch import nn
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.device import isolated_randomness
-from biotune_optuna.finetune.loop import Tactic
 from biotune_optuna.finetune.prefix_cache import PrefixCache
 from biotune_optuna.finetune.rivals import RateMethod, base
+from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.recipe import BlockRecipe, Recipe
 
 if TYPE_CHECKING:

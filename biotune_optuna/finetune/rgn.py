@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from biotune_optuna.finetune.loop import Tactic
 from biotune_optuna.finetune.results import StopTraining
 from biotune_optuna.finetune.rivals import RateMethod, base
+from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:

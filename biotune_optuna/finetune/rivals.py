@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from biotune_optuna.finetune.loop import Tactic
+from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.recipe import Recipe
 

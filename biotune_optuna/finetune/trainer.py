@@ -23,12 +23,13 @@ from biotune_optuna.finetune.device import (
     resolve_device,
 )
 from biotune_optuna.finetune.feeds import PixelFeed
-from biotune_optuna.finetune.loop import Run, Tactic, probabilities
+from biotune_optuna.finetune.loop import Run, probabilities
 from biotune_optuna.finetune.optim import check_optimizer
 from biotune_optuna.finetune.prefix_cache import PrefixCache, PrefixFeed
 from biotune_optuna.finetune.prefixes import Prefixes, all_tensors, restore
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.weights import reset_head
 
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from biotune_optuna.finetune.feeds import Images
-    from biotune_optuna.finetune.loop import Feed
     from biotune_optuna.finetune.prefixes import CachedPrefix
+    from biotune_optuna.finetune.tactic import Feed
     from biotune_optuna.recipe import BlockLike, Recipe
 
     Indices = NDArray[np.int64]

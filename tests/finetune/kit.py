@@ -6,7 +6,7 @@ import numpy as np
 import timm
 import torch
 
-from biotune_optuna.finetune.loop import Tactic
+from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models import model_blocks
 from biotune_optuna.recipe import Recipe

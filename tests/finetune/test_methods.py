@@ -10,8 +10,8 @@ from torch import nn
 
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune import rgn, rivals
-from biotune_optuna.finetune.loop import Tactic
 from biotune_optuna.finetune.methods import METHODS, get_method
+from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.recipe import Recipe
 
