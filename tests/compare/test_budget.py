@@ -1,0 +1,52 @@
+"""What an equal budget keeps back for its end."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from biotune_optuna.compare.budget import _Budget
+
+N_TRAIN, N_VAL, TOP_K, RUNS = 60, 20, 2, 3
+
+
+def make_budget(budget: int) -> _Budget:
+    splits = SimpleNamespace(run=lambda _fold: (np.arange(N_TRAIN), np.arange(N_VAL)))
+    plan: Any = SimpleNamespace(top_k=TOP_K, runs=RUNS)
+    setup: Any = SimpleNamespace(splits=splits)
+    method, stop = (SimpleNamespace() for _ in range(2))
+    return _Budget(setup, method, plan, budget, stop)  # type: ignore[arg-type]
+
+
+def trial(number: int, value: float, epochs: int, state: TrialState = TrialState.COMPLETE) -> Any:
+    """A finished trial of one run; an epoch passes training images twice, the others once."""
+    passes = {"forward": epochs * (N_TRAIN + N_VAL), "backward": epochs * N_TRAIN}
+    return SimpleNamespace(
+        number=number, value=value, state=state, user_attrs={**passes, "runs": [{}]}
+    )
+
+
+def test_the_end_is_reckoned_by_the_best_few_and_not_by_the_average() -> None:
+    epoch = 2 * N_TRAIN + N_VAL
+    final = 2 * (N_TRAIN + N_VAL)
+    trials = [trial(0, 0.9, 10), trial(1, 0.8, 4), *(trial(i, 0.1, 1) for i in range(2, 8))]
+    kept = make_budget(0)._kept(trials)
+    assert kept == pytest.approx(RUNS * (10 + 4) * epoch + 10 * final)
+    alone = make_budget(0)._kept([trial(0, 0.9, 10), trial(1, 0.99, 20, TrialState.PRUNED)])
+    assert alone == pytest.approx(RUNS * 2 * 10 * epoch + 10 * final), "so may the second best be"
+
+
+@pytest.mark.parametrize(("spare", "spent"), [(0, False), (-1, True)])
+def test_another_trial_must_fit_before_the_end(
+    spare: int, spent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = [trial(0, 0.9, 6), trial(1, 0.8, 6)]
+    one = 6 * (2 * N_TRAIN + N_VAL)
+    budget = make_budget(0)
+    budget.budget = round(3 * one + budget._kept(trials)) + spare
+    monkeypatch.setattr("biotune_optuna.compare.budget._finished", lambda _study: trials)
+    assert budget._is_spent(None) is spent  # type: ignore[arg-type]
