@@ -95,6 +95,9 @@ def write_csv(rows: Iterable[Row], path: str | Path) -> Path:
     Args:
         rows: The rows.
         path: File to write.
+
+    Raises:
+        StudyError: If it cannot be written.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(_FIELDS), lineterminator="\n")

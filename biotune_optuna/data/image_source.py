@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,9 +86,9 @@ class ImageSource:
         if not len(self):
             raise DataError(f"{self.name}: no images")
         for what, names in (("image", self.ids), ("class", self.classes)):
-            if len(set(names)) != len(names):
-                twice = next(name for name in names if list(names).count(name) > 1)
-                raise DataError(f"{self.name}: {what} {twice!r} is named twice")
+            for name, times in Counter(names).most_common(1):
+                if times > 1:
+                    raise DataError(f"{self.name}: {what} {name!r} is named twice")
         if not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
             raise DataError(
                 f"{self.name}: labels run from {self.labels.min()} to {self.labels.max()}, but "

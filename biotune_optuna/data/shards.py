@@ -96,6 +96,10 @@ def open_shards(root: Path, *, skip_bad_images: bool = False) -> ImageSource:
     )
 
 
+# Of the archive, and of labels that are no numbers, infinite, or nested without end.
+_UNREADABLE = (tarfile.TarError, OSError, ValueError, TypeError, ArithmeticError, RecursionError)
+
+
 def _samples(shard: Path, split: str) -> Iterator[_Member]:
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, int] = {}
@@ -116,9 +120,7 @@ def _samples(shard: Path, split: str) -> Iterator[_Member]:
                     label = _label(content.read(), ending)
                     if label is not None:
                         labels[key] = label
-    except (tarfile.TarError, OSError, ValueError, TypeError, ArithmeticError) as error:
-        raise DataError(f"shard {str(shard)!r} cannot be read: {error}") from None
-    except RecursionError as error:
+    except _UNREADABLE as error:
         raise DataError(f"shard {str(shard)!r} cannot be read: {error}") from None
     for key, member in images.items():
         if key not in labels:

@@ -107,11 +107,11 @@ def choose(
     if tolerance == 0:
         why = f"{winner.name} has the best mean on fresh seeds"
     elif winner is best and len(plateau) == 1:
-        why = f"{best.name} has the best mean on fresh seeds"
-        if len(best.scores) > 1:
-            why += f", by more than {within}"
-        else:
-            why = f"{best.name} has the best score on one fresh seed, whose luck is unknown"
+        why = (
+            f"{best.name} has the best mean on fresh seeds, by more than {within}"
+            if len(best.scores) > 1
+            else f"{best.name} has the best score on one fresh seed, whose luck is unknown"
+        )
     elif winner is best:
         why = f"{best.name} has the best mean on fresh seeds and is the cheapest within {within} "
         why += "of it"
