@@ -21,6 +21,8 @@ parser.add_argument("--model", default="tf_efficientnet_lite0")
 parser.add_argument("--weights", default="auto")
 parser.add_argument("--image-size", type=int, default=64)
 parser.add_argument("--train-size", type=int, default=400)
+parser.add_argument("--val-size", type=int)
+parser.add_argument("--batch-size", type=int, default=32)
 parser.add_argument("--epochs", type=int, default=6)
 parser.add_argument("--trials", type=int, default=40)
 parser.add_argument("--repeats", type=int, default=10)
@@ -34,7 +36,8 @@ tasks = tuple(
         weights=args.weights,
         image_size=args.image_size,
         train_size=args.train_size,
-        train=TrainSettings(epochs=args.epochs),
+        val_size=args.val_size,
+        train=TrainSettings(epochs=args.epochs, batch_size=args.batch_size),
     )
     for data in args.data
 )
