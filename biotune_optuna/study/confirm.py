@@ -88,7 +88,8 @@ def confirm(
 
     Every training is written to the study as it ends, so an interrupted confirmation goes on. A
     confirmation that stands for the same finished trials is returned as it is: the test set is not
-    looked at again. After the call the trainer holds the winner's weights if it was trained now.
+    looked at again. Processes that confirm one study at the same time take over each other's
+    trainings. After the call the trainer holds the winner's weights if it was trained now.
 
     Args:
         study: The study, with at least one COMPLETE trial.
@@ -105,10 +106,8 @@ def confirm(
     """
     plan = plan or ConfirmPlan()
     basis = _basis(study, plan)
-    stored = study.optuna.user_attrs.get(CONFIRM_KEY)
-    if stored and stored.get("basis") == basis:
-        return dict(stored)
-    return _Confirmation(study, plan, observer, checkpoint).run(basis)
+    stored = _stored(study, basis)
+    return stored or _Confirmation(study, plan, observer, checkpoint).run(basis)
 
 
 def train_winner(study: TuningStudy, observer: Observer | None = None) -> Recipe:
@@ -155,7 +154,6 @@ class _Confirmation:
     ) -> None:
         self.study, self.plan, self.observer, self.checkpoint = study, plan, observer, checkpoint
         self.setup = study.setup
-        self.ledger: dict[str, Any] = dict(study.optuna.user_attrs.get(LEDGER_KEY, {}))
         self.done = 0
         n_rivals = len(plan.rivals)
         trainings = n_rivals * len(plan.rates) + (plan.top_k + n_rivals) * plan.n_runs
@@ -168,6 +166,8 @@ class _Confirmation:
         everyone = [*candidates, *rivals]
         for candidate in everyone:
             self._confirm(candidate)
+        if stored := _stored(self.study, basis):  # another process was sooner: one test is enough
+            return stored
         winner, plateau, why = choose(everyone, tolerance=self.plan.tolerance)
         result: dict[str, Any] = {
             "basis": basis,
@@ -256,16 +256,19 @@ class _Confirmation:
             self.observer.stage(stage, name, self.done, self.total)
         self.done += 1
         key = f"{name} | seed {seed}"
-        known = self.ledger.get(key)
+        known = self._ledger().get(key)
         if known and known["key"] == list(recipe.key()):
             return dict(known)
         train, val = self.setup.splits.run(None)
         self.study.trained = None
         result = self.setup.trainer.fit(recipe, train, val, seed=seed, on_epoch=self._on_epoch)
         record = _record(recipe, result)
-        self.ledger[key] = record
-        self.study.optuna.set_user_attr(LEDGER_KEY, self.ledger)
+        self.study.optuna.set_user_attr(LEDGER_KEY, self._ledger() | {key: record})
         return record
+
+    def _ledger(self) -> dict[str, Any]:
+        """Read anew each time: another process may be confirming the same study."""
+        return dict(self.study.optuna.user_attrs.get(LEDGER_KEY, {}))
 
     def _on_epoch(self, _record: EpochRecord) -> None:
         if self.checkpoint:
@@ -366,6 +369,12 @@ def _record(recipe: Recipe, result: RunResult) -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _stored(study: TuningStudy, basis: dict[str, Any]) -> dict[str, Any] | None:
+    """The study's confirmation, if it stands on this basis."""
+    stored = study.optuna.user_attrs.get(CONFIRM_KEY)
+    return dict(stored) if stored and stored.get("basis") == basis else None
 
 
 def _basis(study: TuningStudy, plan: ConfirmPlan) -> dict[str, Any]:

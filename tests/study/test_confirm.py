@@ -176,6 +176,30 @@ def test_an_interrupted_confirmation_goes_on(searched: TuningStudy) -> None:
     assert again["tests"] == result["tests"]
 
 
+def test_two_confirmations_at_once_share_their_trainings(searched: TuningStudy) -> None:
+    trained: list[str] = []
+    other: dict[str, object] = {}
+
+    class OtherIsFaster:
+        """Another process confirms everything while the third training runs here."""
+
+        def trial_started(self, trial: object) -> None: ...
+
+        def epoch(self, run: object, record: object) -> None: ...
+
+        def stage(self, name: str, detail: str, done: int, total: int) -> None:
+            trained.append(name)
+            if len(trained) == 3:
+                other.update(confirm(TuningStudy(searched.optuna, searched.setup), PLAN))
+
+    result = confirm(searched, PLAN, observer=OtherIsFaster())
+    assert result == other
+    assert "final training" not in trained
+    tests = [test["name"] for test in result["tests"]]
+    assert [look["what"] for look in searched.optuna.user_attrs["test_looks"]] == tests
+    assert len(searched.optuna.user_attrs["confirm_trainings"]) == 2 * 2 + 4 * 2
+
+
 def test_the_winner_is_the_model_that_was_tested(searched: TuningStudy) -> None:
     result = confirm(searched, PLAN)
     index = searched.setup.splits.test
