@@ -17,10 +17,11 @@ from biotune_optuna import Recipe, StudySpec, TrainSettings, prepare
 
 RATES = {"vgg19": 1e-4}
 """Learning rates of architectures without batch normalisation; the others take 1e-3."""
+MODELS = ("resnet50", "densenet121", "vgg19", "inception_v3")
 
 parser = argparse.ArgumentParser()
 parser.add_argument("data")
-parser.add_argument("--models", nargs="+", default="resnet50 densenet121 vgg19 inception_v3".split())
+parser.add_argument("--models", nargs="+", default=MODELS)
 parser.add_argument("--size", type=int, default=96, help="side of the images in pixels")
 parser.add_argument("--train-size", type=int, help="images to train on; default all")
 parser.add_argument("--epochs", type=int, default=30)

@@ -109,14 +109,15 @@ def test_ablation(tmp_path: Path) -> None:
     source = (STUDIES / "ablation.py").read_text()
     for pattern, replacement in (
         (
-            r"TrainSettings\(epochs=args.epochs\)",
-            "TrainSettings(epochs=1, batch_size=15), n_seeds=1",
+            r"TrainSettings\(epochs=args.epochs, batch_size=args.batch_size\)",
+            "TrainSettings(epochs=1, batch_size=args.batch_size), n_seeds=1",
         ),
         (r"trials=args.trials,", "trials=args.trials, top_k=1, runs=1,"),
     ):
         source, count = re.subn(pattern, replacement, source)
         assert count, pattern
     small = "--model test_efficientnet --weights none --image-size 32 --train-size 30 --trials 1"
+    small += " --val-size 20 --batch-size 15"
     factors = ("freezing only", "rates only", "paper, no mutation")
     run_script(source, tmp_path, *factors, *small.split(), "--repeats", "1")
     text = (tmp_path / "ablation-out" / "report.md").read_text()
@@ -184,18 +185,32 @@ def test_results(tmp_path: Path) -> None:
         assert f"{task}-test\\_efficientnet: biotune − full |" in text
 
 
+def test_architectures(tmp_path: Path) -> None:
+    source = (STUDIES / "architectures.py").read_text()
+    for name, (pattern, replacement) in {
+        "sizes": (r"^SIZES = .*$", 'SIZES = {"test_efficientnet": 32}'),
+        "weights": (r"weights=f.*$", 'weights="none",'),
+        "numbers": (r"train_size=100,\n *val_size=100", "train_size=30, val_size=20"),
+        "epochs": (r"epochs=4", "epochs=1"),
+        "trials": (r"trials=14", "trials=1, top_k=1, runs=1"),
+        "repeats": (r"repeats=3", "repeats=1"),
+    }.items():
+        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE)
+        assert count == 1, name
+    printed = run_script(source, tmp_path, "usps", "test_efficientnet")
+    assert printed.count("image passes") == 5
+    text = (tmp_path / "architectures-out" / "report.md").read_text()
+    assert "digits-test\\_efficientnet: biotune − full |" in text
+
+
 def test_pretrain(tmp_path: Path) -> None:
     images = digit_folder(tmp_path / "local")
     source = (STUDIES / "pretrain.py").read_text()
-    for pattern, replacement in (
-        (r"^EPOCHS = 30", "EPOCHS = 1"),
-        (r"^RATES = .*$", 'RATES = {"test_efficientnet": 1e-2, "test_vit": 1e-3}'),
-    ):
-        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE)
-        assert count, pattern
-    printed = run_script(source, tmp_path, str(images), "32")
+    models = ("test_efficientnet", "test_vit")
+    options = ("--size", "32", "--epochs", "1", "--train-size", "40")
+    printed = run_script(source, tmp_path, str(images), *options, "--models", *models)
     assert printed.count("macro_accuracy") == 2
-    file = tmp_path / "test_efficientnet-local.safetensors"
+    file = tmp_path / "test_efficientnet-local-32px.safetensors"
     from biotune_optuna.models.weights import create_model
 
     one = create_model("test_efficientnet", num_classes=10, weights=file, seed=0)

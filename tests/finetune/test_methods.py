@@ -13,6 +13,7 @@ from biotune_optuna.finetune import rgn, rivals
 from biotune_optuna.finetune.methods import METHODS, get_method
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
+from biotune_optuna.models import model_blocks
 from biotune_optuna.recipe import Recipe
 
 from .kit import make_model
@@ -333,6 +334,32 @@ def test_lora_leaves_grouped_convolutions_frozen(images):
     grouped = {n for n, m in modules.items() if isinstance(m, nn.Conv2d) and m.groups > 1}
     assert grouped
     assert not grouped & set(lora.adaptable_layers(trainer))
+
+
+def test_lora_adapts_layers_by_their_whole_names(images):
+    lora = pytest.importorskip("biotune_optuna.finetune.lora")
+    pytest.importorskip("peft")
+
+    class Deep(nn.Module):
+        """Its inner "conv" ends like the outer one, and must not be adapted with it."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+            self.inner = nn.Module()
+            self.inner.conv = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.fc = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.fc(self.inner.conv(self.conv(x)).mean((2, 3)))
+
+    model = Deep()
+    patterns = {"conv": "conv", "inner": "inner", "head": "fc"}
+    blocks = model_blocks(model, patterns=patterns)
+    trainer = Trainer(model, blocks, images, TrainSettings(), device="cpu")
+    adapted = lora.with_adapters(trainer, rank=2, alpha=2, seed=0)
+    found = {n.partition(".lora_")[0] for n, _ in adapted.named_parameters() if ".lora_" in n}
+    assert found == set(lora.adaptable_layers(trainer)) == {"conv"}
 
 
 def test_an_unknown_method_is_named():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 
@@ -64,6 +65,23 @@ def test_devices_by_name():
     assert auto.type == "cuda" if torch.cuda.is_available() else auto.type in ("cpu", "mps")
     assert amp_dtype("auto", torch.device("cpu")) is None
     assert amp_dtype("bf16", torch.device("cpu")) is torch.bfloat16
+
+
+def test_metal_is_compared_by_its_index(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # tensors on it say "mps:0", which is not equal to "mps"
+    assert resolve_device("mps") == resolve_device("auto") == torch.device("mps:0")
+
+
+@pytest.mark.parametrize(("real", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_takes_bf16_only_where_it_is_not_emulated(monkeypatch, real, dtype):
+    def supported(including_emulation: bool = True) -> bool:
+        return real or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    assert amp_dtype("auto", torch.device("cuda", 0)) is dtype
 
 
 def test_images_elsewhere_than_the_training_are_refused(images):
@@ -140,6 +158,8 @@ def test_torchs_words_on_determinism_become_one_line(message, words):
 def test_an_unknown_optimizer_and_fp16_on_the_cpu_are_refused(images):
     with pytest.raises(BioTuneError, match="'adamx' is not one that timm knows"):
         make_trainer(images, optimizer="adamx")
+    with pytest.raises(BioTuneError, match="'adahessian' is not one that timm knows"):
+        make_trainer(images, optimizer="adahessian")  # it would need second derivatives
     with pytest.raises(BioTuneError, match="fp16"):
         make_trainer(images, amp="fp16")
 

@@ -66,6 +66,13 @@ def test_training_checkpoints_are_unwrapped(checkpoint, tmp_path, wrap):
     assert_trunk_equal(create_model(SMALL, num_classes=3, weights=path).model, checkpoint)
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod."])
+def test_wrapped_safetensors_are_unwrapped(checkpoint, tmp_path, wrapper):
+    state = {f"{wrapper}{key}": value for key, value in checkpoint.items()}
+    path = write(state, tmp_path / "w.safetensors")
+    assert_trunk_equal(create_model(SMALL, num_classes=3, weights=path).model, checkpoint)
+
+
 def test_head_and_fingerprint_depend_on_seed_and_trunk_alone(checkpoint, tmp_path):
     path = write(checkpoint, tmp_path / "w.safetensors")
     torch.manual_seed(0)

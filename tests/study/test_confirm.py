@@ -1,9 +1,12 @@
 """Confirmation: who wins and why, and the one look at the test set."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.outcome import export_winner
 from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.candidates import Candidate, choose
@@ -212,6 +215,20 @@ def test_the_winner_is_the_model_that_was_tested(searched: TuningStudy) -> None:
         c for c in (*result["candidates"], *result["rivals"]) if c["name"] == result["winner"]
     )
     assert recipe.multipliers == entry["recipe"]["multipliers"]
+
+
+def test_an_export_is_made_again_only_where_another_model_lies(
+    searched: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirm(searched, PLAN)
+    weights = export_winner(searched, tmp_path) / "model.safetensors"
+    tuned = weights.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("biotune_optuna.outcome.train_winner", None)  # would be called and fail
+        export_winner(searched, tmp_path)
+    weights.write_bytes(tuned[:-4] + b"else")  # another study's, say
+    export_winner(searched, tmp_path)
+    assert weights.read_bytes() == tuned
 
 
 def test_nothing_to_confirm_is_said(setup: Setup) -> None:
