@@ -36,6 +36,7 @@ class Row:
         train: Training images.
         val: Validation images.
         test: Test images.
+        pool: Images outside the test part, of which those to train and validate on are drawn.
         official: 1 where the data come with a test part, so that repeats differ in their seeds; 0
             where each repeat is a fresh split.
         repeat: Number of the repeat, from 0.
@@ -61,6 +62,7 @@ class Row:
     train: int
     val: int
     test: int
+    pool: int
     official: int
     repeat: int
     seed: int
@@ -82,8 +84,8 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """Test images over images that the final model was trained on."""
-        return self.test / (self.train + self.val)
+        """Test images over all others: what part of the data two repeats test on alike."""
+        return self.test / self.pool
 
 
 _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Row)}

@@ -54,7 +54,9 @@ def corrected_t(differences: Sequence[float], *, ratio: float) -> Effect:
     """The paired t test with the correction of Nadeau and Bengio (2003) for resampled splits.
 
     Splits of one data set overlap, so their results are correlated and the usual variance of the
-    mean, s²/k, is far too small. The corrected one is (1/k + n_test/n_train)·s².
+    mean, s²/k, is far too small. The corrected one is (1/k + n_test/n_train)·s²: it takes for the
+    correlation the share of the data that a test part holds, which two test parts have in common
+    on average. Where only some of the other images are trained on, n_train still counts all.
 
     Args:
         differences: One difference a split, k of them.

@@ -328,6 +328,7 @@ def _row(cell: Cell, setup: Setup, outcome: Outcome) -> Row:
         train=len(splits.train),
         val=len(splits.val),
         test=len(splits.test),
+        pool=len(setup.source) - len(splits.test),
         official=int(given is not None and "test" in set(given.tolist())),
         repeat=cell.repeat,
         seed=spec.seed,

@@ -18,6 +18,7 @@ def make_row(method: str, repeat: int, score: float, **changes: Any) -> Row:
         "train": 60,
         "val": 20,
         "test": 40,
+        "pool": 80,
         "official": 0,
         "repeat": repeat,
         "seed": repeat,

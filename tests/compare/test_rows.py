@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def test_derived_figures() -> None:
     row = make_row("full", 0, 0.5)
     assert row.passes == 5000
     assert row.ratio == 40 / 80
+    assert dataclasses.replace(row, pool=400).ratio == 0.1  # most of it was not drawn
 
 
 @pytest.mark.parametrize(

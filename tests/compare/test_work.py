@@ -84,6 +84,7 @@ def test_a_matrix_is_filled_once_and_charged_for_everything(tmp_path: Path, cach
     assert [p.done for p in log if p.state == "done"] == [1, 2, 3, 4]
     by = {row.method: row for row in rows}
     assert (by["full"].train, by["full"].val, by["full"].test) == (30, 20, 180)
+    assert by["full"].pool == 1797 - 180
     assert len({row.split for row in rows}) == 1
     # three trials, one fresh run, a final training on 50 images: one epoch each
     assert by["biotune"].backward == 3 * 30 + 30 + 50
