@@ -41,6 +41,7 @@ EXPLODED = 1e4
 which no schedule repairs."""
 
 _CHECK_EVERY = 20  # steps between looks at the loss where a look makes the device wait
+_GRADIENT_SCALE = 2.0**10  # keeps float16 gradients of a look from vanishing
 _SAMPLE_EVERY = 5  # epochs between looks at the memory in use
 _SMALLEST_BATCH = 2
 
@@ -143,11 +144,16 @@ class Run:
 
     def _gradients(self, idx: Indices) -> None:
         self.model.zero_grad(set_to_none=True)
+        scale = _GRADIENT_SCALE if self._scaler.is_enabled() else 1.0
         for part, mass in self._portions(idx):
             loss, n = self._forward(part, mass)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (scale * loss).backward()  # type: ignore[no-untyped-call]
             self.result.images_forward += n
             self.result.images_backward += n
+        if scale != 1.0:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= scale
 
     # -- the run ---------------------------------------------------------------------------------
 

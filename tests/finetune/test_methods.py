@@ -294,6 +294,26 @@ def test_rgn_gives_a_recipe_to_start_a_search(images, split):
     assert recipe == rgn.rgn_recipe(trainer, split[0], lr=1e-2, seed=0)
 
 
+def test_float16_looks_at_scaled_gradients_and_returns_them_unscaled(images, split, monkeypatch):
+    trainer, heads, look = make_trainer(images), [], []
+    weight = dict(trainer.model.named_parameters())[trainer.blocks[-1].parameter_names[0]]
+    weight.register_hook(lambda gradient: heads.append(float(gradient.norm())))
+
+    class Look(Tactic):
+        def before_epoch(self, run, epoch):
+            idx = run.order.epoch(16)[0]
+            for scaled in (False, True):
+                with monkeypatch.context() as patch:
+                    patch.setattr(type(run._scaler), "is_enabled", lambda _, answer=scaled: answer)
+                    run.gradients(idx)
+                look.append({n: p.grad.clone() for n, p in run.model.named_parameters()})
+
+    trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), *split, seed=0, tactic=Look(), epochs=1)
+    assert heads[1] == pytest.approx(1024 * heads[0])
+    for name, gradient in look[0].items():
+        torch.testing.assert_close(look[1][name], gradient, msg=name)
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit"])
 def test_lora_merged_equals_unmerged(images, split, name, monkeypatch):
     lora = pytest.importorskip("biotune_optuna.finetune.lora")
