@@ -21,7 +21,7 @@ from rows import RowClassifier
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -192,13 +192,15 @@ def test_source_with_its_own_labels_and_parts(tmp_path: Path) -> None:
     assert_array_equal(same.predict_proba(source), classifier.predict_proba(source))
 
 
-def test_label_types() -> None:
+def test_label_types(tmp_path: Path) -> None:
     images = np.rint(load_digits(n_class=2).images[:40] * 255 / 16).astype(np.uint8)
     target = load_digits(n_class=2).target[:40]
     for labels in (target * 10 - 5, target.astype(bool), target.astype(float), target.tolist()):
         classifier = tiny(n_trials=1).fit(images, labels)
         assert_array_equal(classifier.classes_, np.unique(labels))
         assert classifier.predict(images).dtype == np.unique(labels).dtype
+        loaded = BioTuneClassifier.load(classifier.save(tmp_path / str(np.asarray(labels).dtype)))
+        assert_array_equal(loaded.classes_, classifier.classes_)
 
 
 # -- company ------------------------------------------------------------------------------------
@@ -239,6 +241,70 @@ def test_folds_have_studies_of_their_own(
     names = {study.study_name for study in storage.get_all_studies()}
     assert len(names) == 3
     assert all(name.startswith("array-") and name.endswith("test_efficientnet") for name in names)
+
+
+def test_points_of_a_grid_have_studies_of_their_own(
+    digits: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    grid = GridSearchCV(
+        tiny(storage=f"sqlite:///{tmp_path}/study.db", n_trials=1),
+        {"batch_size": [20, 30]},
+        cv=2,
+        error_score="raise",
+        refit=False,
+    )
+    grid.fit(*digits)
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    assert len(storage.get_all_studies()) == 4
+
+
+def test_a_password_is_not_shown(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    classifier = tiny(storage="postgresql://me:s3cret@host/db")
+    for shown in (classifier, make_pipeline(classifier), GridSearchCV(classifier, {})):
+        for text in (repr(shown), str(shown), shown._repr_html_()):
+            assert "s3cret" not in text
+            assert "me:***@host/db" in text
+
+
+def test_an_interrupted_fit_leaves_the_classifier_as_it_was(
+    digits: tuple[np.ndarray, np.ndarray],
+) -> None:
+    images, labels = digits
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    fresh = tiny(n_trials=1, callbacks=(interrupt,))
+    with pytest.raises(KeyboardInterrupt):
+        fresh.fit(images, labels)
+    with pytest.raises(NotFittedError):
+        fresh.predict(images)
+    fitted = tiny(n_trials=1).fit(images, labels)
+    before = fitted.predict(images)
+    fitted.set_params(callbacks=(interrupt,))
+    with pytest.raises(KeyboardInterrupt):
+        fitted.fit(images, np.array([f"class {label}" for label in labels]))
+    assert_array_equal(fitted.predict(images), before)
+
+
+def test_bad_images_are_skipped_when_asked(tmp_path: Path) -> None:
+    files = []
+    for i in range(24):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((8, 8), 10 * i, dtype=np.uint8)).save(files[-1])
+    files[5].write_bytes(b"no picture")
+    labels = [i % 2 for i in range(24)]
+    with pytest.raises(BioTuneError, match=r"5\.png"):
+        tiny(n_trials=1).fit(files, labels)
+    tiny(n_trials=1, study_params={"n_seeds": 1, "skip_bad_images": True}).fit(files, labels)
+
+
+def test_fractions_are_refused_after_whole_numbers(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    images, labels = digits
+    classifier = tiny(n_trials=1).fit(images, labels)
+    with pytest.raises(ValueError, match="at most 1"):
+        classifier.predict(images / 255)
+    assert_array_equal(classifier.predict(images.astype(float)), classifier.predict(images))
 
 
 # -- keeping ------------------------------------------------------------------------------------

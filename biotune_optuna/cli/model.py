@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -48,9 +49,14 @@ def predict(
     for item in predictions:
         if item.error:
             failed += 1
-            click.echo(f"{item.image}: {item.error}", err=True)
+            click.echo(f"{_printable(item.image)}: {item.error}", err=True)
         elif not table:
             ranks = "  ".join(f"{label} {p:.4f}" for label, p in item.top)
-            click.echo(f"{item.image}  {ranks}")
+            click.echo(f"{_printable(item.image)}  {ranks}")
     if failed == len(predictions):
         raise SystemExit(1)
+
+
+def _printable(name: str) -> str:
+    """A file's name, with bytes that are no UTF-8 written out."""
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["make_spec", "protocol_options", "spec_options"]
 
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _TASK = (
@@ -108,6 +110,8 @@ def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise click.UsageError(f"--set {text!r} is not NAME=VALUE, such as label_smoothing=0.1")
+    if value.lower() in _WORDS:
+        return name, _WORDS[value.lower()]
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

@@ -74,6 +74,8 @@ def contender(name: str) -> Contender:
         StudyError: If there is none of that name.
     """
     method = name.removesuffix(BUDGET_SUFFIX)
+    if name == "cma-es" and importlib.util.find_spec("cmaes") is None:
+        raise StudyError("method 'cma-es' needs the package cmaes: pip install cmaes")
     if name in ("biotune", *SEARCHERS):
         return Contender(name=name, kind="search", method=name)
     if method not in METHODS:
@@ -84,8 +86,6 @@ def contender(name: str) -> Contender:
             "method 'lora' needs the package peft: pip install 'biotune-optuna[lora]', or name "
             "the other methods"
         )
-    if name == "cma-es" and importlib.util.find_spec("cmaes") is None:
-        raise StudyError("method 'cma-es' needs the package cmaes: pip install cmaes")
     return Contender(name=name, kind="rival" if method == name else "budget", method=method)
 
 

@@ -72,7 +72,7 @@ def _outcome(study: TuningStudy, confirmed: Mapping[str, Any]) -> Outcome:
     )
     trained = [t.user_attrs for t in finished if "runs" in t.user_attrs]
     costs = [*trained, *confirmed["candidates"], final]
-    (test,) = confirmed["tests"]
+    test = next(test for test in confirmed["tests"] if test["name"] == winner["name"])
     return Outcome(
         score=test["score"],
         validation=winner["mean"],

@@ -17,11 +17,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["AUGMENTATIONS", "DeviceImages", "Normalize", "PixelStore", "augment"]
+__all__ = ["AUGMENTATIONS", "DeviceImages", "Normalize", "PixelStore", "augment", "to_device"]
 
 # Share of a device's free memory that images may take up when resident="auto": the rest is for
 # weights, activations and cached prefixes.
 _RESIDENT_SHARE = 0.4
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, without waiting for it where that is safe.
+
+    CUDA puts pageable memory aside before the call returns; Metal reads it later, when a temporary
+    tensor's memory may hold something else.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 class Normalize:
@@ -163,15 +172,15 @@ class DeviceImages:
         """The stored pixels, uint8 of shape (B, 3, H, W) on the device, channels last."""
         where = torch.as_tensor(idx)
         if self.resident:
-            found = self._pixels.index_select(0, where.to(self.device, non_blocking=True))
+            found = self._pixels.index_select(0, to_device(where, self.device))
         else:
             found = self._pixels.index_select(0, where.cpu()).pin_memory()
-            found = found.to(self.device, non_blocking=True)
+            found = to_device(found, self.device)
         return found.permute(0, 3, 1, 2)
 
     def labels(self, idx: Tensor | NDArray[np.int64]) -> Tensor:
         """Class indices, int64 of shape (B,), on the device."""
-        return self._labels[torch.as_tensor(idx).to(self.device, non_blocking=True)]
+        return self._labels[to_device(torch.as_tensor(idx), self.device)]
 
 
 def _as_tensor(pixels: NDArray[np.uint8]) -> Tensor:

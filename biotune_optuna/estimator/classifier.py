@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import hashlib
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,6 +30,7 @@ from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
 from biotune_optuna.study.spec import StudySpec, default_name
 from biotune_optuna.study.storage import open_storage
 from biotune_optuna.study.study import TuningStudy, create_study, read_spec
+from biotune_optuna.study.urls import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,8 +59,10 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         timeout: Seconds for the search; None is no limit.
         storage: URL or Optuna storage that keeps the study, so that an interrupted `fit` goes on
             and several processes share it. None keeps it in memory.
-        study_name: Name of the study in the storage; None makes one of the images' content and the
-            model, so that every fold of a cross-validation has a study of its own.
+        study_name: Name of the study in the storage; None makes one of the model, the images'
+            content and the parameters that make a study another one, so that every fold of a
+            cross-validation and every point of a grid has a study of its own. ``n_trials`` and
+            ``timeout`` are not among them: a second `fit` with more of them goes on.
         weights: Pre-trained weights: ``"auto"``, ``"hub"``, ``"none"`` or a file.
         image_size: Side of the images that the network sees, in pixels; None is the model's own.
         metric: Score that the search maximises on validation images.
@@ -143,13 +148,12 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             StudyError: If a parameter is out of range, or the storage holds another study of that
                 name.
         """
-        source, self.classes_, self._scale = training_images(X, y)
+        skip = bool((self.study_params or {}).get("skip_bad_images"))
+        source, classes, scale = training_images(X, y, skip_bad_images=skip)
         backend = self.storage
         if backend is None or isinstance(backend, str):
             backend = open_storage(backend or "memory://")
-        name = self.study_name or default_name(
-            self.model, f"{source.name}-{source.fingerprint[:12]}"
-        )
+        name = self.study_name or self._default_name(source)
         with _cache_folder(self.cache_dir) as cache_dir:
             study = create_study(
                 self._spec(source, self._seed(backend, name)),
@@ -160,12 +164,22 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 cache_dir=cache_dir,
             )
             study.search(self.n_trials, timeout=self.timeout, callbacks=tuple(self.callbacks))
-            self.recipe_, self.confirmation_ = self._train_best(study)
-            self.exported_ = _exported(study, self.recipe_)
-            self._model_args = dict(study.setup.loaded.model_args)
+            recipe, confirmation = self._train_best(study)
+            exported = _exported(study, recipe)
+        # all at once: a fit that was interrupted leaves the classifier as it was
+        self.classes_, self._scale = classes, scale
+        self.recipe_, self.confirmation_, self.exported_ = recipe, confirmation, exported
+        self._model_args = dict(study.setup.loaded.model_args)
         self.study_ = study.optuna
         self.best_score_ = float(study.optuna.best_value)
         return self
+
+    def _default_name(self, source: ImageSource) -> str:
+        """Model, data, and a digest of what makes a study another one."""
+        content = self._spec(source, 0).to_dict() | {"data": ""}  # it may be elsewhere tomorrow
+        text = json.dumps(content, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return default_name(self.model, f"{source.name}-{source.fingerprint[:12]}-{digest}")
 
     def _spec(self, source: ImageSource, seed: int) -> StudySpec:
         train = {"metric": self.metric, "epochs": self.epochs, "batch_size": self.batch_size}
@@ -319,6 +333,11 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         found.recipe_ = exported.recipe
         return found
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "storage" and type(value) is str:
+            value = _StorageURL(value)
+        super().__setattr__(name, value)
+
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "study_" in state:  # the storage may be a live connection
@@ -332,6 +351,15 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string = True  # a list of files
         tags.non_deterministic = self.random_state is None
         return tags
+
+
+class _StorageURL(str):
+    """A URL whose password is not shown where scikit-learn shows parameters."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(scrub(str(self)))
 
 
 def _with(

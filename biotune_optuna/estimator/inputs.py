@@ -27,12 +27,15 @@ class InputError(DataError, ValueError):
     """Images or labels that scikit-learn's conventions call a ValueError."""
 
 
-def training_images(X: Any, y: ArrayLike | None) -> tuple[ImageSource, NDArray[Any], Scale]:
+def training_images(
+    X: Any, y: ArrayLike | None, *, skip_bad_images: bool = False
+) -> tuple[ImageSource, NDArray[Any], Scale]:
     """Labelled images for a study.
 
     Args:
         X: Images, as in `BioTuneClassifier.fit`.
         y: Labels, or None where ``X`` has its own.
+        skip_bad_images: Leave out files that are no readable image instead of refusing them.
 
     Returns:
         The source; the labels' values, sorted, in the order of the source's classes; and the scale
@@ -44,7 +47,7 @@ def training_images(X: Any, y: ArrayLike | None) -> tuple[ImageSource, NDArray[A
     if isinstance(X, (ImageSource, str)) or hasattr(X, "__fspath__"):
         if y is not None:
             raise InputError("y is given together with a source of images that has its own labels")
-        source = open_source(X)
+        source = open_source(X, skip_bad_images=skip_bad_images)
         return source, np.asarray(source.classes), None
     if y is None:
         raise InputError(
@@ -72,7 +75,7 @@ def training_images(X: Any, y: ArrayLike | None) -> tuple[ImageSource, NDArray[A
             f"y has {len(classes)} class{'' if len(classes) == 1 else 'es'}; "
             "a classifier needs at least 2"
         )
-    return open_source(X, labels=labels), classes, scale
+    return open_source(X, labels=labels, skip_bad_images=skip_bad_images), classes, scale
 
 
 def images_of(X: Any, scale: Scale) -> Iterator[Any]:
@@ -129,7 +132,12 @@ def _to_uint8(array: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind == "f":
-        # images of integers at fit: floats are on their scale
+        # fitted on integers, pictures or files: floats must be on their scale
+        if scale is None and array.size and array.max() <= 1 and (array != np.rint(array)).any():
+            raise InputError(
+                "X has floats of at most 1, but the classifier was fitted on whole numbers, "
+                "pictures or files; give values in [0, 255], the same scale in fit and predict"
+            )
         array = array * (1.0 if scale is None else scale)
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= 255):  # catches NaN and infinity too

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biotune_optuna._version import __version__
+from biotune_optuna.data.arrays import class_names
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export import Exported, export_model, load_exported
 from biotune_optuna.files import replace_text
@@ -82,8 +83,8 @@ def read(folder: Path, device: str) -> tuple[dict[str, Any], Exported]:
                 f"{str(path)!r} has the schema version {version!r}; this version reads "
                 f"{SCHEMA_VERSION}"
             )
-        classes = content["classes"]
-        content["classes"] = np.array(classes["values"], dtype=np.dtype(classes["dtype"]))
+        stored = content["classes"]
+        content["classes"] = np.array(stored["values"], dtype=np.dtype(stored["dtype"]))
         content["params"] = _from_plain(content["params"])
         content["best_score"] = float(content["best_score"])
         content["model_args"] = dict(content["model_args"])
@@ -93,7 +94,8 @@ def read(folder: Path, device: str) -> tuple[dict[str, Any], Exported]:
             "BioTuneClassifier.save wrote"
         ) from None
     exported = load_exported(folder / MODEL, device=device)
-    if [str(one) for one in content["classes"]] != list(exported.classes):
+    classes = content["classes"]
+    if class_names(classes, len(classes))[1] != exported.classes:
         raise ModelError(f"{str(path)!r} does not fit the model beside it")
     return content, exported
 

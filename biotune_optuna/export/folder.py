@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models import PretrainedCfg
 
@@ -108,10 +109,10 @@ def export_model(
             (new / CARD).write_text(text, encoding="utf-8")
             _check_target(target)  # minutes may have passed since
             _swap(new, target, Path(scratch, "old"))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter is no OSError when the disk is full
+        why = getattr(error, "strerror", None) or error
         raise BioTuneError(
-            f"cannot write the model to {str(target)!r}: {error.strerror or error}; "
-            "give another folder"
+            f"cannot write the model to {str(target)!r}: {why}; give another folder"
         ) from error
     return target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import os
@@ -21,7 +22,7 @@ from biotune_optuna.data.loaders import DeviceImages, PixelStore
 from biotune_optuna.data.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.files import replace_text
-from biotune_optuna.finetune.device import amp_dtype, kernels, resolve_device
+from biotune_optuna.finetune.device import amp_dtype, kernels, out_of_memory, resolve_device
 from biotune_optuna.finetune.loop import probabilities
 
 if TYPE_CHECKING:
@@ -103,6 +104,18 @@ class Exported:
         self.classes = tuple(classes)
         self.preprocessing = preprocessing
         self.recipe = recipe
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: weights on the CPU, to be read where there is no such device."""
+        model = self.model if self.device.type == "cpu" else copy.deepcopy(self.model).cpu()
+        return self.__dict__ | {"model": model, "device": str(self.device)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        try:
+            device = resolve_device(state["device"])
+        except BioTuneError:
+            device = resolve_device("auto")
+        self.__dict__.update(state, device=device, model=state["model"].to(device))
 
     def predict(
         self, images: Any, *, batch_size: int | None = None, top_k: int = 5
@@ -215,14 +228,21 @@ class Exported:
             n_classes=len(self.classes),
         )
         amp = amp_dtype(settings.amp, self.device)  # type: ignore[arg-type]
+        size = len(pixels)
         with kernels(self.device, deterministic=False):
-            return probabilities(
-                lambda idx: self.model(images.batch(idx)),
-                np.arange(len(pixels)),
-                len(pixels),
-                self.device,
-                amp,
-            )
+            while True:
+                try:
+                    return probabilities(
+                        lambda idx: self.model(images.batch(idx)),
+                        np.arange(len(pixels)),
+                        size,
+                        self.device,
+                        amp,
+                    )
+                except RuntimeError as error:
+                    if size == 1 or not out_of_memory(error):
+                        raise
+                size = (size + 1) // 2
 
 
 def write_csv(predictions: Iterable[Prediction], path: str | Path) -> Path:

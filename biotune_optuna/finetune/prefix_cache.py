@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from biotune_optuna.data.loaders import to_device
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
@@ -69,8 +71,7 @@ class CachedFeatures:
     def __call__(self, idx: Indices) -> Features:
         """Features of images in the set, as fresh tensors of len(idx) rows."""
         rows = torch.from_numpy(self._rows[idx])
-        if self._stores[0].device.type != "cpu":
-            rows = rows.to(self._stores[0].device, non_blocking=True)
+        rows = to_device(rows, self._stores[0].device)
         return tuple(
             store.index_select(0, rows).permute(back)
             for store, back in zip(self._stores, self._backs, strict=True)
@@ -170,7 +171,7 @@ class PrefixFeed:
 
     def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (n, C) and labels (n,)."""
-        labels = torch.from_numpy(self._labels[idx]).to(self._device, non_blocking=True)
+        labels = to_device(torch.from_numpy(self._labels[idx]), self._device)
         return self._suffix(self._view(idx)), labels
 
     def evaluate(self, idx: Indices) -> torch.Tensor:

@@ -125,6 +125,9 @@ class TrainSettings:
             value = getattr(self, name)
             if value not in choices:
                 raise BioTuneError(f"{name} {value!r} is not one of {', '.join(choices)}")
+        for name in ("compile", "deterministic"):
+            if not isinstance(getattr(self, name), bool):
+                raise BioTuneError(f"{name} {getattr(self, name)!r} is neither true nor false")
         for name, (least, inclusive) in _LOWER.items():
             _check_number(name, getattr(self, name), least, inclusive=inclusive)
         if self.label_smoothing >= 1:

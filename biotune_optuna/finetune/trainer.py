@@ -97,7 +97,7 @@ class Trainer:
         self._amp = amp_dtype(settings.amp, self.device)
         self._labels = images.labels(np.arange(len(images))).cpu().numpy().astype(np.int64)
         self._pristine = {n: t.detach().clone() for n, t in all_tensors(self.model).items()}
-        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._compiled: tuple[object, Callable[[torch.Tensor], torch.Tensor]] | None = None
         self._prefixes = Prefixes(
             self.model,
             self.blocks,
@@ -151,7 +151,7 @@ class Trainer:
             self.reset(seed)
             with (
                 isolated_randomness(_derived(seed, _DROPOUT), self.device),
-                self._feed(cached, seed) as feed,
+                self._feed(cached, recipe, seed) as feed,
             ):
                 run = self._run(recipe, train, val, seed, feed=feed, tactic=tactic)
                 result = run.fit(
@@ -235,7 +235,7 @@ class Trainer:
         )
 
     @contextlib.contextmanager
-    def _feed(self, cached: CachedPrefix | None, seed: int) -> Iterator[Feed]:
+    def _feed(self, cached: CachedPrefix | None, recipe: Recipe, seed: int) -> Iterator[Feed]:
         if cached is not None:
             with cached.cut.installed() as suffix:
                 yield PrefixFeed(
@@ -248,19 +248,26 @@ class Trainer:
             return
         generator = torch.Generator().manual_seed(_derived(seed, _AUGMENT))
         yield PixelFeed(
-            self._network(),
+            self._network(recipe),
             self.images,
             augmentation=self.settings.augment,
             generator=generator,
             mix=mixer(self.settings, self.images.n_classes),
         )
 
-    def _network(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _network(self, recipe: Recipe) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The model, or the model compiled anew for each pattern of frozen blocks.
+
+        One compiled network would keep a variant for each, and give up after a few: then a run
+        would depend on those before it.
+        """
         if not self.settings.compile:
             return self.model
-        if self._compiled is None:
-            self._compiled = torch.compile(self.model)
-        return self._compiled
+        frozen = recipe.frozen
+        if self._compiled is None or self._compiled[0] != frozen:
+            torch.compiler.reset()
+            self._compiled = (frozen, torch.compile(self.model))
+        return self._compiled[1]
 
     def _loss(self, labels: Indices) -> Loss:
         balanced = self.settings.class_weights == "balanced"

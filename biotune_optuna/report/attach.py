@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from biotune_optuna.errors import StorageError
 from biotune_optuna.report.artifacts import artifact_store, attach_model, attach_trial_artifacts
 from biotune_optuna.report.dashboard import default_artifact_dir, refresh_study
 from biotune_optuna.report.view import generation
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import optuna
+    from optuna.artifacts import FileSystemArtifactStore
     from optuna.trial import FrozenTrial
 
 __all__ = ["Attachments"]
@@ -24,7 +26,8 @@ logger = logging.getLogger(__name__)
 class Attachments:
     """Artifacts of trials and the study's live figures.
 
-    What fails here, a full disk or a figure, is logged and costs the study nothing else.
+    What fails here, a folder that cannot be made, a full disk or a figure, is logged and costs the
+    study nothing else.
 
     Args:
         url: The storage, as in `biotune_optuna.open_storage`; artifacts lie beside an SQLite file.
@@ -32,12 +35,18 @@ class Attachments:
     """
 
     def __init__(self, url: str | None, classes: Sequence[str]) -> None:
-        self._store = artifact_store(default_artifact_dir(url))
+        self._store: FileSystemArtifactStore | None = None
+        try:
+            self._store = artifact_store(default_artifact_dir(url))
+        except StorageError as error:
+            logger.warning("trials carry no artifacts: %s", error)
         self._classes = tuple(classes)
         self._generation: int | None = None
 
     def evaluated(self, trial: optuna.Trial, confusion: Sequence[Sequence[int]] | None) -> None:
         """Attaches curves, recipe and confusion matrix to a trial that is about to end."""
+        if self._store is None:
+            return
         try:
             attach_trial_artifacts(
                 trial.study, trial, self._store, confusion=confusion, classes=self._classes
@@ -61,7 +70,8 @@ class Attachments:
             trial: Number of the winning trial; None where a rival won.
         """
         try:
-            attach_model(study, self._store, model, trial=trial)
+            if self._store is not None:
+                attach_model(study, self._store, model, trial=trial)
         except Exception:
             logger.warning("the model was not attached", exc_info=True)
         self._renew(study, force=True)

@@ -60,7 +60,7 @@ def verdict(view: StudyView) -> Verdict:
     name = method_words(winner)
     upper = name[0].upper() + name[1:]
     if winner.get("method") != "biotune":
-        return _rival_chosen(view, winner, upper, sentences, is_behind=bool(behind))
+        return _rival_chosen(view, winner, upper, sentences, [who for who, _ in behind])
     if behind:
         who = " and ".join(rival for rival, _ in behind)
         headline = f"BioTune's recipe was chosen on validation, but {who} did better on the test."
@@ -84,17 +84,21 @@ def _rival_chosen(
     winner: Mapping[str, Any],
     name: str,
     sentences: list[str],
-    *,
-    is_behind: bool,
+    behind: list[str],
 ) -> Verdict:
     """A rival was chosen: as the best, or as the cheapest of equals; the test may disagree."""
-    means = [float(one.get("mean") or -math.inf) for one in view.contenders]
-    is_best = float(winner.get("mean") or -math.inf) >= max(means)
-    if is_behind:
-        headline = f"{name} was chosen on validation, but BioTune's recipe did better on the test."
+    if behind:
+        who = " and ".join(behind)
+        headline = f"{name} was chosen on validation, but {who} did better on the test."
         return Verdict("level", headline, tuple(sentences))
-    if not is_best:
-        headline = f"{name} was chosen: validation cannot tell it from BioTune, and it is cheaper."
+
+    def mean(one: Mapping[str, Any]) -> float:
+        return float(one.get("mean") or -math.inf)
+
+    best = max(view.contenders, key=mean)
+    if mean(winner) < mean(best):
+        equal = method_words(best)
+        headline = f"{name} was chosen: validation cannot tell it from {equal}, and it is cheaper."
         return Verdict("level", headline, tuple(sentences))
     sentences.append(
         "The search did not find a recipe that beats it; for this data the simpler method is the"

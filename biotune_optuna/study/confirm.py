@@ -183,8 +183,8 @@ class _Confirmation:
             "n_val": len(self.setup.splits.val),
             "n_test": len(self.setup.splits.test),
         }
-        best = max(candidates, key=lambda c: c.mean)
-        tested = [c for c in (*rivals, best) if c is not winner] + [winner]
+        found = winner if winner in candidates else max(candidates, key=lambda c: c.mean)
+        tested = [c for c in (*rivals, found) if c is not winner] + [winner]
         untested: dict[str, Any] = {"tests": [], "paired": [], "mistakes": []}
         result |= self._test(tested) if len(self.setup.splits.test) else untested
         result["seconds"] = time.perf_counter() - started
