@@ -117,6 +117,10 @@ class GenomeSpace:
         names = [block.name for block in self.blocks]
         if not names:
             raise StudyError("a genome space over no blocks is empty; give at least one block")
+        if threshold == "gene" and "threshold" in names:
+            raise StudyError(
+                "a block is called 'threshold' like the threshold's own gene; give it another name"
+            )
         if len(set(names)) < len(names):
             raise StudyError(
                 f"block names repeat: {', '.join(names)}; each block needs its own name"

@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optuna.trial import TrialState
+
 from biotune_optuna.export.folder import WEIGHTS, export_model
 from biotune_optuna.export.preprocessing import Preprocessing
 from biotune_optuna.study.confirm import CONFIRM_KEY, LOOKS_KEY, train_winner
@@ -101,7 +103,8 @@ def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[st
         }
         for test in sorted(result["tests"], key=lambda t: -t["score"])
     ]
-    trials = study.optuna.get_trials(deepcopy=False)
+    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    trials = study.optuna.get_trials(deepcopy=False, states=states)
     return {
         "Recipe": f"{recipe.describe()}. Chosen before the test: {result['why']}.",
         "Metrics": metrics,

@@ -143,3 +143,6 @@ def test_bad_genomes_are_named() -> None:
         space.genome({})
     with pytest.raises(StudyError, match="repeat"):
         GenomeSpace([BLOCKS[0], BLOCKS[0]])
+    with pytest.raises(StudyError, match="'threshold'"):
+        GenomeSpace([BlockRecipe("threshold", 1.0)])
+    assert GenomeSpace([BlockRecipe("threshold", 1.0)], threshold=None).n_genes == 1

@@ -180,8 +180,11 @@ class _Budget:
             for t in self._ranked(trials)[: self.plan.top_k]
         ] or [0.0]
         missing = self.plan.top_k - len(per_run)
-        per_run += [max(per_run)] * missing
         n_train, n_val = (len(part) for part in self.setup.splits.run(None))
+        fold = self.setup.spec.search_runs()[0].fold
+        n_fold, n_fold_val = (len(part) for part in self.setup.splits.run(fold))
+        larger = (2 * n_train + n_val) / (2 * n_fold + n_fold_val)
+        per_run = [larger * one for one in (*per_run, *[max(per_run)] * missing)]
         final = max(per_run) * 2 * (n_train + n_val) / (2 * n_train + n_val)
         return float(self.plan.runs * sum(per_run) + final)
 

@@ -30,6 +30,7 @@ class Domain:
     names: tuple[str, ...]
     choices: NDArray[np.int64]
     space: GenomeSpace | None = None
+    cells: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.space is None or self.names[: len(self.space.names)] == self.space.names
@@ -68,6 +69,10 @@ class Domain:
         Args:
             genes: Shape (n,).
         """
+        if any(self.cells):
+            sizes = np.array(self.cells)
+            cell = np.minimum(np.floor(genes * sizes), sizes - 1)
+            genes = np.where(sizes > 0, cell, genes)
         if self.space is None:
             return np.round(genes, 9).tobytes()
         rates = self.log_rates(genes[None, :])[0]
@@ -107,8 +112,12 @@ class Domain:
 
     @property
     def lr_index(self) -> int | None:
-        """Position of the base learning rate, None where it is fixed."""
-        return self.names.index("lr") if "lr" in self.names else None
+        """Position of the base learning rate, None where it is fixed.
+
+        A parameter of that name beside a space whose rate is fixed is somebody else's.
+        """
+        searched = self.space is not None and "lr" in self.space.extra_bounds
+        return self.names.index("lr") if searched else None
 
     @property
     def log_rate_bounds(self) -> tuple[float, float]:

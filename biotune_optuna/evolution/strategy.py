@@ -258,6 +258,8 @@ def propose(
         if not (settings.unique and archive is not None and domain.key(step.genes) in archive):
             return step
     rng = slot_rng(seed, generation.number, index)
+    if role == "immigrant":  # whatever has been added by hand
+        return Proposal(_immigrant(domain, rng), np.zeros(domain.size), role)
     if settings.looks_back and archive is not None and generation.number > 0:
         bred = _from_archive(settings, domain, generation, role, rng)
     else:
@@ -301,6 +303,11 @@ def _from_archive(
         unique=settings.unique,
         rng=rng,
     )
+    if settings.unique and domain.key(genes) in archive:  # nothing new is left near the parents
+        for _ in range(REDRAWS):
+            genes = _immigrant(domain, rng)
+            if domain.key(genes) not in archive:
+                return Proposal(genes, still, "immigrant")
     if genes.tobytes() in drawn:
         return drawn[genes.tobytes()]
     return Proposal(genes, still, "offspring" if numbers else "immigrant", numbers)

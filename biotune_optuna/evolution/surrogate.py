@@ -65,7 +65,7 @@ def features(domain: Domain, genes: Vector) -> list[Vector]:
     low, high = domain.log_rate_bounds
     filled = np.where(active, rates, low - 0.5)
     others = genes[:, space.n_genes :]
-    is_rate = np.array([name == "lr" for name in domain.names[space.n_genes :]], dtype=bool)
+    is_rate = np.arange(space.n_genes, domain.size) == domain.lr_index
     width = math.sqrt(space.n_blocks)
     return [
         (overall - low) / (high - low) * 4.0,

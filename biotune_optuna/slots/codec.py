@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from optuna.distributions import BaseDistribution
 
-__all__ = ["decode", "encode", "n_choices", "to_params", "to_unit"]
+__all__ = ["decode", "encode", "n_cells", "n_choices", "to_params", "to_unit"]
 
 
 def n_choices(distribution: BaseDistribution) -> int:
@@ -22,6 +22,11 @@ def n_choices(distribution: BaseDistribution) -> int:
     if isinstance(distribution, CategoricalDistribution):
         return len(distribution.choices)
     return 0
+
+
+def n_cells(distribution: BaseDistribution) -> int:
+    """Number of values, each with an equal share of [0, 1]; 0 where they are many or unequal."""
+    return n_choices(distribution) or _bounds(distribution)[2]
 
 
 def encode(distribution: BaseDistribution, value: Any) -> float:

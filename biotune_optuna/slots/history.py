@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from optuna.study import StudyDirection
@@ -46,6 +47,11 @@ class Record:
     rank: tuple[float, ...]
     cost: float
     params: Mapping[str, Any]
+
+
+def _hashable(value: Any) -> Any:
+    """A parameter's value; a choice that cannot be hashed, such as a list, as it is written."""
+    return value if isinstance(value, (float, int, str, NoneType)) else repr(value)
 
 
 @dataclass(slots=True)
@@ -271,8 +277,9 @@ class History:
         self.records[trial.number] = Record(trial, claim, (3.0,), math.nan, params)
 
     def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
-        names = sorted(params) if self._names is None else self._names
-        return tuple(params.get(name) for name in names)
+        if self._names is not None:
+            return tuple(_hashable(params.get(name)) for name in self._names)
+        return tuple((name, _hashable(params[name])) for name in sorted(params))
 
     def _count(self, number: int, params: Mapping[str, Any]) -> None:
         self._evaluations.setdefault(self._key(params), set()).add(number)

@@ -119,7 +119,8 @@ class Search:
             return
         self._space = space
         choices = [codec.n_choices(one) for one in space.values()]
-        self._domain = Domain(tuple(space), np.array(choices, dtype=np.int64), genomes)
+        cells = tuple(map(codec.n_cells, space.values()))
+        self._domain = Domain(tuple(space), np.array(choices, dtype=np.int64), genomes, cells)
         self._forget()
 
     def _forget(self) -> None:
@@ -194,7 +195,8 @@ class Search:
         blank = replace(blank, index=-1 - history.n_enqueued.get(history.generation, 0))
         if all(name in given for name in self._domain.names):
             known = {name: given[name] for name in self._domain.names}
-            return replace(blank, repeat=history.n_evaluations(known), params=known)
+            repeat = history.n_evaluations(known) if known else 0
+            return replace(blank, repeat=repeat, params=known)
         generation = self._generation(config)
         bred = strategy.propose(
             config.settings, self._domain, generation, blank.index, self._seed(config)

@@ -8,7 +8,9 @@ trained on training and validation data together and tested, once.
 
 from __future__ import annotations
 
+import copy
 import datetime
+import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,9 +27,10 @@ from biotune_optuna.study.evidence import bootstrap_interval, paired_test
 from biotune_optuna.study.mistakes import list_mistakes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from optuna.trial import FrozenTrial
 
     from biotune_optuna.finetune.trainer import EpochRecord, RunResult
     from biotune_optuna.study.objective import Observer
@@ -39,7 +42,8 @@ CONFIRM_KEY = "confirm"
 LEDGER_KEY = "confirm_trainings"
 LOOKS_KEY = "test_looks"
 
-_MOST_CONFUSION = 60  # classes; an attribute of a study holds 64 KB on MySQL
+_MOST_STORED = 60_000  # bytes; an attribute of a study holds 64 KB on MySQL
+_MOST_CONFUSION = 60  # classes, with which the winner's confusion matrix still leaves room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +109,10 @@ def confirm(
         StudyError: If no trial has finished.
     """
     plan = plan or ConfirmPlan()
-    basis = _basis(study, plan)
+    finished = _finished(study)
+    basis = _basis(finished, plan)
     stored = _stored(study, basis)
-    return stored or _Confirmation(study, plan, observer, checkpoint).run(basis)
+    return stored or _Confirmation(study, plan, finished, observer, checkpoint).run(basis)
 
 
 def train_winner(study: TuningStudy, observer: Observer | None = None) -> Recipe:
@@ -149,10 +154,12 @@ class _Confirmation:
         self,
         study: TuningStudy,
         plan: ConfirmPlan,
+        finished: Sequence[FrozenTrial],
         observer: Observer | None,
         checkpoint: Callable[[], None] | None,
     ) -> None:
         self.study, self.plan, self.observer, self.checkpoint = study, plan, observer, checkpoint
+        self.finished = {trial.number: trial for trial in finished}
         self.setup = study.setup
         self.done = 0
         n_rivals = len(plan.rivals)
@@ -188,21 +195,24 @@ class _Confirmation:
         untested: dict[str, Any] = {"tests": [], "paired": [], "mistakes": []}
         result |= self._test(tested) if len(self.setup.splits.test) else untested
         result["seconds"] = time.perf_counter() - started
-        self.study.optuna.set_user_attr(CONFIRM_KEY, result)
+        self.study.optuna.set_user_attr(CONFIRM_KEY, _fitting(result))
         return result
 
     # -- validation data -----------------------------------------------------------------------
 
     def _candidates(self) -> list[Candidate]:
-        """The search's best recipes by model and by value in turn, different ones."""
-        trials = {t.number: t for t in self.study.optuna.get_trials(deepcopy=False)}
+        """The search's best recipes by model and by value in turn, different ones.
+
+        Trials that another process has finished since the confirmation began are left out.
+        """
         chosen: dict[tuple[Any, ...], Candidate] = {}
         study, space = self.study.optuna, self.setup.space
         by_model, by_value = (
-            rank_finished(study, space, smooth=smooth) for smooth in (True, False)
+            [n for n in rank_finished(study, space, smooth=smooth) if n in self.finished]
+            for smooth in (True, False)
         )
-        for number in (n for pair in zip(by_model, by_value, strict=True) for n in pair):
-            trial = trials[number]
+        for number in (n for pair in zip(by_model, by_value, strict=False) for n in pair):
+            trial = self.finished[number]
             recipe = self.setup.space.genome(trial.params).decode()
             value = trial.value
             if recipe.key() in chosen or value is None:
@@ -377,14 +387,40 @@ def _stored(study: TuningStudy, basis: dict[str, Any]) -> dict[str, Any] | None:
     return dict(stored) if stored and stored.get("basis") == basis else None
 
 
-def _basis(study: TuningStudy, plan: ConfirmPlan) -> dict[str, Any]:
-    """What a confirmation stands on: finished trials and the plan."""
+def _fitting(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without those of its details that a database's row has no room for.
+
+    First those by class of all tests but the winner's go, then the thumbnails, then the winner's.
+    """
+    result = copy.deepcopy(result)
+    steps = [test["metrics"] for test in result["tests"] if test["name"] != result["winner"]]
+    steps += [*result["mistakes"]]
+    steps += [test["metrics"] for test in result["tests"] if test["name"] == result["winner"]]
+    for details in steps:
+        if len(json.dumps(result)) <= _MOST_STORED:
+            break
+        for name in ("recall", "precision", "support", "thumbnail"):
+            details.pop(name, None)
+    return result
+
+
+def _finished(study: TuningStudy) -> list[FrozenTrial]:
+    """The trials to confirm.
+
+    Raises:
+        StudyError: If there is none.
+    """
     states = (optuna.trial.TrialState.COMPLETE,)
     finished = study.optuna.get_trials(deepcopy=False, states=states)
     if not finished:
         raise StudyError(
             f"study {study.name!r} has no finished trial to confirm; run more trials first"
         )
+    return finished
+
+
+def _basis(finished: Sequence[FrozenTrial], plan: ConfirmPlan) -> dict[str, Any]:
+    """What a confirmation stands on: finished trials and the plan."""
     basis: dict[str, Any] = {
         "trials": len(finished),
         "top_k": plan.top_k,

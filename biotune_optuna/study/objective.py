@@ -70,12 +70,15 @@ class Objective:
         """Evaluates one trial.
 
         Raises:
-            optuna.TrialPruned: If a pruner or the race against the incumbent ended it.
+            optuna.TrialPruned: If a pruner or the race against the incumbent ended it, or the
+                genome freezes every block.
         """
         spec, setup = self.setup.spec, self.setup
         recipe = setup.space.suggest(trial).decode()
         trial.set_user_attr("recipe", recipe_summary(recipe))
         trial.set_user_attr("frozen", recipe.frozen_summary())
+        if not recipe.trainable:  # other samplers than ours draw such genomes
+            raise optuna.TrialPruned("every block is frozen")
         if self.observer:
             self.observer.trial_started(trial)
         slot = slot_of(trial)

@@ -231,6 +231,8 @@ def _open_database(where: StorageURL, *, seconds: float, create: bool, read_only
     if where.kind == "sqlite" and read_only:
         assert where.path is not None
         url = f"sqlite:///file:{quote(str(where.path))}?mode=ro&uri=true"
+        if not os.access(where.path.parent, os.W_OK) and not Path(f"{where.path}-wal").exists():
+            url += "&immutable=1"  # SQLite would make its files for readers beside the database
     settings = engine_settings(where, read_only=read_only, network=network)
     policy = RetryPolicy(where.place, seconds=seconds)
     # Optuna fills in {SCHEMA_VERSION}; a brace in a password is none of its business.

@@ -14,10 +14,15 @@ from biotune_optuna.compare.budget import _Budget
 N_TRAIN, N_VAL, TOP_K, RUNS = 60, 20, 2, 3
 
 
-def make_budget(budget: int) -> _Budget:
-    splits = SimpleNamespace(run=lambda _fold: (np.arange(N_TRAIN), np.arange(N_VAL)))
+def make_budget(budget: int, n_folds: int = 1) -> _Budget:
+    def images(fold: int | None) -> tuple[Any, Any]:
+        share = 1 if fold is None else n_folds
+        return np.arange(N_TRAIN // share), np.arange(N_VAL)
+
     plan: Any = SimpleNamespace(top_k=TOP_K, runs=RUNS)
-    setup: Any = SimpleNamespace(splits=splits)
+    runs = [SimpleNamespace(fold=0 if n_folds > 1 else None)]
+    spec = SimpleNamespace(search_runs=lambda: runs)
+    setup: Any = SimpleNamespace(splits=SimpleNamespace(run=images), spec=spec)
     method, stop = (SimpleNamespace() for _ in range(2))
     return _Budget(setup, method, plan, budget, stop)  # type: ignore[arg-type]
 
@@ -38,6 +43,15 @@ def test_the_end_is_reckoned_by_the_best_few_and_not_by_the_average() -> None:
     assert kept == pytest.approx(RUNS * (10 + 4) * epoch + 10 * final)
     alone = make_budget(0)._kept([trial(0, 0.9, 10), trial(1, 0.99, 20, TrialState.PRUNED)])
     assert alone == pytest.approx(RUNS * 2 * 10 * epoch + 10 * final), "so may the second best be"
+
+
+def test_what_runs_on_folds_ends_on_all_images() -> None:
+    on_folds = {"forward": 10 * (N_TRAIN // 2 + N_VAL), "backward": 10 * N_TRAIN // 2}
+    halves = [trial(0, 0.9, 10), trial(1, 0.8, 10)]
+    for one in halves:
+        one.user_attrs |= on_folds
+    whole = make_budget(0)._kept([trial(0, 0.9, 10), trial(1, 0.8, 10)])
+    assert make_budget(0, n_folds=2)._kept(halves) == pytest.approx(whole)
 
 
 @pytest.mark.parametrize(("spare", "spent"), [(0, False), (-1, True)])

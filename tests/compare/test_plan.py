@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 from tiny import tiny_spec
 
@@ -78,6 +80,12 @@ def test_mistakes_are_named(changes: dict, message: str) -> None:
 def test_methods_differ_in_their_search_alone() -> None:
     with pytest.raises(StudyError, match="image_size cannot differ between methods of a task"):
         Contender(name="larger", kind="search", method="biotune", spec={"image_size": 96})
+
+
+def test_cma_es_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(StudyError, match="pip install cmaes"):
+        contender("cma-es")
 
 
 def test_searchers_are_optunas_own() -> None:

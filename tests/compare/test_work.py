@@ -157,6 +157,29 @@ def test_failed_cells_do_not_stop_the_others(
     assert len(rows) == 2
 
 
+def test_a_cell_that_another_process_has_done_since_has_not_failed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/c.db"
+    plan = make_plan(contenders=("full", "linear-probe"))
+    real = work.run_baseline
+
+    def breaks(setup: Any, method: str, **options: Any) -> Any:
+        if method == "full":
+            raise RuntimeError("out of luck")
+        monkeypatch.setattr(work, "run_baseline", real)
+        with monkeypatch.context() as other:  # it has both to itself while this one works
+            other.setattr(Comparison, "cells", lambda self: cells(self)[:1])
+            run(plan, open_storage(url), cache)
+        return real(setup, method, **options)
+
+    cells = Comparison.cells
+    monkeypatch.setattr(work, "run_baseline", breaks)
+    rows, log = run(plan, open_storage(url), cache)
+    assert [p.state for p in log if p.cell.contender.name == "full"] == ["begins", "failed"]
+    assert len(rows) == 2
+
+
 def test_a_stop_hands_the_cell_back(tmp_path: Path, cache: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/c.db")
     stop = StopRequest()

@@ -57,6 +57,32 @@ def test_parameters_beside_the_genome_evolve_along():
     assert "n" in Claim.of(study.trials[-1]).params
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_parameter_of_ones_own_may_be_called_lr(preset):
+    space = make_space(lr=1e-3)
+
+    def own(trial):
+        rate = trial.suggest_float("lr", 1e-6, 1.0, log=True)
+        return len(space.suggest(trial).decode().trainable) - abs(math.log10(rate) + 2)
+
+    study = make_study(preset, space=space)
+    study.optimize(own, n_trials=15)
+    assert all(t.state == TrialState.COMPLETE for t in study.trials)
+
+
+def test_a_grid_is_not_tried_twice_before_it_is_exhausted():
+    def grid(trial):
+        n, step = trial.suggest_int("n", 1, 4), trial.suggest_float("x", 0, 1, step=0.25)
+        return abs(n - 3) + abs(step - 0.75) + (trial.suggest_categorical("kind", "abc") == "a")
+
+    study = optuna.create_study(sampler=BioTuneSampler(population_size=4, seed=2))
+    study.optimize(grid, n_trials=40)
+    # while the first are made the sampler does not know the parameters yet
+    new = [t for t in study.trials[5:] if t.user_attrs["role"] != "re-evaluation"]
+    assert len(new) > 20
+    assert len({tuple(t.params.values()) for t in new}) == len(new)
+
+
 def test_dynamic_space_falls_back_to_independent_sampling():
     def dynamic(trial):
         x = trial.suggest_float("x", 0, 1 + trial.number % 2)

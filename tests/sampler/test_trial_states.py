@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import optuna
 import pytest
@@ -236,6 +237,30 @@ def test_a_trial_retried_by_optunas_callback_takes_its_old_slot():
     expected = make_study()
     expected.optimize(objective, n_trials=3)
     assert trajectory(study) == trajectory(expected)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_added_genomes_leave_the_first_generation_random(preset):
+    study = make_study(preset, population_size=5)
+    lone = make_study(preset, population_size=5)
+    for i in range(3):
+        study.enqueue_trial({"gene.b0": 0.9, "gene.b1": 0.8, "gene.threshold": 0.1 * i, "lr": 2e-3})
+    study.optimize(objective, n_trials=8)
+    lone.optimize(objective, n_trials=5)
+    filled = [t for t in study.trials if slot_of(t).index >= 0]
+    assert [t.params for t in filled] == [t.params for t in lone.trials]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_choices_that_cannot_be_hashed_are_told_apart(preset):
+    def widths(trial):
+        return sum(trial.suggest_categorical("widths", [[32], [64, 64], [8]]))
+
+    study = optuna.create_study(sampler=BioTuneSampler(preset=preset, seed=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna's, about storages that keep JSON
+        study.optimize(widths, n_trials=15)
+    assert study.best_params == {"widths": [8]}
 
 
 def test_initial_genomes_come_first():

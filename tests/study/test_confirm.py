@@ -1,5 +1,6 @@
 """Confirmation: who wins and why, and the one look at the test set."""
 
+import json
 from pathlib import Path
 
 import optuna
@@ -10,7 +11,7 @@ from biotune_optuna.outcome import export_winner
 from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.candidates import Candidate, choose
-from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
+from biotune_optuna.study.confirm import ConfirmPlan, _fitting, confirm, train_winner
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy
@@ -132,6 +133,65 @@ def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:
     assert len(looks) == 1
     with pytest.raises(StudyError, match="'lora'"):
         ConfirmPlan(rivals=("lora",))
+
+
+def test_exact_ties_leave_one_model_to_test(searched: TuningStudy) -> None:
+    plan = ConfirmPlan(top_k=2, n_runs=1, rivals=(), tolerance=0)
+    confirm(searched, plan)
+    ledger = dict(searched.optuna.user_attrs["confirm_trainings"])
+    for number, record in enumerate(ledger.values()):
+        record |= {"score": 0.5, "backward": 0 if number else 10**6}  # the second is the cheaper
+    tied = TuningStudy(optuna.create_study(direction="maximize"), searched.setup)
+    tied.optuna.add_trials(searched.optuna.trials)
+    tied.optuna.set_user_attr("confirm_trainings", ledger)
+    result = confirm(tied, plan)
+    assert [c["mean"] for c in result["candidates"]] == [0.5, 0.5]
+    assert result["winner"] == result["candidates"][1]["name"]
+    assert [test["name"] for test in result["tests"]] == [result["winner"]]
+
+
+def test_a_result_too_long_for_a_row_loses_its_least_important_details() -> None:
+    by_class = {f"class {i}": i / 7 for i in range(500)}
+    metrics = {"accuracy": 0.5, "recall": by_class, "precision": by_class, "support": by_class}
+    result = {
+        "winner": "trial 1",
+        "tests": [{"name": name, "metrics": dict(metrics)} for name in ("full", "trial 1")],
+        "mistakes": [{"id": "a.png", "thumbnail": "data:image/png;base64," + "A" * 2000}] * 2,
+    }
+    whole = json.loads(json.dumps(result))
+    assert _fitting({**result, "tests": []}) == {**whole, "tests": []}
+    found = _fitting(result)
+    assert found["tests"] == [{"name": "full", "metrics": {"accuracy": 0.5}}, whole["tests"][1]]
+    assert found["mistakes"] == whole["mistakes"]
+    assert result == whole, "what is returned keeps everything"
+    metrics["recall"] |= {f"other {i}": i / 7 for i in range(3000)}
+    found = _fitting({**whole, "tests": [{"name": "trial 1", "metrics": metrics}]})
+    assert found["mistakes"] == [{"id": "a.png"}] * 2
+    assert found["tests"] == [{"name": "trial 1", "metrics": {"accuracy": 0.5}}]
+
+
+def test_trials_that_end_during_a_confirmation_are_left_to_the_next(searched: TuningStudy) -> None:
+    class OneMore:
+        def trial_started(self, trial: object) -> None: ...
+        def epoch(self, run: object, record: object) -> None: ...
+        def stage(self, name: str, detail: str, done: int, total: int) -> None:
+            if done == 0:
+                best = searched.optuna.best_trial
+                searched.optuna.add_trial(
+                    optuna.trial.create_trial(
+                        params={**best.params, "lr": 2e-3},
+                        distributions=best.distributions,
+                        value=2.0,
+                        user_attrs=best.user_attrs,
+                    )
+                )
+
+    n = len(searched.optuna.trials)
+    result = confirm(searched, PLAN, observer=OneMore())
+    assert len(searched.optuna.trials) == n + 1
+    assert f"trial {n}" not in {c["name"] for c in result["candidates"]}
+    again = confirm(searched, PLAN)
+    assert f"trial {n}" in {c["name"] for c in again["candidates"]}
 
 
 def test_a_second_confirmation_does_not_look_again(

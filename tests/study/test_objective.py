@@ -1,12 +1,14 @@
 """One trial: the genome's recipe is really applied, and what it leaves behind is true."""
 
+import dataclasses
+
 import numpy as np
 import optuna
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from biotune_optuna.genome import Genome
+from biotune_optuna.genome import Genome, GenomeSpace
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
@@ -172,6 +174,19 @@ def test_a_diverging_recipe_is_a_finished_bad_trial(setup: Setup) -> None:
     assert trial.value == 0.0
     assert trial.user_attrs["diverged"] is True
     assert len(trial.user_attrs["runs"]) == 1
+
+
+def test_a_genome_that_trains_nothing_is_pruned_untrained(setup: Setup) -> None:
+    names = setup.space.gene_names
+    genes = {name: 0.9 if name == "gene.threshold" else 0.1 for name in names}
+    paper = GenomeSpace(setup.blocks, head_trains=False, lr=setup.space.lr)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
+    study.enqueue_trial(genes | {"lr": 2e-3})
+    study.enqueue_trial(genes | {"lr": 2e-3, "gene.threshold": 0.0})
+    study.optimize(Objective(dataclasses.replace(setup, space=paper)), n_trials=2)
+    assert study.trials[0].state == optuna.trial.TrialState.PRUNED
+    assert "runs" not in study.trials[0].user_attrs
+    assert study.trials[1].state == optuna.trial.TrialState.COMPLETE
 
 
 def test_a_stop_abandons_the_trial(setup: Setup) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -19,7 +22,7 @@ from biotune_optuna.study import storage as module
 from biotune_optuna.study.storage import is_on_network, open_storage
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -95,6 +98,37 @@ def test_read_only_works_while_a_worker_writes_and_on_a_file_one_may_only_read(p
     for n in range(3):
         writing.optimize(objective, n_trials=1)
         assert len(reading.get_trials()) == n + 1
+
+
+@contextlib.contextmanager
+def powerless() -> Iterator[None]:
+    """Nobody's rights where the tests run as root, who may write anywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def test_a_finished_study_is_read_where_nothing_may_be_written() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
+        path = Path(folder, "study.db")
+        storage = open_storage(str(path))
+        optuna.create_study(study_name="s", storage=storage).optimize(objective, n_trials=2)
+        assert storage._database is not None
+        storage._database.engine.dispose()
+        path.chmod(0o444)
+        path.parent.chmod(0o555)
+        with powerless():
+            with pytest.raises(StorageError, match="cannot be written"):
+                open_storage(str(path))
+            reading = open_storage(str(path), read_only=True)
+            assert len(optuna.load_study(study_name="s", storage=reading).trials) == 2
+        path.parent.chmod(0o755)
+        assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("read_only", [False, True])
