@@ -141,7 +141,12 @@ def test_training_settings_are_read_or_refused(home: Path) -> None:
 
     spec = make_spec(
         preset="default",
-        settings=("label_smoothing=0.1", "class_weights=balanced", "patience=null"),
+        settings=(
+            "label_smoothing=0.1",
+            "class_weights=balanced",
+            "patience=None",
+            "deterministic=False",
+        ),
         data="digits",
         model="resnet18",
         epochs=7,
@@ -150,11 +155,13 @@ def test_training_settings_are_read_or_refused(home: Path) -> None:
     )
     assert (spec.train.label_smoothing, spec.train.class_weights) == (0.1, "balanced")
     assert (spec.train.patience, spec.train.epochs) == (None, 7)
+    assert spec.train.deterministic is False
     assert (spec.n_seeds, spec.n_folds) == (1, 3)
     data = tree(home / "data", {"cat": 9, "dog": 9})
     assert "'colour'" in tune(data, "--set", "colour=red")
     assert "epochs -3" in tune(data, "--set", "epochs=-3")
     assert "NAME=VALUE" in tune(data, "--set", "epochs")
+    assert "compile 'no' is neither true nor false" in tune(data, "--set", "compile=no")
     assert "'beauty'" in tune(data, "--metric", "beauty")
 
 
@@ -241,3 +248,10 @@ def test_a_password_is_not_part_of_what_to_type_next(capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "biotune status --study s" in printed
     assert "hunter2" not in printed
+
+
+def test_names_that_are_no_utf8_are_printed_as_bytes() -> None:
+    from biotune_optuna.cli.model import _printable
+
+    assert _printable("caf\udce9.jpg") == "caf\\xe9.jpg"
+    assert _printable("café.jpg") == "café.jpg"

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import shutil
 
 import numpy as np
@@ -24,6 +25,7 @@ from biotune_optuna.export import (
 )
 from biotune_optuna.export.folder import FILES
 from biotune_optuna.finetune import Trainer, TrainSettings
+from biotune_optuna.finetune.device import resolve_device
 from biotune_optuna.models import create_model, model_blocks
 from biotune_optuna.recipe import Recipe
 
@@ -108,6 +110,40 @@ def test_predictions_equal_those_in_memory_to_the_bit(tuned, exported):
 def test_another_batch_size_gives_the_same_but_for_rounding(tuned, exported):
     found = load_exported(exported, device="cpu").predict(tuned["paths"], batch_size=1)
     np.testing.assert_allclose(probabilities(found), tuned["probabilities"], atol=1e-5)
+
+
+def test_a_batch_that_does_not_fit_is_halved(tuned, exported, monkeypatch):
+    loaded = load_exported(exported, device="cpu")
+    sizes, forward = [], loaded.model.forward
+
+    def narrow(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(batch)
+
+    monkeypatch.setattr(loaded.model, "forward", narrow)
+    found = probabilities(loaded.predict(tuned["paths"]))
+    assert max(sizes) > 2
+    np.testing.assert_allclose(found, tuned["probabilities"], rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(loaded.model, "forward", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loaded.predict(tuned["paths"])
+
+
+def test_a_pickle_opens_where_its_device_is_not(tuned, exported):
+    loaded = load_exported(exported, device="cpu")
+    state = loaded.__getstate__()
+    assert state["device"] == "cpu"
+    again = type(loaded).__new__(type(loaded))
+    again.__setstate__(state | {"device": "cuda:7"})  # as pickled on a machine with eight of them
+    assert again.device == resolve_device("auto")
+    np.testing.assert_allclose(
+        probabilities(pickle.loads(pickle.dumps(again)).predict(tuned["paths"])),
+        tuned["probabilities"],
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_the_same_class_serves_a_model_in_memory(tuned, exported):

@@ -58,10 +58,10 @@ def study_name(storage: optuna.storages.BaseStorage, name: str | None) -> str:
 
 
 def open_study(url: str | None, name: str | None) -> optuna.Study:
-    """Opens an existing study for looking at it."""
+    """Opens an existing study for looking at it; nothing is written, nor need it be allowed."""
     import optuna
 
     from biotune_optuna.study.storage import open_storage
 
-    storage = open_storage(url, create=False)
+    storage = open_storage(url, create=False, read_only=True)
     return optuna.load_study(study_name=study_name(storage, name), storage=storage)

@@ -13,6 +13,7 @@ from torch import nn
 
 from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.finetune.device import amp_dtype, kernels, out_of_memory, resolve_device
+from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models import model_blocks
 from biotune_optuna.recipe import Recipe
@@ -164,6 +165,10 @@ def test_an_unknown_optimizer_and_fp16_on_the_cpu_are_refused(images):
         make_trainer(images, amp="fp16")
 
 
+class _Uncached(Tactic):
+    prefix_is_fixed = False
+
+
 def test_a_compiled_network_trains_alike(images, split, monkeypatch):
     # torch's own front end with its plainest back end, which needs no compiler
     compiled = []
@@ -180,6 +185,16 @@ def test_a_compiled_network_trains_alike(images, split, monkeypatch):
         recipe = Recipe.full(trainer.blocks, lr=1e-3)
         results.append([trainer.fit(recipe, *split, seed=seed) for seed in (0, 0)])
     assert compiled == [trainer.model]
+    half = Recipe.layer_decay(trainer.blocks, lr=1e-3, decay=0.5)
+    trainer.fit(half, *split, seed=0)  # other rates, the same blocks train
+    assert len(compiled) == 1
+    names = [block.name for block in trainer.blocks]
+    part = Recipe.from_multipliers(trainer.blocks, [0.0] + [1.0] * (len(names) - 1), lr=1e-3)
+    trainer.fit(part, *split, seed=0, tactic=_Uncached())
+    assert len(compiled) == 2, "another pattern of frozen blocks is another network"
+    again = trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), *split, seed=0)
+    assert len(compiled) == 3
+    assert [r.train_loss for r in again.epochs] == [r.train_loss for r in results[1][0].epochs]
     plain, other = ([[r.train_loss for r in run.epochs] for run in runs] for runs in results)
     assert other[0] == other[1]
     np.testing.assert_allclose(plain[0], other[0], rtol=1e-2)

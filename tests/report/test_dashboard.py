@@ -299,6 +299,19 @@ def test_attachments_that_fail_cost_the_study_nothing(
     assert get_all_artifact_meta(trial) == []
 
 
+def test_without_a_folder_for_artifacts_a_study_goes_on(
+    study: optuna.Study, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(tmp_path / "study-artifacts", ignore_errors=True)
+    (tmp_path / "study-artifacts").write_text("a file is in the way")
+    attachments = Attachments(url, ["a", "b"])
+    assert "trials carry no artifacts" in caplog.text
+    trial = running_trial(study)
+    attachments.evaluated(trial, [[1, 0], [0, 1]])
+    attachments.finished(study, tmp_path, None)
+    assert get_all_artifact_meta(trial) == []
+
+
 def test_attachments_renew_when_a_generation_ends(study: optuna.Study, url: str) -> None:
     shown = "dashboard:plot_data:1-search-history:0"
     attachments = Attachments(url, ["a", "b"])

@@ -137,7 +137,7 @@ def test_verdict_follows_the_interval(low: float, high: float, tone: str, headli
 @pytest.mark.parametrize(
     ("low", "high", "tone", "words"),
     [
-        (-0.02, 0.01, "level", "validation cannot tell it from BioTune, and it is cheaper"),
+        (-0.02, 0.01, "level", "cannot tell it from BioTune's recipe, and it is cheaper"),
         (-0.08, -0.04, "level", "but BioTune's recipe did better on the test"),
     ],
 )
@@ -152,6 +152,24 @@ def test_a_rival_chosen_for_its_cost_is_not_said_to_have_won(
     assert found.tone == tone
     assert words in found.headline
     assert "did not beat" not in " ".join([found.headline, *found.sentences])
+
+
+def test_a_rival_is_compared_with_whom_the_numbers_say() -> None:
+    """The probe is chosen as the cheapest equal of full fine-tuning; BioTune is no part of it."""
+    study = optuna.create_study(direction="maximize")
+    record = paired(-0.01, 0.01, winner="linear-probe")
+    record["candidates"][0]["mean"] = 0.80
+    record["rivals"] = [
+        {"name": "full", "method": "full", "mean": 0.92},
+        {"name": "linear-probe", "method": "linear-probe", "mean": 0.91},
+    ]
+    study.set_user_attr("confirm", record)
+    headline = verdict(as_view(study)).headline
+    assert "validation cannot tell it from full fine-tuning, and it is cheaper" in headline
+    record["paired"].append({"against": "full", "difference": -0.05, "low": -0.08, "high": -0.02})
+    study.set_user_attr("confirm", record)
+    headline = verdict(as_view(study)).headline
+    assert headline.endswith("but full fine-tuning did better on the test.")
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
