@@ -29,6 +29,7 @@ RUFF = "ruff>=0.9"
 BENCHMARKS = ROOT / "studies" / "benchmarks"
 # Benchmarks whose page is of data that no package brings along, and what to call them with.
 NEEDS_DATA = {
+    "choice": "--weights FILE --dtd10 FOLDER",
     "landscapes": "TASK --data-root FOLDER",
     "optimism": "--data FOLDER",
 }
