@@ -6,8 +6,8 @@ r"""The paper's four architectures on a small scale: pre-trained on one set, mov
     python architectures.py usps [MODEL ...]
 
 To run where the weights lie that pretrain.py has written; the target is scikit-learn's digits.
-Small-scale pre-training, not ImageNet's: see pretrain.py. The same command goes on where it
-stopped, and several share the work. The tables are in docs/results.md.
+Small-scale pre-training, not ImageNet's: see pretrain.py. Needs the extra lora. The same command
+goes on where it stopped, and several share the work. The tables are in docs/benchmarks.
 """
 
 import sys

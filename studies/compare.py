@@ -4,7 +4,8 @@
 
 Every repeat is a fresh split on which all methods are tuned, trained and tested once; BioTune is
 charged for its whole search, and four rivals get the same total budget in a second table. The same
-command goes on where it stopped; run it in several terminals to share the work.
+command goes on where it stopped; run it in several terminals to share the work. Needs the package
+cmaes; LoRA takes part with the extra lora.
 """
 
 import sys

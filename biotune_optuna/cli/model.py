@@ -15,9 +15,16 @@ from biotune_optuna.cli.pick import study_name
 @study_options
 @click.option("--to", "target", required=True, type=click.Path(file_okay=False), help="New folder.")
 @click.option("--data", help="Where this machine has the images, if elsewhere.")
+@click.option("--weights", help="Where this machine has the weights, if elsewhere.")
 @device_option
 def export(
-    *, storage: str | None, name: str | None, target: str, data: str | None, device: str
+    *,
+    storage: str | None,
+    name: str | None,
+    target: str,
+    data: str | None,
+    weights: str | None,
+    device: str,
 ) -> None:
     """Write the confirmed winner as a folder: weights, labels, recipe, model card."""
     from biotune_optuna.outcome import export_winner
@@ -25,7 +32,9 @@ def export(
     from biotune_optuna.study.study import load_study
 
     backend = open_storage(storage, create=False)
-    study = load_study(study_name(backend, name), storage=backend, data=data, device=device)
+    study = load_study(
+        study_name(backend, name), storage=backend, data=data, weights=weights, device=device
+    )
     click.echo(export_winner(study, Path(target)))
 
 

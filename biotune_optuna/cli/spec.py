@@ -37,7 +37,8 @@ _OPTIONS = (
         type=click.Choice(["default", "paper"]),
         default="default",
         show_default=True,
-        help="The paper's protocol, or the strategy that measured best.",
+        help="The paper's protocol (its searches have 140 trials), or the strategy that measured "
+        "best.",
     ),
     click.option("--metric", help="Score to maximise.  [default: macro_accuracy]"),
     click.option("--image-size", type=int, help="Side in pixels.  [default: the model's own]"),
@@ -49,7 +50,7 @@ _OPTIONS = (
         "settings",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Any other training setting, such as class_weights=balanced; may be repeated.",
+        help="Any other field of TrainSettings, such as class_weights=balanced; may be repeated.",
     ),
     click.option("--seeds", type=int, help="Trainings per evaluation and fold, default 1."),
     click.option("--folds", type=int, help="Folds of the training part."),

@@ -48,7 +48,11 @@ class Job:
 @spec_options
 @study_options
 @click.option("--trials", type=int, help="Finished trials the study shall hold in all.")
-@click.option("--timeout", type=DURATION, help="Time for the search: 90s, 20m, 1h30m.")
+@click.option(
+    "--timeout",
+    type=DURATION,
+    help="Time for the search: 90s, 20m, 1h30m; the confirmation comes after.",
+)
 @out_option
 @display_option
 def tune(

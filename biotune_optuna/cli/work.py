@@ -43,9 +43,10 @@ def worker(
     )
     attachments = Attachments(storage, study.setup.classes)
     total = trials if trials is not None else study.n_trials
+    deadline = None if timeout is None else time.monotonic() + timeout
     progress = Progress(
         total=total,
-        deadline=None if timeout is None else time.monotonic() + timeout,
+        deadline=deadline,
         mode=display or "auto",  # type: ignore[arg-type]
         epochs=study.spec.train.epochs,
         runs=len(study.spec.search_runs()),
@@ -64,7 +65,12 @@ def worker(
     except (KeyboardInterrupt, Stopped):
         click.echo("Stopped; everything finished is kept.", err=True)
         raise SystemExit(130) from None
-    click.echo(f"Study {study.name} has its trials; biotune tune confirms the winner.", err=True)
+    if deadline is not None and time.monotonic() >= deadline:
+        click.echo(f"The time for study {study.name} is over.", err=True)
+    else:
+        click.echo(
+            f"Study {study.name} has its trials; biotune tune confirms the winner.", err=True
+        )
 
 
 @click.command()

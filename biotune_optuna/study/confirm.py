@@ -90,7 +90,8 @@ def confirm(
 ) -> dict[str, Any]:
     """Confirms the best recipes, chooses the winner and tests it once.
 
-    Every training is written to the study as it ends, so an interrupted confirmation goes on. A
+    Every training on validation data is written to the study as it ends, so an interrupted
+    confirmation goes on; final trainings that were cut short are made, and tested, again. A
     confirmation that stands for the same finished trials is returned as it is: the test set is not
     looked at again. Processes that confirm one study at the same time take over each other's
     trainings. After the call the trainer holds the winner's weights if it was trained now.
