@@ -2,8 +2,8 @@
 
 Torch alone takes several gigabytes, so all sessions that need the package share one environment,
 ``.nox/shared``. It is made by the first session that wants it and renewed when pyproject.toml
-changes. Set ``BIOTUNE_PYTHON`` to the interpreter of an environment that has the ``dev`` and
-``docs`` extras to use that instead.
+changes. Set ``BIOTUNE_PYTHON`` to the interpreter of an environment that has the extras ``bench``,
+``dev`` and ``docs`` to use that instead.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=False, default=False)
 def sweep(session: nox.Session) -> None:
-    """Every architecture of timm in blocks, each family cut; writes docs/benchmarks; an hour.
+    """Every architecture of timm in blocks, each family cut; writes docs/benchmarks; hours.
 
     ``nox -s sweep -- "resnet*"`` tries some architectures and writes nothing.
     """

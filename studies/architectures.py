@@ -18,7 +18,7 @@ from biotune_optuna.compare import Comparison, run_comparison, write_comparison
 SIZES = {"resnet50": 32, "densenet121": 32, "inception_v3": 75, "vgg19": 32}
 """Images' sides in pixels; Inception-v3 takes no smaller ones."""
 
-source, models = sys.argv[1], sys.argv[2:] or list(SIZES)
+source, models = sys.argv[1], [name for name in SIZES if name in (sys.argv[2:] or SIZES)]
 plan = Comparison(
     tasks=tuple(
         StudySpec(

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from biotune_optuna import Recipe, StudySpec, TrainSettings, prepare
 
 RATES = {"vgg19": 1e-4}
-"""Learning rates of architectures without batch normalisation; the others take 1e-3."""
+"""Learning rates of architectures that need another one than 1e-3."""
 MODELS = ("resnet50", "densenet121", "vgg19", "inception_v3")
 
 parser = argparse.ArgumentParser()

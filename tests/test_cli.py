@@ -145,6 +145,7 @@ def test_training_settings_are_read_or_refused(home: Path) -> None:
             "label_smoothing=0.1",
             "class_weights=balanced",
             "patience=None",
+            "augment=none",
             "deterministic=False",
         ),
         data="digits",
@@ -155,7 +156,7 @@ def test_training_settings_are_read_or_refused(home: Path) -> None:
     )
     assert (spec.train.label_smoothing, spec.train.class_weights) == (0.1, "balanced")
     assert (spec.train.patience, spec.train.epochs) == (None, 7)
-    assert spec.train.deterministic is False
+    assert (spec.train.deterministic, spec.train.augment) == (False, "none")
     assert (spec.n_seeds, spec.n_folds) == (1, 3)
     data = tree(home / "data", {"cat": 9, "dog": 9})
     assert "'colour'" in tune(data, "--set", "colour=red")

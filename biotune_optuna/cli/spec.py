@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from biotune_optuna.study.spec import StudySpec
 
 __all__ = ["make_spec", "protocol_options", "spec_options"]
-
-_WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -107,12 +106,19 @@ def make_spec(*, preset: str, settings: tuple[str, ...], **options: Any) -> Stud
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """``epochs=20`` as ("epochs", 20)."""
+    """``epochs=20`` as ("epochs", 20); switches and None may be spelled as in Python."""
+    from biotune_optuna.finetune.settings import TrainSettings
+
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise click.UsageError(f"--set {text!r} is not NAME=VALUE, such as label_smoothing=0.1")
-    if value.lower() in _WORDS:
-        return name, _WORDS[value.lower()]
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(TrainSettings)}
+    kind = kinds.get(name, "")
+    words: dict[str, bool | None] = {"true": True, "false": False} if kind == "bool" else {}
+    if kind.endswith("None"):
+        words["none"] = None
+    if value.lower() in words:
+        return name, words[value.lower()]
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

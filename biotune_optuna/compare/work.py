@@ -24,7 +24,7 @@ from biotune_optuna.study.stop import Stopped, StopRequest
 from biotune_optuna.study.storage import open_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from biotune_optuna.data.sources import ImageSource
@@ -133,7 +133,7 @@ def read_rows(storage: optuna.storages.BaseStorage, name: str) -> list[Row]:
         for trial in storage.get_all_trials(study._study_id, deepcopy=False):
             result = trial.user_attrs.get(RESULT_KEY)
             if trial.state == optuna.trial.TrialState.COMPLETE and result:
-                row = Row(**result)
+                row = _as_row(study.study_name, result)
                 found.setdefault((task, f"{row.repeat}/{row.method}"), row)
     if not known:
         raise StudyError(f"there is no comparison {name!r} in the storage")
@@ -293,8 +293,17 @@ class _Worker:
         if one.kind == "search":
             return run_search(setup, one, self.plan, **options)
         done = self.boards[cell.task].look().done[f"{cell.repeat}/biotune"]
-        spent = Row(**done.user_attrs[RESULT_KEY]).passes
+        spent = _as_row(cell.task, done.user_attrs[RESULT_KEY]).passes
         return run_budget(setup, one.method, self.plan, budget=spent, **options)
+
+
+def _as_row(task: str, result: Mapping[str, Any]) -> Row:
+    try:
+        return Row(**result)
+    except TypeError as error:  # a field too many or too few
+        raise StudyError(
+            f"{task!r} holds results of another version ({error}); give another --name"
+        ) from None
 
 
 def _hand_back(board: Board, trial: optuna.Trial) -> None:

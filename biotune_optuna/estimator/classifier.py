@@ -62,7 +62,8 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         study_name: Name of the study in the storage; None makes one of the model, the images'
             content and the parameters that make a study another one, so that every fold of a
             cross-validation and every point of a grid has a study of its own. ``n_trials`` and
-            ``timeout`` are not among them: a second `fit` with more of them goes on.
+            ``timeout`` are not among them: a second `fit` with more of them goes on; nor is
+            ``random_state``, which has to stay the same.
         weights: Pre-trained weights: ``"auto"``, ``"hub"``, ``"none"`` or a file.
         image_size: Side of the images that the network sees, in pixels; None is the model's own.
         metric: Score that the search maximises on validation images.
@@ -176,7 +177,8 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _default_name(self, source: ImageSource) -> str:
         """Model, data, and a digest of what makes a study another one."""
-        content = self._spec(source, 0).to_dict() | {"data": ""}  # it may be elsewhere tomorrow
+        # the data may be elsewhere tomorrow, and None as a seed takes that of the study
+        content = self._spec(source, 0).to_dict() | {"data": "", "skip_bad_images": False}
         text = json.dumps(content, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return default_name(self.model, f"{source.name}-{source.fingerprint[:12]}-{digest}")

@@ -25,6 +25,8 @@ class Domain:
         names: Parameter names; those of the genome space come first.
         choices: For each, its number of choices where they have no order, else 0.
         space: The genome space, None for a generic search.
+        cells: For each, its number of values with equal shares of [0, 1], 0 where it is
+            continuous; empty where none is known.
     """
 
     names: tuple[str, ...]

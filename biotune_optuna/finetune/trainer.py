@@ -151,7 +151,7 @@ class Trainer:
             self.reset(seed)
             with (
                 isolated_randomness(_derived(seed, _DROPOUT), self.device),
-                self._feed(cached, recipe, seed) as feed,
+                self._feed(cached, recipe, seed, tactic) as feed,
             ):
                 run = self._run(recipe, train, val, seed, feed=feed, tactic=tactic)
                 result = run.fit(
@@ -235,7 +235,9 @@ class Trainer:
         )
 
     @contextlib.contextmanager
-    def _feed(self, cached: CachedPrefix | None, recipe: Recipe, seed: int) -> Iterator[Feed]:
+    def _feed(
+        self, cached: CachedPrefix | None, recipe: Recipe, seed: int, tactic: Tactic
+    ) -> Iterator[Feed]:
         if cached is not None:
             with cached.cut.installed() as suffix:
                 yield PrefixFeed(
@@ -248,25 +250,25 @@ class Trainer:
             return
         generator = torch.Generator().manual_seed(_derived(seed, _AUGMENT))
         yield PixelFeed(
-            self._network(recipe),
+            self._network(recipe, tactic),
             self.images,
             augmentation=self.settings.augment,
             generator=generator,
             mix=mixer(self.settings, self.images.n_classes),
         )
 
-    def _network(self, recipe: Recipe) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The model, or the model compiled anew for each pattern of frozen blocks.
+    def _network(self, recipe: Recipe, tactic: Tactic) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The model, or the model compiled anew for each pattern of frozen blocks and each tactic.
 
         One compiled network would keep a variant for each, and give up after a few: then a run
         would depend on those before it.
         """
         if not self.settings.compile:
             return self.model
-        frozen = recipe.frozen
-        if self._compiled is None or self._compiled[0] != frozen:
+        pattern = (recipe.frozen, type(tactic), tactic.prefix_is_fixed)
+        if self._compiled is None or self._compiled[0] != pattern or not tactic.prefix_is_fixed:
             torch.compiler.reset()
-            self._compiled = (frozen, torch.compile(self.model))
+            self._compiled = (pattern, torch.compile(self.model))
         return self._compiled[1]
 
     def _loss(self, labels: Indices) -> Loss:

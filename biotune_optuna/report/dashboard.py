@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib.util
 import logging
+import shutil
 import sys
+import tempfile
 import textwrap
 import time
 import warnings
@@ -255,6 +258,9 @@ def run_dashboard(
     storage = open_storage(url, create=False, read_only=read_only)
     path = _page_of(storage, study, renew=not read_only)
     folder = Path(artifact_dir) if artifact_dir else default_artifact_dir(url)
+    if read_only and not folder.is_dir():  # nor is a folder made
+        folder = Path(tempfile.mkdtemp(prefix="biotune-no-artifacts-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     app = dashboard_app(storage, artifact_store(folder), host=host, read_only=read_only)
     try:
         server = make_server(host, port, app, server_class=_Server, handler_class=_Handler)

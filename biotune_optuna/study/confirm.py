@@ -8,11 +8,8 @@ trained on training and validation data together and tested, once.
 
 from __future__ import annotations
 
-import copy
 import datetime
-import json
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +20,9 @@ from biotune_optuna.finetune.metrics import report
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.slots.ranking import rank_finished
 from biotune_optuna.study.candidates import Candidate, choose
+from biotune_optuna.study.confirm_plan import ConfirmPlan
 from biotune_optuna.study.evidence import bootstrap_interval, paired_test
+from biotune_optuna.study.fitting import fitting
 from biotune_optuna.study.mistakes import list_mistakes
 
 if TYPE_CHECKING:
@@ -42,43 +41,7 @@ CONFIRM_KEY = "confirm"
 LEDGER_KEY = "confirm_trainings"
 LOOKS_KEY = "test_looks"
 
-_MOST_STORED = 60_000  # bytes; an attribute of a study holds 64 KB on MySQL
 _MOST_CONFUSION = 60  # classes, with which the winner's confusion matrix still leaves room
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfirmPlan:
-    """How much evidence is gathered.
-
-    Attributes:
-        top_k: Recipes of the search that are trained again, default 3.
-        n_runs: Fresh seeds for each recipe and rival, default 3.
-        rates: Base rates tried for each rival, one run each on the search's first run.
-        mistakes: Test images listed as most confidently wrong.
-        rivals: Trained beside the recipes, and a possible winner: ``"full"``, ``"linear-probe"``,
-            both (default) or neither.
-        tolerance: Standard errors of the best mean within which recipes count as equal, so that
-            the cheapest of them wins, default 1; with 0 the best mean wins.
-    """
-
-    top_k: int = 3
-    n_runs: int = 3
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-    mistakes: int = 12
-    rivals: tuple[str, ...] = ("full", "linear-probe")
-    tolerance: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("top_k", "n_runs"):
-            if getattr(self, name) < 1:
-                raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
-        for name in self.rivals:
-            if name not in ("full", "linear-probe"):
-                raise StudyError(f"rival {name!r} is unknown here; choose full or linear-probe")
-        if self.tolerance < 0:
-            raise StudyError(f"tolerance {self.tolerance} is negative; give 0 or more")
-        if self.rivals and not self.rates:
-            raise StudyError("the rivals need at least one base rate to try")
 
 
 def confirm(
@@ -93,8 +56,9 @@ def confirm(
     Every training on validation data is written to the study as it ends, so an interrupted
     confirmation goes on; final trainings that were cut short are made, and tested, again. A
     confirmation that stands for the same finished trials is returned as it is: the test set is not
-    looked at again. Processes that confirm one study at the same time take over each other's
-    trainings. After the call the trainer holds the winner's weights if it was trained now.
+    looked at again. Processes that confirm one study at the same time take over what trainings the
+    others have finished, and the result of the first. After the call the trainer holds the
+    winner's weights if it was trained now.
 
     Args:
         study: The study, with at least one COMPLETE trial.
@@ -148,6 +112,14 @@ def train_winner(study: TuningStudy, observer: Observer | None = None) -> Recipe
     return recipe
 
 
+class _DoneElsewhere(Exception):  # noqa: N818 - no failure
+    """Another process has confirmed the same trials."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__()
+        self.result = result
+
+
 class _Confirmation:
     """One confirmation in progress."""
 
@@ -194,9 +166,12 @@ class _Confirmation:
         found = winner if winner in candidates else max(candidates, key=lambda c: c.mean)
         tested = [c for c in (*rivals, found) if c is not winner] + [winner]
         untested: dict[str, Any] = {"tests": [], "paired": [], "mistakes": []}
-        result |= self._test(tested) if len(self.setup.splits.test) else untested
+        try:
+            result |= self._test(tested, basis) if len(self.setup.splits.test) else untested
+        except _DoneElsewhere as done:
+            return done.result
         result["seconds"] = time.perf_counter() - started
-        self.study.optuna.set_user_attr(CONFIRM_KEY, _fitting(result))
+        self.study.optuna.set_user_attr(CONFIRM_KEY, fitting(result))
         return result
 
     # -- validation data -----------------------------------------------------------------------
@@ -287,8 +262,12 @@ class _Confirmation:
 
     # -- test data -----------------------------------------------------------------------------
 
-    def _test(self, tested: list[Candidate]) -> dict[str, Any]:
-        """Trains each finally and tests it; the winner last, so that its weights remain."""
+    def _test(self, tested: list[Candidate], basis: dict[str, Any]) -> dict[str, Any]:
+        """Trains each finally and tests it; the winner last, so that its weights remain.
+
+        Raises:
+            _DoneElsewhere: Another process has done so meanwhile.
+        """
         metric, classes = self.setup.spec.train.metric, self.setup.classes
         index = self.setup.splits.test
         labels = self.setup.source.labels[index]
@@ -304,6 +283,8 @@ class _Confirmation:
                 "backward": final.images_backward,
                 "seconds": round(final.seconds, 3),
             }
+            if stored := _stored(self.study, basis):
+                raise _DoneElsewhere(stored)
             self._log_look(candidate.name)
             probs[candidate.name] = self.setup.trainer.predict(index)
         winner = tested[-1].name
@@ -386,23 +367,6 @@ def _stored(study: TuningStudy, basis: dict[str, Any]) -> dict[str, Any] | None:
     """The study's confirmation, if it stands on this basis."""
     stored = study.optuna.user_attrs.get(CONFIRM_KEY)
     return dict(stored) if stored and stored.get("basis") == basis else None
-
-
-def _fitting(result: dict[str, Any]) -> dict[str, Any]:
-    """A result without those of its details that a database's row has no room for.
-
-    First those by class of all tests but the winner's go, then the thumbnails, then the winner's.
-    """
-    result = copy.deepcopy(result)
-    steps = [test["metrics"] for test in result["tests"] if test["name"] != result["winner"]]
-    steps += [*result["mistakes"]]
-    steps += [test["metrics"] for test in result["tests"] if test["name"] == result["winner"]]
-    for details in steps:
-        if len(json.dumps(result)) <= _MOST_STORED:
-            break
-        for name in ("recall", "precision", "support", "thumbnail"):
-            details.pop(name, None)
-    return result
 
 
 def _finished(study: TuningStudy) -> list[FrozenTrial]:

@@ -62,7 +62,9 @@ def open_storage(
             ``sqlite:///biotune.db``.
         retry_seconds: For how long each call is retried while the storage cannot be reached.
         create: Create the database file and its tables where there are none.
-        read_only: Refuse all writes, in the database itself; implies ``create=False``.
+        read_only: Refuse all writes, in the database itself; implies ``create=False``. An SQLite
+            file at rest in a folder that may not be written is read as it is: open it anew to see
+            what others write later.
 
     Returns:
         A storage to give to ``optuna.create_study(storage=…)`` and its kind.
@@ -231,7 +233,8 @@ def _open_database(where: StorageURL, *, seconds: float, create: bool, read_only
     if where.kind == "sqlite" and read_only:
         assert where.path is not None
         url = f"sqlite:///file:{quote(str(where.path))}?mode=ro&uri=true"
-        if not os.access(where.path.parent, os.W_OK) and not Path(f"{where.path}-wal").exists():
+        closed = not network and not os.access(where.path.parent, os.W_OK)
+        if closed and not Path(f"{where.path}-wal").exists():
             url += "&immutable=1"  # SQLite would make its files for readers beside the database
     settings = engine_settings(where, read_only=read_only, network=network)
     policy = RetryPolicy(where.place, seconds=seconds)

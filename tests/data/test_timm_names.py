@@ -84,7 +84,7 @@ def test_classes_from_json(tmp_path: Path) -> None:
         ({"a.png": png(0), "a.cls": b"cat"}, "cannot be read: invalid literal"),
         ({"a.png": png(0), "a.json": b'{"label": Infinity}'}, "cannot be read: .*infinity"),
         ({"a.png": png(0), "a.json": b'{"label": [1]}'}, "cannot be read: "),
-        ({"a.png": png(0), "a.json": b"[" * 100_000}, "cannot be read: .*recursion"),
+        ({"a.png": png(0), "a.json": b"[" * 100_000}, "cannot be read: "),
         ({"a.png": b"no", "a.cls": b"1"}, r"'x\.tar/a\.png' is not an image"),
         ({}, "no images"),
     ],

@@ -11,7 +11,8 @@ from biotune_optuna.outcome import export_winner
 from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.candidates import Candidate, choose
-from biotune_optuna.study.confirm import ConfirmPlan, _fitting, confirm, train_winner
+from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
+from biotune_optuna.study.fitting import fitting
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy
@@ -159,13 +160,13 @@ def test_a_result_too_long_for_a_row_loses_its_least_important_details() -> None
         "mistakes": [{"id": "a.png", "thumbnail": "data:image/png;base64," + "A" * 2000}] * 2,
     }
     whole = json.loads(json.dumps(result))
-    assert _fitting({**result, "tests": []}) == {**whole, "tests": []}
-    found = _fitting(result)
+    assert fitting({**result, "tests": []}) == {**whole, "tests": []}
+    found = fitting(result)
     assert found["tests"] == [{"name": "full", "metrics": {"accuracy": 0.5}}, whole["tests"][1]]
     assert found["mistakes"] == whole["mistakes"]
     assert result == whole, "what is returned keeps everything"
     metrics["recall"] |= {f"other {i}": i / 7 for i in range(3000)}
-    found = _fitting({**whole, "tests": [{"name": "trial 1", "metrics": metrics}]})
+    found = fitting({**whole, "tests": [{"name": "trial 1", "metrics": metrics}]})
     assert found["mistakes"] == [{"id": "a.png"}] * 2
     assert found["tests"] == [{"name": "trial 1", "metrics": {"accuracy": 0.5}}]
 
