@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
+from biotune_optuna.slots.ranking import rank_finished
 from biotune_optuna.study.objective import recipe_summary
 
 if TYPE_CHECKING:
-    from biotune_optuna.recipe import Recipe
+    from collections.abc import Collection
 
-__all__ = ["Candidate", "choose"]
+    from optuna.trial import FrozenTrial
+
+    from biotune_optuna.recipe import Recipe
+    from biotune_optuna.study.study import TuningStudy
+
+__all__ = ["Candidate", "choose", "leading"]
 
 
 @dataclass
@@ -83,6 +89,33 @@ class Candidate:
             "backward_cost": self.backward_cost,
             "final_epochs": self.final_epochs,
         }
+
+
+def leading(
+    study: TuningStudy, most: int, *, among: Collection[int] | None = None
+) -> list[tuple[FrozenTrial, Recipe]]:
+    """The search's best recipes by model and by value in turn, different ones.
+
+    Args:
+        study: The study.
+        most: How many, at most.
+        among: Numbers of the trials to take them from; None takes all that are COMPLETE.
+    """
+    space = study.setup.space
+    trials = {trial.number: trial for trial in study.optuna.get_trials(deepcopy=False)}
+    by_model, by_value = (
+        [
+            number
+            for number in rank_finished(study.optuna, space, smooth=smooth)
+            if (number in trials if among is None else number in among)
+        ]
+        for smooth in (True, False)
+    )
+    found: dict[tuple[Any, ...], tuple[FrozenTrial, Recipe]] = {}
+    for number in (n for pair in zip(by_model, by_value, strict=False) for n in pair):
+        recipe = space.genome(trials[number].params).decode()
+        found.setdefault(recipe.key(), (trials[number], recipe))
+    return list(found.values())[:most]
 
 
 def choose(

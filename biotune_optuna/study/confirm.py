@@ -9,6 +9,7 @@ trained on training and validation data together and tested, once.
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,7 @@ import optuna
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import report
 from biotune_optuna.recipe import Recipe
-from biotune_optuna.slots.ranking import rank_finished
-from biotune_optuna.study.candidates import Candidate, choose
+from biotune_optuna.study.candidates import Candidate, choose, leading
 from biotune_optuna.study.confirm_plan import ConfirmPlan
 from biotune_optuna.study.evidence import bootstrap_interval, paired_test
 from biotune_optuna.study.fitting import fitting
@@ -132,7 +132,7 @@ class _Confirmation:
         checkpoint: Callable[[], None] | None,
     ) -> None:
         self.study, self.plan, self.observer, self.checkpoint = study, plan, observer, checkpoint
-        self.finished = {trial.number: trial for trial in finished}
+        self.finished = {trial.number for trial in finished}
         self.setup = study.setup
         self.done = 0
         n_rivals = len(plan.rivals)
@@ -181,29 +181,17 @@ class _Confirmation:
 
         Trials that another process has finished since the confirmation began are left out.
         """
-        chosen: dict[tuple[Any, ...], Candidate] = {}
-        study, space = self.study.optuna, self.setup.space
-        by_model, by_value = (
-            [n for n in rank_finished(study, space, smooth=smooth) if n in self.finished]
-            for smooth in (True, False)
-        )
-        for number in (n for pair in zip(by_model, by_value, strict=False) for n in pair):
-            trial = self.finished[number]
-            recipe = self.setup.space.genome(trial.params).decode()
-            value = trial.value
-            if recipe.key() in chosen or value is None:
-                continue
-            chosen[recipe.key()] = Candidate(
-                name=f"trial {number}",
+        return [
+            Candidate(
+                name=f"trial {trial.number}",
                 method="biotune",
                 recipe=recipe,
-                trial=number,
-                search_value=value,
+                trial=trial.number,
+                search_value=float(trial.value if trial.value is not None else math.nan),
                 search_stderr=trial.user_attrs.get("stderr"),
             )
-            if len(chosen) == self.plan.top_k:
-                break
-        return list(chosen.values())
+            for trial, recipe in leading(self.study, self.plan.top_k, among=self.finished)
+        ]
 
     def _tune_rival(self, name: str) -> Candidate:
         run = self.setup.spec.search_runs()[0]

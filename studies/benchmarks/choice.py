@@ -30,7 +30,7 @@ from sklearn.model_selection import StratifiedKFold
 from biotune_optuna import Recipe, StudySpec, TrainSettings, create_study
 from biotune_optuna.data.sources import open_source
 from biotune_optuna.finetune.metrics import score
-from biotune_optuna.sampler import rank_finished
+from biotune_optuna.study.candidates import leading
 
 if TYPE_CHECKING:
     from biotune_optuna import TuningStudy
@@ -93,7 +93,8 @@ def one_repeat(task: str, repeat: int, args: argparse.Namespace) -> dict[str, An
     parts = [(both[train], both[val]) for train, val in folds]
     seeds = [run.seed for run in study.spec.confirm_runs(2 * RUNS)]
     rows = []
-    for name, recipe in (*candidates(study), *rivals(study)):
+    best = [(f"t{trial.number}", recipe) for trial, recipe in leading(study, CANDIDATES)]
+    for name, recipe in (*best, *rivals(study)):
         alike = [trainer.fit(recipe, splits.train, splits.val, seed=s) for s in seeds[:RUNS]]
         folded = [
             trainer.fit(recipe, *part, seed=s) for part, s in zip(parts, seeds[:RUNS], strict=True)
@@ -117,19 +118,6 @@ def mnist() -> ImageSource:
 
     images, labels = mnist_data()
     return open_source(images.reshape(-1, 28, 28).astype("uint8"), labels=labels)
-
-
-def candidates(study: TuningStudy) -> list[tuple[str, Recipe]]:
-    """The search's best recipes, by model and by value in turn."""
-    space, found = study.setup.space, dict[Any, tuple[str, Recipe]]()
-    trials = {trial.number: trial for trial in study.optuna.get_trials(deepcopy=False)}
-    ranked = [rank_finished(study.optuna, space, smooth=smooth) for smooth in (True, False)]
-    for number in (n for pair in zip(*ranked, strict=True) for n in pair):
-        recipe = space.genome(trials[number].params).decode()
-        found.setdefault(recipe.key(), (f"t{number}", recipe))
-        if len(found) == CANDIDATES:
-            break
-    return list(found.values())
 
 
 def rivals(study: TuningStudy) -> list[tuple[str, Recipe]]:

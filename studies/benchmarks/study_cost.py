@@ -34,7 +34,7 @@ from biotune_optuna import Recipe, StudySpec, TrainSettings, TuningStudy, create
 from biotune_optuna.data.sources import open_source
 from biotune_optuna.finetune.metrics import score
 from biotune_optuna.finetune.trainer import Trainer
-from biotune_optuna.slots.ranking import rank_finished
+from biotune_optuna.study.candidates import leading
 from biotune_optuna.study.setup import prepare
 
 if TYPE_CHECKING:
@@ -209,10 +209,10 @@ def confirmed(study: TuningStudy, settings: str) -> dict[str, Any]:
     )
     seeds = [run.seed for run in study.spec.confirm_runs(CONFIRM_SEEDS + FINAL_SEEDS)]
     tried = []
-    for number, recipe in best_recipes(study):
+    for trial, recipe in leading(study, TOP_K):
         runs = [trainer.fit(recipe, *setup.splits.run(None), seed=s) for s in seeds[:CONFIRM_SEEDS]]
         epochs = int(np.median([run.best_epoch for run in runs]))
-        tried.append((float(np.mean([run.score for run in runs])), -number, epochs, recipe))
+        tried.append((float(np.mean([run.score for run in runs])), -trial.number, epochs, recipe))
     value, number, epochs, recipe = max(tried, key=lambda one: one[:2])
     tests = [tested(study, trainer, recipe, max(1, epochs), seed) for seed in seeds[CONFIRM_SEEDS:]]
     found = {
@@ -226,17 +226,6 @@ def confirmed(study: TuningStudy, settings: str) -> dict[str, Any]:
     }
     study.optuna.set_user_attr(key, found)
     return found
-
-
-def best_recipes(study: TuningStudy) -> list[tuple[int, Recipe]]:
-    """The candidates that confirmation takes: best by model and by value in turn."""
-    space, found = study.setup.space, dict[Any, tuple[int, Recipe]]()
-    trials = {trial.number: trial for trial in study.optuna.get_trials(deepcopy=False)}
-    ranked = [rank_finished(study.optuna, space, smooth=smooth) for smooth in (True, False)]
-    for number in (number for pair in zip(*ranked, strict=True) for number in pair):
-        recipe = space.genome(trials[number].params).decode()
-        found.setdefault(recipe.key(), (number, recipe))
-    return list(found.values())[:TOP_K]
 
 
 def tested(study: TuningStudy, trainer: Trainer, recipe: Recipe, epochs: int, seed: int) -> float:
