@@ -77,18 +77,32 @@ FEW = {
 }
 
 
+def changed(
+    source: str,
+    changes: dict[str, tuple[str, str]],
+    flags: re.RegexFlag = re.MULTILINE,
+) -> str:
+    """A script made smaller: patterns and what to put there, each of which must be found."""
+    for name, (pattern, replacement) in changes.items():
+        source, count = re.subn(pattern, replacement, source, flags=flags)
+        assert count, name
+    return source
+
+
 def test_compare(tmp_path: Path) -> None:
     source = (STUDIES / "compare.py").read_text()
-    for name, (pattern, replacement) in {
-        **FEW,
-        "spec": (r"image_size=.*?\n\)", f"{TINY}\n)"),
-        "methods": (
-            r"\(\*default_methods\(\), \*SEARCHERS\)",
-            '("biotune", "full", "gp", "cma-es")',
-        ),
-    }.items():
-        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE | re.DOTALL)
-        assert count, name
+    source = changed(
+        source,
+        {
+            **FEW,
+            "spec": (r"image_size=.*?\n\)", f"{TINY}\n)"),
+            "methods": (
+                r"\(\*default_methods\(\), \*SEARCHERS\)",
+                '("biotune", "full", "gp", "cma-es")',
+            ),
+        },
+        re.MULTILINE | re.DOTALL,
+    )
     printed = run_script(source, tmp_path, "digits", "test_efficientnet")
     done = [line for line in printed.splitlines() if "image passes" in line]
     assert [line.split(", ")[2].partition(":")[0] for line in done] == [
@@ -131,14 +145,15 @@ def test_paper(tmp_path: Path) -> None:
     images = digit_folder(tmp_path / "flowers102", per_class=20)
     source = (STUDIES / "paper.py").read_text()
     paper_train = TINY.replace("TrainSettings(", "TrainSettings.paper(")
-    for name, (pattern, replacement) in {
-        "trials": FEW["trials"],
-        "repeats": FEW["repeats"],
-        "spec": (r"model=model\)", f"model=model, {paper_train})"),
-        "plan": (r"trials=TRIALS", 'trials=TRIALS, contenders=("biotune", "full"), top_k=1'),
-    }.items():
-        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE)
-        assert count, name
+    source = changed(
+        source,
+        {
+            "trials": FEW["trials"],
+            "repeats": FEW["repeats"],
+            "spec": (r"model=model\)", f"model=model, {paper_train})"),
+            "plan": (r"trials=TRIALS", 'trials=TRIALS, contenders=("biotune", "full"), top_k=1'),
+        },
+    )
     printed = run_script(source, tmp_path, str(images), "test_efficientnet")
     (line,) = (x for x in printed.splitlines() if x.startswith("| flowers102 | biotune | 91.68 |"))
     assert "(n = 1)" in line
@@ -161,15 +176,19 @@ def test_results(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     for name in ("hymenoptera", "pneumoniamnist", "usps"):
         digit_folder(folder / name, per_class=12)
-    for name, (pattern, replacement) in {
-        **FEW,
-        "model": (r"^MODEL = .*$", 'MODEL = "test_efficientnet"'),
-        "sizes": (r"train_size=200,\n *val_size=100", 'weights="none", train_size=30, val_size=20'),
-        "image size": (r'"image_size": \d\d', '"image_size": 32'),
-        "epochs": (r"epochs=6", "epochs=1, batch_size=15"),
-    }.items():
-        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE)
-        assert count, name
+    source = changed(
+        source,
+        {
+            **FEW,
+            "model": (r"^MODEL = .*$", 'MODEL = "test_efficientnet"'),
+            "sizes": (
+                r"train_size=200,\n *val_size=100",
+                'weights="none", train_size=30, val_size=20',
+            ),
+            "image size": (r'"image_size": \d\d', '"image_size": 32'),
+            "epochs": (r"epochs=6", "epochs=1, batch_size=15"),
+        },
+    )
     printed = run_script(source, tmp_path, str(folder), "biotune", "full")
     done = [line.split(", ") for line in printed.splitlines() if "image passes" in line]
     tasks = ("hymenoptera", "pneumoniamnist", "usps")
@@ -187,16 +206,17 @@ def test_results(tmp_path: Path) -> None:
 
 def test_architectures(tmp_path: Path) -> None:
     source = (STUDIES / "architectures.py").read_text()
-    for name, (pattern, replacement) in {
-        "sizes": (r"^SIZES = .*$", 'SIZES = {"test_efficientnet": 32}'),
-        "weights": (r"weights=f.*$", 'weights="none",'),
-        "numbers": (r"train_size=100,\n *val_size=100", "train_size=30, val_size=20"),
-        "epochs": (r"epochs=4", "epochs=1"),
-        "trials": (r"trials=14", "trials=1, top_k=1, runs=1"),
-        "repeats": (r"repeats=3", "repeats=1"),
-    }.items():
-        source, count = re.subn(pattern, replacement, source, flags=re.MULTILINE)
-        assert count == 1, name
+    source = changed(
+        source,
+        {
+            "sizes": (r"^SIZES = .*$", 'SIZES = {"test_efficientnet": 32}'),
+            "weights": (r"weights=f.*$", 'weights="none",'),
+            "numbers": (r"train_size=100,\n *val_size=100", "train_size=30, val_size=20"),
+            "epochs": (r"epochs=4", "epochs=1"),
+            "trials": (r"trials=14", "trials=1, top_k=1, runs=1"),
+            "repeats": (r"repeats=3", "repeats=1"),
+        },
+    )
     printed = run_script(source, tmp_path, "usps", "test_efficientnet")
     assert printed.count("image passes") == 5
     text = (tmp_path / "architectures-out" / "report.md").read_text()
