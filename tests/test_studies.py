@@ -6,9 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from examples import digit_folder, run_script, shrink
+from PIL import Image
 
 STUDIES = Path(__file__).parents[1] / "studies"
 SCRIPTS = sorted(STUDIES.glob("*.py"))
@@ -168,6 +170,34 @@ def test_paper(tmp_path: Path) -> None:
     assert "tiny stand-in data" in " ".join(docstring.split())
 
 
+SMALL = FEW | {
+    "model": (r"^MODEL = .*$", 'MODEL = "test_efficientnet"'),
+    "sizes": (r"train_size=200,\n *val_size=100", 'weights="none", train_size=30, val_size=20'),
+    "epochs": (r"epochs=6", "epochs=1, batch_size=15"),
+}
+
+
+STAND_IN = """
+import numpy as np
+
+def mnist_data():
+    return np.tile(np.arange(90.0), (784, 1)).T, np.arange(90) % 3
+"""
+
+
+def _assert_compared(tasks: tuple[str, ...], printed: str, report: Path) -> None:
+    done = [line.split(", ") for line in printed.splitlines() if "image passes" in line]
+    assert [
+        (task.split()[1], repeat, method.partition(":")[0]) for task, repeat, method, *_ in done
+    ] == [
+        (f"{task}-test_efficientnet", "repeat 0", method)
+        for task in tasks
+        for method in ("biotune", "full")
+    ]
+    for task in tasks:
+        assert f"{task}-test\\_efficientnet: biotune − full |" in report.read_text()
+
+
 def test_results(tmp_path: Path) -> None:
     """The wiring, on stand-in data, and that the protocol stays what the results page says."""
     source = (STUDIES / "results.py").read_text()
@@ -176,32 +206,30 @@ def test_results(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     for name in ("hymenoptera", "pneumoniamnist", "usps"):
         digit_folder(folder / name, per_class=12)
-    source = changed(
-        source,
-        {
-            **FEW,
-            "model": (r"^MODEL = .*$", 'MODEL = "test_efficientnet"'),
-            "sizes": (
-                r"train_size=200,\n *val_size=100",
-                'weights="none", train_size=30, val_size=20',
-            ),
-            "image size": (r'"image_size": \d\d', '"image_size": 32'),
-            "epochs": (r"epochs=6", "epochs=1, batch_size=15"),
-        },
-    )
+    source = changed(source, SMALL | {"image size": (r'"image_size": \d\d', '"image_size": 32')})
     printed = run_script(source, tmp_path, str(folder), "biotune", "full")
-    done = [line.split(", ") for line in printed.splitlines() if "image passes" in line]
     tasks = ("hymenoptera", "pneumoniamnist", "usps")
-    assert [
-        (task.split()[1], repeat, method.partition(":")[0]) for task, repeat, method, *_ in done
-    ] == [
-        (f"{task}-test_efficientnet", "repeat 0", method)
-        for task in tasks
-        for method in ("biotune", "full")
-    ]
-    text = (tmp_path / "results-out" / "report.md").read_text()
-    for task in tasks:
-        assert f"{task}-test\\_efficientnet: biotune − full |" in text
+    _assert_compared(tasks, printed, tmp_path / "results-out" / "report.md")
+
+
+def test_development(tmp_path: Path) -> None:
+    """The same protocol, with MNIST's digits written as files once."""
+    source = (STUDIES / "development.py").read_text()
+    for fixed in ("TRIALS = 28", "REPEATS = 10", "train_size=200", "val_size=100", "epochs=6"):
+        assert fixed in source
+    digit_folder(tmp_path / "data" / "dtd10", per_class=12)
+    (tmp_path / "mlxtend").mkdir()  # found before the package, which need not be there
+    (tmp_path / "mlxtend" / "__init__.py").touch()
+    (tmp_path / "mlxtend" / "data.py").write_text(STAND_IN)
+    source = changed(source, SMALL | {"image size": (r": 64}", ": 32}")})
+    printed = run_script(source, tmp_path, str(tmp_path / "data"), "biotune", "full")
+    tasks = ("digits", "mnist5000", "dtd10")
+    _assert_compared(tasks, printed, tmp_path / "development-out" / "report.md")
+    folder = tmp_path / "data" / "mnist5000"
+    assert {path.name: len(list(path.iterdir())) for path in folder.iterdir()} == dict.fromkeys(
+        "012", 30
+    )
+    assert np.asarray(Image.open(folder / "1" / "4.png")).sum(axis=1).tolist() == [28 * 4] * 28
 
 
 def test_architectures(tmp_path: Path) -> None:
