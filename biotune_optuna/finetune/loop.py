@@ -198,9 +198,9 @@ class Run:
 
     def _out_of_patience(self, epoch: int) -> bool:
         patience = self.settings.patience
-        if self._val_idx is None or patience is None or not self._tactic.may_stop(epoch):
+        if self._val_idx is None or patience is None:
             return False
-        return epoch + 1 - self.result.best_epoch >= patience
+        return epoch + 1 - max(self.result.best_epoch, self._tactic.patient_until) >= patience
 
     def _end_diverged(self) -> None:
         result = self.result

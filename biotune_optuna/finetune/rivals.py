@@ -146,8 +146,9 @@ class _Phases(Tactic):
         if rest == 0 and 0 < phase < len(self._recipes):
             run.use_recipe(self._recipes[phase])
 
-    def may_stop(self, epoch: int) -> bool:
-        return epoch >= (len(self._recipes) - 1) * self._phase
+    @property
+    def patient_until(self) -> int:
+        return (len(self._recipes) - 1) * self._phase
 
 
 # -- linear probe, then full -----------------------------------------------------------------------
@@ -158,7 +159,8 @@ class LinearProbeThenFull(RateMethod):
     """LP-FT (Kumar et al., 2022): a linear probe, then full fine-tuning from its head.
 
     The probe trains at `PROBE_RATE` for the settings' epochs, or until patience ends it, and gives
-    its best head; both phases are charged, and the epochs and the score are the second phase's.
+    its best head; both phases are charged, and the epochs and the score are the second phase's. A
+    callback is told of the epochs of both, and may end the run in either.
     """
 
     def run(
@@ -175,7 +177,12 @@ class LinearProbeThenFull(RateMethod):
         probe = Recipe.linear_probe(
             trainer.blocks, lr=PROBE_RATE, weight_decay=setting.get("weight_decay", 0.0)
         )
-        first = trainer.fit(probe, train_idx, val_idx, seed=seed, keep_weights=True)
+        on_epoch = options.get("on_epoch")
+        first = trainer.fit(
+            probe, train_idx, val_idx, seed=seed, keep_weights=True, on_epoch=on_epoch
+        )
+        if first.stopped == "callback":
+            return first
         names = (*trainer.blocks[-1].parameter_names, *trainer.blocks[-1].buffer_names)
         state = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
         head = {name: state[name].detach().clone() for name in names}
@@ -216,9 +223,10 @@ def charge(result: RunResult, earlier: RunResult) -> RunResult:
 class StartingPoint(RateMethod):
     """L2-SP and L1-SP (Xuhong et al., 2018, Sec. 3): pulled towards the pre-trained weights.
 
-    L2-SP adds ``alpha / 2 * ||w - w0||_2^2``, L1-SP ``alpha * ||w - w0||_1``, over weights that
-    were pre-trained, and both add ``beta / 2 * ||w||_2^2`` over the new head's. Weights are tensors
-    of two or more dimensions: norms and biases are free.
+    Besides any weight decay of the setting, L2-SP adds ``alpha / 2 * ||w - w0||_2^2``, L1-SP
+    ``alpha * ||w - w0||_1``, over weights that were pre-trained, and both add
+    ``beta / 2 * ||w||_2^2`` over the new head's. Weights are tensors of two or more dimensions:
+    norms and biases are free.
 
     Attributes:
         name: The name users type.

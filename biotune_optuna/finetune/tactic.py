@@ -50,9 +50,10 @@ class Tactic:
     def before_epoch(self, run: Run, epoch: int) -> None:
         """Called before each epoch (counted from 0), in train mode."""
 
-    def may_stop(self, epoch: int) -> bool:  # noqa: ARG002 - a hook's signature
-        """Whether patience may end the run after this epoch (counted from 0)."""
-        return True
+    @property
+    def patient_until(self) -> int:
+        """Epochs at the beginning in which patience does not count."""
+        return 0
 
     def penalty(self, run: Run) -> torch.Tensor | None:  # noqa: ARG002 - a hook's signature
         """A term added to the loss of each step, or None."""

@@ -11,6 +11,7 @@ from torch import nn
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune import rgn, rivals
 from biotune_optuna.finetune.methods import METHODS, get_method
+from biotune_optuna.finetune.results import StopTraining
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models import model_blocks
@@ -152,6 +153,29 @@ def test_patience_waits_until_all_blocks_train(images, split):
     trainer = make_trainer(images, epochs=12, patience=1)
     result = METHODS["unfreeze-last-first"].run(trainer, *split, setting={"lr": 1e-12}, seed=0)
     assert len(result.epochs) == len(trainer.blocks)
+
+
+def test_patience_counts_from_the_epoch_that_a_method_names(images, split):
+    class Late(Tactic):
+        patient_until = 4
+
+    trainer = make_trainer(images, epochs=12, patience=3)
+    nothing_moves = Recipe.linear_probe(trainer.blocks, lr=1e-12)
+    result = trainer.fit(nothing_moves, *split, seed=0, tactic=Late())
+    assert (result.best_epoch, len(result.epochs)) == (1, 4 + 3)
+
+
+def test_the_probe_of_lp_ft_may_be_stopped(images, split):
+    told = []
+
+    def on_epoch(record):
+        told.append(record.epoch)
+        if len(told) == 2:
+            raise StopTraining
+
+    trainer = make_trainer(images, epochs=4)
+    result = METHODS["lp-ft"].run(trainer, *split, setting={"lr": 1e-3}, seed=0, on_epoch=on_epoch)
+    assert (told, result.stopped) == ([1, 2], "callback")
 
 
 def test_lp_ft_starts_full_training_from_the_probes_head(images, split):
