@@ -181,7 +181,7 @@ class _Budget:
         ] or [0.0]
         missing = self.plan.top_k - len(per_run)
         n_train, n_val = (len(part) for part in self.setup.splits.run(None))
-        fold = self.setup.spec.search_runs()[0].fold
+        fold = self._runs()[0].fold
         n_fold, n_fold_val = (len(part) for part in self.setup.splits.run(fold))
         larger = (2 * n_train + n_val) / (2 * n_fold + n_fold_val)
         per_run = [larger * one for one in (*per_run, *[max(per_run)] * missing)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import math
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +116,8 @@ def read_csv(path: str | Path) -> list[Row]:
         path: The file.
 
     Raises:
-        DataError: If it is not there, lacks a column or holds something else than a number.
+        DataError: If it is not there, lacks a column, holds something else than a number, or has
+            two rows for one method in one repeat.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -127,7 +128,16 @@ def read_csv(path: str | Path) -> list[Row]:
     missing = [name for name in _FIELDS if name not in (reader.fieldnames or ())]
     if missing:
         raise DataError(f"results {str(path)!r} lack the column {missing[0]!r}")
-    return [_row(path, number, record) for number, record in enumerate(reader, 2)]
+    found: dict[tuple[str, int, str], tuple[int, Row]] = {}
+    for number, record in enumerate(reader, 2):
+        row = _row(path, number, record)
+        first, _ = found.setdefault((row.task, row.repeat, row.method), (number, row))
+        if first != number:
+            raise DataError(
+                f"results {str(path)!r}, line {number}: {row.method} in repeat {row.repeat} of "
+                f"{row.task} is on line {first} already; keep one of the two"
+            )
+    return [row for _, row in found.values()]
 
 
 def _row(path: str | Path, number: int, record: dict[str, Any]) -> Row:
@@ -140,6 +150,10 @@ def _row(path: str | Path, number: int, record: dict[str, Any]) -> Row:
             raise DataError(
                 f"results {str(path)!r}, line {number}: {name} {text!r} is no number"
             ) from None
-    if math.isnan(values["score"]):
-        raise DataError(f"results {str(path)!r}, line {number}: the score is missing")
+    wrong = {name: "a finite number" for name in ("score", "seconds") if not isfinite(values[name])}
+    wrong |= {name: "at least 1" for name in ("test", "pool") if values[name] < 1}
+    for name, right in wrong.items():
+        raise DataError(
+            f"results {str(path)!r}, line {number}: {name} {values[name]} must be {right}"
+        )
     return Row(**values)

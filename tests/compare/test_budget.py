@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,14 +15,19 @@ from biotune_optuna.compare.budget import _Budget
 N_TRAIN, N_VAL, TOP_K, RUNS = 60, 20, 2, 3
 
 
-def make_budget(budget: int, n_folds: int = 1) -> _Budget:
+@dataclass
+class Run:
+    fold: int | None
+
+
+def make_budget(budget: int, n_folds: int = 1, preset: str = "default") -> _Budget:
     def images(fold: int | None) -> tuple[Any, Any]:
         share = 1 if fold is None else n_folds
         return np.arange(N_TRAIN // share), np.arange(N_VAL)
 
     plan: Any = SimpleNamespace(top_k=TOP_K, runs=RUNS)
-    runs = [SimpleNamespace(fold=0 if n_folds > 1 else None)]
-    spec = SimpleNamespace(search_runs=lambda: runs)
+    runs = [Run(0 if n_folds > 1 else None)]
+    spec = SimpleNamespace(search_runs=lambda: runs, preset=preset)
     setup: Any = SimpleNamespace(splits=SimpleNamespace(run=images), spec=spec)
     method, stop = (SimpleNamespace() for _ in range(2))
     return _Budget(setup, method, plan, budget, stop)  # type: ignore[arg-type]
@@ -52,6 +58,8 @@ def test_what_runs_on_folds_ends_on_all_images() -> None:
         one.user_attrs |= on_folds
     whole = make_budget(0)._kept([trial(0, 0.9, 10), trial(1, 0.8, 10)])
     assert make_budget(0, n_folds=2)._kept(halves) == pytest.approx(whole)
+    all_images = [trial(0, 0.9, 10), trial(1, 0.8, 10)]  # as this search has under the paper's
+    assert make_budget(0, n_folds=2, preset="paper")._kept(all_images) == pytest.approx(whole)
 
 
 @pytest.mark.parametrize(("spare", "spent"), [(0, False), (-1, True)])

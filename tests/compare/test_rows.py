@@ -40,7 +40,10 @@ def test_derived_figures() -> None:
     [
         (lambda text: text.replace("method", "x", 1), "lack the column 'method'"),
         (lambda text: text.replace(",3000,", ",many,", 1), "line 2: forward 'many' is no number"),
-        (lambda text: text.replace("0.5", "nan"), "line 2: the score is missing"),
+        (lambda text: text.replace("0.5", "nan"), "line 2: score nan must be a finite number"),
+        (lambda text: text.replace("12.5", "inf"), "line 2: seconds inf must be a finite number"),
+        (lambda text: text.replace(",80,", ",0,"), "line 2: pool 0 must be at least 1"),
+        (lambda text: text + text.splitlines()[1], "line 3: full in repeat 0 of .* is on line 2"),
         (lambda text: text[: text.rindex(",12.5")], "line 2: seconds None is no number"),
     ],
 )
