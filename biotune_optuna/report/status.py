@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, TypedDict
@@ -122,8 +121,8 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
         "trials_per_hour": rate,
         "seconds_left": left,
         "seconds": sum(time_spent(view).values()),
-        "forward": _passes(view, "forward"),
-        "backward": _passes(view, "backward"),
+        "forward": view.passes("forward"),
+        "backward": view.passes("backward"),
         "search": dict(search_totals(view)._asdict()),
         "confirmed": view.confirm.get("winner"),
         "verdict": verdict(view).headline,
@@ -227,9 +226,3 @@ def _trials_per_hour(view: StudyView, now: datetime) -> float | None:
         return None
     span = (max(now, times[-1]) - times[0]).total_seconds()
     return 3600 * (len(times) - 1) / span if span > 0 else None
-
-
-def _passes(view: StudyView, key: str) -> int:
-    values = [t.user_attrs.get(key) for t in view.trials]
-    values += [c.get(key) for c in view.contenders]
-    return round(sum(v for v in values if isinstance(v, (int, float)) and math.isfinite(v)))

@@ -252,6 +252,20 @@ class StudyView:
 
     # ---- training --------------------------------------------------------------------------
 
+    def passes(self, key: str) -> int:
+        """Image passes of all trainings: the search's, the confirmation's and the final ones.
+
+        Args:
+            key: ``"forward"`` or ``"backward"``.
+        """
+        ledger = self.user_attrs.get("confirm_trainings")
+        confirmed = list(ledger.values()) if isinstance(ledger, Mapping) else self.contenders
+        final = self.confirm.get("final_training")
+        confirmed += list(final.values()) if isinstance(final, Mapping) else []
+        records = [*(t.user_attrs for t in self.trials), *confirmed]
+        values = [record.get(key) for record in records if isinstance(record, Mapping)]
+        return round(sum(v for v in values if isinstance(v, (int, float)) and math.isfinite(v)))
+
     @property
     def max_epochs(self) -> int | None:
         """Epochs a run may last, when the specification says so."""

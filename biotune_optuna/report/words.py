@@ -202,7 +202,7 @@ def describe_trial(view: StudyView, trial: FrozenTrial) -> str:
     """
     multipliers = view.recipes.get(trial.number)
     if multipliers:
-        recipe = trial.user_attrs["recipe"]
+        recipe = trial.user_attrs.get("recipe", trial.params)
         lr = recipe.get("lr") if isinstance(recipe, Mapping) else None
         words = describe(multipliers, lr if isinstance(lr, float) else None)
         return f"Its recipe: {words}."
@@ -266,8 +266,7 @@ def cost_sentences(view: StudyView) -> list[str]:
     if spent <= 0:
         return []
     sentences = [f"All together took {duration(spent)} of computing."]
-    forward = _total(view, "forward")
-    backward = _total(view, "backward")
+    forward, backward = view.passes("forward"), view.passes("backward")
     if forward:
         sentences.append(
             f"{count(forward)} images went forward through the network and {count(backward)}"
@@ -325,9 +324,3 @@ def search_totals(view: StudyView) -> SearchTotals:
         cached=sum(int(run.get("cache_hits", 0)) for run in runs),
         peak_mb=max((float(run.get("peak_mb", 0.0)) for run in runs), default=0.0),
     )
-
-
-def _total(view: StudyView, key: str) -> float:
-    values = [t.user_attrs.get(key) for t in view.trials]
-    values += [c.get(key) for c in view.contenders]
-    return float(sum(v for v in values if isinstance(v, (int, float))))

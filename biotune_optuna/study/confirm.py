@@ -135,6 +135,7 @@ class _Confirmation:
         self.finished = {trial.number for trial in finished}
         self.setup = study.setup
         self.done = 0
+        self.seconds_before = 0.0  # of trainings that an earlier confirmation made
         n_rivals = len(plan.rivals)
         trainings = n_rivals * len(plan.rates) + (plan.top_k + n_rivals) * plan.n_runs
         self.total = trainings + 1 + n_rivals
@@ -170,7 +171,7 @@ class _Confirmation:
             result |= self._test(tested, basis) if len(self.setup.splits.test) else untested
         except _DoneElsewhere as done:
             return done.result
-        result["seconds"] = time.perf_counter() - started
+        result["seconds"] = time.perf_counter() - started + self.seconds_before
         self.study.optuna.set_user_attr(CONFIRM_KEY, fitting(result))
         return result
 
@@ -232,6 +233,7 @@ class _Confirmation:
         key = f"{name} | seed {seed}"
         known = self._ledger().get(key)
         if known and known["key"] == list(recipe.key()):
+            self.seconds_before += known["seconds"]
             return dict(known)
         train, val = self.setup.splits.run(None)
         self.study.trained = None

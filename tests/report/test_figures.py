@@ -12,12 +12,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from biotune_optuna.lease import ENDED_KEY
 from biotune_optuna.report import figures
 from biotune_optuna.report.figures import FIGURES, NothingToShow
 from biotune_optuna.report.figures.cost import pareto_front, time_spent
 from biotune_optuna.report.figures.genome import best_part
 from biotune_optuna.report.figures.importance import importances
+from biotune_optuna.report.status import study_status
 from biotune_optuna.report.view import as_view
+from biotune_optuna.report.words import describe_trial, verdict
 
 START = dt.datetime(2026, 1, 5)
 Trials = Iterable[dict[str, Any]]
@@ -33,12 +36,14 @@ def study_of(trials: Trials, *, direction: str = "maximize", **attrs: Any) -> op
         seconds = one.pop("wall", 1.0)
         value, state = one.pop("value", None), one.pop("state", TrialState.COMPLETE)
         steps = one.pop("steps", {})
+        ended = one.pop("ended", None)
         multipliers = one.pop("m", None)
         if multipliers is not None:
             one["recipe"] = {"lr": 0.1, "multipliers": dict(zip("abc", multipliers, strict=True))}
         trial = create_trial(
             state=state, value=value, intermediate_values=steps, user_attrs=one, params={}
         )
+        trial.system_attrs |= {ENDED_KEY: ended} if ended else {}
         trial.datetime_start = START
         trial.datetime_complete = START + dt.timedelta(seconds=seconds)
         study.add_trial(trial)
@@ -214,6 +219,7 @@ def test_time_is_counted_once() -> None:
             {"value": 0.5, "seconds": 8.0, "wall": 10.0},
             {"value": 0.4, "seconds": 3.0, "wall": 4.0, "state": TrialState.PRUNED},
             {"state": TrialState.FAIL, "seconds": 1.0, "wall": 6.0},
+            {"state": TrialState.FAIL, "wall": 54_000.0, "ended": "lost"},
         ],
         confirm={"seconds": 7.5},
     )
@@ -382,6 +388,16 @@ def test_genomes_of_somebody_elses_objective_are_decoded(own_objective: optuna.S
     best = view.recipes[view.ranked[0].number]
     expected = [round(math.log10(m), 4) if m > 0 else None for m in best.values()]
     assert [row[0] for row in cells.z] == expected
+
+
+def test_all_views_take_somebody_elses_objective(own_objective: optuna.Study) -> None:
+    view = as_view(own_objective)
+    assert view.best is not None
+    words = describe_trial(view, view.best)
+    assert words.startswith("Its recipe: ")
+    assert f"head at {view.recipes[view.best.number]['head']:.2g}×" in words
+    assert study_status(own_objective)["best"]
+    assert "trial" in verdict(view).headline.lower()
 
 
 def test_roles_and_parents_of_somebody_elses_objective_are_drawn(

@@ -9,6 +9,7 @@ import pytest
 from biotune_optuna.errors import StudyError
 from biotune_optuna.outcome import export_winner
 from biotune_optuna.recipe import BlockRecipe, Recipe
+from biotune_optuna.report.view import as_view
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.candidates import Candidate, choose
 from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
@@ -118,6 +119,13 @@ def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     looks = searched.optuna.user_attrs["test_looks"]
     assert [look["what"] for look in looks] == names
     assert {pair["against"] for pair in result["paired"]} == set(names[:-1])
+    trained = [*searched.optuna.user_attrs["confirm_trainings"].values()]
+    assert len(trained) == 2 * 2 + 4 * 2
+    trained += [*result["final_training"].values()]
+    trained += [trial.user_attrs for trial in searched.optuna.trials]
+    view = as_view(searched.optuna)
+    for key in ("forward", "backward"):
+        assert view.passes(key) == sum(record[key] for record in trained)
 
 
 def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:
@@ -232,6 +240,7 @@ def test_an_interrupted_confirmation_goes_on(searched: TuningStudy) -> None:
     result = confirm(searched, PLAN)
     after = searched.optuna.user_attrs["confirm_trainings"]
     assert {key: after[key] for key in ledger} == ledger
+    assert result["seconds"] > sum(record["seconds"] for record in after.values())
     assert len(after) == 2 * 2 + 4 * 2
     fresh = TuningStudy(optuna.create_study(direction="maximize"), searched.setup)
     fresh.optuna.add_trials(searched.optuna.trials)

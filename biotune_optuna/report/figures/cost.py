@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
+from biotune_optuna.lease import ENDED_KEY
 from biotune_optuna.report.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, finish
 from biotune_optuna.report.text import duration
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view, seconds
@@ -124,6 +125,8 @@ def _add_panel(
 def time_spent(study: Study | StudyView) -> dict[str, float]:
     """Seconds per kind of work, summed over workers; kinds that took no time are absent.
 
+    What a trial took whose worker died is not known, and not counted.
+
     Args:
         study: Any study with finished trials.
     """
@@ -142,6 +145,8 @@ def time_spent(study: Study | StudyView) -> dict[str, float]:
         if not trial.state.is_finished():
             continue
         wall = trial.duration.total_seconds() if trial.duration is not None else 0.0
+        if trial.system_attrs.get(ENDED_KEY) == "lost":
+            wall = 0.0  # it ended when somebody noticed, which may be days after its worker died
         said = seconds(trial) or 0.0
         if trial.state == TrialState.FAIL:
             parts["trials that failed or were stopped"] += wall
