@@ -170,11 +170,7 @@ def build(session: nox.Session) -> None:
 
 def _check_contents(session: nox.Session, wheel: Path, sdist: Path) -> None:
     """Fails when the wheel or the sdist holds a file that does not belong, or lacks one."""
-    package = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "biotune_optuna").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    package = _files_below("biotune_optuna")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     inside = {name for name in names if ".dist-info/" not in name}
@@ -183,8 +179,18 @@ def _check_contents(session: nox.Session, wheel: Path, sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "noxfile.py", "PKG-INFO"}
-    if missing := (wanted | package) - sources:
+    wanted |= package | _files_below("package")
+    if missing := wanted - sources:
         session.error(f"sdist lacks {sorted(missing)}")
     stray = re.compile(r"__pycache__|\.py[co]$|\.db$|\.safetensors$|/_build/|^\.nox|\.cache")
     if strays := [name for name in sorted(names | sources) if stray.search(name)]:
         session.error(f"files that do not belong: {strays}")
+
+
+def _files_below(folder: str) -> set[str]:
+    """Paths of a folder's files, from the repository's root."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
