@@ -25,7 +25,7 @@ nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
 SHARED = ROOT / ".nox" / "shared"
-RUFF = "ruff>=0.9"
+RUFF = "ruff>=0.17,<0.18"  # a new minor version brings new rules into the families chosen
 BENCHMARKS = ROOT / "studies" / "benchmarks"
 # Benchmarks whose page is of data that no package brings along, and what to call them with.
 NEEDS_DATA = {
@@ -44,7 +44,7 @@ def shared_python(session: nox.Session) -> str:
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
     if not stamp.exists() or stamp.read_text() != wanted:
         if not python.exists():
-            session.run(sys.executable, "-m", "venv", str(SHARED), external=True)
+            session.run(sys.executable, "-m", "virtualenv", "--quiet", str(SHARED), external=True)
         install = ["install", "--quiet", "--editable", ".[bench,dev,docs]"]
         session.run(str(python), "-m", "pip", *install, external=True)
         stamp.write_text(wanted)
