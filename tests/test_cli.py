@@ -86,6 +86,12 @@ def test_an_unknown_model_gets_the_nearest_names(home: Path) -> None:
     assert "resnet50" in fails("blocks", "resnet5o")
 
 
+def test_the_fewest_blocks_are_the_same_everywhere() -> None:
+    assert "2 is not in the range x>=3" in fails("blocks", "resnet18", "--max-blocks", "2")
+    assert "2 is not in the range x>=3" in tune("digits", "--max-blocks", "2")
+    assert CliRunner().invoke(cli, ["blocks", "resnet18", "--max-blocks", "3"]).exit_code == 0
+
+
 def test_weights_of_another_architecture_are_listed(home: Path) -> None:
     import timm
     from safetensors.torch import save_file

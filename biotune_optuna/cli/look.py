@@ -9,6 +9,7 @@ import click
 
 from biotune_optuna.cli.options import study_options
 from biotune_optuna.cli.pick import folder_of, open_study
+from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 
 @click.command()
@@ -63,7 +64,13 @@ def dashboard(
 
 @click.command()
 @click.argument("model")
-@click.option("--max-blocks", type=click.IntRange(min=2), default=16, show_default=True)
+@click.option(
+    "--max-blocks",
+    type=click.IntRange(min=MIN_MAX_BLOCKS),
+    default=DEFAULT_MAX_BLOCKS,
+    show_default=True,
+    help="Blocks at most.",
+)
 def blocks(*, model: str, max_blocks: int) -> None:
     """Draw the blocks that a genome of MODEL has genes for."""
     from rich.console import Console

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from biotune_optuna.cli.options import device_option
+from biotune_optuna.models import MIN_MAX_BLOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,11 @@ _OPTIONS = (
     click.option("--val-size", type=int, help="Images to validate on at most."),
     click.option("--val-fraction", type=float, help="Share held out for validation."),
     click.option("--test-fraction", type=float, help="Share held out for the test."),
-    click.option("--max-blocks", type=int, help="Blocks the model is divided into at most."),
+    click.option(
+        "--max-blocks",
+        type=click.IntRange(min=MIN_MAX_BLOCKS),
+        help="Blocks the model is divided into at most.",
+    ),
     click.option(
         "--group-regex", help="Files with an equal group 1 of this pattern stay together."
     ),

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Block", "LoadedModel", "create_model", "model_blocks", "reset_head"]
 
+DEFAULT_MAX_BLOCKS = 16
+MIN_MAX_BLOCKS = 3
+"""Bounds of ``max_blocks``, here for those who need not load PyTorch to know them."""
+
 _HOMES = {
     "Block": "blocks",
     "LoadedModel": "weights",

@@ -29,11 +29,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from biotune_optuna.errors import ModelError
+from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 __all__ = ["Block", "classifier_paths", "model_blocks", "output_layers"]
 
-DEFAULT_MAX_BLOCKS = 16
-MIN_MAX_BLOCKS = 3
 MIN_BLOCKS = 4
 
 Group = list[str]

@@ -13,6 +13,7 @@ from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.genome import GenomeSpace, Variant
+from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ class StudySpec:
         weights: ``"auto"`` (default), ``"hub"``, ``"none"`` or a file.
         image_size: Side of the training images in pixels; None is the model's own.
         crop_pct: Share of the shorter side kept by the centre crop; None is the model's own.
-        max_blocks: Blocks the model is divided into at most, default 16.
+        max_blocks: Blocks the model is divided into at most, at least 3, default 16.
         preset: Preset of the search strategy, ``"default"`` or ``"paper"``.
         population_size: Individuals in a generation; None is the preset's.
         lr: Base learning rate, or the bounds it is searched in; default (1e-3, 3e-2).
@@ -89,7 +90,7 @@ class StudySpec:
     weights: str = "auto"
     image_size: int | None = None
     crop_pct: float | None = None
-    max_blocks: int = 16
+    max_blocks: int = DEFAULT_MAX_BLOCKS
     preset: Literal["default", "paper"] = "default"
     population_size: int | None = None
     lr: float | tuple[float, float] = (1e-3, 3e-2)
@@ -115,7 +116,7 @@ class StudySpec:
     def __post_init__(self) -> None:
         _at_least("n_seeds", self.n_seeds, 1)
         _at_least("n_folds", self.n_folds, 2 if self.scheme == "kfold" else 1)
-        _at_least("max_blocks", self.max_blocks, 2)
+        _at_least("max_blocks", self.max_blocks, MIN_MAX_BLOCKS)
         _at_least("seed", self.seed, 0)
         if self.image_size is not None:
             _at_least("image_size", self.image_size, 8)
