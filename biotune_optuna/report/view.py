@@ -222,7 +222,6 @@ class StudyView:
         """Folder of the exported winner, when it was exported."""
         stored = self.user_attrs.get("model_dir")
         path = stored.get("path") if isinstance(stored, Mapping) else None
-        path = path or self.confirm.get("model_dir")
         return str(path) if path else None
 
     def contender(self, name: str) -> dict[str, Any] | None:

@@ -240,6 +240,7 @@ def _contender(lab: Lab, name: str, method: str, mult: list[float], **extra: Any
         "mean": float(np.mean(scores)),
         "stderr": float(np.std(scores, ddof=1) / math.sqrt(3)),
         "best_epochs": [EPOCHS] * 3,
+        "final_epochs": EPOCHS,
         "trainable_pct": 100.0 * sum(m > 0 for m in mult) / 4,
         "backward_cost": 3.0 * TRAIN * EPOCHS,
         "forward": 3 * TRAIN * EPOCHS,
@@ -251,7 +252,10 @@ def _contender(lab: Lab, name: str, method: str, mult: list[float], **extra: Any
 
 
 def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[str, Any]:
-    """A confirmation whose numbers are measured, written as the study module writes it."""
+    """A confirmation whose numbers are measured, written as the study module writes it.
+
+    tests/study/test_confirm.py compares its keys with those of a real one.
+    """
     ranked = sorted(
         (t for t in study.trials if t.state == TrialState.COMPLETE), key=lambda t: -(t.value or 0)
     )
@@ -309,6 +313,7 @@ def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[
     wrong = np.flatnonzero(predicted != truth)
     wrong = sorted(wrong, key=lambda i: -probabilities[i].max())[:10]
     return {
+        "basis": {"trials": len(ranked), "top_k": 1, "n_runs": 3, "rates": [0.05, 0.1, 0.2, 0.4]},
         "metric": "macro_accuracy",
         "classes": [str(c) for c in range(10)],
         "candidates": [made[0]["record"]],
@@ -318,14 +323,23 @@ def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[
         "plateau": [name],
         "tests": tests,
         "paired": paired,
+        "final_training": {
+            one["record"]["name"]: {"forward": TRAIN, "backward": TRAIN, "seconds": 1.0}
+            for one in made
+        },
+        "time": "2026-01-05T09:10:00+00:00",
+        "n_train": TRAIN,
+        "n_val": 200,
+        "n_test": len(truth),
         "seconds": 31.5,
-        "model_dir": None,
         "mistakes": [
             {
                 "id": f"digit-{500 + i:04d}.png",
                 "label": str(truth[i]),
                 "predicted": str(predicted[i]),
                 "probability": float(probabilities[i].max()),
+                "wrong": sum(int(one["probabilities"][i].argmax() != truth[i]) for one in made),
+                "models": len(made),
                 "thumbnail": thumbnail(lab.x[500 + i]),
             }
             for i in wrong
@@ -355,9 +369,8 @@ def make_study(lab: Lab) -> MakeStudy:
             record = confirm(lab, study, rival_wins=rival_wins) if confirmed else None
         if record:
             study.set_user_attr("confirm", record)
-            study.set_user_attr(
-                "test_looks", [{"time": "2026-01-05T09:10:00", "what": "confirmation"}]
-            )
+            looks = [{"time": record["time"], "what": test["name"]} for test in record["tests"]]
+            study.set_user_attr("test_looks", looks)
         return study
 
     return make

@@ -65,7 +65,9 @@ def test_confirmed_study_reads_well(confirmed_study: optuna.Study, tmp_path: Pat
         in words
     )
     assert f"(95 % interval {100 * test['low']:.1f} to {100 * test['high']:.1f} %)" in words
-    assert "The test data was looked at in 1 test: confirmation at 2026-01-05 09:10." in words
+    looks = [f"{test['name']} at 2026-01-05 09:10" for test in confirm["tests"]]
+    assert f"The test data was looked at in 3 tests: {'; '.join(looks)}." in words
+    assert "Each model was tested once, after the choice had been made." in words
     assert "40 recipes were evaluated (36 complete, 4 stopped early)." in words
     assert (
         "full fine-tuning had its base rate chosen on the same validation images" in words.lower()

@@ -125,9 +125,9 @@ def test_dead_worker_is_called_dead(running: optuna.Study) -> None:
 def test_confirmed_study_names_its_winner(confirmed_study: optuna.Study) -> None:
     status = study_status(confirmed_study)
     assert status["confirmed"] == confirmed_study.user_attrs["confirm"]["winner"]
-    assert status["test_looks"] == 1
+    assert status["test_looks"] == 3
     assert status["trials_per_hour"] is None
-    assert "looked at in 1 test" in format_status(status)
+    assert "looked at in 3 tests" in format_status(status)
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])

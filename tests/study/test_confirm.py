@@ -5,6 +5,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from threadpoolctl import threadpool_limits
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.outcome import export_winner
@@ -17,6 +18,8 @@ from biotune_optuna.study.fitting import fitting
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy
+from tests.report.conftest import Lab, evolve
+from tests.report.conftest import confirm as drawn
 
 BLOCKS = [BlockRecipe(name, 1.0) for name in ("stem", "body", "head")]
 
@@ -126,6 +129,28 @@ def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     view = as_view(searched.optuna)
     for key in ("forward", "backward"):
         assert view.passes(key) == sum(record[key] for record in trained)
+    assert keys(result) == keys(drawn_confirmation()), "the report's tests draw another record"
+    assert keys(looks) == {"time", "what"}
+
+
+def keys(value: object, path: str = "") -> set[str]:
+    """Paths of all keys within a record, as ``"tests.score"``."""
+    if isinstance(value, list):
+        return set().union(*(keys(item, path) for item in value))
+    if not isinstance(value, dict):
+        return {path} - {""}
+    if path in ("final_training", "tests.metrics") or path.endswith("multipliers"):
+        return {path}  # of names and data
+    return set().union(*(keys(item, f"{path}.{key}".strip(".")) for key, item in value.items()))
+
+
+def drawn_confirmation() -> dict[str, object]:
+    """What the report's tests take for a confirmation."""
+    study = optuna.create_study(direction="maximize")
+    with threadpool_limits(1):
+        lab = Lab()
+        evolve(lab, study, 5)
+        return drawn(lab, study)
 
 
 def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,8 +106,14 @@ def test_the_outcome_is_told(finished: Path) -> None:
     said = (finished / "said.txt").read_text()
     for words in ("full fine-tuning", "linear probe", "BioTune", "95 %", "<- chosen", "Report"):
         assert words in said
-    assert (finished / "biotune-out/digits/report.html").stat().st_size > 100_000
     assert "biotune predict" in said
+    page = (finished / "biotune-out/digits/report.html").read_text("utf-8")
+    visible = re.sub(r"\s+", " ", page)
+    n_test = re.search(r"on (\d+) test images that the search never saw", said)
+    assert n_test is not None
+    assert f"On {n_test[1]} test images that no choice had seen it reached" in visible
+    assert "Each model was tested once, after the choice had been made." in visible
+    assert "How the methods compare" in visible
 
 
 def test_the_same_command_again_changes_nothing(finished: Path) -> None:
@@ -173,6 +180,9 @@ def test_status_and_report_from_the_database_alone(finished: Path) -> None:
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["trials"]["complete"] + facts["trials"]["pruned"] == TRIALS
+    confirmed = facts["confirmed"]
+    assert confirmed in ("full", "linear-probe") or confirmed.startswith("trial ")
+    assert facts["test_looks"] == 3, "full fine-tuning, the linear probe and the best recipe"
     text = run(finished, "status")
     assert text.returncode == 0, text.stderr
     assert "digits" in text.stdout
