@@ -42,7 +42,7 @@ def names(source: ImageSource, splits: Splits) -> list[list[str]]:
     val=st.floats(0.05, 0.5),
     test=st.floats(0.0, 0.5),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_disjoint_exhaustive_and_stratified_within_one_image(
     sizes: list[int], seed: int, n_folds: int, val: float, test: float
 ) -> None:
@@ -90,7 +90,7 @@ def test_apportion_keeps_folds_even_in_total_too(sizes: list[int], folds: int) -
 
 
 @given(sizes=counts, seed=st.integers(0, 1000), shuffle=st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_file_order_does_not_matter(sizes: list[int], seed: int, shuffle: object) -> None:
     labels = labels_of(sizes)
     order = list(range(len(labels)))
@@ -109,7 +109,7 @@ def test_file_order_does_not_matter(sizes: list[int], seed: int, shuffle: object
     n_classes=st.integers(2, 4),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_groups_are_never_cut(
     data: st.DataObject, n_groups: int, n_classes: int, seed: int
 ) -> None:
