@@ -1,5 +1,6 @@
 """Bad input at the command line: one clear line, exit code 2, nothing written."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -180,6 +181,29 @@ def test_an_unknown_method_gets_the_known_ones() -> None:
     message = fails("baseline", "prayer", "--data", "digits", *TINY)
     assert "'prayer'" in message
     assert "auto-rgn" in message
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--folds", "--scheme"])
+def test_a_baseline_takes_nothing_that_it_would_ignore(option: str) -> None:
+    message = fails("baseline", "full", "--data", "digits", *TINY, option, "2")
+    assert f"No such option '{option}'" in message
+
+
+@pytest.mark.parametrize("display", [(), ("--json",)])
+def test_a_baseline_alone(home: Path, display: tuple[str, ...]) -> None:
+    small = ("--train-size", "30", "--val-size", "20", "--test-fraction", "0.1", "--runs", "1")
+    line = ["baseline", "linear-probe", "--data", "digits", *TINY, *small, *display]
+    result = CliRunner().invoke(cli, line)
+    assert result.exit_code == 0, result.output
+    if not display:
+        assert result.stdout.startswith("linear-probe: lr ")
+        assert "the best of 5 settings on validation images" in result.stdout
+        assert "180 test images" in result.stdout
+        return
+    *stages, found = map(json.loads, result.stdout.splitlines())
+    assert {stage["event"] for stage in stages} == {"stage"}
+    assert found["method"] == "linear-probe"
+    assert found["test"]["low"] <= found["test"]["value"] <= found["test"]["high"]
 
 
 def test_times_are_read_or_refused() -> None:

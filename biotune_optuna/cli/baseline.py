@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from biotune_optuna.cli.options import display_option
-from biotune_optuna.cli.spec import make_spec, spec_options
+from biotune_optuna.cli.spec import baseline_options, make_spec
 
 
 @click.command()
 @click.argument("method")
-@spec_options
+@baseline_options
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds.")
 @display_option
 def baseline(*, method: str, device: str, runs: int, display: str | None, **spec: Any) -> None:

@@ -12,11 +12,11 @@ from biotune_optuna.cli.options import device_option
 from biotune_optuna.models import MIN_MAX_BLOCKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from biotune_optuna.study.spec import StudySpec
 
-__all__ = ["make_spec", "protocol_options", "spec_options"]
+__all__ = ["baseline_options", "make_spec", "protocol_options", "spec_options"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -24,7 +24,7 @@ _TASK = (
     click.option("--data", required=True, help="Folder with a folder per class, CSV file or name."),
     click.option("--model", required=True, help="A timm architecture, such as resnet50."),
 )
-_OPTIONS = (
+_TRAINING = (
     click.option(
         "--weights",
         default="auto",
@@ -52,11 +52,15 @@ _OPTIONS = (
         metavar="NAME=VALUE",
         help="Any other field of TrainSettings, such as class_weights=balanced; may be repeated.",
     ),
+)
+_EVALUATION = (
     click.option("--seeds", type=int, help="Trainings per evaluation and fold, default 1."),
     click.option("--folds", type=int, help="Folds of the training part."),
     click.option(
         "--scheme", type=click.Choice(["holdout", "kfold"]), help="How runs are validated."
     ),
+)
+_DATA = (
     click.option("--train-size", type=int, help="Images to train on at most."),
     click.option("--val-size", type=int, help="Images to validate on at most."),
     click.option("--val-fraction", type=float, help="Share held out for validation."),
@@ -80,15 +84,21 @@ _RENAMED = {"seeds": "n_seeds", "folds": "n_folds"}
 
 def spec_options(command: F) -> F:
     """All options that define a study."""
-    command = protocol_options(command)
-    for option in reversed(_TASK):
-        command = option(command)
-    return command
+    return _with(command, (*_TASK, *_TRAINING, *_EVALUATION, *_DATA))
 
 
 def protocol_options(command: F) -> F:
     """Those that define a study but for its data and model."""
-    for option in reversed(_OPTIONS):
+    return _with(command, (*_TRAINING, *_EVALUATION, *_DATA))
+
+
+def baseline_options(command: F) -> F:
+    """Those that define a study but for how a search evaluates its genomes."""
+    return _with(command, (*_TASK, *_TRAINING, *_DATA))
+
+
+def _with(command: F, options: Sequence[Callable[[F], F]]) -> F:
+    for option in reversed(options):
         command = option(command)
     return command
 
