@@ -1,5 +1,6 @@
 """Bad input at the command line: one clear line, exit code 2, nothing written."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -171,10 +172,33 @@ def test_training_settings_are_read_or_refused(home: Path) -> None:
     assert (spec.n_seeds, spec.n_folds) == (1, 3)
     data = tree(home / "data", {"cat": 9, "dog": 9})
     assert "'colour'" in tune(data, "--set", "colour=red")
-    assert "epochs -3" in tune(data, "--set", "epochs=-3")
+    assert "batch_size -3" in tune(data, "--set", "batch_size=-3")
     assert "NAME=VALUE" in tune(data, "--set", "epochs")
     assert "compile 'no' is neither true nor false" in tune(data, "--set", "compile=no")
     assert "'beauty'" in tune(data, "--metric", "beauty")
+
+
+def test_the_papers_protocol_is_a_preset_that_options_change() -> None:
+    from biotune_optuna import StudySpec
+    from biotune_optuna.cli.spec import make_spec
+
+    given = {"data": "digits", "model": "resnet18", "folds": None}
+    spec = make_spec(preset="paper", settings=(), **given, seeds=None, epochs=None)
+    assert spec == StudySpec.paper(data="digits", model="resnet18")
+    spec = make_spec(preset="paper", settings=("grad_clip=1.0",), **given, seeds=2, epochs=7)
+    assert (spec.preset, spec.n_folds, spec.n_seeds) == ("paper", 2, 2)
+    paper = StudySpec.paper(data="d", model="m").train
+    assert spec.train == dataclasses.replace(paper, epochs=7, grad_clip=1.0)
+
+
+def test_nothing_is_said_twice() -> None:
+    message = tune("digits", "--set", "epochs=5")
+    assert "epochs is given twice, as 1 and with --set as 5" in message
+    assert "augment is given twice" in tune("digits", "--augment", "flip", "--set", "augment=none")
+    twice = ("--set", "patience=2", "--set", "patience=3")
+    assert "patience is given twice, as 2 and with --set as 3" in tune("digits", *twice)
+    message = tune("digits", "--val-size", "20", "--val-fraction", "0.1")
+    assert "--val-size 20 and --val-fraction 0.1 both say how many images" in message
 
 
 def test_an_unknown_method_gets_the_known_ones() -> None:

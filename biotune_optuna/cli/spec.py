@@ -62,7 +62,7 @@ _EVALUATION = (
 )
 _DATA = (
     click.option("--train-size", type=int, help="Images to train on at most."),
-    click.option("--val-size", type=int, help="Images to validate on at most."),
+    click.option("--val-size", type=int, help="Images to validate on, instead of --val-fraction."),
     click.option("--val-fraction", type=float, help="Share held out for validation."),
     click.option("--test-fraction", type=float, help="Share held out for the test."),
     click.option(
@@ -108,13 +108,25 @@ def make_spec(*, preset: str, settings: tuple[str, ...], **options: Any) -> Stud
 
     Raises:
         BioTuneError: If a value is out of range.
+        UsageError: If one thing is said twice.
     """
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.study.spec import StudySpec
 
     given = {_RENAMED.get(k, k): v for k, v in options.items() if v is not None}
+    if "val_size" in given and "val_fraction" in given:
+        raise click.UsageError(
+            f"--val-size {given['val_size']} and --val-fraction {given['val_fraction']:g} both say "
+            "how many images to validate on; give one of them"
+        )
     train = {name: given.pop(name) for name in _TRAIN if name in given}
-    train |= dict(map(_setting, settings))
+    for name, value in map(_setting, settings):
+        if name in train:
+            raise click.UsageError(
+                f"{name} is given twice, as {train[name]!r} and with --set as {value!r}; give it "
+                "once"
+            )
+        train[name] = value
     if preset == "paper":
         return StudySpec.paper(**given, train=TrainSettings.paper(**train))
     return StudySpec(**given, train=TrainSettings.from_dict(train))

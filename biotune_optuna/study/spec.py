@@ -72,7 +72,8 @@ class StudySpec:
         n_folds: Folds of the training part, default 1 (no folds).
         scheme: ``"holdout"`` (one validation part for all) or ``"kfold"``.
         train_size: Images to train on at most, stratified; None is all.
-        val_size: Images to validate on at most; None follows ``val_fraction``.
+        val_size: Images to validate on, instead of ``val_fraction``; None follows that. Of a
+            validation part that comes with the data, so many at most.
         val_fraction: Share of the training data held out for validation, default 0.2.
         test_fraction: Share of all data held out for the test where no test part is given; 0 for no
             test, when that is done elsewhere.
