@@ -230,6 +230,22 @@ def test_a_baseline_alone(home: Path, display: tuple[str, ...]) -> None:
     assert found["test"]["low"] <= found["test"]["value"] <= found["test"]["high"]
 
 
+def test_ctrl_c_while_things_are_prepared_is_told_in_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("biotune_optuna.study.study.create_study", interrupted)
+    result = CliRunner().invoke(cli, ["tune", "--data", "digits", *TINY, "--trials", "2"])
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[1:] == ["Stopped."]
+
+
+def test_the_usual_number_of_trials_is_told() -> None:
+    assert "[default: 60;" in CliRunner().invoke(cli, ["tune", "--help"]).output
+
+
 def test_times_are_read_or_refused() -> None:
     from biotune_optuna.cli.options import DURATION
 
@@ -274,7 +290,8 @@ def test_a_study_name_leads_nowhere_else(home: Path) -> None:
     for name in ("../escaped", "/tmp/escaped", "a/../../b"):
         optuna.create_study(storage=f"sqlite:///{home}/names.db", study_name=name)
         message = fails("report", "--storage", f"sqlite:///{home}/names.db", "--study", name)
-        assert "is no folder name" in message
+        assert "is no folder name; give --to" in message
+        assert tune("digits", "--study", name).endswith("is no folder name; give another --study")
     assert not (home.parent / "escaped").exists()
 
 

@@ -6,6 +6,7 @@ Only click is imported here: each command loads what it needs when it runs, so t
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import Any
 
@@ -57,6 +58,9 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except BioTuneError as error:
             raise _UserMistake(str(error)) from None
+        except (KeyboardInterrupt, click.Abort):  # where a command does not see to it itself
+            click.echo("Stopped.", err=True)
+            raise SystemExit(128 + signal.SIGINT) from None
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
