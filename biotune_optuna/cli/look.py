@@ -25,14 +25,15 @@ def status(*, storage: str | None, name: str | None, as_json: bool) -> None:
 
 @click.command()
 @study_options
-@click.option("--to", "target", type=click.Path(dir_okay=False), help="HTML file to write.")
-def report(*, storage: str | None, name: str | None, target: str | None) -> None:
+@click.option("--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="HTML file to write.")
+def report(*, storage: str | None, name: str | None, target: Path | None) -> None:
     """Write a study's report as one HTML file that works offline."""
     from biotune_optuna.report.html import write_report
 
     study = open_study(storage, name)
-    path = Path(target) if target else folder_of(study.study_name) / "report.html"
-    click.echo(write_report(study, path))
+    if target is None:
+        target = folder_of(study.study_name, advice="give --to") / "report.html"
+    click.echo(write_report(study, target))
 
 
 @click.command()

@@ -20,19 +20,22 @@ def quieten_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def folder_of(name: str, below: str | Path = "biotune-out") -> Path:
+def folder_of(
+    name: str, below: str | Path = "biotune-out", *, advice: str = "give another --study"
+) -> Path:
     """The folder of a study's files; names come from a database and must not lead out of it.
 
     Args:
         name: The study's name.
         below: Where all studies have theirs.
+        advice: What to do about a name that leads elsewhere.
 
     Raises:
         StudyError: If the name would lead elsewhere.
     """
     parts = name.replace("\\", "/").split("/")
     if any(part in ("", ".", "..") for part in parts) or "\0" in name:
-        raise StudyError(f"study name {name!r} is no folder name; give --to or another --study")
+        raise StudyError(f"study name {name!r} is no folder name; {advice}")
     return Path(below, *parts)
 
 

@@ -47,7 +47,12 @@ class Job:
 @click.command()
 @spec_options
 @study_options
-@click.option("--trials", type=int, help="Finished trials the study shall hold in all.")
+@click.option(
+    "--trials",
+    type=int,
+    help="Finished trials the study shall hold in all.  "
+    f"[default: {DEFAULT_TRIALS}; with --timeout, as many as it leaves time for]",
+)
 @click.option(
     "--timeout",
     type=DURATION,
