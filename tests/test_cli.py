@@ -313,16 +313,17 @@ def test_a_password_is_not_part_of_what_to_type_next(capsys: pytest.CaptureFixtu
     job = Job(
         spec=StudySpec(model="m", data="d"),
         storage="postgresql+psycopg:///studies?host=db&user=u&password=hunter2",
-        name="s", trials=1, timeout=None, device="cpu", out=Path("out"), display=None, again="",
+        name="my s", trials=1, timeout=None, device="cpu", out=Path("out"), display=None, again="",
     )  # fmt: skip
     candidate = {"name": "trial 0", "describe": "head at 1×"}
     result = {
         "metric": "accuracy", "winner": "trial 0", "n_test": 0, "tests": [], "paired": [],
         "why": "it is alone", "candidates": [candidate], "rivals": [],
     }  # fmt: skip
-    _say_result(result, Path("report.html"), Path("model"), job)
+    _say_result(result, Path("report.html"), Path("my results/model"), job)
     printed = capsys.readouterr().out
-    assert "biotune status --study s" in printed
+    assert "biotune status --study 'my s'\n" in printed
+    assert "biotune predict 'my results/model' IMAGE..." in printed
     assert "hunter2" not in printed
 
 

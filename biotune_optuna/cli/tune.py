@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -238,10 +239,12 @@ def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job)
     recipe = next(c for c in (*result["candidates"], *result["rivals"]) if c["name"] == winner)
     click.echo(f"Recipe: {recipe['describe']}.")
     file = job.storage is not None and parse_url(job.storage).path is not None
-    place = f" --storage {job.storage}" if file else ""  # other URLs may hold a password
+    place = (
+        f" --storage {shlex.quote(str(job.storage))}" if file else ""
+    )  # other URLs may hold a password
     click.echo(f"\nReport  {report}\nModel   {model_dir}\n")
-    click.echo(f"Next:   biotune predict {model_dir} IMAGE...")
-    click.echo(f"        biotune status --study {job.name}{place}")
+    click.echo(f"Next:   biotune predict {shlex.quote(str(model_dir))} IMAGE...")
+    click.echo(f"        biotune status --study {shlex.quote(job.name)}{place}")
 
 
 def _title(test: dict[str, Any]) -> str:

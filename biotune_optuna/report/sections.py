@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -223,17 +225,20 @@ def use(view: StudyView) -> str:
     folder = view.model_dir
     if not folder:
         words = ["Write the tuned model into a folder, then classify images with it:"]
+        place = f" --storage {shlex.quote(view.storage_url)}" if view.storage_url else ""
         shell = (
-            f"biotune export --study {view.name} --to my-model\nbiotune predict my-model photo.jpg"
+            f"biotune export --study {shlex.quote(view.name)}{place} --to my-model\n"
+            "biotune predict my-model photo.jpg"
         )
         return paragraphs(words) + _code(shell)
-    shell = f"biotune predict {folder} photo.jpg another.png"
+    shell = f"biotune predict {shlex.quote(folder)} photo.jpg another.png"
     python = (
-        f'import timm\n\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()'
+        "import timm\n\n"
+        f"model = timm.create_model({_literal(f'local-dir:{folder}')}, pretrained=True).eval()"
     )
     again = (
         "from biotune_optuna import Recipe\n\n"
-        f'recipe = Recipe.load("{folder}/recipe.json")\n'
+        f"recipe = Recipe.load({_literal(f'{folder}/recipe.json')})\n"
         "optimizer = torch.optim.AdamW(recipe.apply(model))"
     )
     parts = [
@@ -245,6 +250,11 @@ def use(view: StudyView) -> str:
             paragraphs(["The recipe in a training loop of your own, for new data:"]) + _code(again)
         )
     return "".join(parts)
+
+
+def _literal(text: str) -> str:
+    """A string as Python code, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _code(text: str) -> str:

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.study.totals import count_trials
+from biotune_optuna.study.urls import StorageURL, scrub
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -223,6 +224,17 @@ class StudyView:
         stored = self.user_attrs.get("model_dir")
         path = stored.get("path") if isinstance(stored, Mapping) else None
         return str(path) if path else None
+
+    @property
+    def storage_url(self) -> str | None:
+        """URL of the study's storage without its password; None where it is no more than memory."""
+        storage = self.study._storage
+        url = getattr(storage, "url", None) or getattr(
+            getattr(storage, "_backend", None), "url", None
+        )
+        if isinstance(url, StorageURL):
+            return None if url.kind == "memory" else url.shown
+        return scrub(url) if isinstance(url, str) else None
 
     def contender(self, name: str) -> dict[str, Any] | None:
         """The confirmed candidate or rival of this name."""

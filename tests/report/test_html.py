@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.report.html import page, write_report
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import verdict
+from biotune_optuna.study.storage import open_storage
 
 
 class Reader(HTMLParser):
@@ -42,6 +45,13 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._mute:
             self.text.append(data)
+
+
+def commands(html: str) -> list[list[str]]:
+    """The commands that a report tells to type, as a shell reads them."""
+    blocks = map(unescape, re.findall(r"<pre>(.*?)</pre>", html, re.DOTALL))
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("biotune ")]
 
 
 def read(html: str) -> Reader:
@@ -238,6 +248,29 @@ def _plotly() -> str:
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
+
+
+def test_commands_can_be_typed_as_they_are_shown(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/my studies.db")
+    study = optuna.create_study(direction="maximize", study_name="wild bees", storage=storage)
+    study.set_user_attr("biotune", {"spec": {"model": "m", "data": "d"}})
+    export, predict = commands(page(as_view(study)))
+    assert export[:4] == ["biotune", "export", "--study", "wild bees"]
+    assert predict == ["biotune", "predict", "my-model", "photo.jpg"]
+    assert export[4:] == ["--storage", f"sqlite:///{tmp_path}/my studies.db", "--to", "my-model"]
+    study.set_user_attr("model_dir", {"path": '/my results/"best"'})
+    html = page(as_view(study))
+    assert commands(html) == [
+        ["biotune", "predict", '/my results/"best"', "photo.jpg", "another.png"]
+    ]
+    assert r'create_model("local-dir:/my results/\"best\"", pretrained=True)' in text_of(html)
+
+
+def test_no_password_stands_in_a_report() -> None:
+    study = optuna.create_study(direction="maximize")
+    study._storage.url = "postgresql://me:abracadabra@host/db"  # type: ignore[attr-defined]
+    assert as_view(study).storage_url == "postgresql://me:***@host/db"
+    assert as_view(optuna.create_study()).storage_url is None
 
 
 def test_old_report_stays_when_the_new_one_cannot_be_made(
