@@ -148,6 +148,8 @@ class Comparison:
                 raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
         if not self.tasks:
             raise StudyError("a comparison needs a task: a model and data")
+        if not self.contenders:
+            raise StudyError("a comparison needs a method, such as biotune or full")
         for what, names in (
             ("task", [self.task_name(spec) for spec in self.tasks]),
             ("method", [one.name for one in self.everyone]),

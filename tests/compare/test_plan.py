@@ -68,6 +68,7 @@ def test_budgets_follow_biotune() -> None:
         ({"contenders": ("full@budget",)}, "an equal budget is that of biotune"),
         ({"repeats": 0}, "repeats 0 is too small"),
         ({"tasks": ()}, "needs a task"),
+        ({"contenders": ()}, "needs a method, such as biotune or full"),
         ({"tasks": (tiny_spec(), tiny_spec(seed=9))}, "named twice"),
         ({"name": "a/b"}, "without '/'"),
     ],
