@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from biotune_optuna.cli.options import storage_option
 from biotune_optuna.cli.pick import quieten_optuna
 from biotune_optuna.cli.spec import make_spec, protocol_options
-from biotune_optuna.errors import StudyError
+from biotune_optuna.errors import BioTuneError, StorageError, StudyError
 
 if TYPE_CHECKING:
     from biotune_optuna.compare import Row
@@ -76,8 +77,10 @@ def compare(
     from biotune_optuna.compare import read_csv, write_comparison
 
     folder = out or Path("biotune-out") / name
+    say = _say_path_json if as_json else click.echo
     if table is not None:
-        click.echo(write_comparison(read_csv(table), folder, title=name))
+        _refuse_others(click.get_current_context())
+        say(write_comparison(read_csv(table), folder, title=name))
         return
     if not data or not model:
         raise StudyError("a comparison needs --data and --model, or --from a results.csv")
@@ -96,14 +99,14 @@ def compare(
     )
     rows, problem = _run(plan, storage, device, as_json=as_json)
     if rows:
-        click.echo(write_comparison(rows, folder, title=name))
+        say(write_comparison(rows, folder, title=name))
     if problem is not None:
         raise problem
 
 
 def _run(
     plan: Any, storage: str | None, device: str, *, as_json: bool
-) -> tuple[list[Row], StudyError | None]:
+) -> tuple[list[Row], BioTuneError | None]:
     """Runs what is missing; some failed cells do not hide the others."""
     from biotune_optuna.compare import read_rows, run_comparison
     from biotune_optuna.study.stop import Stopped, StopRequest
@@ -118,15 +121,36 @@ def _run(
     except (KeyboardInterrupt, Stopped):
         click.echo("Stopped; every finished cell is kept. The same command goes on.", err=True)
         raise SystemExit(130) from None
-    except StudyError as error:
+    except StorageError:
+        raise
+    except BioTuneError as error:
         try:
             return read_rows(backend, plan.name), error
-        except StudyError:
+        except BioTuneError:
             raise error from None
+
+
+def _refuse_others(context: click.Context) -> None:
+    """Refuses options that a report from a table alone does not heed."""
+    heeded = ("table", "out", "name", "as_json")
+    ignored = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in heeded
+        and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    ]
+    if ignored:
+        raise StudyError(
+            f"--from only writes the report of a table; leave out {', '.join(ignored)}"
+        )
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _say_path_json(path: Path) -> None:
+    click.echo(json.dumps({"event": "report", "path": str(path)}))
 
 
 def _tell(progress: Progress) -> None:

@@ -25,7 +25,9 @@ def status(*, storage: str | None, name: str | None, as_json: bool) -> None:
 
 @click.command()
 @study_options
-@click.option("--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="HTML file to write.")
+@click.option(
+    "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="HTML file to write."
+)
 def report(*, storage: str | None, name: str | None, target: Path | None) -> None:
     """Write a study's report as one HTML file that works offline."""
     from biotune_optuna.report.html import write_report

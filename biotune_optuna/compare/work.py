@@ -17,6 +17,7 @@ from biotune_optuna.compare.plan import Cell, Comparison, data_name
 from biotune_optuna.compare.rows import Row
 from biotune_optuna.data.sources import open_source
 from biotune_optuna.errors import StorageError, StudyError
+from biotune_optuna.models.weights import check_name
 from biotune_optuna.study.baseline import run_baseline
 from biotune_optuna.study.resilient import ResilientStorage
 from biotune_optuna.study.setup import prepare
@@ -98,6 +99,8 @@ def run_comparison(
 
     Raises:
         Stopped: ``stop`` asked so.
+        BioTuneError: A model or data set cannot be found, which shows before the first cell, or
+            cannot be used.
         StudyError: The storage has another comparison by that name, or is one of Optuna's that
             cannot tell a dead worker's cell; three cells in a row failed, or some failed while the
             others are done; the same call tries them again.
@@ -123,21 +126,26 @@ def read_rows(storage: optuna.storages.BaseStorage, name: str) -> list[Row]:
     Raises:
         StudyError: If there is no comparison of that name.
     """
-    found: dict[tuple[str, str], Row] = {}
-    known = False
+    found = _rows_by_task(storage, name)
+    if not found:
+        raise StudyError(f"there is no comparison {name!r} in the storage")
+    return sorted(row for rows in found.values() for row in rows.values())
+
+
+def _rows_by_task(storage: optuna.storages.BaseStorage, name: str) -> dict[str, dict[str, Row]]:
+    """The results of a comparison so far: task -> key of the cell -> row."""
+    found: dict[str, dict[str, Row]] = {}
     for study in storage.get_all_studies():
         comparison, _, task = study.study_name.partition("/")
         if comparison != name or not task or "/" in task:
             continue
-        known = True
+        rows = found.setdefault(task, {})
         for trial in storage.get_all_trials(study._study_id, deepcopy=False):
             result = trial.user_attrs.get(RESULT_KEY)
             if trial.state == optuna.trial.TrialState.COMPLETE and result:
                 row = _as_row(study.study_name, result)
-                found.setdefault((task, f"{row.repeat}/{row.method}"), row)
-    if not known:
-        raise StudyError(f"there is no comparison {name!r} in the storage")
-    return sorted(found.values())
+                rows.setdefault(f"{row.repeat}/{row.method}", row)
+    return found
 
 
 @dataclass
@@ -158,6 +166,7 @@ class _Worker:
     def run(self) -> None:
         self.specs = {self.plan.task_name(spec): spec for spec in self.plan.tasks}
         self.cells = self.plan.cells()
+        self._check_tasks()
         self.boards = {
             task: Board(self.storage, f"{self.plan.name}/{task}", self.plan.identity(spec))
             for task, spec in self.specs.items()
@@ -189,6 +198,16 @@ class _Worker:
                 f"{task} {key}, with {why}; mend the cause and type the same command "
                 "again"
             )
+
+    def _check_tasks(self) -> None:
+        """Looks for models and data of all tasks, so that no slip shows after the first cells."""
+        done = _rows_by_task(self.storage, self.plan.name)
+        unfinished = {cell.task for cell in self.cells if cell.key not in done.get(cell.task, {})}
+        specs = [spec for task, spec in self.specs.items() if task in unfinished]
+        for spec in specs:
+            check_name(spec.model)
+        for spec in reversed(specs):  # the first task's images are kept for it
+            self._source(spec)
 
     # -- choosing --------------------------------------------------------------------------------
 
@@ -275,6 +294,7 @@ class _Worker:
 
     def _source(self, spec: StudySpec) -> ImageSource:
         if self.source is None or self.source[0] != spec.data:
+            self.source = None  # its memory goes before the next one's comes
             opened = open_source(
                 spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
             )

@@ -29,7 +29,7 @@ from biotune_optuna.models.states import load_strictly, one_line, read_state_dic
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["LoadedModel", "create_model", "meta_model", "reset_head"]
+__all__ = ["LoadedModel", "check_name", "create_model", "meta_model", "reset_head"]
 
 logger = logging.getLogger("biotune_optuna.models")
 
@@ -90,7 +90,7 @@ def create_model(
         ModelError: Unknown model, weights that cannot be had or do not fit, or a model without a
             classifier.
     """
-    _check_name(name)
+    check_name(name)
     if num_classes < 1:
         raise ModelError(f"num_classes={num_classes}: a classifier needs at least one class")
     source = _resolve_source(name, str(weights))
@@ -131,7 +131,7 @@ def meta_model(name: str, *, num_classes: int = 1000) -> nn.Module:
     Raises:
         ModelError: Unknown model.
     """
-    _check_name(name)
+    check_name(name)
     with torch.device("meta"):
         return _build(name, num_classes, 0, {})
 
@@ -186,7 +186,15 @@ def trunk_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuses what timm has no model of.
+
+    Args:
+        name: A timm model name, with or without a pre-trained tag.
+
+    Raises:
+        ModelError: Unknown model or tag; the nearest names are listed.
+    """
     if ":" in name or "/" in name or not timm.is_model(name):
         near = difflib.get_close_matches(name.lower(), timm.list_models(), n=4, cutoff=0.5)
         hint = f"; the nearest names are {', '.join(near)}" if near else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from biotune_optuna.cli import cli
 from biotune_optuna.compare.rows import write_csv
+from biotune_optuna.errors import DataError
 
 from .rows_kit import make_rows
 
@@ -28,7 +30,12 @@ def test_a_report_from_the_table_alone(tmp_path: Path) -> None:
     [
         ([], "a comparison needs --data and --model, or --from a results.csv"),
         (["--data", "digits", "--model", "m", "--methods", "full, prayer"], "'prayer' is not one"),
+        (["--data", "digits", "--model", "m", "--methods", ","], "a comparison needs a method"),
         (["--from", "nothing.csv"], "'nothing.csv' cannot be read"),
+        (
+            ["--from", "r.csv", "--data", "digits", "--methods", "full", "--no-equal-budget"],
+            "--from only writes the report of a table; leave out --data, --methods, --equal-budget",
+        ),
     ],
 )
 def test_mistakes_take_one_line(
@@ -39,3 +46,21 @@ def test_mistakes_take_one_line(
     assert ran.exit_code == 2
     assert message in ran.output
     assert len(ran.output.strip().splitlines()) == 1
+
+
+def test_what_cannot_be_prepared_does_not_hide_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_args: object, **_options: object) -> None:
+        raise DataError("no images in 'flowers'")
+
+    rows = make_rows({"biotune": [0.9, 0.8], "full": [0.7, 0.7]})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("biotune_optuna.compare.run_comparison", fails)
+    monkeypatch.setattr("biotune_optuna.compare.read_rows", lambda *_: rows)
+    line = ["compare", "--data", "digits", "--model", "m", "--methods", "full", "--json"]
+    ran = CliRunner().invoke(cli, line)
+    assert ran.exit_code == 2
+    assert ran.stderr == "Error: no images in 'flowers'\n"
+    path = json.loads(ran.stdout)["path"]
+    assert (tmp_path / path).is_file()

@@ -117,6 +117,17 @@ def test_a_matrix_is_filled_once_and_charged_for_everything(tmp_path: Path, cach
         read_rows(storage, "other")
 
 
+@pytest.mark.parametrize("slip", [{"model": "test_efficientnot"}, {"data": "/no/such/images"}])
+def test_a_slip_in_the_last_task_shows_before_the_first_cell(
+    slip: dict[str, str], cache: Path
+) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    plan = make_plan(tasks=(tiny_spec(**SMALL), tiny_spec(**SMALL | slip)))
+    with pytest.raises(BioTuneError, match=r"efficientnot.*nearest|no such folder"):
+        run(plan, storage, cache)
+    assert storage.get_all_studies() == []
+
+
 def test_a_storage_without_leases_is_refused(tmp_path: Path) -> None:
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/plain.db")
     with pytest.raises(StudyError, match=r"plain RDBStorage.*give the storage's URL"):
@@ -214,8 +225,10 @@ def start(tmp_path: Path, cache: Path, *arguments: str) -> subprocess.Popen[str]
 
 
 def events(output: str) -> list[tuple[str, str]]:
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    return [(line["event"], f"{line['repeat']}/{line['method']}") for line in lines]
+    *cells, report = map(json.loads, output.splitlines())
+    assert report["event"] == "report"
+    assert report["path"].endswith("report.html")
+    return [(cell["event"], f"{cell['repeat']}/{cell['method']}") for cell in cells]
 
 
 def test_killed_in_the_middle_the_same_command_goes_on(tmp_path: Path, cache: Path) -> None:
