@@ -242,6 +242,20 @@ def test_ctrl_c_while_things_are_prepared_is_told_in_one_line(
     assert result.stderr.splitlines()[1:] == ["Stopped."]
 
 
+def test_the_demo_is_a_job_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from biotune_optuna.cli import tune as module
+
+    jobs: list[module.Job] = []
+    monkeypatch.setattr(module, "run", jobs.append)  # it takes minutes: nox -s demo runs it
+    result = CliRunner().invoke(cli, ["demo", "--seed", "3", "--out", "elsewhere", "--plain"])
+    assert result.exit_code == 0, result.output
+    (job,) = jobs
+    assert (job.name, job.trials, job.out, job.display) == (
+        "demo", module.DEMO_TRIALS, Path("elsewhere/demo"), "plain",
+    )  # fmt: skip
+    assert (job.spec.data, job.spec.seed) == ("digits", 3)
+
+
 def test_the_usual_number_of_trials_is_told() -> None:
     assert "[default: 60;" in CliRunner().invoke(cli, ["tune", "--help"]).output
 

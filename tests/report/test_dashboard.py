@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import socket
 import sqlite3
 import threading
 import urllib.request
@@ -18,9 +19,11 @@ from urllib.error import HTTPError
 import numpy as np
 import optuna
 import pytest
+from click.testing import CliRunner
 from optuna.artifacts import download_artifact, get_all_artifact_meta
 from PIL import Image
 
+from biotune_optuna.cli import cli
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.report import artifacts, dashboard
 from biotune_optuna.report.artifacts import artifact_store, attach_model, attach_trial_artifacts
@@ -222,6 +225,17 @@ def test_without_the_dashboard_nothing_happens(
 ) -> None:
     monkeypatch.setattr(dashboard.importlib.util, "find_spec", lambda _: None)
     assert not refresh_study(study)
+
+
+def test_the_command_serves_the_storage_that_it_is_given(url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = ("--storage", url, "--port", port, "--read-only")
+        result = CliRunner().invoke(cli, ["dashboard", *options, "--study", "digits-tiny"])
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port}")
+    result = CliRunner().invoke(cli, ["dashboard", *options, "--study", "nobody"])
+    assert "there is no study 'nobody'; the storage holds 'digits-tiny'" in result.stderr
 
 
 def running_trial(study: optuna.Study) -> optuna.Trial:

@@ -16,8 +16,10 @@ import optuna
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from sklearn.datasets import load_digits
 
+from biotune_optuna.cli import cli
 from biotune_optuna.data.decode import preprocess
 from biotune_optuna.export import load_exported
 from biotune_optuna.study.storage import open_storage
@@ -58,7 +60,7 @@ def run(place: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 TUNE = (
     "tune", "--data", "images", "--model", "test_efficientnet", "--weights", "none",
-    "--image-size", "32", "--epochs", "2", "--batch-size", "16", "--study", "digits",
+    "--image-size", "32", "--epochs", "2", "--batch-size", "16", "--study", "digits", "--plain",
     "--device", "cpu", "--trials", str(TRIALS),
 )  # fmt: skip
 
@@ -129,8 +131,13 @@ def test_the_same_command_again_changes_nothing(finished: Path) -> None:
 
 def test_an_interrupted_study_equals_an_uninterrupted_one(finished: Path) -> None:
     other = [*TUNE[: TUNE.index("--study")], "--study", "straight", *TUNE[-4:]]
-    done = run(finished, *other, "--storage", "sqlite:///straight.db")
+    more = ("--storage", "sqlite:///straight.db", "--timeout", "1h", "--json")
+    done = run(finished, *other, *more)
     assert done.returncode == 0, done.stderr
+    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    assert events[0] == "trial_started"
+    assert events.count("trial_finished") == TRIALS
+    assert {"epoch", "stage"} < set(events)
     storage = open_storage(f"sqlite:///{finished}/straight.db", create=False)
     straight = optuna.load_study(study_name="straight", storage=storage).trials
     good = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
@@ -248,6 +255,19 @@ def test_predict_from_the_command_line(finished: Path) -> None:
     assert "digit" in rows[1]
 
 
+def test_predict_without_a_readable_image_ends_with_1(finished: Path) -> None:
+    (finished / "broken.png").write_bytes(b"not an image")
+    arguments = [
+        "predict",
+        str(finished / "biotune-out/digits/model"),
+        str(finished / "broken.png"),
+    ]
+    result = CliRunner().invoke(cli, [*arguments, "--device", "cpu"])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "broken.png" in result.stderr
+
+
 def test_export_elsewhere_gives_the_same_weights(finished: Path) -> None:
     done = run(finished, "export", "--study", "digits", "--to", "copy", "--device", "cpu")
     assert done.returncode == 0, done.stderr
@@ -269,3 +289,16 @@ def test_a_larger_total_goes_on(finished: Path) -> None:
     assert before.items() <= after.items()
     good = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     assert sum(t.state in good for t in trials(finished)) == TRIALS + 2
+
+
+def test_launched_workers_share_what_is_missing(finished: Path) -> None:
+    before = {t.number: t.value for t in trials(finished)}
+    total = TRIALS + 6
+    done = run(finished, "launch", "--devices", "cpu,cpu", "--trials", str(total))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Study digits has its trials; biotune tune confirms the winner.") == 2
+    after = trials(finished)
+    assert before.items() <= {t.number: t.value for t in after}.items()
+    good = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    assert sum(t.state in good for t in after) == total
+    assert not any(t.state == optuna.trial.TrialState.RUNNING for t in after)
