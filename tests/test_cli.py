@@ -210,7 +210,8 @@ def test_an_unknown_method_gets_the_known_ones() -> None:
 @pytest.mark.parametrize("option", ["--seeds", "--folds", "--scheme"])
 def test_a_baseline_takes_nothing_that_it_would_ignore(option: str) -> None:
     message = fails("baseline", "full", "--data", "digits", *TINY, option, "2")
-    assert f"No such option '{option}'" in message
+    assert message.startswith("No such option")  # releases of click differ in the rest
+    assert option in message
 
 
 @pytest.mark.parametrize("display", [(), ("--json",)])
