@@ -161,7 +161,7 @@ class _Worker:
     failed: dict[tuple[str, str], str] = field(default_factory=dict, init=False)
     in_a_row: int = field(default=0, init=False)
     held: tuple[tuple[str, int], Setup] | None = field(default=None, init=False)
-    source: tuple[str, ImageSource] | None = field(default=None, init=False)
+    source: tuple[tuple[object, ...], ImageSource] | None = field(default=None, init=False)
 
     def run(self) -> None:
         self.specs = {self.plan.task_name(spec): spec for spec in self.plan.tasks}
@@ -293,12 +293,13 @@ class _Worker:
         return self.held[1]
 
     def _source(self, spec: StudySpec) -> ImageSource:
-        if self.source is None or self.source[0] != spec.data:
+        key = (spec.data, spec.group_regex, spec.skip_bad_images)
+        if self.source is None or self.source[0] != key:
             self.source = None  # its memory goes before the next one's comes
             opened = open_source(
                 spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
             )
-            self.source = (spec.data, opened)
+            self.source = (key, opened)
         return self.source[1]
 
     def _evaluate(self, cell: Cell, setup: Setup) -> Outcome:

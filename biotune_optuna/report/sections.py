@@ -224,7 +224,8 @@ def use(view: StudyView) -> str:
         )
     folder = view.model_dir
     if not folder:
-        words = ["Write the tuned model into a folder, then classify images with it:"]
+        start = "Write" if view.winner else "Once a winner has been confirmed, write"
+        words = [f"{start} the tuned model into a folder, then classify images with it:"]
         place = f" --storage {shlex.quote(view.storage_url)}" if view.storage_url else ""
         shell = (
             f"biotune export --study {shlex.quote(view.name)}{place} --to my-model\n"

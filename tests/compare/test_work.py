@@ -288,3 +288,23 @@ def test_other_folds_keep_images_and_trainer(cache: Path) -> None:
     assert other.space.threshold is None
     assert other.spec.fingerprints["splits"] != setup.spec.fingerprints["splits"]
     assert varied(setup, {}) is setup
+
+
+def test_tasks_that_group_the_same_data_otherwise_read_them_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = []
+    real = work.open_source
+
+    def noted(data: str, **options: Any) -> Any:
+        opened.append(options["group_regex"])
+        return real(data, **options)
+
+    monkeypatch.setattr(work, "open_source", noted)
+    tasks = (
+        tiny_spec(**SMALL),
+        tiny_spec(**SMALL, model="test_vit", group_regex=r"\d+"),
+    )
+    plan = make_plan(tasks=tasks, contenders=("linear-probe",))
+    run_comparison(plan, storage=optuna.storages.InMemoryStorage())
+    assert opened[-2:] == [None, r"\d+"]
