@@ -326,6 +326,16 @@ def test_save_and_load(
     assert model.num_classes == 3
 
 
+def test_classes_in_another_order_than_that_of_text_can_be_loaded(tmp_path: Path) -> None:
+    digit_folder(tmp_path, per_class=8, classes=2)
+    files = sorted(path.relative_to(tmp_path) for path in tmp_path.glob("*/*.png"))
+    rows = [f"{path},{9 + int(path.parent.name == 'digit-1')}" for path in files]
+    (tmp_path / "digits.csv").write_text("\n".join(["path,label", *rows]))
+    classifier = tiny(n_trials=1).fit(tmp_path / "digits.csv")
+    loaded = BioTuneClassifier.load(classifier.save(tmp_path / "saved"))
+    assert loaded.classes_.tolist() == ["9", "10"]
+
+
 def test_save_keeps_no_secret(digits: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     classifier = tiny(n_trials=1).fit(*digits)
     classifier.set_params(storage="postgresql://me:s3cret@host/db")

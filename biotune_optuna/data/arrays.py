@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["class_names", "open_array", "open_digits", "open_sequence"]
+__all__ = ["class_names", "label_names", "open_array", "open_digits", "open_sequence"]
+
+_EXACT = 2**53  # whole numbers below are exact in float64
 
 
 def open_digits() -> ImageSource:
@@ -169,14 +171,23 @@ def class_names(labels: Any, count: int) -> tuple[NDArray[np.int64], tuple[str, 
     values = _as_array(labels, "labels")
     if values.ndim != 1 or len(values) != count:
         raise DataError(f"labels of shape {values.shape} do not fit {count} images")
-    if values.dtype.kind == "f":
-        if not np.array_equal(values, np.rint(values)):
-            raise DataError("labels are not whole numbers; regression targets cannot be classified")
-        values = values.astype(np.int64)
+    if values.dtype.kind == "f" and not _are_whole(values):
+        raise DataError("labels are not whole numbers; regression targets cannot be classified")
     names, indices = np.unique(
-        values if values.dtype.kind in "iub" else values.astype(str), return_inverse=True
+        values if values.dtype.kind in "iubf" else values.astype(str), return_inverse=True
     )
-    return indices.astype(np.int64), tuple(str(value) for value in names.tolist())
+    return indices.astype(np.int64), label_names(names)
+
+
+def label_names(labels: NDArray[Any]) -> tuple[str, ...]:
+    """Class names of distinct labels, in their order: ``"1"`` for 1, 1.0 and "1" alike."""
+    if labels.dtype.kind == "f" and (np.abs(labels) < _EXACT).all():
+        labels = labels.astype(np.int64)
+    return tuple(str(label) for label in labels.tolist())
+
+
+def _are_whole(values: NDArray[Any]) -> bool:
+    return bool(np.isfinite(values).all()) and np.array_equal(values, np.rint(values))
 
 
 def _open_pictures(

@@ -130,9 +130,10 @@ def _row(line: list[str], at: dict[str, int], where: str) -> _Row:
 
 
 def _as_numbers(labels: list[str]) -> list[str] | list[int]:
-    """Whole numbers as such, so that class 10 comes after class 9."""
+    """Whole numbers as such, so that class 10 comes after class 9; longer ones stay text."""
     try:
         numbers = [int(label) for label in labels]
     except ValueError:
         return labels
-    return numbers if [str(number) for number in numbers] == labels else labels
+    fit = all(-(2**63) <= number < 2**63 for number in numbers)
+    return numbers if fit and [str(number) for number in numbers] == labels else labels

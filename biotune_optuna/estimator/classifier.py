@@ -82,7 +82,8 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             already in the storage.
 
     Attributes:
-        classes_: Labels as given to `fit`, sorted, shape (n_classes,).
+        classes_: Labels as given to `fit`, sorted, shape (n_classes,); names of classes in the
+            order of the source where ``X`` has its own labels.
         recipe_: The recipe that was chosen.
         study_: The Optuna study; all of Optuna's tools work on it.
         cv_results_: The trials as a dict of arrays, ready for ``pandas.DataFrame``.

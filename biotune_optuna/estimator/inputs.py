@@ -38,8 +38,8 @@ def training_images(
         skip_bad_images: Leave out files that are no readable image instead of refusing them.
 
     Returns:
-        The source; the labels' values, sorted, in the order of the source's classes; and the scale
-        of float images, None for others.
+        The source; the labels' values in the order of the source's classes, sorted where ``y``
+        gives them; and the scale of float images, None for others.
 
     Raises:
         DataError: If images or labels cannot be used.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biotune_optuna._version import __version__
-from biotune_optuna.data.arrays import class_names
+from biotune_optuna.data.arrays import label_names
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export import Exported, export_model, load_exported
 from biotune_optuna.files import replace_text
@@ -94,8 +94,7 @@ def read(folder: Path, device: str) -> tuple[dict[str, Any], Exported]:
             "BioTuneClassifier.save wrote"
         ) from None
     exported = load_exported(folder / MODEL, device=device)
-    classes = content["classes"]
-    if class_names(classes, len(classes))[1] != exported.classes:
+    if label_names(content["classes"]) != exported.classes:
         raise ModelError(f"{str(path)!r} does not fit the model beside it")
     return content, exported
 

@@ -54,6 +54,13 @@ def test_labels_in_numeric_order() -> None:
     source = open_source(COLOUR, labels=[10, 9, 10, 2])
     assert source.classes == ("2", "9", "10")
     assert source.labels.tolist() == [2, 1, 2, 0]
+    assert open_source(COLOUR, labels=[10.0, 9.0, 10.0, 2.0]).classes == ("2", "9", "10")
+
+
+def test_labels_too_large_for_whole_numbers_stay_apart() -> None:
+    source = open_source(COLOUR, labels=[1e20, 9e19, 1e20, 3.0])
+    assert source.classes == ("3.0", "9e+19", "1e+20")
+    assert source.labels.tolist() == [2, 1, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +69,7 @@ def test_labels_in_numeric_order() -> None:
         (COLOUR, None, "need labels"),
         (COLOUR, [0, 1], r"shape \(2,\) do not fit 4 images"),
         (COLOUR, [0.5, 1, 1, 1], "not whole numbers"),
+        (COLOUR, [np.inf, 1, 1, 1], "not whole numbers"),
         (COLOUR, [1, 1, 1, 1], "one class, '1'"),
         (COLOUR.reshape(4, -1), [0, 1, 0, 1], r"shape \(4, 90\) are none of"),
         (COLOUR.astype(float) * 9, [0, 1, 0, 1], r"values of type float64 from .* expected uint8"),

@@ -54,6 +54,11 @@ def test_tabs(root: Path) -> None:
     assert open_source(write(root, text, "list.tsv")).classes == ("a, b", "c")
 
 
+def test_numbers_beyond_64_bits_are_names(root: Path) -> None:
+    text = f"path,label\nshots/000.png,{2**63}\nshots/001.png,{2**63 + 1}\nshots/002.png,-1\n"
+    assert open_source(write(root, text)).classes == ("-1", str(2**63), str(2**63 + 1))
+
+
 def test_row_order_does_not_matter(root: Path) -> None:
     lines = [f"shots/00{i}.png,{'ab'[i % 2]}" for i in range(6)]
     one = open_source(write(root, "\n".join(["path,label", *lines])))
