@@ -7,6 +7,7 @@ the seed and on nothing else but what the images are.
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,12 +52,14 @@ class StratifiedDealer:
         """What is dealt ("images"), and how many there are of each class."""
         return "images", np.bincount(self._labels[indices], minlength=self._n_classes)
 
-    def deal(self, indices: Indices, shares: Sequence[float]) -> list[Indices]:
+    def deal(self, indices: Indices, shares: Sequence[float], *, reserve: int = 1) -> list[Indices]:
         """Deal images into parts.
 
         Args:
             indices: The images.
             shares: Share of each part; they add up to 1.
+            reserve: Images of each class that the last part keeps where another part could take
+                more than its share so that equal pictures stay together.
 
         Returns:
             Disjoint index arrays that together hold all of ``indices``.
@@ -67,25 +70,37 @@ class StratifiedDealer:
         counts = apportion(np.array([len(held) for held in members]), np.asarray(shares))
         parts: list[list[Indices]] = [[] for _ in shares]
         for held, wanted in zip(members, counts, strict=True):
-            cuts = self._cuts(held, np.cumsum(wanted)[:-1])
+            cuts = self._cuts(held, np.cumsum(wanted)[:-1], reserve)
             for part, piece in zip(parts, np.split(held, cuts), strict=True):
                 part.append(piece)
         return [np.concatenate(part) for part in parts]
 
-    def _cuts(self, held: Indices, cuts: Indices) -> list[int]:
+    def _cuts(self, held: Indices, cuts: Indices, reserve: int) -> list[int]:
         """Move cuts so that equal pictures, which are neighbours, stay together where they can."""
         moved: list[int] = []
         for cut in cuts.tolist():
             lowest = (moved[-1] if moved else 0) + 1
-            place = cut
-            while lowest < place < len(held) and self._same(held[place - 1], held[place]):
-                place -= 1
-            together = place in {0, len(held)} or not self._same(held[place - 1], held[place])
-            moved.append(place if together and place >= lowest else cut)
+            left = (place for place in range(cut, lowest - 1, -1) if self._is_clean(held, place))
+            moved.append(next(left, cut))
+        if all(one < other for one, other in pairwise([0, *moved, len(held)])):
+            self._move_on(held, moved, reserve)
         return moved
 
-    def _same(self, one: np.int64, other: np.int64) -> bool:
-        return self._hashes[one] == self._hashes[other]
+    def _move_on(self, held: Indices, cuts: list[int], reserve: int) -> None:
+        """Move cuts that part equal pictures still to the right; clean ones stay where they are."""
+        clean = [self._is_clean(held, cut) for cut in cuts]
+        for at in np.flatnonzero(np.logical_not(clean)).tolist():
+            stop = next((i for i in range(at, len(cuts)) if clean[i]), len(cuts))
+            highest = cuts[stop] if stop < len(cuts) else len(held) - reserve + 1
+            nearest = max(cuts[at], cuts[at - 1] + 1 if at else 1)
+            right = range(nearest, highest - (stop - at) + 1)
+            cuts[at] = next((p for p in right if self._is_clean(held, p)), nearest)
+
+    def _is_clean(self, held: Indices, place: int) -> bool:
+        """Whether a cut there parts no equal pictures."""
+        if place in {0, len(held)}:
+            return True
+        return self._hashes[held[place - 1]] != self._hashes[held[place]]
 
 
 class GroupDealer:
@@ -117,7 +132,13 @@ class GroupDealer:
         """What is dealt ("groups"), and how many there are of each class."""
         return "groups", np.count_nonzero(self._table(indices)[1], axis=0)
 
-    def deal(self, indices: Indices, shares: Sequence[float]) -> list[Indices]:
+    def deal(
+        self,
+        indices: Indices,
+        shares: Sequence[float],
+        *,
+        reserve: int = 1,  # noqa: ARG002 - groups stay together whatever they hold
+    ) -> list[Indices]:
         """As :meth:`StratifiedDealer.deal`, no group cut."""
         member, table = self._table(indices)
         wanted = np.asarray(shares)[:, np.newaxis]

@@ -33,7 +33,8 @@ class Duplicate:
 
     Attributes:
         ids: The images with this content.
-        parts: The part of each: ``"train"``, ``"val"`` or ``"test"``.
+        parts: The part of each: ``"train"``, ``"val"`` or ``"test"``; with ``scheme="kfold"``
+            ``"fold 0"`` and so on instead of ``"train"``.
         classes: The class of each.
     """
 
@@ -60,7 +61,8 @@ class Splits:
         folds: Partition of ``train``.
         scheme: ``"holdout"`` or ``"kfold"``.
         fingerprint: Hexadecimal digest of the content of all parts and folds.
-        duplicates: Pictures that occur in more than one part.
+        duplicates: Pictures that occur in more than one part, or in more than one fold with
+            ``scheme="kfold"``.
         shared_groups: Groups that given train, val and test parts have in common.
     """
 
@@ -144,9 +146,11 @@ def make_splits(
         scheme=scheme,
     )
     train, val, test, folds = plan.divide()
-    duplicates = _duplicates(source, {"train": train, "val": val, "test": test})
+    judged = scheme == "kfold"  # on each fold by what was trained on the others
+    learnt = {f"fold {i}": fold for i, fold in enumerate(folds)} if judged else {"train": train}
+    duplicates = _duplicates(source, {**learnt, "val": val, "test": test})
     shared = _shared_groups(source, (train, val, test))
-    _report(source, duplicates, shared, strict=strict)
+    _report(source, duplicates, shared, scheme, strict=strict)
     return Splits(
         train=train,
         val=val,
@@ -207,13 +211,14 @@ class _Plan:
         train, val, test = self._dealer.order(self._pool), self._given["val"], self._given["test"]
         self._check_classes(train)
         if not len(test) and self._test_fraction:
-            test, train = self._hold_out(train, self._test_fraction * len(train), "test")
+            need = self._n_folds + bool(not len(val) and (self._val_size or self._val_fraction))
+            test, train = self._hold_out(train, self._test_fraction * len(train), "test", need)
         if len(val):
             if self._val_size is not None:
                 val = self._keep(val, self._val_size, "val")
         elif self._val_size is not None or self._val_fraction:
             wanted = self._val_size or self._val_fraction * len(train)
-            val, train = self._hold_out(train, wanted, "val")
+            val, train = self._hold_out(train, wanted, "val", self._n_folds)
         if self._train_size is not None:
             train = self._keep(train, self._train_size, "train")
         parts = self._dealer.deal(train, [1.0 / self._n_folds] * self._n_folds)
@@ -221,18 +226,23 @@ class _Plan:
         order = self._dealer.order
         return order(train), order(val), order(test), tuple(order(part) for part in parts)
 
-    def _hold_out(self, pool: Indices, wanted: float, part: str) -> tuple[Indices, Indices]:
+    def _hold_out(
+        self, pool: Indices, wanted: float, part: str, need: int
+    ) -> tuple[Indices, Indices]:
+        """A part and the rest, of which ``need`` images of each class are for parts to come."""
         share = max(1, round(wanted)) / len(pool)
         if share >= 1.0:
             raise DataError(f"{part} cannot take {round(wanted)} of {len(pool)} images")
-        held, rest = self._dealer.deal(pool, [share, 1.0 - share])
+        held, rest = self._dealer.deal(pool, [share, 1.0 - share], reserve=need)
         self._check_parts([held, rest], f"train and {part}")
         return held, rest
 
     def _keep(self, pool: Indices, size: int, part: str) -> Indices:
         if size >= len(pool):
             return pool
-        kept = self._dealer.deal(pool, [size / len(pool), 1.0 - size / len(pool)])[0]
+        # The rest is not used, so equal pictures in it do no harm, but ``size`` is a limit.
+        shares = [size / len(pool), 1.0 - size / len(pool)]
+        kept = self._dealer.deal(pool, shares, reserve=len(pool))[0]
         self._check_parts([kept], part)
         return kept
 
@@ -294,12 +304,18 @@ def _shared_groups(source: ImageSource, parts: tuple[Indices, ...]) -> tuple[str
 
 
 def _report(
-    source: ImageSource, duplicates: tuple[Duplicate, ...], shared: tuple[str, ...], *, strict: bool
+    source: ImageSource,
+    duplicates: tuple[Duplicate, ...],
+    shared: tuple[str, ...],
+    scheme: str,
+    *,
+    strict: bool,
 ) -> None:
     found = []
     if duplicates:
+        learnt = "the folds" if scheme == "kfold" else "train"
         found.append(
-            f"{_count(len(duplicates), 'picture')} in more than one of train, val and test, "
+            f"{_count(len(duplicates), 'picture')} in more than one of {learnt}, val and test, "
             f"such as {duplicates[0]}"
         )
     if shared:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biotune_optuna.data import make_splits, open_source
-from biotune_optuna.data.partition import apportion
+from biotune_optuna.data.partition import StratifiedDealer, apportion
 from biotune_optuna.errors import DataError
 from tests.data.conftest import make_source
 
@@ -227,6 +227,50 @@ def test_own_splits_keep_equal_pictures_of_a_class_together() -> None:
         splits = make_splits(source, seed=seed, strict=True)
         assert_partition(splits, source)
         assert splits.duplicates == ()
+
+
+def test_two_equal_pictures_stay_together_wherever_they_come_in_the_order() -> None:
+    contents = [f"class {c} picture {max(i, 1)}" for c in range(2) for i in range(10)]
+    source = make_source([0] * 10 + [1] * 10, contents=contents)
+    for seed in range(40):
+        assert_partition(make_splits(source, seed=seed, strict=True), source)
+
+
+@pytest.mark.parametrize(
+    ("held", "cuts", "reserve", "wanted"),
+    [
+        ("abbbcd", [4], 1, [4]),  # clean already
+        ("abbbcd", [3], 1, [1]),  # to the left, as far as it takes
+        ("aaabcd", [1], 1, [3]),  # nothing there: to the right
+        ("aaabcd", [1], 4, [1]),  # the last part needs four
+        ("aaaaaa", [2], 1, [2]),  # no clean cut at all
+        ("aaabbb", [2, 3], 1, [2, 3]),  # a clean cut stays
+        ("aaaabc", [2, 3], 1, [4, 5]),
+        ("aaab", [0, 2], 1, [0, 2]),  # a part that is due nothing
+    ],
+)
+def test_cuts_move_to_where_no_equal_pictures_are_parted(
+    held: str, cuts: list[int], reserve: int, wanted: list[int]
+) -> None:
+    dealer = StratifiedDealer.__new__(StratifiedDealer)
+    dealer._hashes = tuple(held)
+    assert dealer._cuts(np.arange(len(held)), np.array(cuts), reserve) == wanted
+
+
+def test_size_is_a_limit_whatever_is_equal() -> None:
+    contents = ["same"] * 25 + [f"c{i}" for i in range(25)] + [f"d{i}" for i in range(50)]
+    source = make_source([0] * 50 + [1] * 50, contents=contents)
+    for seed in range(10):
+        assert len(make_splits(source, seed=seed, train_size=10, test_fraction=0).train) <= 10
+
+
+def test_equal_pictures_in_several_folds_are_reported() -> None:
+    source = make_source([0, 1] * 20, contents=["same", "same", *map(str, range(38))])
+    (found,) = make_splits(source, seed=6, n_folds=5, scheme="kfold").duplicates
+    assert all(part.startswith("fold ") for part in found.parts)
+    with pytest.raises(DataError, match=r"more than one of the folds, val and test"):
+        make_splits(source, seed=6, n_folds=5, scheme="kfold", strict=True)
+    assert make_splits(source, seed=6, n_folds=5).duplicates == ()
 
 
 def test_a_class_of_one_picture_many_times_is_split_and_reported() -> None:
