@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
 from biotune_optuna.data.sources import ImageSource, open_source
 from biotune_optuna.data.splits import Splits, make_splits
+from biotune_optuna.errors import ModelError
+from biotune_optuna.finetune.device import isolated_randomness, out_of_memory, resolve_device
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.models.blocks import Block, model_blocks
+from biotune_optuna.models.states import one_line
 from biotune_optuna.models.weights import LoadedModel, create_model
 
 if TYPE_CHECKING:
@@ -21,6 +27,8 @@ if TYPE_CHECKING:
     from biotune_optuna.study.spec import StudySpec
 
 __all__ = ["Setup", "prepare", "split"]
+
+_SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, LookupError, TypeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,8 @@ def prepare(
 
     Raises:
         DataError: If the images cannot be used.
-        ModelError: If the model or its weights cannot be used.
+        ModelError: If the model or its weights cannot be used, or its images cannot be of that
+            size.
     """
     if source is None:
         source = open_source(
@@ -87,7 +96,8 @@ def prepare(
     loaded = load_model(spec, num_classes=len(source.classes))
     config = loaded.data_config
     size = spec.image_size or int(config["input_size"][-1])
-    crop_pct = spec.crop_pct or float(config["crop_pct"])
+    crop_pct = float(config["crop_pct"] if spec.crop_pct is None else spec.crop_pct)
+    _check_image_size(loaded, size)
     store = PixelStore.build(
         source,
         size=size,
@@ -144,6 +154,27 @@ def load_model(spec: StudySpec, *, num_classes: int) -> LoadedModel:
     )
 
 
+def _check_image_size(loaded: LoadedModel, size: int) -> None:
+    """Sends two blank images through the network, on the CPU; leaves it as it was.
+
+    Raises:
+        ModelError: If the network cannot take images of that size.
+    """
+    # Shares the parameters, but neither buffers nor what some networks keep from an evaluation.
+    model = copy.deepcopy(loaded.model, {id(p): p for p in loaded.model.parameters()}).eval()
+    try:
+        with isolated_randomness(0, torch.device("cpu")), torch.no_grad():
+            model(torch.zeros(2, 3, size, size))
+    except _SHAPE_ERRORS as error:
+        if out_of_memory(error):
+            raise
+        own = loaded.data_config["input_size"][-1]
+        raise ModelError(
+            f"image size {size} does not fit {loaded.name}: {one_line(error)}; the model's own "
+            f"is {own}"
+        ) from error
+
+
 def _fixed_input_size(model: str) -> bool:
     import timm
 
@@ -160,8 +191,6 @@ def _trainer(
     loaded: LoadedModel,
     device: str,
 ) -> tuple[Trainer, DeviceImages, Sequence[Block]]:
-    from biotune_optuna.finetune.device import resolve_device
-
     config = loaded.data_config
     target = resolve_device(device)
     images = DeviceImages(

@@ -1,0 +1,42 @@
+"""What is checked before images are decoded and a study exists."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_spec
+
+from biotune_optuna.errors import DataError, ModelError
+from biotune_optuna.models.weights import create_model
+from biotune_optuna.study.setup import _check_image_size, prepare
+
+
+@pytest.mark.parametrize(("model", "size"), [("test_vit3", 8), ("test_maxvit", 100)])
+def test_an_image_size_that_the_network_cannot_take_is_named(
+    model: str, size: int, tmp_path: Path
+) -> None:
+    spec = tiny_spec(model=model, image_size=size)
+    with pytest.raises(ModelError, match=f"image size {size} does not fit {model}: .*160") as why:
+        prepare(spec, device="cpu", cache_dir=tmp_path)
+    assert "\n" not in str(why.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_checking_the_size_changes_nothing() -> None:
+    loaded = create_model("test_resnet", num_classes=3, weights="none")
+    loaded.model.train()
+    before = copy.deepcopy(loaded.model.state_dict())
+    torch.manual_seed(5)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    _check_image_size(loaded, 64)
+    assert torch.equal(torch.rand(3), drawn)
+    assert loaded.model.training
+    for name, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_crop_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"crop_pct 0\.0 is not in"):
+        prepare(tiny_spec(crop_pct=0.0), device="cpu", cache_dir=tmp_path)
