@@ -128,6 +128,11 @@ def test_cv_results(fitted: BioTuneClassifier) -> None:
     assert results["mean_test_score"].max() == fitted.best_score_
 
 
+def test_false_of_numpy_does_not_confirm(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    fitted = tiny(confirm=np.False_, n_trials=np.int64(1), epochs=np.int64(1)).fit(*digits)
+    assert fitted.confirmation_ is None
+
+
 def test_callbacks_see_every_trial(digits: tuple[np.ndarray, np.ndarray]) -> None:
     seen: list[int] = []
     tiny(callbacks=(lambda _study, trial: seen.append(trial.number),)).fit(*digits)
@@ -362,6 +367,9 @@ def test_numpy_numbers_of_a_grid_can_be_saved(fitted: BioTuneClassifier, tmp_pat
     copied.n_trials = np.int64(2)
     copied.save(tmp_path / "grid")
     assert BioTuneClassifier.load(tmp_path / "grid").n_trials == 2
+    copied.weights = Path("/models/w.safetensors")
+    copied.save(tmp_path / "path")
+    assert BioTuneClassifier.load(tmp_path / "path").weights == "/models/w.safetensors"
     copied.n_trials = object()
     with pytest.raises(BioTuneError, match="must be plain values"):
         copied.save(tmp_path / "odd")
@@ -445,6 +453,7 @@ def test_bad_files_are_named(
         ({"n_trials": 0}, "n_trials 0"),
         ({"n_trials": None}, "n_trials, timeout or both"),
         ({"metric": "beauty"}, "beauty"),
+        ({"confirm": {"top_k": 1}}, "confirm .* neither true, false nor a ConfirmPlan"),
         ({"study_params": {"seeds": 3}}, "'seeds', which is no field of StudySpec"),
         ({"study_params": {"model": "x"}}, "'model', which StudySpec gets"),
         ({"train_params": {"epochs": 3}}, "'epochs', which TrainSettings gets"),

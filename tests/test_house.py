@@ -26,6 +26,7 @@ FLOORS = {
     "models": 1,
     "data": 1,
     "lease": 1,
+    "plain": 1,
     "sampler": 2,
     "slots": 2,
     "finetune": 2,

@@ -100,7 +100,7 @@ class StratifiedDealer:
         """Whether a cut there parts no equal pictures."""
         if place in {0, len(held)}:
             return True
-        return self._hashes[held[place - 1]] != self._hashes[held[place]]
+        return bool(self._hashes[held[place - 1]] != self._hashes[held[place]])
 
 
 class GroupDealer:

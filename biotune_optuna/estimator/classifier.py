@@ -150,6 +150,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             StudyError: If a parameter is out of range, or the storage holds another study of that
                 name.
         """
+        plan = self._plan()
         skip = bool((self.study_params or {}).get("skip_bad_images"))
         source, classes, scale = training_images(X, y, skip_bad_images=skip)
         backend = self.storage
@@ -166,7 +167,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 cache_dir=cache_dir,
             )
             study.search(self.n_trials, timeout=self.timeout, callbacks=tuple(self.callbacks))
-            recipe, confirmation = self._train_best(study)
+            recipe, confirmation = self._train_best(study, plan)
             exported = _exported(study, recipe)
         # all at once: a fit that was interrupted leaves the classifier as it was
         self.classes_, self._scale = classes, scale
@@ -212,10 +213,18 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     return stored.seed
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
-    def _train_best(self, study: TuningStudy) -> tuple[Recipe, dict[str, Any] | None]:
+    def _plan(self) -> ConfirmPlan | None:
+        if isinstance(self.confirm, ConfirmPlan):
+            return self.confirm
+        if self.confirm not in (True, False):
+            raise StudyError(f"confirm {self.confirm!r} is neither true, false nor a ConfirmPlan")
+        return ConfirmPlan() if self.confirm else None
+
+    def _train_best(
+        self, study: TuningStudy, plan: ConfirmPlan | None
+    ) -> tuple[Recipe, dict[str, Any] | None]:
         """Leaves the trainer with the chosen recipe's weights."""
-        if self.confirm is not False:
-            plan = ConfirmPlan() if self.confirm is True else self.confirm
+        if plan is not None:
             result = confirm(study, plan)
             return train_winner(study), result
         space, splits = study.setup.space, study.setup.splits

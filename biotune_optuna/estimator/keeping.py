@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from biotune_optuna.data.arrays import label_names
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export import Exported, export_model, load_exported
 from biotune_optuna.files import replace_text
+from biotune_optuna.plain import plain_value
 from biotune_optuna.study.confirm import ConfirmPlan
 
 if TYPE_CHECKING:
@@ -62,9 +64,9 @@ def write(
 
 
 def _number(value: object) -> object:
-    """A NumPy number, as parameter grids have them, as Python's."""
-    if isinstance(value, np.generic):
-        return value.item()
+    """A NumPy number, as parameter grids have them, or a path as a plain value."""
+    if isinstance(value, (np.generic, os.PathLike)):
+        return plain_value(value)
     raise BioTuneError(f"{value!r} cannot be saved; a classifier's arguments must be plain values")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.metrics import METRICS
+from biotune_optuna.plain import make_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,6 +122,7 @@ class TrainSettings:
     grad_clip: float | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:

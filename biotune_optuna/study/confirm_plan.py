@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.plain import make_plain
 
 __all__ = ["ConfirmPlan"]
 
@@ -32,6 +33,7 @@ class ConfirmPlan:
     tolerance: float = 1.0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("top_k", "n_runs"):
             if getattr(self, name) < 1:
                 raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")

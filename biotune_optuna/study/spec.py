@@ -14,6 +14,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.genome import GenomeSpace, Variant
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
+from biotune_optuna.plain import make_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ class StudySpec:
     The spec is stored in the study, so that a worker needs only the database and the study's name.
     All fields are identity, a study goes on only where they agree, except ``data`` and ``weights``,
     which say where to look (the fingerprints say what must be found there), and
-    ``skip_bad_images``.
+    ``skip_bad_images``. NumPy's numbers and paths become Python's numbers and text.
 
     Attributes:
         model: A timm architecture, such as ``"resnet50"``.
@@ -115,6 +116,7 @@ class StudySpec:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _at_least("n_seeds", self.n_seeds, 1)
         _at_least("n_folds", self.n_folds, 2 if self.scheme == "kfold" else 1)
         _at_least("max_blocks", self.max_blocks, MIN_MAX_BLOCKS)

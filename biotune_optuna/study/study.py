@@ -11,6 +11,7 @@ import optuna
 
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
+from biotune_optuna.plain import plain_value
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup, prepare
@@ -92,6 +93,7 @@ class TuningStudy:
         Raises:
             StudyError: If neither limit is given or one is not above 0.
         """
+        n_trials, timeout = plain_value(n_trials), plain_value(timeout)
         if n_trials is None and timeout is None:
             raise StudyError("a search needs an end: give n_trials, timeout or both")
         if n_trials is not None and n_trials < 1:

@@ -29,6 +29,14 @@ def test_settings_go_through_json_and_name_what_is_wrong():
         TrainSettings.from_dict({"epoch": 3})
 
 
+def test_numbers_of_numpy_become_pythons():
+    settings = TrainSettings(epochs=np.int64(5), batch_size=np.int32(8), mixup=np.float32(0.5))
+    assert settings == TrainSettings(epochs=5, batch_size=8, mixup=0.5)
+    assert json.dumps(settings.to_dict())
+    with pytest.raises(BioTuneError, match=r"epochs 2\.5 is not a whole number"):
+        TrainSettings(epochs=np.float64(2.5))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

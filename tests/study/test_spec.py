@@ -4,11 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import tiny_spec
 
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.study.confirm_plan import ConfirmPlan
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.spec import StudySpec, default_name
 from biotune_optuna.study.storage import open_storage
@@ -20,6 +22,24 @@ def test_a_spec_survives_json() -> None:
     assert StudySpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     paper = StudySpec.paper(model="resnet50", data="flowers")
     assert StudySpec.from_dict(json.loads(json.dumps(paper.to_dict()))) == paper
+
+
+def test_numbers_of_numpy_and_paths_become_plain() -> None:
+    spec = tiny_spec(
+        image_size=np.int64(32),
+        lr=[np.float64(1e-3), np.float32(0.5)],
+        racing=np.True_,
+        weights=Path("/models/w.safetensors"),
+        data=Path("digits"),
+    )
+    plain = tiny_spec(lr=(1e-3, 0.5), weights="/models/w.safetensors", data="./digits")
+    assert json.dumps(spec.to_dict()) == json.dumps(plain.to_dict())
+    assert json.dumps(dataclasses.asdict(ConfirmPlan(top_k=np.int64(2), rates=(np.float64(1),))))
+
+
+def test_a_number_of_trials_of_numpy_can_be_stored(setup: Setup, tmp_path: Path) -> None:
+    study = study_of(setup, storage=open_storage(f"sqlite:///{tmp_path}/s.db"), name="s")
+    assert study.search(np.int64(1)).n_trials == 1
 
 
 def test_a_field_of_a_later_version_is_named() -> None:
