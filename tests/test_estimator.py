@@ -27,6 +27,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from biotune_optuna import BioTuneClassifier, BioTuneError, ConfirmPlan, open_source, open_storage
+from biotune_optuna.estimator.inputs import InputError, images_of
 
 TINY: dict[str, Any] = {
     "model": "test_efficientnet",
@@ -309,6 +310,8 @@ def test_fractions_are_refused_after_whole_numbers(digits: tuple[np.ndarray, np.
     classifier = tiny(n_trials=1).fit(images, labels)
     with pytest.raises(ValueError, match="at most 1"):
         classifier.predict(images / 255)
+    with pytest.raises(InputError, match="at most 1"):
+        next(images_of(images / 255, 1.0))
     assert_array_equal(classifier.predict(images.astype(float)), classifier.predict(images))
 
 
@@ -409,6 +412,16 @@ def test_pickle_in_another_process(digits: tuple[np.ndarray, np.ndarray], tmp_pa
 
 # -- bad input ----------------------------------------------------------------------------------
 
+
+class NA:
+    """As pandas.NA is."""
+
+    def __ne__(self, other: object) -> bool:
+        raise TypeError("boolean value of NA is ambiguous")
+
+    __hash__ = None
+
+
 ZEROS = np.zeros((10, 8, 8), np.uint8)
 HALVES = [0, 1] * 5
 
@@ -419,6 +432,11 @@ BAD = {
     "too few labels": (ZEROS, HALVES[:-1], "10 images and y 9 labels"),
     "no labels": (ZEROS, None, "requires y"),
     "one class": (ZEROS, [1] * 10, "1 class"),
+    "no label": (ZEROS, ["b", "a", None, *"abababa"], "y: no label at position 2"),
+    "NaN as label": (ZEROS, np.array([*"ababab", np.nan, *"aba"], object), "label at position 6"),
+    "NaN among numbers": (ZEROS, [1.0, np.nan, *HALVES[:8]], "no label at position 1"),
+    "NA": (ZEROS, [*"ab", NA(), *"abababa"], "no label at position 2"),
+    "numbers and text": (ZEROS, [1, "1"] * 5, "1 at position 0 and '1' at position 1"),
     "regression": (ZEROS, np.linspace(0, 1, 10), "continuous"),
     "NaN": (np.full((10, 8, 8), np.nan), HALVES, "NaN"),
     "too bright": (np.full((10, 8, 8), 300.0), HALVES, "300"),

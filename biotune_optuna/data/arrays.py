@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["class_names", "label_names", "open_array", "open_digits", "open_sequence"]
 
+_COMPLETE = "biuUS"  # kinds of NumPy's types without a value for "missing"
 _EXACT = 2**53  # whole numbers below are exact in float64
 
 
@@ -168,6 +169,7 @@ def class_names(labels: Any, count: int) -> tuple[NDArray[np.int64], tuple[str, 
     """
     if labels is None:
         raise DataError("images in memory need labels: one number or string per image")
+    check_labels(labels)
     values = _as_array(labels, "labels")
     if values.ndim != 1 or len(values) != count:
         raise DataError(f"labels of shape {values.shape} do not fit {count} images")
@@ -177,6 +179,36 @@ def class_names(labels: Any, count: int) -> tuple[NDArray[np.int64], tuple[str, 
         values if values.dtype.kind in "iubf" else values.astype(str), return_inverse=True
     )
     return indices.astype(np.int64), label_names(names)
+
+
+def check_labels(labels: Any, what: str = "labels") -> None:
+    """Refuse labels that are missing, and text among numbers, of which NumPy makes text.
+
+    Raises:
+        DataError: There is one; its position is named.
+    """
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in _COMPLETE:
+        return
+    if not isinstance(labels, (list, tuple)):
+        labels = _as_array(labels, "labels").ravel().tolist()
+    first: dict[bool, int] = {}
+    for position, label in enumerate(labels):
+        if _is_missing(label):
+            raise DataError(f"{what}: no label at position {position}; give each image one")
+        first.setdefault(isinstance(label, str), position)
+    if len(first) > 1:
+        found = " and ".join(f"{labels[i]!r} at position {i}" for i in first.values())
+        raise DataError(f"{what}: {found}; give all labels as numbers or all as text")
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether a label is None, NaN, or what pandas has for them."""
+    try:
+        return label is None or bool(label != label)  # noqa: PLR0124
+    except TypeError:  # pandas.NA is not even comparable
+        return True
+    except ValueError:  # an array
+        return False
 
 
 def label_names(labels: NDArray[Any]) -> tuple[str, ...]:

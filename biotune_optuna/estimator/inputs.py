@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
+from biotune_optuna.data.arrays import check_labels
 from biotune_optuna.data.sources import ImageSource, open_source
 from biotune_optuna.errors import DataError
 
@@ -53,8 +54,7 @@ def training_images(
         raise InputError(
             "requires y to be passed, but the target y is None: give one label an image"
         )
-    labels = column_or_1d(y, warn=True)
-    check_classification_targets(labels)
+    labels = _labels(y)
     scale = None
     if _is_array(X):
         array = _as_array(X)
@@ -76,6 +76,18 @@ def training_images(
             "a classifier needs at least 2"
         )
     return open_source(X, labels=labels, skip_bad_images=skip_bad_images), classes, scale
+
+
+def _labels(y: ArrayLike) -> NDArray[Any]:
+    """One label an image, none missing."""
+    try:
+        check_labels(y, "y")
+        labels = column_or_1d(y, warn=True)
+        check_classification_targets(labels)
+    except (DataError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    found: NDArray[Any] = labels
+    return found
 
 
 def images_of(X: Any, scale: Scale) -> Iterator[Any]:
@@ -132,10 +144,11 @@ def _to_uint8(array: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind == "f":
-        # fitted on integers, pictures or files: floats must be on their scale
-        if scale is None and array.size and array.max() <= 1 and (array != np.rint(array)).any():
+        # fitted on floats in [0, 255], integers, pictures or files: floats must be on their scale
+        unit = array.size and array.max() <= 1 and (array != np.rint(array)).any()
+        if scale in (None, 1.0) and unit:
             raise InputError(
-                "X has floats of at most 1, but the classifier was fitted on whole numbers, "
+                "X has floats of at most 1, but the classifier was fitted on values in [0, 255], "
                 "pictures or files; give values in [0, 255], the same scale in fit and predict"
             )
         array = array * (1.0 if scale is None else scale)

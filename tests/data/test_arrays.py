@@ -70,6 +70,7 @@ def test_labels_too_large_for_whole_numbers_stay_apart() -> None:
         (COLOUR, [0, 1], r"shape \(2,\) do not fit 4 images"),
         (COLOUR, [0.5, 1, 1, 1], "not whole numbers"),
         (COLOUR, [np.inf, 1, 1, 1], "not whole numbers"),
+        (COLOUR, ["a", None, "b", "b"], "labels: no label at position 1"),
         (COLOUR, [1, 1, 1, 1], "one class, '1'"),
         (COLOUR.reshape(4, -1), [0, 1, 0, 1], r"shape \(4, 90\) are none of"),
         (COLOUR.astype(float) * 9, [0, 1, 0, 1], r"values of type float64 from .* expected uint8"),
