@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from biotune_optuna.export.folder import WEIGHTS, export_model
+from biotune_optuna.export.folder import WEIGHTS, check_target, export_model
 from biotune_optuna.export.preprocessing import Preprocessing
 from biotune_optuna.study.confirm import CONFIRM_KEY, LOOKS_KEY, train_winner
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.study import TuningStudy
 
-__all__ = ["export_winner", "preprocessing_of"]
+__all__ = ["check_export", "export_winner", "preprocessing_of"]
 
 MODEL_KEY = "model_dir"
 
@@ -47,12 +47,10 @@ def export_winner(
         BioTuneError: If the folder holds something else or cannot be written.
     """
     target = Path(directory)
-    stored: dict[str, Any] = study.optuna.user_attrs.get(CONFIRM_KEY, {})
-    known = study.optuna.user_attrs.get(MODEL_KEY)
-    mark = {"path": str(target.resolve()), "confirmed": stored.get("time")}
-    # Another study may have put its model there since: the weights tell whose it is.
-    if stored and known == mark | {"weights": _digest(target / WEIGHTS)}:
+    if _stands(study, target):
         return target
+    check_target(target)
+    stored: dict[str, Any] = study.optuna.user_attrs.get(CONFIRM_KEY, {})
     recipe = train_winner(study, observer)
     setup = study.setup
     export_model(
@@ -65,8 +63,34 @@ def export_winner(
         card=_card(study, stored, recipe),
         model_args=setup.loaded.model_args,
     )
-    study.optuna.set_user_attr(MODEL_KEY, mark | {"weights": _digest(target / WEIGHTS)})
+    study.optuna.set_user_attr(MODEL_KEY, _mark(stored, target))
     return target
+
+
+def check_export(study: TuningStudy, directory: str | Path) -> None:
+    """Refuses a folder in which `export_winner` could not write, before anything is trained.
+
+    Raises:
+        BioTuneError: If the folder holds something else.
+    """
+    if not _stands(study, Path(directory)):
+        check_target(Path(directory))
+
+
+def _stands(study: TuningStudy, target: Path) -> bool:
+    """Whether the winner is there already."""
+    attributes = study.optuna.user_attrs
+    stored: dict[str, Any] = attributes.get(CONFIRM_KEY, {})
+    return bool(stored) and attributes.get(MODEL_KEY) == _mark(stored, target)
+
+
+def _mark(stored: dict[str, Any], target: Path) -> dict[str, Any]:
+    """Which export is where; the weights tell whether another study has put its model there."""
+    return {
+        "path": str(target.resolve()),
+        "confirmed": stored.get("time"),
+        "weights": _digest(target / WEIGHTS),
+    }
 
 
 def _digest(file: Path) -> str | None:

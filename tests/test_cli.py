@@ -134,6 +134,16 @@ def test_an_output_folder_that_cannot_be_written(home: Path) -> None:
     assert not (home / "biotune.db").exists()
 
 
+def test_a_foreign_model_folder_is_refused_before_the_search(home: Path) -> None:
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    model = home / "out" / "data-test_efficientnet" / "model"
+    model.mkdir(parents=True)
+    (model / "notes.txt").write_text("mine")
+    assert "holds notes.txt" in tune(data, "--out", str(home / "out"))
+    (study,) = optuna.get_all_study_summaries(f"sqlite:///{home}/biotune.db")
+    assert study.n_trials == 0
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_output_folder(home: Path) -> None:
     data = tree(home / "data", {"cat": 9, "dog": 9})

@@ -276,6 +276,13 @@ class TestTarget:
     def test_an_empty_folder_is_filled(self, tuned, tmp_path):
         assert (export(tuned, tmp_path) / "config.json").is_file()
 
+    def test_the_current_folder_is_refused(self, tuned, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in (".", str(tmp_path)):
+            with pytest.raises(BioTuneError, match=r"current folder, .*a new folder in it"):
+                export(tuned, name)
+        assert not list(tmp_path.iterdir())
+
     def test_a_foreign_folder_is_left_alone(self, tuned, tmp_path):
         (tmp_path / "thesis.tex").write_text("years of work")
         with pytest.raises(BioTuneError, match=r"holds thesis\.tex; give a new or empty folder"):

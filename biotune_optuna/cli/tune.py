@@ -148,7 +148,7 @@ def demo_spec(seed: int = 0) -> StudySpec:
 
 def run(job: Job) -> None:
     """Searches, confirms, exports and reports; prints where things are and what to type next."""
-    from biotune_optuna.outcome import export_winner
+    from biotune_optuna.outcome import check_export, export_winner
     from biotune_optuna.report.attach import Attachments
     from biotune_optuna.report.html import write_report
     from biotune_optuna.report.live import Progress
@@ -162,6 +162,7 @@ def run(job: Job) -> None:
     _check_writable(job.out)
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     study = create_study(job.spec, storage=job.storage, name=job.name, device=job.device)
+    check_export(study, job.out / "model")
     attachments = Attachments(job.storage, study.setup.classes)
     deadline = None if job.timeout is None else time.monotonic() + job.timeout
     progress = Progress(

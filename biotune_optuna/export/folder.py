@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["export_model", "load_exported"]
+__all__ = ["check_target", "export_model", "load_exported"]
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
 PREPROCESSING, RECIPE, CARD = "preprocessing.json", "recipe.json", "README.md"
@@ -83,7 +83,7 @@ def export_model(
     """
     target = Path(directory)
     _check(model, model_name, classes)
-    _check_target(target)
+    check_target(target)
     documents = {
         CONFIG: _config(model, model_name, classes, preprocessing, dict(model_args or {})),
         LABELS: list(classes),
@@ -98,8 +98,9 @@ def export_model(
         facts=card or {},
     )
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        place = target.resolve()  # of "..", the name and the parent are others
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as scratch:
             new = Path(scratch, "new")
             new.mkdir()
             save_file(_tensors(model), new / WEIGHTS, metadata={"format": "pt"})
@@ -107,8 +108,8 @@ def export_model(
                 written = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
                 (new / name).write_text(written, encoding="utf-8")
             (new / CARD).write_text(text, encoding="utf-8")
-            _check_target(target)  # minutes may have passed since
-            _swap(new, target, Path(scratch, "old"))
+            check_target(target)  # minutes may have passed since
+            _swap(new, place, Path(scratch, "old"))
     except (OSError, SafetensorError) as error:  # the latter is no OSError when the disk is full
         why = getattr(error, "strerror", None) or error
         raise BioTuneError(
@@ -175,8 +176,12 @@ def _check(model: nn.Module, model_name: str, classes: Sequence[str]) -> None:
         raise ModelError(f"{len(classes)} class names do not fit a model with {has} outputs")
 
 
-def _check_target(target: Path) -> None:
-    """Refuses anything that is not a new name, an empty folder or an earlier export."""
+def check_target(target: Path) -> None:
+    """Refuses anything that is not a new name, an empty folder or an earlier export.
+
+    Raises:
+        BioTuneError: If an export may not, or cannot, be put in its place.
+    """
     if not target.exists() and not target.is_symlink():
         return
     if target.is_symlink() or not target.is_dir():
@@ -189,6 +194,11 @@ def _check_target(target: Path) -> None:
     if found and (foreign or not {WEIGHTS, PREPROCESSING, RECIPE} <= found):
         what = f"holds {', '.join(foreign[:3])}" if foreign else "is no earlier export"
         raise BioTuneError(f"folder {str(target)!r} {what}; give a new or empty folder")
+    if target.is_mount() or target.samefile("."):
+        raise BioTuneError(
+            f"folder {str(target)!r} is in use, as a mount point or the current folder, and cannot "
+            "be replaced; give a new folder in it"
+        )
 
 
 def _swap(new: Path, target: Path, old: Path) -> None:

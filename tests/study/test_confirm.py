@@ -7,7 +7,7 @@ import optuna
 import pytest
 from threadpoolctl import threadpool_limits
 
-from biotune_optuna.errors import StudyError
+from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.outcome import export_winner
 from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.report.view import as_view
@@ -324,6 +324,16 @@ def test_an_export_is_made_again_only_where_another_model_lies(
     weights.write_bytes(tuned[:-4] + b"else")  # another study's, say
     export_winner(searched, tmp_path)
     assert weights.read_bytes() == tuned
+
+
+def test_a_folder_with_something_else_is_refused_before_training(
+    searched: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirm(searched, PLAN)
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr("biotune_optuna.outcome.train_winner", None)  # would be called and fail
+    with pytest.raises(BioTuneError, match=r"holds notes\.txt"):
+        export_winner(searched, tmp_path)
 
 
 def test_nothing_to_confirm_is_said(setup: Setup) -> None:
