@@ -34,6 +34,8 @@ _logger = logging.getLogger("biotune_optuna.data")
 
 _REACH_SECONDS = 5.0
 _STALL_SECONDS = 30.0
+# What torchvision raises where files are missing, cut off or empty.
+_INCOMPLETE = (RuntimeError, OSError, ValueError, AssertionError, EOFError, IndexError)
 _DIGITS = tuple("0123456789")
 
 
@@ -73,14 +75,14 @@ def obtain(name: str, root: Path, url: str, build: Callable[..., Any]) -> Any:
     """
     try:
         return build(download=False)
-    except (RuntimeError, OSError) as error:
+    except _INCOMPLETE as error:
         _logger.info("%s is not complete in %s: %s", name, root, error)
     try:
         _reach(url)
         root.mkdir(parents=True, exist_ok=True)
         with _stall_limit():
             return build(download=True)
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except _INCOMPLETE as error:
         reason = str(getattr(error, "reason", error)).splitlines()[:1] or [type(error).__name__]
         raise DataError(
             f"{name} is not complete in {str(root)!r} and cannot be downloaded from {url}: "

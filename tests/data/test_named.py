@@ -204,6 +204,16 @@ def test_without_network_one_line_within_seconds(
     assert "\n" not in str(caught.value)
 
 
+def test_empty_files_are_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mnist(tmp_path, monkeypatch)
+    for path in (tmp_path / "MNIST" / "raw").iterdir():
+        path.write_bytes(b"")
+    monkeypatch.setattr(named, "_reach", lambda _url: None)
+    with pytest.raises(DataError, match="mnist is not complete in ") as caught:
+        open_source(f"mnist:{tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_server_that_does_not_answer_is_given_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
