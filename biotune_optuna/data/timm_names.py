@@ -12,10 +12,11 @@ import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from biotune_optuna.data.arrays import class_names
 from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.decode import decode_image
 from biotune_optuna.data.folder import SPLIT_ALIASES, open_folder
@@ -26,6 +27,8 @@ from biotune_optuna.data.shards import open_shards
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 __all__ = ["PREFIXES", "open_timm"]
@@ -41,6 +44,12 @@ _TORCH_URLS = {
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
 }
 _HUB = "https://huggingface.co"
+
+
+class _Part(NamedTuple):
+    split: str
+    reader: Any
+    targets: list[Any]
 
 
 def open_timm(name: str, *, skip_bad_images: bool = False) -> ImageSource:
@@ -101,26 +110,33 @@ def _open_hub(name: str, rest: str, skip_bad_images: bool) -> ImageSource:
             f"{name!r} needs the package datasets; install it with: pip install datasets"
         )
     parts = _hub_parts(name, rest)
-    items = [(reader, index) for _, reader in parts for index in range(len(reader))]
-    ids = [f"{split}/{index}" for split, reader in parts for index in range(len(reader))]
+    items = [(part.reader, index) for part in parts for index in range(len(part.targets))]
+    ids = [f"{part.split}/{index}" for part in parts for index in range(len(part.targets))]
 
     def content(position: int) -> bytes:
         reader, index = items[position]
-        with reader[index][0] as file:
-            return bytes(file.read())
+        try:
+            with reader[index][0] as file:
+                return bytes(file.read())
+        except (OSError, TypeError, AssertionError, LookupError, ValueError) as error:
+            raise DataError(
+                f"image {ids[position]!r} cannot be read: {_first_line(error)}"
+            ) from None
 
     def scan(position: int) -> ScannedFile:
-        return scan_content(content(position), ids[position])
+        try:
+            return scan_content(content(position), ids[position])
+        except DataError as error:
+            return ScannedFile("", str(error))
 
     with ThreadPoolExecutor(worker_count()) as pool:
         scanned = list(pool.map(scan, range(len(items)), chunksize=16))
     sound, digests, problems = refuse_or_skip(scanned, skip_bad_images=skip_bad_images, name=name)
-    labels = np.concatenate([_targets(reader) for _, reader in parts])
-    names = {index: label for label, index in (parts[0][1].class_to_idx or {}).items()}
+    labels, classes = _hub_labels(parts)
     return ImageSource(
         lambda index: decode_image(content(sound[index]), name=ids[sound[index]]),
         name=rest.strip("/").replace("/", "-"),
-        classes=[str(names.get(index, index)) for index in range(int(labels.max()) + 1)],
+        classes=classes,
         labels=labels[sound],
         ids=[ids[position] for position in sound],
         content_hashes=digests,
@@ -129,9 +145,20 @@ def _open_hub(name: str, rest: str, skip_bad_images: bool) -> ImageSource:
     )
 
 
-def _hub_parts(name: str, rest: str) -> list[tuple[str, Any]]:
-    """The readers of the parts that a hub data set has."""
+def _hub_labels(parts: list[_Part]) -> tuple[NDArray[np.int64], Sequence[str]]:
+    """Class indices and names: of numbers those that the data set gives, of text its own."""
+    targets = [target for part in parts for target in part.targets]
+    if not all(isinstance(target, int) for target in targets):
+        return class_names(targets, len(targets))
+    labels = np.array(targets, dtype=np.int64)
+    names = {index: label for label, index in (parts[0].reader.class_to_idx or {}).items()}
+    return labels, [str(names.get(index, index)) for index in range(int(labels.max()) + 1)]
+
+
+def _hub_parts(name: str, rest: str) -> list[_Part]:
+    """The labelled parts that a hub data set has."""
     datasets = importlib.import_module("datasets")
+    damaged = importlib.import_module("datasets.exceptions").DatasetsError
     from timm.data.dataset_factory import create_dataset
 
     endpoint = os.environ.get("HF_ENDPOINT", _HUB)
@@ -140,20 +167,26 @@ def _hub_parts(name: str, rest: str) -> list[tuple[str, Any]]:
         datasets.config.HF_HUB_OFFLINE = True
     try:
         splits = datasets.get_dataset_split_names(rest)
-        parts = [
+        readers = [
             (SPLIT_ALIASES[split], create_dataset(name, root=None, split=split).reader)
             for split in splits
             if split in SPLIT_ALIASES
         ]
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{name!r} cannot be loaded from {endpoint}: {reason}") from None
-    # Test parts are often published with -1 for every label.
-    labelled = [(split, reader) for split, reader in parts if (_targets(reader) >= 0).all()]
+        parts = [_Part(split, reader, list(reader.iter_targets())) for split, reader in readers]
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, damaged) as error:
+        raise DataError(
+            f"{name!r} cannot be loaded from {endpoint}: {_first_line(error)}"
+        ) from None
+    # Test parts are often published with -1, or nothing, for every label.
+    labelled = [part for part in parts if not any(map(_is_missing, part.targets))]
     if not labelled:
         raise DataError(f"{name!r} has no labelled train, validation or test part")
     return labelled
 
 
-def _targets(reader: Any) -> NDArray[np.int64]:
-    return np.fromiter((int(target) for target in reader.iter_targets()), dtype=np.int64)
+def _is_missing(target: Any) -> bool:
+    return target is None or (isinstance(target, int) and target < 0)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -151,6 +151,48 @@ def test_names_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("hfds/mnist")
 
 
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes parts of a data set of the hub: hub({"train": (images, labels)}, "string")."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def write(parts: dict[str, tuple[list[object], list[object]]], kind: str) -> str:
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
+        (tmp_path / "set").mkdir()
+        for split, (images, labels) in parts.items():
+            table = {"image": images, "label": labels}
+            held = datasets.Dataset.from_dict(table, features=features)
+            held.to_parquet(str(tmp_path / "set" / f"{split}-00000-of-00001.parquet"))
+        return f"hfds/{tmp_path}/set"
+
+    return write
+
+
+def test_hub_labels_may_be_text_or_missing(hub: Callable[..., str]) -> None:
+    pictures = [picture(seed) for seed in range(6)]
+    train, test = (pictures, ["dog", "cat"] * 3), (pictures[:2], [None, None])
+    source = open_source(hub({"train": train, "test": test}, "string"))
+    assert source.classes == ("cat", "dog")
+    assert source.labels.tolist() == [1, 0] * 3
+
+
+def test_hub_images_that_are_missing_are_named_or_skipped(hub: Callable[..., str]) -> None:
+    name = hub({"train": ([picture(0), None, picture(2), picture(3)], [0, 1, 1, 0])}, "int64")
+    with pytest.raises(DataError, match="image 'train/1' cannot be read"):
+        open_source(name)
+    assert open_source(name, skip_bad_images=True).ids == ("train/0", "train/2", "train/3")
+
+
+def test_damaged_hub_files_are_one_line(hub: Callable[..., str]) -> None:
+    name = hub({"train": ([picture(0), picture(1)], [0, 1])}, "int64")
+    next(Path(name.removeprefix("hfds/")).iterdir()).write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="cannot be loaded") as caught:
+        open_source(name)
+    assert "\n" not in str(caught.value)
+
+
 def test_hub_name_from_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
