@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -423,6 +424,20 @@ class TestPredict:
         (tmp_path / "real.png").write_bytes((folder / "a" / "0.png").read_bytes())
         (tmp_path / "link.png").symlink_to(folder / "a" / "1.png")
         assert len(model.predict(tmp_path)) == 1
+
+    def test_hidden_files_are_passed_over(self, model, folder, tmp_path):
+        content = (folder / "a" / "0.png").read_bytes()
+        for name in ("seen.png", "._seen.png", ".cache/0.png", "a/.b/0.png"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+        hidden = tmp_path / "a" / ".b"
+        named = model.predict([tmp_path, hidden, hidden / "0.png"])
+        assert [Path(one.image).parent.name for one in named] == [tmp_path.name, ".b", ".b"]
+
+    def test_a_name_too_long_costs_only_itself(self, model, tuned):
+        long, sound = model.predict(["x" * 300 + ".png", tuned["paths"][0]])
+        assert "too long" in long.error
+        assert sound.error is None
 
     def test_nothing_to_predict_and_senseless_numbers_are_refused(self, model, tuned, tmp_path):
         with pytest.raises(DataError, match="no images to predict"):

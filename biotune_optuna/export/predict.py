@@ -128,8 +128,9 @@ class Exported:
         last bits.
 
         Args:
-            images: Paths of image files or of folders (all images below it, by name), pictures
-                (``PIL.Image``) or uint8 arrays (H, W) or (H, W, C); one of these or many.
+            images: Paths of image files or of folders (all images below it, by name, but hidden
+                ones), pictures (``PIL.Image``) or uint8 arrays (H, W) or (H, W, C); one of these or
+                many.
             batch_size: Images at once; None takes that of training.
             top_k: Length of `Prediction.top`, at most the number of classes.
 
@@ -301,10 +302,19 @@ def _named(images: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The path, or the images below it; links are not followed."""
-    if not path.is_dir():
+    """The path, or the images below it; neither links are followed nor hidden files taken."""
+    if not _is_folder(path):
         yield path
         return
     for found in sorted(path.rglob("*")):
+        if any(part.startswith(".") for part in found.relative_to(path).parts):
+            continue
         if found.suffix.lower() in IMAGE_SUFFIXES and found.is_file() and not found.is_symlink():
             yield found
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # too long a name
+        return False
