@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biotune_optuna.errors import DataError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from PIL import Image
 
     from biotune_optuna.data.image_source import ImageSource
 
@@ -38,7 +39,8 @@ def list_mistakes(
 
     Returns:
         ``{"id", "label", "predicted", "probability", "wrong", "models", "thumbnail"}`` each,
-        JSON-ready: ``wrong`` of ``models`` models are wrong.
+        JSON-ready: ``wrong`` of ``models`` models are wrong; the thumbnail is "" where the image
+        cannot be read any more.
     """
     labels, predicted = source.labels[index], probs.argmax(1)
     times = np.sum([one.argmax(1) != labels for one in (probs, *others)], axis=0)
@@ -52,15 +54,18 @@ def list_mistakes(
             "probability": round(float(probs[i, predicted[i]]), 4),
             "wrong": int(times[i]),
             "models": 1 + len(others),
-            "thumbnail": _thumbnail(source.load(int(index[i]))),
+            "thumbnail": _thumbnail(source, int(index[i])),
         }
         for i in wrong[:most]
     ]
 
 
-def _thumbnail(image: Image.Image, side: int = 56) -> str:
-    """A small JPEG as a data URI."""
-    small = image.convert("RGB")
+def _thumbnail(source: ImageSource, index: int, side: int = 56) -> str:
+    """A small JPEG as a data URI, "" where the image cannot be read any more."""
+    try:
+        small = source.load(index).convert("RGB")
+    except DataError:
+        return ""
     small.thumbnail((side, side))
     with io.BytesIO() as buffer:
         small.save(buffer, "JPEG", quality=75)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from biotune_optuna.errors import DataError
 from biotune_optuna.study.mistakes import list_mistakes
 from biotune_optuna.study.setup import Setup
 
@@ -28,3 +29,16 @@ def test_images_that_most_models_get_wrong_come_first(setup: Setup) -> None:
     assert found[0]["predicted"] == setup.classes[(labels[2] + 1) % n]
     assert all(item["thumbnail"].startswith("data:image/jpeg;base64,") for item in found)
     assert len(list_mistakes(setup.source, index, ours, most=2)) == 2
+
+
+def test_an_image_that_is_gone_has_no_thumbnail(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_index: int) -> None:
+        raise DataError("image 'x' cannot be read: No such file")
+
+    monkeypatch.setattr(setup.source, "load", gone)
+    index = setup.splits.test[:2]
+    probs = np.eye(len(setup.classes))[(setup.source.labels[index] + 1) % len(setup.classes)]
+    found = list_mistakes(setup.source, index, probs, most=9)
+    assert [one["thumbnail"] for one in found] == ["", ""]
