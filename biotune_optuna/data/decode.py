@@ -97,6 +97,8 @@ def read_bytes(path: Path, *, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"image {name!r} cannot be read: {error.strerror or error}") from None
+    except ValueError:  # a null byte
+        raise DataError(f"image {name!r} cannot be read: this is no file name") from None
 
 
 def decode_image(content: bytes, *, name: str) -> Image.Image:

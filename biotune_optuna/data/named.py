@@ -20,7 +20,7 @@ import numpy as np
 
 from biotune_optuna.data.arrays import class_names, open_array, open_files
 from biotune_optuna.data.cache_dir import default_cache_dir
-from biotune_optuna.data.scan import check_inside
+from biotune_optuna.data.scan import check_inside, path_of
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _DIGITS = tuple("0123456789")
 def split_root(name: str) -> tuple[str, Path | None]:
     """``"NAME:ROOT"`` as the name and the folder, None if there is none."""
     name, colon, root = name.partition(":")
-    return name, Path(root).expanduser() if colon and root else None
+    return name, path_of(root) if colon and root else None
 
 
 def open_named(name: str, *, skip_bad_images: bool = False) -> ImageSource:

@@ -6,6 +6,7 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biotune_optuna.data.decode import check_image, read_bytes
@@ -15,12 +16,12 @@ from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 __all__ = [
     "SKIP_HINT",
     "ScannedFile",
     "check_inside",
+    "path_of",
     "refuse_or_skip",
     "scan_content",
     "scan_files",
@@ -127,6 +128,23 @@ def check_inside(path: Path, root: Path, shown: str) -> None:
         raise DataError(
             f"{shown!r} leads out of the data folder to {str(target)!r}; put the file itself there"
         )
+
+
+def path_of(text: str) -> Path:
+    """The path that a text names, ``~`` expanded; nothing need be there.
+
+    Raises:
+        DataError: No file or folder can be looked up under that name.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, no such user
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{text!r} cannot be looked up: {reason}") from None
+    return path
 
 
 def worker_count() -> int:

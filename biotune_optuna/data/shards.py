@@ -44,9 +44,12 @@ class _Member:
     split: str
 
     def read(self) -> bytes:
-        with self.shard.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        try:
+            with self.shard.open("rb") as file:
+                file.seek(self.offset)
+                return file.read(self.size)
+        except OSError as error:
+            raise DataError(f"shard {str(self.shard)!r} cannot be read: {error.strerror}") from None
 
 
 def open_shards(root: Path, *, skip_bad_images: bool = False) -> ImageSource:
@@ -137,9 +140,18 @@ def _samples(shard: Path, split: str) -> Iterator[_Member]:
 
 def _label(content: bytes, ending: str) -> int | None:
     if ending == "cls":
-        return int(content)
+        return _whole(content.decode())
     found = json.loads(content)
-    return int(found["label"]) if isinstance(found, dict) and "label" in found else None
+    return _whole(found["label"]) if isinstance(found, dict) and "label" in found else None
+
+
+def _whole(label: str | float) -> int:
+    number = int(label)
+    if isinstance(label, float) and label != number:
+        raise ValueError(f"label {label} is not a whole number")
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"label {label} is too large")
+    return number
 
 
 def _published_splits(root: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from biotune_optuna.data.folder import open_folder
 from biotune_optuna.data.image_source import ImageSource
 from biotune_optuna.data.manifest import open_manifest
 from biotune_optuna.data.named import NAMED, open_named
+from biotune_optuna.data.scan import path_of
 from biotune_optuna.data.timm_names import PREFIXES, open_timm
 from biotune_optuna.errors import DataError
 
@@ -64,6 +65,7 @@ def _open(data: Any, labels: Any, skip_bad_images: bool) -> ImageSource:
     if labels is not None:
         raise DataError(f"labels are given together with {str(data)!r}, which has its own")
     name = str(data)
+    path = path_of(name)
     if isinstance(data, str):
         if name == "digits":
             return open_digits()
@@ -71,7 +73,6 @@ def _open(data: Any, labels: Any, skip_bad_images: bool) -> ImageSource:
             return open_named(name, skip_bad_images=skip_bad_images)
         if name.lower().startswith(PREFIXES) and not Path(name).exists():
             return open_timm(name, skip_bad_images=skip_bad_images)
-    path = Path(name).expanduser()
     if path.suffix.lower() in {".csv", ".tsv"}:
         return open_manifest(path, skip_bad_images=skip_bad_images)
     if not path.exists():

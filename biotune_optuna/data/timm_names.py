@@ -22,7 +22,13 @@ from biotune_optuna.data.decode import decode_image
 from biotune_optuna.data.folder import SPLIT_ALIASES, open_folder
 from biotune_optuna.data.image_source import ImageSource
 from biotune_optuna.data.named import obtain, reachable, split_root, stack_parts
-from biotune_optuna.data.scan import ScannedFile, refuse_or_skip, scan_content, worker_count
+from biotune_optuna.data.scan import (
+    ScannedFile,
+    path_of,
+    refuse_or_skip,
+    scan_content,
+    worker_count,
+)
 from biotune_optuna.data.shards import open_shards
 from biotune_optuna.errors import DataError
 
@@ -70,7 +76,7 @@ def open_timm(name: str, *, skip_bad_images: bool = False) -> ImageSource:
     if prefix == "torch":
         return _open_torch(name, rest, skip_bad_images)
     if prefix == "wds":
-        return open_shards(Path(rest).expanduser(), skip_bad_images=skip_bad_images)
+        return open_shards(path_of(rest), skip_bad_images=skip_bad_images)
     if prefix == "hfds":
         return _open_hub(name, rest, skip_bad_images)
     raise DataError(

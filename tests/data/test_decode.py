@@ -130,6 +130,11 @@ def test_what_is_no_image_is_refused(content: bytes, what: str) -> None:
         decode_image(content, name="odd")
 
 
+def test_a_name_that_cannot_be_is_one_line() -> None:
+    with pytest.raises(DataError, match="this is no file name"):
+        read_image("a\0b.png")
+
+
 def test_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png' cannot be read: No such file"):
         read_image(tmp_path / "gone.png")

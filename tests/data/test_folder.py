@@ -94,6 +94,16 @@ def test_no_such_folder(tmp_path: Path) -> None:
         open_source(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 300, "a\0b", "a\0b.csv", "~no-such-user/x", "wds/" + "x" * 300, "mnist:~no-such-user/x"],
+)
+def test_what_cannot_be_a_path_is_one_line(name: str) -> None:
+    with pytest.raises(DataError, match="cannot be looked up: ") as caught:
+        open_source(name)
+    assert "\n" not in str(caught.value)
+
+
 def test_bad_images_are_named_and_skipped_only_on_request(tree: Tree) -> None:
     root = tree({"a": 3, "b": 3})
     damaged = root / "a" / "001.png"

@@ -84,6 +84,8 @@ def test_classes_from_json(tmp_path: Path) -> None:
         ({"a.png": png(0), "a.cls": b"cat"}, "cannot be read: invalid literal"),
         ({"a.png": png(0), "a.json": b'{"label": Infinity}'}, "cannot be read: .*infinity"),
         ({"a.png": png(0), "a.json": b'{"label": [1]}'}, "cannot be read: "),
+        ({"a.png": png(0), "a.json": b'{"label": 1.5}'}, "read: label 1.5 is not a whole number"),
+        ({"a.png": png(0), "a.cls": str(2**63).encode()}, "read: label 9.* is too large"),
         ({"a.png": png(0), "a.json": b"[" * 100_000}, "cannot be read: "),
         ({"a.png": b"no", "a.cls": b"1"}, r"'x\.tar/a\.png' is not an image"),
         ({}, "no images"),
@@ -93,6 +95,13 @@ def test_bad_shards_are_one_line(tmp_path: Path, samples: dict[str, bytes], what
     shard(tmp_path / "x.tar", samples)
     with pytest.raises(DataError, match=what):
         open_source(f"wds/{tmp_path}")
+
+
+def test_a_shard_that_is_gone_is_named(shards: Path) -> None:
+    source = open_source(f"wds/{shards}")
+    (shards / "set-train-0000.tar").unlink()
+    with pytest.raises(DataError, match=r"set-train-0000\.tar' cannot be read: No such file"):
+        source.load(0)
 
 
 def test_no_shards(tmp_path: Path) -> None:
