@@ -7,7 +7,6 @@ the seed and on nothing else but what the images are.
 from __future__ import annotations
 
 import hashlib
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,14 +51,19 @@ class StratifiedDealer:
         """What is dealt ("images"), and how many there are of each class."""
         return "images", np.bincount(self._labels[indices], minlength=self._n_classes)
 
-    def deal(self, indices: Indices, shares: Sequence[float], *, reserve: int = 1) -> list[Indices]:
+    def deal(
+        self, indices: Indices, shares: Sequence[float], *, firm: bool = False
+    ) -> list[Indices]:
         """Deal images into parts.
+
+        Equal pictures, which are neighbours in the order, stay together where a part takes fewer of
+        a class than its share for that, or somewhat more: at most twice as many, and a quarter of
+        the next part's.
 
         Args:
             indices: The images.
             shares: Share of each part; they add up to 1.
-            reserve: Images of each class that the last part keeps where another part could take
-                more than its share so that equal pictures stay together.
+            firm: Whether no part may take more than its share.
 
         Returns:
             Disjoint index arrays that together hold all of ``indices``.
@@ -70,31 +74,26 @@ class StratifiedDealer:
         counts = apportion(np.array([len(held) for held in members]), np.asarray(shares))
         parts: list[list[Indices]] = [[] for _ in shares]
         for held, wanted in zip(members, counts, strict=True):
-            cuts = self._cuts(held, np.cumsum(wanted)[:-1], reserve)
+            cuts = self._cuts(held, np.cumsum(wanted)[:-1], firm=firm)
             for part, piece in zip(parts, np.split(held, cuts), strict=True):
                 part.append(piece)
         return [np.concatenate(part) for part in parts]
 
-    def _cuts(self, held: Indices, cuts: Indices, reserve: int) -> list[int]:
-        """Move cuts so that equal pictures, which are neighbours, stay together where they can."""
-        moved: list[int] = []
+    def _cuts(self, held: Indices, cuts: Indices, *, firm: bool) -> list[int]:
+        """Move cuts so that equal pictures stay together: left, else a little to the right."""
+        edges = [0]
         for cut in cuts.tolist():
-            lowest = (moved[-1] if moved else 0) + 1
-            left = (place for place in range(cut, lowest - 1, -1) if self._is_clean(held, place))
-            moved.append(next(left, cut))
-        if all(one < other for one, other in pairwise([0, *moved, len(held)])):
-            self._move_on(held, moved, reserve)
-        return moved
-
-    def _move_on(self, held: Indices, cuts: list[int], reserve: int) -> None:
-        """Move cuts that part equal pictures still to the right; clean ones stay where they are."""
-        clean = [self._is_clean(held, cut) for cut in cuts]
-        for at in np.flatnonzero(np.logical_not(clean)).tolist():
-            stop = next((i for i in range(at, len(cuts)) if clean[i]), len(cuts))
-            highest = cuts[stop] if stop < len(cuts) else len(held) - reserve + 1
-            nearest = max(cuts[at], cuts[at - 1] + 1 if at else 1)
-            right = range(nearest, highest - (stop - at) + 1)
-            cuts[at] = next((p for p in right if self._is_clean(held, p)), nearest)
+            left = (place for place in range(cut, edges[-1], -1) if self._is_clean(held, place))
+            edges.append(next(left, cut))
+        edges.append(len(held))
+        for at in range(1, len(edges) - 1):
+            if firm or self._is_clean(held, edges[at]):
+                continue
+            before, cut, after = edges[at - 1 : at + 2]
+            farthest = cut + min(cut - before, (after - cut) // 4)
+            right = (place for place in range(cut, farthest + 1) if self._is_clean(held, place))
+            edges[at] = next(right, cut)
+        return edges[1:-1]
 
     def _is_clean(self, held: Indices, place: int) -> bool:
         """Whether a cut there parts no equal pictures."""
@@ -137,7 +136,7 @@ class GroupDealer:
         indices: Indices,
         shares: Sequence[float],
         *,
-        reserve: int = 1,  # noqa: ARG002 - groups stay together whatever they hold
+        firm: bool = False,  # noqa: ARG002 - groups stay together whatever they hold
     ) -> list[Indices]:
         """As :meth:`StratifiedDealer.deal`, no group cut."""
         member, table = self._table(indices)

@@ -114,8 +114,9 @@ def make_splits(
 
     Parts that the data come with are kept as they are; what is missing is held out, stratified by
     class, test from all images and then val from the training part. Every class gets its share of
-    every part to within one image. Where the source has groups, no group is ever cut and shares are
-    met as well as the groups allow.
+    every part to within one image, but for what keeps equal pictures together: for that a part may
+    take fewer, or at most twice as many. Where the source has groups, no group is ever cut and
+    shares are met as well as the groups allow.
 
     Args:
         source: The images.
@@ -145,7 +146,10 @@ def make_splits(
         val_size=val_size,
         scheme=scheme,
     )
-    train, val, test, folds = plan.divide()
+    try:
+        train, val, test, folds = plan.divide()
+    except DataError:  # what keeps equal pictures together may leave too few for a part to come
+        train, val, test, folds = plan.divide(firm=True)
     judged = scheme == "kfold"  # on each fold by what was trained on the others
     learnt = {f"fold {i}": fold for i, fold in enumerate(folds)} if judged else {"train": train}
     duplicates = _duplicates(source, {**learnt, "val": val, "test": test})
@@ -207,33 +211,36 @@ class _Plan:
         held = np.concatenate([self._given["val"], self._given["test"]])
         self._pool = np.setdiff1d(everything, held)
 
-    def divide(self) -> tuple[Indices, Indices, Indices, tuple[Indices, ...]]:
+    def divide(
+        self, *, firm: bool = False
+    ) -> tuple[Indices, Indices, Indices, tuple[Indices, ...]]:
+        """Train, val, test and folds; for ``firm`` see `StratifiedDealer.deal`."""
         train, val, test = self._dealer.order(self._pool), self._given["val"], self._given["test"]
         self._check_classes(train)
         if not len(test) and self._test_fraction:
-            need = self._n_folds + bool(not len(val) and (self._val_size or self._val_fraction))
-            test, train = self._hold_out(train, self._test_fraction * len(train), "test", need)
+            wanted = self._test_fraction * len(train)
+            test, train = self._hold_out(train, wanted, "test", firm=firm)
         if len(val):
             if self._val_size is not None:
                 val = self._keep(val, self._val_size, "val")
         elif self._val_size is not None or self._val_fraction:
             wanted = self._val_size or self._val_fraction * len(train)
-            val, train = self._hold_out(train, wanted, "val", self._n_folds)
+            val, train = self._hold_out(train, wanted, "val", firm=firm)
         if self._train_size is not None:
             train = self._keep(train, self._train_size, "train")
-        parts = self._dealer.deal(train, [1.0 / self._n_folds] * self._n_folds)
+        parts = self._dealer.deal(train, [1.0 / self._n_folds] * self._n_folds, firm=firm)
         self._check_parts(parts, "each of the folds")
         order = self._dealer.order
         return order(train), order(val), order(test), tuple(order(part) for part in parts)
 
     def _hold_out(
-        self, pool: Indices, wanted: float, part: str, need: int
+        self, pool: Indices, wanted: float, part: str, *, firm: bool
     ) -> tuple[Indices, Indices]:
-        """A part and the rest, of which ``need`` images of each class are for parts to come."""
+        """A part and the rest."""
         share = max(1, round(wanted)) / len(pool)
         if share >= 1.0:
             raise DataError(f"{part} cannot take {round(wanted)} of {len(pool)} images")
-        held, rest = self._dealer.deal(pool, [share, 1.0 - share], reserve=need)
+        held, rest = self._dealer.deal(pool, [share, 1.0 - share], firm=firm)
         self._check_parts([held, rest], f"train and {part}")
         return held, rest
 
@@ -242,7 +249,7 @@ class _Plan:
             return pool
         # The rest is not used, so equal pictures in it do no harm, but ``size`` is a limit.
         shares = [size / len(pool), 1.0 - size / len(pool)]
-        kept = self._dealer.deal(pool, shares, reserve=len(pool))[0]
+        kept = self._dealer.deal(pool, shares, firm=True)[0]
         self._check_parts([kept], part)
         return kept
 

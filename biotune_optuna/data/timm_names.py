@@ -191,7 +191,7 @@ def _hub_parts(name: str, rest: str) -> list[_Part]:
 
 
 def _is_missing(target: Any) -> bool:
-    return target is None or (isinstance(target, int) and target < 0)
+    return target is None or (isinstance(target, (int, float)) and not target >= 0)
 
 
 def _first_line(error: BaseException) -> str:

@@ -237,24 +237,36 @@ def test_two_equal_pictures_stay_together_wherever_they_come_in_the_order() -> N
 
 
 @pytest.mark.parametrize(
-    ("held", "cuts", "reserve", "wanted"),
+    ("held", "cuts", "wanted"),
     [
-        ("abbbcd", [4], 1, [4]),  # clean already
-        ("abbbcd", [3], 1, [1]),  # to the left, as far as it takes
-        ("aaabcd", [1], 1, [3]),  # nothing there: to the right
-        ("aaabcd", [1], 4, [1]),  # the last part needs four
-        ("aaaaaa", [2], 1, [2]),  # no clean cut at all
-        ("aaabbb", [2, 3], 1, [2, 3]),  # a clean cut stays
-        ("aaaabc", [2, 3], 1, [4, 5]),
-        ("aaab", [0, 2], 1, [0, 2]),  # a part that is due nothing
+        ("abbbcd", [4], [4]),  # clean already
+        ("abbbcd", [3], [1]),  # to the left, as far as it takes
+        ("aabcde", [1], [2]),  # nothing there: to the right
+        ("aaabcdefghijk", [2], [3]),
+        ("aaabcdefghijk", [1], [1]),  # more than twice the share
+        ("aabc", [1], [1]),  # more than a quarter of the rest
+        ("aaaaaa", [2], [2]),  # no clean cut at all
+        ("aabcdefghijk", [1, 2], [1, 2]),  # a clean cut stays
+        ("aaab", [0, 2], [0, 2]),  # a part that is due nothing
     ],
 )
 def test_cuts_move_to_where_no_equal_pictures_are_parted(
-    held: str, cuts: list[int], reserve: int, wanted: list[int]
+    held: str, cuts: list[int], wanted: list[int]
 ) -> None:
     dealer = StratifiedDealer.__new__(StratifiedDealer)
     dealer._hashes = tuple(held)
-    assert dealer._cuts(np.arange(len(held)), np.array(cuts), reserve) == wanted
+    found = dealer._cuts(np.arange(len(held)), np.array(cuts), firm=False)
+    assert found == wanted
+    limited = dealer._cuts(np.arange(len(held)), np.array(cuts), firm=True)
+    assert all(place <= cut for place, cut in zip(limited, cuts, strict=True))
+
+
+@pytest.mark.parametrize(("size", "same"), [(12, 6), (20, 14), (12, 10)])
+def test_many_equal_pictures_do_not_leave_too_few_for_the_folds(size: int, same: int) -> None:
+    contents = [f"class {c} picture {max(i, same)}" for c in range(2) for i in range(size)]
+    source = make_source([0] * size + [1] * size, contents=contents)
+    for seed in range(30):
+        assert_partition(make_splits(source, seed=seed, n_folds=5), source)
 
 
 def test_size_is_a_limit_whatever_is_equal() -> None:
