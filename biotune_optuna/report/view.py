@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.study.totals import count_trials
-from biotune_optuna.study.urls import StorageURL, scrub
+from biotune_optuna.study.urls import StorageURL
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -227,14 +227,9 @@ class StudyView:
 
     @property
     def storage_url(self) -> str | None:
-        """URL of the study's storage without its password; None where it is no more than memory."""
-        storage = self.study._storage
-        url = getattr(storage, "url", None) or getattr(
-            getattr(storage, "_backend", None), "url", None
-        )
-        if isinstance(url, StorageURL):
-            return None if url.kind == "memory" else url.shown
-        return scrub(url) if isinstance(url, str) else None
+        """URL of the study's storage where that is a file; servers are named in no report."""
+        url = getattr(self.study._storage, "url", None)
+        return url.shown if isinstance(url, StorageURL) and url.path is not None else None
 
     def contender(self, name: str) -> dict[str, Any] | None:
         """The confirmed candidate or rival of this name."""
@@ -264,18 +259,27 @@ class StudyView:
     # ---- training --------------------------------------------------------------------------
 
     def passes(self, key: str) -> int:
-        """Image passes of all trainings: the search's, the confirmation's and the final ones.
+        """Image passes of all trainings: the search's, of confirmations and the final ones.
 
         Args:
             key: ``"forward"`` or ``"backward"``.
         """
+        return round(_sum((*(t.user_attrs for t in self.trials), *self._confirming), key))
+
+    @property
+    def confirm_seconds(self) -> float:
+        """Seconds that confirmations took, also for recipes that a later one left out."""
+        last = self.confirm.get("seconds")
+        known = float(last) if isinstance(last, (int, float)) else 0.0
+        return max(known, _sum(self._confirming, "seconds"))
+
+    @property
+    def _confirming(self) -> list[Any]:
+        """Records of what was trained to confirm, and finally."""
         ledger = self.user_attrs.get("confirm_trainings")
-        confirmed = list(ledger.values()) if isinstance(ledger, Mapping) else self.contenders
+        trained = list(ledger.values()) if isinstance(ledger, Mapping) else self.contenders
         final = self.confirm.get("final_training")
-        confirmed += list(final.values()) if isinstance(final, Mapping) else []
-        records = [*(t.user_attrs for t in self.trials), *confirmed]
-        values = [record.get(key) for record in records if isinstance(record, Mapping)]
-        return round(sum(v for v in values if isinstance(v, (int, float)) and math.isfinite(v)))
+        return trained + (list(final.values()) if isinstance(final, Mapping) else [])
 
     @property
     def max_epochs(self) -> int | None:
@@ -319,6 +323,11 @@ def as_view(study: Study | StudyView) -> StudyView:
         )
     trials = tuple(study.get_trials(deepcopy=False))
     return StudyView(study, trials, study.direction, study.user_attrs)
+
+
+def _sum(records: Sequence[Any], key: str) -> float:
+    values = [record.get(key) for record in records if isinstance(record, Mapping)]
+    return float(sum(v for v in values if isinstance(v, (int, float)) and math.isfinite(v)))
 
 
 def attribute(trial: FrozenTrial, key: str, default: Any = None) -> Any:

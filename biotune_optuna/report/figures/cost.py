@@ -156,8 +156,7 @@ def time_spent(study: Study | StudyView) -> dict[str, float]:
             parts["training, trial kept"] += said
         if trial.state != TrialState.FAIL:
             parts["around training (loading, writing)"] += max(0.0, wall - said)
-    confirm = view.confirm.get("seconds")
-    parts["confirmation"] = float(confirm) if isinstance(confirm, (int, float)) else 0.0
+    parts["confirmation"] = view.confirm_seconds
     return {kind: spent for kind, spent in parts.items() if spent > 0}
 
 
