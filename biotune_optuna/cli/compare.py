@@ -134,7 +134,7 @@ def _refuse_others(context: click.Context) -> None:
     """Refuses options that a report from a table alone does not heed."""
     heeded = ("table", "out", "name", "as_json")
     ignored = [
-        option.opts[0]
+        (option.opts if context.params[str(option.name)] else option.secondary_opts)[0]
         for option in context.command.params
         if option.name not in heeded
         and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE

@@ -11,6 +11,7 @@ from biotune_optuna.compare.rows import BUDGET_SUFFIX
 from biotune_optuna.data.named import NAMED, split_root
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.methods import METHODS
+from biotune_optuna.plain import plain_value
 from biotune_optuna.study.spec import StudySpec, default_name
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         for name in ("repeats", "trials", "top_k", "runs"):
+            object.__setattr__(self, name, plain_value(getattr(self, name)))
             if getattr(self, name) < 1:
                 raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
         if not self.tasks:

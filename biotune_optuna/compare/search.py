@@ -96,7 +96,8 @@ def varied(setup: Setup, changes: Mapping[str, Any]) -> Setup:
     if not changes:
         return setup
     spec = dataclasses.replace(setup.spec, **changes)
-    splits = split(spec, setup.source)
+    # What strict refuses was looked for in the task's own splits.
+    splits = split(dataclasses.replace(spec, strict=False), setup.source)
     found = dict(spec.fingerprints) | {"splits": splits.fingerprint}
     spec = dataclasses.replace(spec, fingerprints=found)
     return dataclasses.replace(setup, spec=spec, splits=splits, space=spec.space(setup.blocks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -144,12 +145,18 @@ def _to_uint8(array: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind == "f":
-        # fitted on floats in [0, 255], integers, pictures or files: floats must be on their scale
         unit = array.size and array.max() <= 1 and (array != np.rint(array)).any()
-        if scale in (None, 1.0) and unit:
+        # fitted on integers, pictures or files: floats must be on their scale
+        if scale is None and unit:
             raise InputError(
-                "X has floats of at most 1, but the classifier was fitted on values in [0, 255], "
+                "X has floats of at most 1, but the classifier was fitted on whole numbers, "
                 "pictures or files; give values in [0, 255], the same scale in fit and predict"
+            )
+        if scale == 1.0 and unit:  # black, unless somebody has divided it by 255
+            warnings.warn(
+                "X has no value above 1, and is taken as nearly black: the classifier was fitted "
+                "on floats in [0, 255]",
+                stacklevel=2,
             )
         array = array * (1.0 if scale is None else scale)
     low, high = array.min(), array.max()

@@ -143,8 +143,8 @@ def _introduction(untouched: bool, results: list[Result]) -> list[str]:
         "genomes that were added by hand, and where nothing new is left near the parents. The",
         "model of the tables has changed: its first form drew good luck in units of the score and",
         "fitted the process to raw values, so that recipes could seem better than any training",
-        "was, which flattered the default on the untouched tasks. The present form predicts held-",
-        "out recipes better.",
+        "was, which flattered the default on the untouched tasks. The present form predicts",
+        "held-out recipes better.",
     ]
     developed = [
         "The default preset was developed on these tasks, so they flatter it; untouched ones are",

@@ -34,7 +34,8 @@ def test_a_report_from_the_table_alone(tmp_path: Path) -> None:
         (["--from", "nothing.csv"], "'nothing.csv' cannot be read"),
         (
             ["--from", "r.csv", "--data", "digits", "--methods", "full", "--no-equal-budget"],
-            "--from only writes the report of a table; leave out --data, --methods, --equal-budget",
+            "--from only writes the report of a table; leave out --data, --methods, "
+            "--no-equal-budget",
         ),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
+import numpy as np
 import pytest
 from tiny import tiny_spec
 
@@ -129,3 +131,8 @@ def test_ablations_come_with_their_bases() -> None:
     }
     assert references(["two seeds"]) == {"two seeds": "biotune"}
     assert {one.name for one in ablations(10)} == {*FACTORS, *BASES}
+
+
+def test_numbers_of_numpy_can_be_stored() -> None:
+    plan = Comparison(tasks=(tiny_spec(),), trials=np.int64(3), repeats=np.int64(2))
+    assert json.loads(json.dumps(plan.identity(plan.tasks[0])))["trials"] == 3

@@ -34,7 +34,8 @@ def test_numbers_of_numpy_and_paths_become_plain() -> None:
     )
     plain = tiny_spec(lr=(1e-3, 0.5), weights="/models/w.safetensors", data="./digits")
     assert json.dumps(spec.to_dict()) == json.dumps(plain.to_dict())
-    assert json.dumps(dataclasses.asdict(ConfirmPlan(top_k=np.int64(2), rates=(np.float64(1),))))
+    plan = ConfirmPlan(top_k=np.int64(2), rates=np.logspace(-4, -2, 3))
+    assert json.loads(json.dumps(dataclasses.asdict(plan)))["rates"] == [1e-4, 1e-3, 1e-2]
 
 
 def test_a_number_of_trials_of_numpy_can_be_stored(setup: Setup, tmp_path: Path) -> None:
