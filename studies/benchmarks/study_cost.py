@@ -111,10 +111,10 @@ one. All else is as the presets say. One thread, float32."""
 REMARKS = """\
 Counted in images, 420 trainings on halves are 210 on all of them, and the default's 28 evaluations
 are 28: that is most of the factor. Ending early adds little, because patience ends
-the paper's trainings after about 12 epochs anyway, against 8 of at most 10. The cache saves a
-third of the time on the two seeds of the ladder, which is little for two reasons that belong to
-this task: after pre-training on much the same digits it pays to train every block, so that six of
-ten image passes belong to recipes without a frozen prefix, and in so small a network a step costs
+the paper's trainings after about 11 epochs anyway, against 8 of at most 10. The cache saves a
+tenth of the time on the two seeds of the ladder, which is little for two reasons that belong to
+this task: after pre-training on much the same digits it pays to train every block, so that two of
+three image passes belong to recipes without a frozen prefix, and in so small a network a step costs
 much besides its layers. [The engine's page](engine.md) has what a prefix saves in larger ones.
 
 A recipe suits the settings that it was found with. The default searches base rates up to 0.03 under
