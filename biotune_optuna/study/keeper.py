@@ -31,6 +31,8 @@ def is_kept_here(trial_id: int) -> bool:
 class LeaseKeeper:
     """Raises a counter on each running trial of this process, whatever the database does.
 
+    The thread ends where no trial runs any more, and lets go of its storage.
+
     Args:
         raise_counter: Writes the counter: ``raise_counter(trial_id, value)``.
         release_connection: Called by the thread after each round.
@@ -82,6 +84,9 @@ class LeaseKeeper:
     def _run(self) -> None:
         while not self._wake.wait(self.seconds):
             with self._lock:
+                if not self._counters:
+                    self._thread = None  # the next trial starts another
+                    return
                 for trial_id in self._counters:
                     self._counters[trial_id] += 1
                 round_ = dict(self._counters)
