@@ -18,6 +18,7 @@ from biotune_optuna.compare.statistics import (
     mean_ranks,
     signed_rank,
 )
+from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -143,6 +144,9 @@ def summarise(
 
     Returns:
         The summary.
+
+    Raises:
+        DataError: If methods were tested on different images in one repeat of a task.
     """
     by_task: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -165,8 +169,16 @@ def summarise(
 
 def _task(name: str, rows: list[Row]) -> Task:
     by_method: dict[str, list[Row]] = defaultdict(list)
+    first: dict[int, Row] = {}
     for row in rows:
         by_method[row.method].append(row)
+        other = first.setdefault(row.repeat, row)
+        if row.split != other.split:
+            raise DataError(
+                f"{name}, repeat {row.repeat}: {row.method} was tested on other images "
+                f"({row.test}, digest {row.split}) than {other.method} ({other.test}, "
+                f"{other.split}); results of one task need the same ones"
+            )
     entries = [_entry(method, group) for method, group in by_method.items()]
     ordered = sorted(entries, key=lambda entry: (-entry.score.value, entry.method))
     return Task(name, tuple(sorted(rows)), tuple(ordered))
@@ -206,12 +218,12 @@ def _contrasts(
 
 
 def _contrast(task: Task, method: str, against: str) -> Contrast:
-    """Pairs the repeats that both methods have on the same test images."""
-    theirs = {(row.repeat, row.split): row for row in task.rows if row.method == against}
+    """Pairs the repeats that both methods have."""
+    theirs = {row.repeat: row for row in task.rows if row.method == against}
     pairs = [
-        (row, theirs[row.repeat, row.split])
+        (row, theirs[row.repeat])
         for row in task.rows
-        if row.method == method and (row.repeat, row.split) in theirs
+        if row.method == method and row.repeat in theirs
     ]
     differences = [one.score - other.score for one, other in pairs]
     if task.official:

@@ -8,6 +8,7 @@ import pytest
 
 from biotune_optuna.compare.statistics import corrected_t, signed_rank
 from biotune_optuna.compare.tables import summarise
+from biotune_optuna.errors import DataError
 
 from .rows_kit import make_row, make_rows
 
@@ -45,17 +46,22 @@ def test_official_test_parts_take_the_signed_rank() -> None:
     assert contrast.effect == signed_rank([0.6 - 0.5, 0.0, 0.9 - 0.7])
 
 
-def test_only_equal_test_images_are_paired() -> None:
+def test_only_repeats_that_both_have_are_paired() -> None:
     rows = [
         make_row("biotune", 0, 0.9),
         make_row("biotune", 1, 0.8),
         make_row("full", 0, 0.5),
-        make_row("full", 1, 0.1, split="others"),
         make_row("full", 2, 0.1),
     ]
     (contrast,) = summarise(rows).confirmatory
     assert contrast.effect.n == 1
     assert contrast.effect.value == pytest.approx(0.4)
+
+
+def test_results_on_different_test_images_do_not_share_a_table() -> None:
+    rows = [make_row("biotune", 0, 0.9), make_row("full", 0, 0.1, split="others", test=73)]
+    with pytest.raises(DataError, match=r"repeat 0: full was tested on other images \(73, .*biotune"):
+        summarise(rows)
 
 
 def test_holm_runs_over_tasks_times_opponents() -> None:
