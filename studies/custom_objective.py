@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from biotune_optuna import BioTuneSampler, GenomeSpace, model_blocks
+from biotune_optuna import BioTuneSampler, GenomeSpace, model_blocks, rank_finished
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, x, y, epochs: int = 30) -> None:
@@ -54,6 +54,6 @@ def objective(trial: optuna.Trial) -> float:
 
 study = optuna.create_study(direction="maximize", sampler=BioTuneSampler(space=space, seed=0))
 study.optimize(objective, n_trials=40)
-recipe = space.genome(study.best_params).decode()
-recipe.save("recipe.json")
-print(f"{study.best_value:.3f}", recipe.describe())
+best = study.trials[rank_finished(study, space)[0]]  # by the model, not the luckiest value
+space.genome(best.params).decode().save("recipe.json")
+print(f"trial {best.number}:", space.genome(best.params).decode().describe())

