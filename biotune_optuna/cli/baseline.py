@@ -17,7 +17,10 @@ from biotune_optuna.cli.spec import baseline_options, make_spec
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds.")
 @display_option
 def baseline(*, method: str, device: str, runs: int, display: str | None, **spec: Any) -> None:
-    """Fine-tune with METHOD: full, linear-probe, lp-ft, layer-decay, l2-sp, auto-rgn, lora, ...
+    """Fine-tune with METHOD, a rival of BioTune, and nothing else.
+
+    METHOD is full, linear-probe, lp-ft, layer-decay, unfreeze-last-first, unfreeze-first-last,
+    l2-sp, l1-sp, auto-rgn or lora.
 
     Its settings are tuned on the validation images, the best is run on fresh seeds, then trained on
     all but the test images and tested once.

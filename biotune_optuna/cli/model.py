@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from biotune_optuna.cli.options import device_option, study_options
-from biotune_optuna.cli.pick import study_name
+from biotune_optuna.cli.pick import quieten_optuna, study_name
 
 
 @click.command()
@@ -31,6 +31,7 @@ def export(
     from biotune_optuna.study.storage import open_storage
     from biotune_optuna.study.study import load_study
 
+    quieten_optuna()
     backend = open_storage(storage, create=False)
     study = load_study(
         study_name(backend, name), storage=backend, data=data, weights=weights, device=device

@@ -75,7 +75,7 @@ def device_option(command: F) -> F:
         "--device",
         default="auto",
         show_default=True,
-        help="Where to train: auto, cpu, cuda:N or mps.",
+        help="Where to compute: auto, cpu, cuda:N or mps.",
     )(command)
 
 

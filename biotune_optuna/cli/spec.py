@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from biotune_optuna.cli.options import device_option
-from biotune_optuna.models import MIN_MAX_BLOCKS
+from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,13 +37,19 @@ _TRAINING = (
         type=click.Choice(["default", "paper"]),
         default="default",
         show_default=True,
-        help="The paper's protocol (its searches have 140 trials), or the strategy that measured "
-        "best.",
+        help="default: the strategy that measured best; paper: the paper's protocol (with "
+        "--trials 140 its ten generations).",
     ),
-    click.option("--metric", help="Score to maximise.  [default: macro_accuracy]"),
+    click.option(
+        "--metric",
+        help="Score to maximise: macro_accuracy, accuracy, macro_f1, kappa, average_precision or "
+        "roc_auc.  [default: macro_accuracy]",
+    ),
     click.option("--image-size", type=int, help="Side in pixels.  [default: the model's own]"),
-    click.option("--epochs", type=int, help="Most epochs of one training."),
-    click.option("--batch-size", type=int, help="Images per step."),
+    click.option(
+        "--epochs", type=int, help="Most epochs of one training.  [default: 10; paper: 30]"
+    ),
+    click.option("--batch-size", type=int, help="Images per step.  [default: 32; paper: 96]"),
     click.option("--augment", help="none, flip, crop-flip or trivial.  [default: none]"),
     click.option(
         "--set",
@@ -54,21 +60,31 @@ _TRAINING = (
     ),
 )
 _EVALUATION = (
-    click.option("--seeds", type=int, help="Trainings per evaluation and fold, default 1."),
-    click.option("--folds", type=int, help="Folds of the training part."),
     click.option(
-        "--scheme", type=click.Choice(["holdout", "kfold"]), help="How runs are validated."
+        "--seeds", type=int, help="Trainings per evaluation and fold.  [default: 1; paper: 3]"
+    ),
+    click.option("--folds", type=int, help="Folds of the training part.  [default: 1; paper: 2]"),
+    click.option(
+        "--scheme",
+        type=click.Choice(["holdout", "kfold"]),
+        help="On one part for all, or each fold on the others' models.  [default: holdout]",
     ),
 )
 _DATA = (
-    click.option("--train-size", type=int, help="Images to train on at most."),
+    click.option("--train-size", type=int, help="Images to train on at most.  [default: all]"),
     click.option("--val-size", type=int, help="Images to validate on, instead of --val-fraction."),
-    click.option("--val-fraction", type=float, help="Share held out for validation."),
-    click.option("--test-fraction", type=float, help="Share held out for the test."),
+    click.option(
+        "--val-fraction",
+        type=float,
+        help="Share of what is left held out to validate.  [default: 0.2]",
+    ),
+    click.option(
+        "--test-fraction", type=float, help="Share held out for the test.  [default: 0.2]"
+    ),
     click.option(
         "--max-blocks",
         type=click.IntRange(min=MIN_MAX_BLOCKS),
-        help="Blocks the model is divided into at most.",
+        help=f"Blocks the model is divided into at most.  [default: {DEFAULT_MAX_BLOCKS}]",
     ),
     click.option(
         "--group-regex", help="Files with an equal group 1 of this pattern stay together."

@@ -68,16 +68,16 @@ class StudySpec:
         head_trains: Whether the head trains whatever its gene says, default True.
         threshold: ``"gene"``, a fixed freezing threshold, or None: nothing is frozen.
         variant: How a gene becomes a learning-rate multiplier.
-        n_seeds: Trainings per fold in one evaluation, default 1: a search learns more from another
-            genome than from another training of the same one.
+        n_seeds: Trainings per fold in one evaluation, default 1: another genome is worth about as
+            much to a search as another training of the same one.
         n_folds: Folds of the training part, default 1 (no folds).
         scheme: ``"holdout"`` (one validation part for all) or ``"kfold"``.
         train_size: Images to train on at most, stratified; None is all.
         val_size: Images to validate on, instead of ``val_fraction``; None follows that. Of a
             validation part that comes with the data, so many at most.
         val_fraction: Share of the training data held out for validation, default 0.2.
-        test_fraction: Share of all data held out for the test where no test part is given; 0 for no
-            test, when that is done elsewhere.
+        test_fraction: Share of all data held out for the test where no test part is given, default
+            0.2; 0 for no test, when that is done elsewhere.
         group_regex: Pattern whose first group names the images that belong together.
         strict: Whether exact duplicates across splits are refused.
         skip_bad_images: Whether images that cannot be read are left out instead of refused.

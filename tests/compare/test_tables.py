@@ -60,7 +60,7 @@ def test_only_repeats_that_both_have_are_paired() -> None:
 
 def test_results_on_different_test_images_do_not_share_a_table() -> None:
     rows = [make_row("biotune", 0, 0.9), make_row("full", 0, 0.1, split="others", test=73)]
-    with pytest.raises(DataError, match=r"repeat 0: full was tested on other images \(73, .*biotune"):
+    with pytest.raises(DataError, match=r"repeat 0: full was tested on other images \(73, "):
         summarise(rows)
 
 
