@@ -156,8 +156,8 @@ def _tested(summary: Summary, *, one_family: bool) -> list[Part]:
         Heading("Paired tests"),
         Text(
             f"Differences of test scores, paired by repeat, with 95 % intervals; {'; '.join(kinds)}"
-            f". The adjusted p is Holm's over {n} comparisons: {family}. No interval: fewer than "
-            "six seeds, or all differences equal."
+            f". The adjusted p is Holm's over {n} comparisons: {family}. Without an interval: too "
+            "few repeats (of seeds fewer than six), or all differences equal."
         ),
         _contrast_table(summary.confirmatory, tested=True),
         *drawn,

@@ -84,7 +84,7 @@ def _cost_section(rows: list[dict[str, Any]]) -> list[str]:
     return [
         *lines,
         "",
-        f"The target is a factor of {FASTER:g}. It is {met}: {middle:.1f} in CPU seconds (not",
+        f"The aim was a factor of {FASTER:g}. It is {met}: {middle:.1f} in CPU seconds (not",
         f"below {low:.1f}), {forward:.1f} in images forward and {backward:.1f} in images backward.",
         "",
     ]
@@ -127,7 +127,7 @@ def _accuracy_section(rows: list[dict[str, Any]]) -> list[str]:
         *lines,
         "",
         "Each confirmed with its own settings, as one would use it, the default's minus the",
-        f"paper's is {middle:+.4f} ({low:+.4f} to {high:+.4f}). The target is a lower bound above",
+        f"paper's is {middle:+.4f} ({low:+.4f} to {high:+.4f}). The aim was a lower bound above",
         f"{MARGIN:+.2f}. {held}; when both are confirmed with the same settings, with",
         f"{', with '.join(alike)}.",
         "",

@@ -142,7 +142,7 @@ def page(found: dict[int, dict[str, Any]], model: str, budget: float) -> str:
     few, many = (found[size] for size in SIZES)
     peaks = [one["peak"]["anonymous"] for one in (few, many)]
     bare = [one["peak"]["anonymous"] - one["cached_mb"] for one in (few, many)]
-    verdict = "holds" if max(np.diff(peaks)[0], np.diff(bare)[0]) <= LIMIT_MB else "is missed"
+    verdict = "is kept" if max(np.diff(peaks)[0], np.diff(bare)[0]) <= LIMIT_MB else "is missed"
     rows = [
         f"| {stage} | {few['peak_by_stage'][stage]:.0f} | {many['peak_by_stage'][stage]:.0f} | "
         f"{many['peak_by_stage'][stage] - few['peak_by_stage'][stage]:+.0f} |"
@@ -168,7 +168,7 @@ def page(found: dict[int, dict[str, Any]], model: str, budget: float) -> str:
         f"| mapped files, peak (beside that) | {few['peak']['file']:.0f} | "
         f"{many['peak']['file']:.0f} | {many['peak']['file'] - few['peak']['file']:+.0f} |",
         "",
-        f"The target is a growth of at most {LIMIT_MB} MiB; it {verdict}. At the end the cache",
+        f"The aim was a growth of at most {LIMIT_MB} MiB; it {verdict}. At the end the cache",
         f"held {few['cached_mb']:.0f} and {many['cached_mb']:.0f} MiB of features: those of more",
         "images are larger, and only deeper ones then fit the budget. Image passes that it",
         f"served, by trial: {_listed(few['hits'])} with {SIZES[0]:,} images,",
