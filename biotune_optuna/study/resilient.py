@@ -54,11 +54,10 @@ class ResilientStorage(RetryingStorage):
             self.remove_session,
         )
         self._orphans = Orphans()
-        self._finishing: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        for key in ("keeper", "_orphans", "_finishing"):
+        for key in ("keeper", "_orphans"):
             del state[key]
         return state
 
@@ -175,23 +174,26 @@ class ResilientStorage(RetryingStorage):
             try:
                 self._write(lambda _: stored())
             except UpdateFinishedTrialError:
-                if trial_id not in self.keeper or not self._has_begun(trial_id):
-                    raise
                 orphan = self._orphan(trial_id)
+                if orphan is None:
+                    raise
         if orphan is not None:
             orphaned(orphan)
 
-    def _has_begun(self, trial_id: int) -> bool:
-        # Without parameters there is nothing to save: the worker just asks for another trial.
-        if self._read(lambda: self._backend.get_trial(trial_id)).params:
-            return True
-        self.keeper.remove(trial_id)
-        return False
+    def _orphan(self, trial_id: int) -> Orphan | None:
+        """Go on, apart from the storage, with a trial that was declared dead by mistake.
 
-    def _orphan(self, trial_id: int) -> Orphan:
-        """Go on with a trial that was declared dead by mistake, apart from the storage."""
-        self.keeper.remove(trial_id)
-        return self._orphans.add(self._read(lambda: self._backend.get_trial(trial_id)))
+        Returns:
+            None for any other finished trial: one that was told elsewhere, or that has no
+            parameters to save, so that its worker just asks for another.
+        """
+        if trial_id in self.keeper:
+            trial = self._read(lambda: self._backend.get_trial(trial_id))
+            is_lost = trial.system_attrs.get(ENDED_KEY) == "lost"
+            if trial.state == TrialState.FAIL and is_lost and trial.params:
+                self._orphans.add(trial)
+            self.keeper.remove(trial_id)
+        return self._orphans.get(trial_id)
 
     # -- trials end
 
@@ -205,9 +207,8 @@ class ResilientStorage(RetryingStorage):
             try:
                 return self._finish(trial_id, state, values)
             except UpdateFinishedTrialError:
-                if trial_id not in self.keeper:
+                if self._orphan(trial_id) is None:
                     raise
-                self._orphan(trial_id)
         finished = self._orphans.pop(trial_id).finished(state, values)
         if finished is not None:
             self.create_new_trial(self._study_of(trial_id, finished.number), finished)
@@ -237,12 +238,8 @@ class ResilientStorage(RetryingStorage):
                     raise
                 return True  # it was this very write, whose answer got lost
 
-        self._finishing.add(trial_id)
-        try:
-            done = self._write(finish)
-            self.keeper.remove(trial_id)
-        finally:
-            self._finishing.discard(trial_id)
+        done = self._write(finish)
+        self.keeper.remove(trial_id)
         return done
 
     def end_trial(
@@ -285,10 +282,10 @@ class ResilientStorage(RetryingStorage):
         orphan = self._orphans.get(trial_id)
         if orphan is None:
             trial = self._read(lambda: self._backend.get_trial(trial_id))
-            ours = trial_id in self.keeper and trial_id not in self._finishing
-            if not (ours and trial.state.is_finished() and trial.params):
+            if trial.state.is_finished():
+                orphan = self._orphan(trial_id)
+            if orphan is None:
                 return trial
-            orphan = self._orphan(trial_id)
         return orphan.frozen()
 
 

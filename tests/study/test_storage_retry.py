@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from biotune_optuna.errors import StorageError
 from biotune_optuna.lease import HOLDER_KEY, read_holder
 from biotune_optuna.study import retry
 from biotune_optuna.study.storage import open_storage
-from tests.study.faults import Faults
+from tests.study.faults import Faults, connection_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,6 +203,43 @@ def test_a_trial_declared_dead_by_mistake_adds_its_value(tmp_path: Path, moment:
     # The worker lives on.
     study.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=1)
     assert study.trials[-1].state == TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_value_told_elsewhere_is_the_trials_value(tmp_path: Path, kind: str) -> None:
+    url = f"sqlite:///{tmp_path}/s.db" if kind == "sqlite" else f"journal:///{tmp_path}/s.log"
+    storage = open_storage(url)
+    study = optuna.create_study(study_name="s", storage=storage)
+    elsewhere = optuna.load_study(study_name="s", storage=open_storage(url))
+    for value in (0.0, 1.0):
+        trial = study.ask(SPACE)
+        elsewhere.tell(trial.number, value)
+        with pytest.raises(UpdateFinishedTrialError):
+            trial.set_user_attr("late", 1)
+        assert storage.get_trial(trial._trial_id).state == TrialState.COMPLETE
+        assert study.tell(trial, 9.0, skip_if_finished=True).value == value
+    assert [t.value for t in study.trials] == [0.0, 1.0]
+    assert not storage.keeper.trials()
+
+
+def test_a_value_whose_answer_got_lost_is_told_once(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/a.db", retry_seconds=0.1)
+    study = optuna.create_study(study_name="s", storage=storage)
+    trial = study.ask(SPACE)
+    backend = storage._backend
+    tell = backend.set_trial_state_values
+
+    def told_and_gone(*args: Any) -> None:
+        with contextlib.suppress(UpdateFinishedTrialError):
+            tell(*args)
+        raise connection_lost()
+
+    backend.set_trial_state_values = told_and_gone
+    with pytest.raises(StorageError):
+        study.tell(trial, 1.0)
+    backend.set_trial_state_values = tell
+    assert study.tell(trial, 1.0, skip_if_finished=True).value == 1.0
+    assert [t.value for t in study.trials] == [1.0]
 
 
 def test_a_dead_worker_queue_entry_is_queued_again_exactly_once(tmp_path: Path) -> None:
