@@ -25,7 +25,7 @@ _keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
 
 def is_kept_here(trial_id: int) -> bool:
     """Say whether this process keeps the lease of a trial of that id, in whatever storage."""
-    return any(trial_id in keeper for keeper in tuple(_keepers))
+    return any(trial_id in keeper.trials() for keeper in tuple(_keepers))
 
 
 class LeaseKeeper:
@@ -53,11 +53,13 @@ class LeaseKeeper:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._counters: dict[int, int] = {}
+        self._ended: set[int] = set()  # by others, which their workers here do not know yet
         self._process = os.getpid()
         _keepers.add(self)
 
     def __contains__(self, trial_id: int) -> bool:
-        return self._process == os.getpid() and trial_id in self._counters
+        ours = trial_id in self._counters or trial_id in self._ended
+        return ours and self._process == os.getpid()
 
     def trials(self) -> frozenset[int]:
         """Return the ids of the trials whose leases are kept."""
@@ -67,7 +69,8 @@ class LeaseKeeper:
         """Keep the lease of a trial from now on."""
         with self._lock:
             if self._process != os.getpid():  # forked: the parent's trials are not ours
-                self._counters, self._thread, self._process = {}, None, os.getpid()
+                self._counters, self._ended = {}, set()
+                self._thread, self._process = None, os.getpid()
                 self._wake = threading.Event()
             self._counters[trial_id] = 0
             if self._thread is None or not self._thread.is_alive():
@@ -80,6 +83,7 @@ class LeaseKeeper:
         """Let go of a trial's lease."""
         with self._lock:
             self._counters.pop(trial_id, None)
+            self._ended.discard(trial_id)
 
     def _run(self) -> None:
         while not self._wake.wait(self.seconds):
@@ -97,9 +101,13 @@ class LeaseKeeper:
     def _beat(self, trial_id: int, counter: int) -> None:
         try:
             self._raise_counter(trial_id, counter)
-        except (UpdateFinishedTrialError, KeyError):
-            # Finished by its worker a moment ago, or declared dead by another: the worker finds
-            # that at its next write.
-            pass
+        except UpdateFinishedTrialError:
+            # Finished by its worker a moment ago, or ended by another: the worker finds that at
+            # its next write.
+            with self._lock:
+                if self._counters.pop(trial_id, None) is not None:
+                    self._ended.add(trial_id)
+        except KeyError:
+            self.remove(trial_id)  # its study was deleted
         except Exception as error:  # noqa: BLE001  (the next beat is the retry)
             _logger.debug("a lease could not be raised: %s", type(error).__name__)

@@ -6,6 +6,8 @@ import gc
 import threading
 import weakref
 
+from optuna.exceptions import UpdateFinishedTrialError
+
 from biotune_optuna.study.keeper import LeaseKeeper
 
 
@@ -40,3 +42,29 @@ def test_the_thread_ends_with_the_last_trial_and_begins_anew() -> None:
     del keeper, counters, thread
     gc.collect()
     assert kept() is None, "nothing holds the storage any more"
+
+
+def test_what_others_ended_is_beaten_no_more() -> None:
+    errors = {1: UpdateFinishedTrialError, 2: KeyError}
+    beaten: list[int] = []
+    begin = threading.Event()
+
+    def write(trial_id: int, _value: int) -> None:
+        assert begin.wait(30)
+        beaten.append(trial_id)
+        raise errors[trial_id]
+
+    keeper = LeaseKeeper(write, lambda: None, seconds=0.01)
+    for trial_id in errors:
+        keeper.add(trial_id)
+    thread = keeper._thread
+    assert thread is not None
+    begin.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert sorted(beaten) == [1, 2]
+    assert not keeper.trials()
+    assert 1 in keeper, "its worker has not found it yet"
+    assert 2 not in keeper, "its study was deleted"
+    keeper.remove(1)
+    assert 1 not in keeper
