@@ -75,11 +75,16 @@ _MYSQL_FULL = {1021, 1114}
 _FULL = "cannot grow: its disk is full; free some space"
 
 
-def fault_of(error: BaseException) -> Fault | None:
-    """Return what a raised error says about the storage, None when it is about something else."""
+def fault_of(error: BaseException, outer: BaseException | None = None) -> Fault | None:
+    """Return what a raised error says about the storage, None when it is about something else.
+
+    Args:
+        error: The error, with those that it followed from.
+        outer: The caller was handling this one when it called the storage: it says nothing.
+    """
     from sqlalchemy import exc
 
-    for link in _chain(error):
+    for link in _chain(error, outer):
         if isinstance(link, exc.IntegrityError):
             return None
         if isinstance(link, exc.DBAPIError):
@@ -93,10 +98,10 @@ def fault_of(error: BaseException) -> Fault | None:
     return None
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def _chain(error: BaseException, outer: BaseException | None) -> list[BaseException]:
     links: list[BaseException] = []
     link: BaseException | None = error
-    while link is not None and link not in links:
+    while link is not None and link is not outer and link not in links:
         links.append(link)
         link = link.__cause__ or link.__context__
     return links

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -55,23 +56,26 @@ class RetryPolicy:
         Raises:
             StorageError: The storage cannot be used, or not again within the stated time.
         """
+        outer = sys.exception()
         try:
             return function(1)
         except Exception as error:
-            fault = fault_of(error)
+            fault = fault_of(error, outer)
             if fault is None:
                 raise
         if fault.nature == "fatal":
             raise StorageError(f"{self.place} {fault.text}")
-        return self._call_again(function, fault)
+        return self._call_again(function, fault, outer)
 
-    def _call_again(self, function: Callable[[int], T], fault: Fault) -> T:
+    def _call_again(
+        self, function: Callable[[int], T], fault: Fault, outer: BaseException | None
+    ) -> T:
         _logger.warning(
             "%s: %s; retrying for up to %.0f s", self.place, fault.text, self._time_left(0.0)
         )
         began = time.monotonic()
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_may_pass),
+            retry=tenacity.retry_if_exception(lambda error: _may_pass(fault_of(error, outer))),
             wait=tenacity.wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT),
             stop=lambda _state: self._time_left(time.monotonic() - began) <= 0,
             sleep=self._sleep,
@@ -88,7 +92,7 @@ class RetryPolicy:
         try:
             result = retrying(again)
         except Exception as error:
-            last = fault_of(error)
+            last = fault_of(error, outer)
             if last is None:
                 raise
             fault = last
@@ -116,6 +120,5 @@ class RetryPolicy:
             self._hurried.wait(seconds)
 
 
-def _may_pass(error: BaseException) -> bool:
-    fault = fault_of(error)
+def _may_pass(fault: Fault | None) -> bool:
     return fault is not None and fault.nature != "fatal"

@@ -18,7 +18,6 @@ from optuna.storages.journal._file import get_lock_file
 
 from biotune_optuna.errors import StorageError
 from biotune_optuna.study.database import Database, engine_settings, reading
-from biotune_optuna.study.database_errors import fault_of
 from biotune_optuna.study.resilient import ResilientStorage
 from biotune_optuna.study.retry import RetryPolicy
 from biotune_optuna.study.urls import StorageURL, describe_url, parse_url, scrub, scrub_logs
@@ -270,7 +269,7 @@ def _explain(error: Exception, where: StorageURL) -> str:
         )
     if "latest version" in text:
         return f"{where.place} was written by a newer Optuna; run: pip install -U optuna"
-    if fault_of(error) is None and "does not exist" not in text:
+    if "does not exist" not in text:
         reason = scrub(text).splitlines()[0][:300] if text else type(error).__name__
         return f"{where.place} cannot be opened: {reason}"
     return f"{where.place} holds no studies yet; start one with: biotune tune"

@@ -124,6 +124,22 @@ def test_errors_that_are_not_the_connections_pass_through(tmp_path: Path) -> Non
     assert study.trials[0].value == 1.0
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "journal", "memory"])
+def test_what_the_caller_was_handling_is_not_the_storages_error(tmp_path: Path, kind: str) -> None:
+    urls = {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": f"journal:///{tmp_path}/s.log"}
+    storage = open_storage(urls.get(kind, "memory://"))
+    study = optuna.create_study(storage=storage)
+    trial = study.ask(SPACE)
+    try:
+        (tmp_path / "recipe.json").read_text()
+    except FileNotFoundError:
+        with pytest.raises(KeyError):
+            storage.get_study_id_from_name("t")
+        assert storage.end_trial(study._study_id, storage.get_trial(trial._trial_id), "stopped")
+        with pytest.raises(UpdateFinishedTrialError):
+            trial.set_user_attr("late", 1)
+
+
 def test_a_trial_names_its_holder_from_its_first_moment(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/a.db")
     study = optuna.create_study(study_name="s", storage=storage)
