@@ -259,17 +259,23 @@ class ResilientStorage(RetryingStorage):
         trial_id = trial._trial_id
         again = _waiting_trial(trial) if requeue and "fixed_params" in trial.system_attrs else None
 
-        def end(_attempt: int) -> bool:
+        def end(attempt: int) -> bool:
             if self._database is not None:
                 return self._database.end_trial(study_id, trial_id, (ENDED_KEY, why), again)
             try:
                 self._backend.set_trial_system_attr(trial_id, ENDED_KEY, why)
-                done = self._backend.set_trial_state_values(trial_id, TrialState.FAIL)
+                self._backend.set_trial_state_values(trial_id, TrialState.FAIL)
             except UpdateFinishedTrialError:
-                return False
-            if done and again is not None:
-                self._backend.create_new_trial(study_id, again)
-            return done
+                found = self._backend.get_trial(trial_id)
+                mark = found.system_attrs.get(ENDED_KEY)
+                if attempt == 1 or (found.state, mark) != (TrialState.FAIL, why):
+                    return False
+                # An attempt before this one did so, and failed at its answer or at what follows.
+            if again is not None:
+                mark = again.system_attrs[CREATED_KEY]
+                if attempt == 1 or self._find_trial(study_id, CREATED_KEY, mark) is None:
+                    self._backend.create_new_trial(study_id, again)
+            return True
 
         ended = self._write(end)
         self.keeper.remove(trial_id)

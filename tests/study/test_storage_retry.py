@@ -274,6 +274,24 @@ def test_a_dead_worker_queue_entry_is_queued_again_exactly_once(tmp_path: Path) 
     assert study.ask().suggest_float("x", 0, 1) == 0.5
 
 
+@pytest.mark.parametrize("kind", ["journal", "memory"])
+@pytest.mark.parametrize("after", [False, True])
+def test_without_transactions_too_nothing_leaves_the_queue(
+    tmp_path: Path, kind: str, *, after: bool
+) -> None:
+    storage = open_storage(f"journal:///{tmp_path}/s.log" if kind == "journal" else "memory://")
+    backend = storage._backend
+    for call in (1, 2, 3):  # reason, state, queue
+        study = optuna.create_study(storage=storage)
+        study.enqueue_trial({"x": 0.5})
+        frozen = storage.get_trial(study.ask()._trial_id)
+        storage._backend = Faults(at={call}, after=after).around(backend)
+        assert storage.end_trial(study._study_id, frozen, "lost")
+        assert not storage.end_trial(study._study_id, frozen, "lost")
+        assert [t.state.name for t in study.trials] == ["FAIL", "WAITING"]
+        storage._backend = backend
+
+
 def test_leases_go_on_after_database_errors(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/a.db")
     study = optuna.create_study(study_name="s", storage=storage)
