@@ -108,11 +108,7 @@ def _parse_sql(text: str) -> StorageURL:
     try:
         url = make_url(text)
     except (SQLAlchemyError, ValueError):
-        # What cannot be parsed may hold a password anywhere: say nothing of it but the scheme.
-        raise StorageError(
-            f"the storage URL {text.partition('://')[0]}://{_HIDDEN} cannot be read; write "
-            f"{_FORMS}, special characters in the password as %XX"
-        ) from None
+        raise _unreadable(text) from None
     backend = url.get_backend_name()
     if backend == "sqlite":
         path = Path(url.database or "").expanduser()
@@ -120,11 +116,21 @@ def _parse_sql(text: str) -> StorageURL:
         return StorageURL("sqlite", url.render_as_string(), path, f"sqlite:///{path}")
     if backend not in _DRIVERS and backend != "mariadb":
         raise StorageError(f"no storage of kind {scrub(url.drivername)!r} is known; write {_FORMS}")
+    if "@" in f"{url.host}{url.database}":  # the end of a password that holds one
+        raise _unreadable(text)
     url = _with_driver(url)
     _keep_secret(url)
     kind: Kind = "postgresql" if url.get_backend_name() == "postgresql" else "mysql"
     shown = scrub(url.render_as_string(hide_password=True))
     return StorageURL(kind, url.render_as_string(hide_password=False), None, shown)
+
+
+def _unreadable(text: str) -> StorageError:
+    # What cannot be parsed may hold a password anywhere: say nothing of it but the scheme.
+    return StorageError(
+        f"the storage URL {text.partition('://')[0]}://{_HIDDEN} cannot be read; write "
+        f"{_FORMS}, special characters in the password as %XX"
+    )
 
 
 def _with_driver(url: URL) -> URL:

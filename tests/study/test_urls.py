@@ -55,6 +55,9 @@ def test_default_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "oracle://u:hunter22@h/d",
         "postgresql://u:hunter22@h:port/d",
         "postgres://u:hunt@er22:x@h:y/d",
+        "postgresql://u:hunt@er22@h/d",
+        "mysql://u:hunt@er22@h/d",
+        "postgresql://u:hu@nt/er22@h/d",
     ],
 )
 def test_bad_urls_get_one_line_without_the_password(url: str) -> None:
