@@ -55,7 +55,7 @@ _POSTGRES_TEXTS = {
     "no password supplied": "asks for a password; put it into ~/.pgpass or the URL",
     "no pg_hba.conf entry": "does not let this host or user in (pg_hba.conf)",
     "does not exist": "does not know this database or user",
-    "role ": "does not know this user",
+    "is not permitted to log in": "does not let this user log in",
 }
 _POSTGRES_FATAL = {
     "28": "refused the user name or password",

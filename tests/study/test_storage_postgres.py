@@ -144,6 +144,19 @@ def test_an_unknown_database_and_one_without_tables(server: Postgres, database: 
         open_storage(server.url(database), create=False)
 
 
+def test_a_user_with_too_many_connections_waits_and_one_shut_out_does_not(
+    server: Postgres, database: str
+) -> None:
+    server.sql("CREATE ROLE busy LOGIN CONNECTION LIMIT 0")
+    server.sql("CREATE ROLE shut NOLOGIN")
+    with pytest.raises(StorageError, match=r"was lost for .* too many connections for role"):
+        open_storage(server.url(database, "busy"), retry_seconds=0.5)
+    with pytest.raises(StorageError, match="does not let this user log in"):
+        open_storage(server.url(database, "shut"))
+    with pytest.raises(StorageError, match="does not know this database or user"):
+        open_storage(server.url(database, "nobody"))
+
+
 def test_a_server_that_is_down_is_named_after_the_stated_time(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
