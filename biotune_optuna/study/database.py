@@ -99,7 +99,8 @@ class ConnectionSettings(CreateEnginePlugin):
         calls = ", ".join(
             f"set_config('{key}', '{value}', false)" for key, value in settings.items()
         )
-        connection.execute(f"SELECT {calls}")
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {calls}")
         connection.commit()
 
 

@@ -117,7 +117,7 @@ def _of_driver(error: object) -> Fault | None:
     lost = error.connection_invalidated or isinstance(
         error, exc.OperationalError | exc.InterfaceError | exc.InternalError
     )
-    state = getattr(original, "sqlstate", None)
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     if type(original).__module__.startswith("psycopg"):
         return _of_postgres(str(original), state, lost=lost)
     number = original.args[0] if original is not None and original.args else None

@@ -24,7 +24,9 @@ ENVIRONMENT = "BIOTUNE_STORAGE"
 _HIDDEN = "***"
 _JOURNAL_SUFFIXES = (".log", ".jsonl", ".journal")
 _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
-_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "mysql": "pymysql"}
+_POSTGRES, _MYSQL = ("psycopg", "psycopg2"), ("pymysql",)
+_DRIVERS = {"postgresql": _POSTGRES, "postgres": _POSTGRES, "mysql": _MYSQL, "mariadb": _MYSQL}
+"""Drivers of each dialect, the usual one first."""
 _PACKAGES = {"psycopg": "biotune-optuna[postgres]", "pymysql": "biotune-optuna[mysql]"}
 _FORMS = (
     "sqlite:///FILE.db, postgresql://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE "
@@ -109,12 +111,12 @@ def _parse_sql(text: str) -> StorageURL:
         url = make_url(text)
     except (SQLAlchemyError, ValueError):
         raise _unreadable(text) from None
-    backend = url.get_backend_name()
-    if backend == "sqlite":
+    if url.get_backend_name() == "sqlite":
         path = Path(url.database or "").expanduser()
         url = url.set(database=str(path))
         return StorageURL("sqlite", url.render_as_string(), path, f"sqlite:///{path}")
-    if backend not in _DRIVERS and backend != "mariadb":
+    dialect, _, driver = url.drivername.partition("+")
+    if dialect not in _DRIVERS or driver not in ("", *_DRIVERS[dialect]):
         raise StorageError(f"no storage of kind {scrub(url.drivername)!r} is known; write {_FORMS}")
     if "@" in f"{url.host}{url.database}":  # the end of a password that holds one
         raise _unreadable(text)
@@ -134,8 +136,8 @@ def _unreadable(text: str) -> StorageError:
 
 
 def _with_driver(url: URL) -> URL:
-    dialect = url.drivername.partition("+")[0]
-    driver = url.drivername.partition("+")[2] or _DRIVERS.get(dialect, "pymysql")
+    dialect, _, driver = url.drivername.partition("+")
+    driver = driver or _DRIVERS[dialect][0]
     try:
         __import__(driver)
     except ImportError:

@@ -137,6 +137,21 @@ def test_read_only_holds_in_the_database(server: Postgres, database: str) -> Non
         connection.exec_driver_sql("DELETE FROM studies")
 
 
+def test_the_older_driver_serves_too(server: Postgres, database: str) -> None:
+    pytest.importorskip("psycopg2")
+    url = server.url(database).replace("postgresql", "postgresql+psycopg2")
+    study = make(url)
+    study.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=2)
+    assert len(make(url).trials) == 2
+    server.cut(database)
+    assert len(study.trials) == 2
+    with pytest.raises(StorageError, match="no tables of Optuna"):
+        open_storage(
+            server.create_database("bare").replace("postgresql", "postgresql+psycopg2"),
+            create=False,
+        )
+
+
 def test_an_unknown_database_and_one_without_tables(server: Postgres, database: str) -> None:
     with pytest.raises(StorageError, match="does not know this database"):
         open_storage(server.url("nowhere"))

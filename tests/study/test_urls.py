@@ -55,6 +55,9 @@ def test_default_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "oracle://u:hunter22@h/d",
         "postgresql://u:hunter22@h:port/d",
         "postgres://u:hunt@er22:x@h:y/d",
+        "postgresql+pg8000://u:hunter22@h/d",
+        "mysql+mysqldb://u:hunter22@h/d",
+        "mariadb+mysqlconnector://u:hunter22@h/d",
         "postgresql://u:hunt@er22@h/d",
         "mysql://u:hunt@er22@h/d",
         "postgresql://u:hu@nt/er22@h/d",
@@ -66,6 +69,7 @@ def test_bad_urls_get_one_line_without_the_password(url: str) -> None:
     message = str(caught.value)
     assert "\n" not in message
     assert "er22" not in message
+    assert "pip install" not in message
     assert "sqlite:///" in message or "journal:///" in message  # what would be right
 
 
