@@ -28,6 +28,8 @@ __all__ = ["MAX_FAILURES", "History", "Record", "Slot"]
 MAX_FAILURES = 3
 """A slot whose objective raised this often is given up and ranks last."""
 
+_GIVEN_UP = (3.0,)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -61,13 +63,11 @@ class Slot:
     Attributes:
         running: Trials that hold it.
         failed: Trials that failed on it, oldest first.
-        failures: How many of these raised.
         result: The trial that filled it.
     """
 
     running: set[int] = field(default_factory=set)
     failed: list[int] = field(default_factory=list)
-    failures: int = 0
     result: int | None = None
 
 
@@ -83,7 +83,8 @@ class History:
         claims: All claims by trial number.
         records: All individuals by trial number.
         finite: Numbers of trials with a finite value, as they were seen to finish.
-        dismissed: Numbers of trials that finished without one: pruned, NaN or infinite.
+        dismissed: Numbers of trials that finished without one, pruned, NaN or infinite, and of the
+            last failures of slots that were given up.
         pending: Numbers of trials that have not finished.
         openings: The trial that opened each generation.
         n_enqueued: How many claims without a slot each generation has.
@@ -117,6 +118,7 @@ class History:
         self.common: dict[str, BaseDistribution] | None = None
         self.orphans: dict[int, FrozenTrial] = {}
         self._adopted: set[int] = set()
+        self._raised: dict[tuple[int, int], int] = {}
 
     @property
     def offset(self) -> float:
@@ -172,6 +174,7 @@ class History:
             self._note_orphan(trial, claim)
             if claim is not None:
                 self._evaluations[self._key(claim.params)].discard(number)
+                self._note_raised(trial, claim)
         else:
             self._record(trial, claim)
         return True
@@ -190,6 +193,18 @@ class History:
             return  # it died before it took over: the one it was to stand in for still waits
         if enqueued and ENDED_KEY in trial.system_attrs and trial.number not in self._adopted:
             self.orphans[trial.number] = trial
+
+    def _note_raised(self, trial: FrozenTrial, claim: Claim) -> None:
+        # Counted for slots of all generations: a process that starts later enters the newest one
+        # at once, and must leave out the same genomes.
+        if claim.index < 0 or RAISED_KEY not in trial.system_attrs:
+            return
+        slot = (claim.generation, claim.index)
+        self._raised[slot] = self._raised.get(slot, 0) + 1
+        if self._raised[slot] == MAX_FAILURES:
+            params = {**claim.params, **trial.params}
+            self.records[trial.number] = Record(trial, claim, _GIVEN_UP, math.nan, params)
+            self.dismissed.append(trial.number)
 
     def _record(self, trial: FrozenTrial, claim: Claim | None) -> None:
         rank, cost = self._rank(trial)
@@ -224,10 +239,6 @@ class History:
         self.slots, self.newcomers = {}, []
         opening = self.opening
         assert opening is not None
-        for number in opening.population:
-            claim = self.claims.get(number)
-            if number not in self.records and claim is not None:
-                self._give_up(trials[number], claim)
         for first, last in opening.unfinished:
             for number in range(first, last + 1):
                 self._place(trials[number])
@@ -250,7 +261,7 @@ class History:
             return
         slot.running.discard(number)
         if trial.state == TrialState.FAIL:
-            self._strike(slot, trial, claim)
+            self._strike(slot, trial)
         elif slot.result is None:
             slot.result = number
         elif slot.result != number:
@@ -258,23 +269,18 @@ class History:
 
     def _welcome(self, number: int) -> None:
         """Lets an individual from elsewhere compete, if it is good enough."""
-        if number not in self.records or number in self.newcomers:
+        record = self.records.get(number)
+        if record is None or record.rank == _GIVEN_UP or number in self.newcomers:
             return
         bisect.insort(self.newcomers, number, key=lambda n: (self.records[n].rank, n))
         del self.newcomers[self._keep :]
 
-    def _strike(self, slot: Slot, trial: FrozenTrial, claim: Claim) -> None:
+    def _strike(self, slot: Slot, trial: FrozenTrial) -> None:
         if trial.number in slot.failed:
             return
         slot.failed.append(trial.number)
-        slot.failures += RAISED_KEY in trial.system_attrs
-        if slot.failures >= MAX_FAILURES and slot.result is None:
+        if slot.result is None and trial.number in self.records:
             slot.result = trial.number
-            self._give_up(trial, claim)
-
-    def _give_up(self, trial: FrozenTrial, claim: Claim) -> None:
-        params = {**claim.params, **trial.params}
-        self.records[trial.number] = Record(trial, claim, (3.0,), math.nan, params)
 
     def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
         if self._names is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import warnings
 
@@ -13,6 +14,7 @@ from optuna.trial import TrialState, create_trial
 from biotune_optuna.errors import StudyError
 from biotune_optuna.sampler import BioTuneSampler, slot_of
 from biotune_optuna.slots.claims import Claim
+from biotune_optuna.slots.history import MAX_FAILURES
 from tests.sampler_kit import (
     PRESETS,
     genes,
@@ -61,6 +63,29 @@ def test_a_slot_that_raised_three_times_is_given_up_and_ranks_last():
     opening = Claim.of(study.trials[5]).opening
     assert opening.population[-1] == 3
     assert set(opening.population) == {0, 3, 4}
+
+
+@pytest.mark.parametrize("pause", [1, 7])
+def test_genomes_that_were_given_up_are_not_bred_again(pause):
+    """In one process, and in processes that each begin by reading what is there."""
+
+    def moody(trial):
+        optimizer = trial.suggest_categorical("optimizer", ["adam", "sgd", "lion"])
+        width = trial.suggest_int("width", 1, 30)
+        if optimizer == "lion":
+            raise RuntimeError("out of memory")
+        return {"adam": 0.5, "sgd": 0.3}[optimizer] + width / 300
+
+    study = optuna.create_study(direction="maximize", sampler=BioTuneSampler(seed=1))
+    study.optimize(moody, n_trials=70, catch=(RuntimeError,))
+    failed = collections.Counter(str(t.params) for t in study.trials if t.state == TrialState.FAIL)
+    assert failed
+    assert max(failed.values()) == MAX_FAILURES
+    resumed = optuna.create_study(direction="maximize", sampler=BioTuneSampler(seed=1))
+    while len(resumed.trials) < 70:
+        resumed.optimize(moody, n_trials=pause, catch=(RuntimeError,))
+        resumed.sampler = BioTuneSampler()
+    assert [t.params for t in resumed.trials] == [t.params for t in study.trials]
 
 
 def test_nan_counts_as_a_failure():
