@@ -10,6 +10,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution.informed import informed_genomes
 from biotune_optuna.evolution.strategy import Settings
 from biotune_optuna.genome import Genome, GenomeSpace
+from biotune_optuna.plain import plain_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,14 +54,15 @@ class Config:
         initial: Sequence[Genome | Mapping[str, Any]],
         **settings: Any,
     ) -> Config:
-        """Checks what a user asks for."""
+        """Checks what a user asks for, and makes it JSON-ready."""
+        seed = plain_value(seed)
         if preset not in get_args(Preset):
             raise StudyError(f"preset {preset!r} is unknown; choose 'default' or 'paper'")
         if seed is not None and seed < 0:
             raise StudyError(f"seed {seed} is negative; give an integer >= 0")
         if initial and space is None:
             raise StudyError("initial genomes need a space; without one use study.enqueue_trial")
-        explicit = {name: value for name, value in settings.items() if value is not None}
+        explicit = {name: plain_value(v) for name, v in settings.items() if v is not None}
         chosen = replace(Settings.of(preset), **explicit)
         chosen.check()
         genomes = [
@@ -70,9 +72,8 @@ class Config:
         if chosen.informed and space is not None:
             known = {one.decode().key() for one in genomes}
             genomes += [one for one in informed_genomes(space) if one.decode().key() not in known]
-        return cls(
-            preset, chosen, seed, space, tuple(one.params for one in genomes), tuple(explicit)
-        )
+        params = tuple({k: plain_value(v) for k, v in one.params.items()} for one in genomes)
+        return cls(preset, chosen, seed, space, params, tuple(explicit))
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON-ready data."""

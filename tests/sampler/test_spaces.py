@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.genome import Genome
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.slots.claims import CONFIG_KEY, Claim
 from tests.sampler_kit import (
@@ -19,6 +20,7 @@ from tests.sampler_kit import (
     make_space,
     make_study,
     objective,
+    open_resilient,
     trajectory,
 )
 
@@ -155,6 +157,22 @@ def test_hyperband_hides_no_trials():
 def test_bad_settings_are_named(options, message):
     with pytest.raises(StudyError, match=message):
         BioTuneSampler(**{"preset": "paper", **options})
+
+
+def test_numbers_may_be_numpys(tmp_path):
+    trials = []
+    for count, flag, number in ((int, bool, float), (np.int64, np.bool_, np.float32)):
+        genome = Genome(make_space(), tuple(map(number, (0.25, 0.5, 0.125))), {"lr": 2e-3})
+        study = optuna.create_study(
+            direction="maximize",
+            storage=open_resilient(tmp_path / f"{number.__name__}.db"),
+            sampler=make_sampler(
+                seed=count(3), population_size=count(4), unique=flag(0), initial=[genome]
+            ),
+        )
+        study.optimize(objective, n_trials=7)
+        trials.append(trajectory(study))
+    assert trials[0] == trials[1]
 
 
 def test_another_space_is_refused():
