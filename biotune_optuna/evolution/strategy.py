@@ -393,8 +393,9 @@ def survivors(settings: Settings, domain: Domain, generation: Generation) -> tup
     elites = {one.number: one for one in generation.population[: settings.n_elites]}
     rest: list[Individual] = list(generation.newcomers)
     for one in generation.finished.values():
-        if one.role == "exploit" and one.parents[0] in elites:
-            parent = one.parents[0]
+        # Without a space, because nothing had finished, an exploitation had nothing to begin with.
+        parent = one.parents[0] if one.role == "exploit" and one.parents else None
+        if parent in elites:
             elites[parent] = min(elites[parent], one, key=lambda who: who.key)
         else:
             rest.append(one)

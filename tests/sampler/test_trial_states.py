@@ -88,6 +88,22 @@ def test_genomes_that_were_given_up_are_not_bred_again(pause):
     assert [t.params for t in resumed.trials] == [t.params for t in study.trials]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_search_whose_first_generation_failed_goes_on(preset):
+    study = optuna.create_study(
+        sampler=BioTuneSampler(preset=preset, population_size=3, n_elites=1, seed=1)
+    )
+
+    def broken_at_first(trial):
+        x = trial.suggest_float("x", 0, 1)
+        if trial.number < 9:
+            raise RuntimeError("not mended yet")
+        return x
+
+    study.optimize(broken_at_first, n_trials=30, catch=(RuntimeError,))
+    assert study.best_value < 0.5
+
+
 def test_nan_counts_as_a_failure():
     study = make_study()
     study.optimize(lambda t: math.nan if slot_of(t).index == 0 else objective(t), n_trials=6)
