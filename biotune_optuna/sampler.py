@@ -169,9 +169,9 @@ class BioTuneSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Claims the trial's slot, publishes it and writes the trial's attributes."""
-        self._check_single(study)
-        search = self._search(study)
         try:
+            self._check_single(study)
+            search = self._search(study)
             claim, space = self._claim(search, study, trial)
             self._asked[id(study._storage), trial._trial_id] = (claim, space)
             claims.annotate(

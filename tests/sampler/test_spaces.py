@@ -109,10 +109,15 @@ def test_genomes_are_valid_from_the_first_trial():
     study.optimize(lambda t: -check(t), n_trials=60)
 
 
-def test_several_objectives_are_refused():
-    study = optuna.create_study(directions=["minimize", "maximize"], sampler=make_sampler())
+def test_several_objectives_are_refused(tmp_path):
+    storage = open_resilient(tmp_path / "a.db")
+    study = optuna.create_study(
+        storage=storage, directions=["minimize", "maximize"], sampler=make_sampler()
+    )
     with pytest.raises(ValueError, match="2 objectives; BioTuneSampler searches for one"):
         study.ask()
+    assert [t.state for t in study.trials] == [TrialState.FAIL]
+    assert not storage.keeper.trials()
 
 
 def test_partial_fixed_sampler():
