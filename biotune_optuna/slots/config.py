@@ -35,6 +35,7 @@ class Config:
         space: The genome space; None for a generic search.
         initial: Parameters of the genomes wanted in generation 0.
         explicit: Names of the settings that the user gave.
+        n_given: How many of the initial genomes the user gave; they come first.
     """
 
     preset: Preset
@@ -43,6 +44,7 @@ class Config:
     space: GenomeSpace | None
     initial: tuple[dict[str, Any], ...]
     explicit: tuple[str, ...] = ()
+    n_given: int = 0
 
     @classmethod
     def make(
@@ -73,7 +75,7 @@ class Config:
             known = {one.decode().key() for one in genomes}
             genomes += [one for one in informed_genomes(space) if one.decode().key() not in known]
         params = tuple({k: plain_value(v) for k, v in one.params.items()} for one in genomes)
-        return cls(preset, chosen, seed, space, params, tuple(explicit))
+        return cls(preset, chosen, seed, space, params, tuple(explicit), len(initial))
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON-ready data."""
@@ -115,6 +117,11 @@ class Config:
                     getattr(settings, name),
                     getattr(self.settings, name),
                 )
+        # Who names no preset gets "default", and does not mean it.
+        if self.preset not in ("default", data["preset"]):
+            _logger.warning("the study keeps preset %r; %r is ignored", data["preset"], self.preset)
+        if any(one not in data["initial"] for one in self.initial[: self.n_given]):
+            _logger.warning("the study keeps its initial genomes; others are ignored")
         if self.seed not in (None, data["seed"]):
             _logger.warning("the study keeps seed %s; %s is ignored", data["seed"], self.seed)
         return Config(data["preset"], settings, data["seed"], space, tuple(data["initial"]))

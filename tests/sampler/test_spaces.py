@@ -199,6 +199,20 @@ def test_the_studys_seed_and_settings_rule(caplog):
     assert "the study keeps population_size=3; 7 is ignored" in caplog.text
 
 
+def test_a_preset_and_genomes_that_come_too_late_are_named(caplog):
+    genome = {"gene.b0": 0.25, "gene.b1": 0.5, "gene.threshold": 0.125, "lr": 2e-3}
+    study = make_study("default", initial=[genome])
+    study.optimize(objective, n_trials=1)
+    for sampler in (make_sampler("default", initial=[genome]), BioTuneSampler()):
+        study.sampler = sampler
+        study.optimize(objective, n_trials=1)
+    assert not caplog.text
+    study.sampler = make_sampler("paper", initial=[{**genome, "lr": 4e-3}])
+    study.optimize(objective, n_trials=1)
+    assert "the study keeps preset 'default'; 'paper' is ignored" in caplog.text
+    assert "the study keeps its initial genomes; others are ignored" in caplog.text
+
+
 def test_a_drawn_seed_is_kept_in_the_study():
     study = make_study(seed=None)
     study.optimize(objective, n_trials=1)
