@@ -78,7 +78,7 @@ def _short_study(study: FrozenStudy) -> FrozenStudy:
     short = copy.copy(study)
     short.user_attrs = {
         **_facts(attrs),
-        **{k: v for k, v in attrs.items() if k not in _LONG_OF_STUDIES},
+        **{k: v for k, v in attrs.items() if k.partition(": ")[0] not in _LONG_OF_STUDIES},
     }
     return short
 

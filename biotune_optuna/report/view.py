@@ -17,6 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.study.ledger import trainings
 from biotune_optuna.study.totals import count_trials
 from biotune_optuna.study.urls import StorageURL
 
@@ -276,8 +277,7 @@ class StudyView:
     @property
     def _confirming(self) -> list[Any]:
         """Records of what was trained to confirm, and finally."""
-        ledger = self.user_attrs.get("confirm_trainings")
-        trained = list(ledger.values()) if isinstance(ledger, Mapping) else self.contenders
+        trained = list(trainings(self.user_attrs).values()) or self.contenders
         final = self.confirm.get("final_training")
         return trained + (list(final.values()) if isinstance(final, Mapping) else [])
 

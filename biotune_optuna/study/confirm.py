@@ -23,6 +23,7 @@ from biotune_optuna.study.candidates import Candidate, choose, leading
 from biotune_optuna.study.confirm_plan import ConfirmPlan
 from biotune_optuna.study.evidence import bootstrap_interval, paired_test
 from biotune_optuna.study.fitting import fitting
+from biotune_optuna.study.ledger import add_training, trainings
 from biotune_optuna.study.mistakes import list_mistakes
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["ConfirmPlan", "confirm", "train_winner"]
 
 CONFIRM_KEY = "confirm"
-LEDGER_KEY = "confirm_trainings"
 LOOKS_KEY = "test_looks"
 
 _MOST_CONFUSION = 60  # classes, with which the winner's confusion matrix still leaves room
@@ -231,7 +231,8 @@ class _Confirmation:
             self.observer.stage(stage, name, self.done, self.total)
         self.done += 1
         key = f"{name} | seed {seed}"
-        known = self._ledger().get(key)
+        # Read anew each time: another process may be confirming the same study.
+        known = trainings(self.study.optuna.user_attrs).get(key)
         if known and known["key"] == list(recipe.key()):
             self.seconds_before += known["seconds"]
             return dict(known)
@@ -239,12 +240,8 @@ class _Confirmation:
         self.study.trained = None
         result = self.setup.trainer.fit(recipe, train, val, seed=seed, on_epoch=self._on_epoch)
         record = _record(recipe, result)
-        self.study.optuna.set_user_attr(LEDGER_KEY, self._ledger() | {key: record})
+        add_training(self.study.optuna, key, record)
         return record
-
-    def _ledger(self) -> dict[str, Any]:
-        """Read anew each time: another process may be confirming the same study."""
-        return dict(self.study.optuna.user_attrs.get(LEDGER_KEY, {}))
 
     def _on_epoch(self, _record: EpochRecord) -> None:
         if self.checkpoint:

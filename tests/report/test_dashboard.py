@@ -35,6 +35,7 @@ from biotune_optuna.report.dashboard import (
     run_dashboard,
 )
 from biotune_optuna.report.tidy import TidyStorage
+from biotune_optuna.study.ledger import add_training
 from biotune_optuna.study.storage import open_storage
 
 N_TRIALS = 40
@@ -484,6 +485,7 @@ def test_open_addresses_draw_a_warning(
 
 def test_tables_are_spared_our_long_records(study: optuna.Study, tmp_path: Path) -> None:
     study.set_user_attr("confirm_trainings", {"a": 1})
+    add_training(study, "b", {"seconds": 1.0})
     page = detail(study, tmp_path)
     first = {a["key"]: a["value"] for a in page["trials"][0]["user_attrs"]}
     assert "runs" not in first

@@ -15,6 +15,7 @@ from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.candidates import Candidate, choose
 from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
 from biotune_optuna.study.fitting import fitting
+from biotune_optuna.study.ledger import trainings
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy
@@ -122,7 +123,7 @@ def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     looks = searched.optuna.user_attrs["test_looks"]
     assert [look["what"] for look in looks] == names
     assert {pair["against"] for pair in result["paired"]} == set(names[:-1])
-    trained = [*searched.optuna.user_attrs["confirm_trainings"].values()]
+    trained = [*trainings(searched.optuna.user_attrs).values()]
     assert len(trained) == 2 * 2 + 4 * 2
     trained += [*result["final_training"].values()]
     trained += [trial.user_attrs for trial in searched.optuna.trials]
@@ -172,12 +173,12 @@ def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:
 def test_exact_ties_leave_one_model_to_test(searched: TuningStudy) -> None:
     plan = ConfirmPlan(top_k=2, n_runs=1, rivals=(), tolerance=0)
     confirm(searched, plan)
-    ledger = dict(searched.optuna.user_attrs["confirm_trainings"])
+    ledger = trainings(searched.optuna.user_attrs)
     for number, record in enumerate(ledger.values()):
         record |= {"score": 0.5, "backward": 0 if number else 10**6}  # the second is the cheaper
     tied = TuningStudy(optuna.create_study(direction="maximize"), searched.setup)
     tied.optuna.add_trials(searched.optuna.trials)
-    tied.optuna.set_user_attr("confirm_trainings", ledger)
+    tied.optuna.set_user_attr("confirm_trainings", ledger)  # as it was once kept
     result = confirm(tied, plan)
     assert [c["mean"] for c in result["candidates"]] == [0.5, 0.5]
     assert result["winner"] == result["candidates"][1]["name"]
@@ -247,23 +248,23 @@ def test_an_interrupted_confirmation_goes_on(searched: TuningStudy) -> None:
     class Stop(Exception):
         pass
 
-    trainings = 0
+    begun = 0
 
     class StopAtFive:
         def trial_started(self, trial: object) -> None: ...
         def epoch(self, run: object, record: object) -> None: ...
         def stage(self, name: str, detail: str, done: int, total: int) -> None:
-            nonlocal trainings
-            trainings += 1
-            if trainings == 6:
+            nonlocal begun
+            begun += 1
+            if begun == 6:
                 raise Stop
 
     with pytest.raises(Stop):
         confirm(searched, PLAN, observer=StopAtFive())
-    ledger = dict(searched.optuna.user_attrs["confirm_trainings"])
+    ledger = trainings(searched.optuna.user_attrs)
     assert len(ledger) == 5
     result = confirm(searched, PLAN)
-    after = searched.optuna.user_attrs["confirm_trainings"]
+    after = trainings(searched.optuna.user_attrs)
     assert {key: after[key] for key in ledger} == ledger
     assert result["seconds"] > sum(record["seconds"] for record in after.values())
     assert len(after) == 2 * 2 + 4 * 2
@@ -295,7 +296,7 @@ def test_two_confirmations_at_once_share_their_trainings(searched: TuningStudy) 
     assert "final training" not in trained
     tests = [test["name"] for test in result["tests"]]
     assert [look["what"] for look in searched.optuna.user_attrs["test_looks"]] == tests
-    assert len(searched.optuna.user_attrs["confirm_trainings"]) == 2 * 2 + 4 * 2
+    assert len(trainings(searched.optuna.user_attrs)) == 2 * 2 + 4 * 2
 
 
 def test_the_winner_is_the_model_that_was_tested(searched: TuningStudy) -> None:
