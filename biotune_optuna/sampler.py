@@ -64,6 +64,9 @@ class BioTuneSampler(BaseSampler):
     uninterrupted. With several, nobody waits at the end of a generation. docs/method has both the
     strategy and the protocol.
 
+    With ``study.ask`` and ``study.tell``, tell a trial in the process that asked for it: when that
+    process has ended, the trial counts as lost and its slot goes to another.
+
     Each trial carries the user attributes ``generation``, ``role`` and ``parents``; an objective
     asks `slot_of` for them and for how often its genome has been evaluated before.
 
