@@ -22,8 +22,8 @@ from biotune_optuna.data.loaders import DeviceImages, PixelStore
 from biotune_optuna.data.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.files import replace_text
-from biotune_optuna.finetune.device import amp_dtype, kernels, out_of_memory, resolve_device
-from biotune_optuna.finetune.loop import probabilities
+from biotune_optuna.finetune.device import amp_dtype, kernels, resolve_device
+from biotune_optuna.finetune.inference import probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -229,21 +229,14 @@ class Exported:
             n_classes=len(self.classes),
         )
         amp = amp_dtype(settings.amp, self.device)  # type: ignore[arg-type]
-        size = len(pixels)
         with kernels(self.device, deterministic=False):
-            while True:
-                try:
-                    return probabilities(
-                        lambda idx: self.model(images.batch(idx)),
-                        np.arange(len(pixels)),
-                        size,
-                        self.device,
-                        amp,
-                    )
-                except RuntimeError as error:
-                    if size == 1 or not out_of_memory(error):
-                        raise
-                size = (size + 1) // 2
+            return probabilities(
+                lambda idx: self.model(images.batch(idx)),
+                np.arange(len(pixels)),
+                len(pixels),
+                self.device,
+                amp,
+            )[0]
 
 
 def write_csv(predictions: Iterable[Prediction], path: str | Path) -> Path:

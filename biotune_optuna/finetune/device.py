@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ __all__ = [
     "isolated_randomness",
     "kernels",
     "out_of_memory",
+    "release_memory",
     "resolve_device",
 ]
 
@@ -89,6 +91,13 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(p in str(error) for p in _OOM_PHRASES)
+
+
+def release_memory(device: torch.device) -> None:
+    """Frees what is no longer used, after memory ran out."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import time
@@ -14,7 +13,13 @@ import torch
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.batches import parts
-from biotune_optuna.finetune.device import PeakMemory, autocast, out_of_memory
+from biotune_optuna.finetune.device import (
+    PeakMemory,
+    autocast,
+    out_of_memory,
+    release_memory,
+)
+from biotune_optuna.finetune.inference import probabilities
 from biotune_optuna.finetune.optim import Schedule, build_optimizer
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 
@@ -98,6 +103,7 @@ class Run:
         self._tactic = tactic
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=amp is torch.float16)
         self._held = settings.batch_size  # images in memory at once
+        self._held_evaluating = 2 * settings.batch_size  # no gradients, so more fit
         self._best: dict[str, torch.Tensor] = {}
         self._memory = PeakMemory(self.device)
         self._schedule: Schedule | None = None
@@ -304,27 +310,18 @@ class Run:
         self._held = max(_SMALLEST_BATCH, held // 2)
         _log.warning("memory ran out with %d images at once; going on with %d", held, self._held)
         self.optimizer.zero_grad(set_to_none=True)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(self.device)
 
     def _validate(self, idx: Indices) -> float:
         self._set_training(training=False)
-        probs = self._probabilities(idx)
+        probs, self._held_evaluating = probabilities(
+            self.feed.evaluate, idx, self._held_evaluating, self.device, self.amp
+        )
         self.result.images_forward += len(idx)
         if not np.isfinite(probs).all():
             raise _Diverged
         self._predicted = probs.argmax(1)
         return metrics.score(self.settings.metric, self._labels[idx], probs, self._n_classes)
-
-    def _probabilities(self, idx: Indices) -> NDArray[np.float32]:
-        while True:
-            try:
-                return probabilities(self.feed.evaluate, idx, 2 * self._held, self.device, self.amp)
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-            self._halve(self._held)
 
     # -- modes and weights -----------------------------------------------------------------------
 
@@ -363,34 +360,6 @@ class Run:
             state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
             for name, tensor in self._best.items():
                 state[name].copy_(tensor)
-
-
-def probabilities(
-    forward: Callable[[Indices], torch.Tensor],
-    idx: Indices,
-    batch_size: int,
-    device: torch.device,
-    amp: torch.dtype | None,
-) -> NDArray[np.float32]:
-    """Class probabilities of images, in inference mode.
-
-    Args:
-        forward: Maps positions of images to logits.
-        idx: Positions, (n,).
-        batch_size: Images at once.
-        device: Where the network lives.
-        amp: Autocast type or None.
-
-    Returns:
-        (n, C), in the order of ``idx``.
-    """
-    with torch.inference_mode(), autocast(device, amp):
-        found = [
-            forward(idx[start : start + batch_size]).float().softmax(dim=1)
-            for start in range(0, len(idx), batch_size)
-        ]
-        probs: NDArray[np.float32] = torch.cat(found).cpu().numpy()
-    return probs
 
 
 def _check(loss: float) -> None:

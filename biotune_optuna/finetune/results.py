@@ -69,7 +69,8 @@ class RunResult:
         cache_misses: Images whose frozen prefix this run computed to fill the cache. The only
             figure beside times and memory that depends on what ran before.
         diverged: Whether a loss became infinite, NaN or absurdly large.
-        batch_size: Images held at once: the settings' batch size, or less after memory ran out.
+        batch_size: Images held at once in training: the settings' batch size, or less after memory
+            ran out.
         stopped: Why the run ended.
         predictions: Class predicted for each validation image at the best epoch, (n_val,); None
             without validation images.

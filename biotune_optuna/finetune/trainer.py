@@ -19,11 +19,11 @@ from biotune_optuna.finetune.device import (
     amp_dtype,
     isolated_randomness,
     kernels,
-    out_of_memory,
     resolve_device,
 )
 from biotune_optuna.finetune.feeds import PixelFeed
-from biotune_optuna.finetune.loop import Run, probabilities
+from biotune_optuna.finetune.inference import probabilities
+from biotune_optuna.finetune.loop import Run
 from biotune_optuna.finetune.optim import check_optimizer
 from biotune_optuna.finetune.prefix_cache import PrefixCache, PrefixFeed
 from biotune_optuna.finetune.prefixes import Prefixes, all_tensors, restore
@@ -176,13 +176,7 @@ class Trainer:
         feed = PixelFeed(self.model, self.images)
         positions = self._indices(idx)
         with kernels(self.device, deterministic=self.settings.deterministic):
-            while True:
-                try:
-                    return probabilities(feed.evaluate, positions, size, self.device, self._amp)
-                except RuntimeError as error:
-                    if size == 1 or not out_of_memory(error):
-                        raise
-                size //= 2
+            return probabilities(feed.evaluate, positions, size, self.device, self._amp)[0]
 
     def reset(self, seed: int) -> None:
         """Puts back the pre-trained weights and draws the head anew.

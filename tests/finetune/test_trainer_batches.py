@@ -61,11 +61,41 @@ def test_memory_running_out_halves_what_is_held_and_not_the_step(images, split):
     exhaust(images, 5)
     result = trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), *split, seed=0)
     assert expected.batch_size == 16
-    assert result.batch_size == 2  # validation holds twice as many: 2 * 2 <= 5 < 2 * 4
+    assert result.batch_size == 4
     np.testing.assert_allclose(
         [r.train_loss for r in result.epochs], [r.train_loss for r in expected.epochs], rtol=1e-3
     )
     assert result.images_backward == expected.images_backward
+
+
+def test_memory_running_out_in_validation_leaves_training_as_it_is(images, split):
+    whole = make_trainer(images)
+    recipe = Recipe.full(whole.blocks, lr=1e-3)
+    expected = whole.fit(recipe, *split, seed=0)
+    trainer = make_trainer(images)
+    exhaust(images, 16)  # a step's images fit, not the 20 of the validation part
+    result = trainer.fit(recipe, *split, seed=0)
+    assert result.batch_size == 16
+    # its BatchNorm would see other statistics in smaller portions
+    assert [r.train_loss for r in result.epochs] == [r.train_loss for r in expected.epochs]
+    assert [r.score for r in result.epochs] == [r.score for r in expected.epochs]
+
+
+def test_validation_goes_on_with_single_images(images, split):
+    trainer = make_trainer(images, epochs=1, batch_size=2)
+
+    def refuse(module, args):
+        if not module.training and len(args[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = trainer.model.register_forward_pre_hook(refuse)
+    result = trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), *split, seed=0)
+    assert result.batch_size == 2
+    assert len(result.predictions) == len(split[1])
+    handle.remove()
+    exhaust(images, 0)
+    with pytest.raises(BioTuneError, match="memory ran out with 1 image at once"):
+        trainer.predict(split[1])
 
 
 def test_memory_for_fewer_than_two_images_is_an_error(images, split):
