@@ -328,13 +328,23 @@ class Run:
     def _find_modes(self) -> None:
         self.recipe.train_mode(self.model, self.settings.frozen_norm)
         self._in_training = [m for m in self.model.modules() if m.training]
+        self._watching = [
+            m for m in self._in_training if type(m).train is not torch.nn.Module.train
+        ]
+        inside = {m for watching in self._watching for m in watching.modules()}
+        self._still_inside = inside.difference(self._in_training)
 
     def _set_training(self, *, training: bool) -> None:
         """Switches the modules that train between the modes; all others are in eval mode anyway.
 
         With a cached prefix an epoch takes milliseconds, and walking the whole network by
-        `torch.nn.Module.train` would take a fifth of them.
+        `torch.nn.Module.train` would take a fifth of them. Only modules with a ``train`` of their
+        own are told: some attentions of timm forget there what they derived from their weights.
         """
+        for module in self._watching:
+            module.train(training)
+        for module in self._still_inside:
+            object.__setattr__(module, "training", False)
         for module in self._in_training:
             object.__setattr__(module, "training", training)
 

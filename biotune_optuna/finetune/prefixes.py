@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
-__all__ = ["CachedPrefix", "Prefixes", "all_tensors", "restore"]
+__all__ = ["CachedPrefix", "Prefixes", "all_tensors", "fresh_eval", "restore"]
 
 _log = logging.getLogger("biotune_optuna.finetune")
 
@@ -180,7 +180,6 @@ class Prefixes:
         self, cut: PrefixCut, members: Indices, augmentation: str, view: int
     ) -> CachedFeatures:
         restore(self._model, self._pristine)
-        self._model.eval()
         chunk = CHUNK
         while True:
             try:
@@ -222,7 +221,6 @@ class Prefixes:
         return self._cuts[length]
 
     def _checked_cut(self, length: int) -> PrefixCut | None:
-        self._model.eval()
         with autocast(self._device, self._amp):
             cut = find_cut(self._model, set(self._names(length, len(self._blocks))), self._sample)
         if cut is None or self._random_before(cut, length):
@@ -269,10 +267,21 @@ def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Copies values into a model's parameters and buffers."""
+    """Copies values into a model's parameters and buffers; leaves it in eval mode."""
     with torch.no_grad():
         for name, tensor in all_tensors(model).items():
             tensor.copy_(values[name])
+    fresh_eval(model)
+
+
+def fresh_eval(model: nn.Module) -> None:
+    """Puts a model into eval mode without what its modules derived from earlier weights.
+
+    Some attentions of timm keep their biases from one evaluation to the next, and all versions of
+    it forget them on the way to train mode.
+    """
+    model.train()
+    model.eval()
 
 
 def _copied(features: Features) -> Features:

@@ -26,7 +26,7 @@ from biotune_optuna.finetune.inference import probabilities
 from biotune_optuna.finetune.loop import Run
 from biotune_optuna.finetune.optim import check_optimizer
 from biotune_optuna.finetune.prefix_cache import PrefixCache, PrefixFeed
-from biotune_optuna.finetune.prefixes import Prefixes, all_tensors, restore
+from biotune_optuna.finetune.prefixes import Prefixes, all_tensors, fresh_eval, restore
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.tactic import Tactic
@@ -171,7 +171,7 @@ class Trainer:
         Returns:
             (n, C) float32, in the order of ``idx``.
         """
-        self.model.eval()
+        fresh_eval(self.model)
         size = 2 * self.settings.batch_size
         feed = PixelFeed(self.model, self.images)
         positions = self._indices(idx)
@@ -179,7 +179,7 @@ class Trainer:
             return probabilities(feed.evaluate, positions, size, self.device, self._amp)[0]
 
     def reset(self, seed: int) -> None:
-        """Puts back the pre-trained weights and draws the head anew.
+        """Puts back the pre-trained weights and draws the head anew; leaves the model in eval mode.
 
         Args:
             seed: Seed of the head.
