@@ -7,12 +7,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from biotune_optuna.errors import ModelError
-from biotune_optuna.finetune.device import isolated_randomness
+from biotune_optuna.finetune.cut import close
+from biotune_optuna.finetune.device import full_precision, isolated_randomness
 from biotune_optuna.finetune.prefix_cache import PrefixCache
+from biotune_optuna.finetune.prefixes import fresh_eval
 from biotune_optuna.finetune.rivals import RateMethod, base
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.recipe import BlockRecipe, Recipe
@@ -20,7 +23,7 @@ from biotune_optuna.recipe import BlockRecipe, Recipe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from biotune_optuna.finetune.results import RunResult
     from biotune_optuna.finetune.rivals import Setting
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["LoRA", "adaptable_layers", "with_adapters"]
 
 _BASE = ".base_layer."  # where peft keeps the layer that it adapts
+_STANDARDISED = "StdConv2d"  # in the names of timm's convolutions that standardise their weight
+_CHECKED_IMAGES = 4
+_LIKENESS = 1e-2  # rounding stays far below, an adapter that is merged wrongly does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +43,10 @@ class LoRA(RateMethod):
 
     Every ungrouped convolution and every linear layer outside the head gets an adapter
     ``alpha / r * B A`` beside its frozen weight, with B zero at first; adapters and head train.
-    Grouped convolutions stay frozen, since `peft` cannot merge their adapters. Afterwards the
-    adapters are merged, so that the trainer's model is the tuned network in its plain form.
+    Grouped convolutions stay frozen, since `peft` cannot merge their adapters, and so do those that
+    standardise their weight (BiT, NFNets): added to it, an adapter does not do what it did beside
+    it. Afterwards the adapters are merged, so that the trainer's model is the tuned network in its
+    plain form.
 
     Attributes:
         name: The name users type.
@@ -59,7 +67,12 @@ class LoRA(RateMethod):
         seed: int,
         **options: Any,
     ) -> RunResult:
-        """Trains once; see `Method.run`."""
+        """Trains once; see `Method.run`.
+
+        Raises:
+            ModelError: If `peft` is not installed, no layer can be adapted, or the merged network
+                is another than the one that was trained.
+        """
         trainer.reset(seed)
         adapted = with_adapters(trainer, rank=self.rank, alpha=self.alpha, seed=seed)
         recipe = _recipe(adapted, trainer, **base(setting))
@@ -74,7 +87,7 @@ class LoRA(RateMethod):
         result = inner.fit(recipe, train_idx, val_idx, seed=seed, tactic=_Whole(), **options)
         # the share that trains is of the network itself, adapters not counted in the whole
         result.total_parameters = sum(p.numel() for p in trainer.model.parameters())
-        merge_into(trainer.model, adapted)
+        _merge_checked(trainer, adapted, np.asarray(train_idx)[:_CHECKED_IMAGES])
         return result
 
 
@@ -85,7 +98,10 @@ class _Whole(Tactic):
 
 
 def adaptable_layers(trainer: Trainer) -> list[str]:
-    """Paths of the ungrouped convolutions and linear layers outside the last block.
+    """Paths of the layers that get adapters.
+
+    These are the linear layers and the ungrouped convolutions outside the last block, but for those
+    that standardise their weight.
 
     Raises:
         ModelError: If there is none.
@@ -95,10 +111,10 @@ def adaptable_layers(trainer: Trainer) -> list[str]:
         path
         for path, module in trainer.model.named_modules()
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-        if f"{path}.weight" not in head
+        if _STANDARDISED not in type(module).__name__ and f"{path}.weight" not in head
     ]
     if not found:
-        raise ModelError("lora found no ungrouped convolution or linear layer before the head")
+        raise ModelError("lora found no layer before the head that it can adapt")
     return found
 
 
@@ -140,6 +156,31 @@ def merge_into(model: nn.Module, adapted: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             tensor.copy_(values[name])
+
+
+def _merge_checked(trainer: Trainer, adapted: nn.Module, idx: NDArray[np.int64]) -> None:
+    """Merges adapters into a trainer's model and sees whether it still gives the same scores.
+
+    Raises:
+        ModelError: If it does not.
+    """
+    few = trainer.images.batch(idx)
+    before = _logits(adapted, few)
+    merge_into(trainer.model, adapted)
+    after = _logits(trainer.model, few)
+    if torch.isfinite(before).all() and not close(before, after, _LIKENESS):
+        raise ModelError(
+            f"lora cannot train {type(trainer.model).__name__}: with its adapters merged it gives "
+            "other scores than with them beside; choose another method or model"
+        )
+
+
+def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits (n, C) in eval mode and full precision."""
+    fresh_eval(model)
+    with torch.no_grad(), full_precision(images.device):
+        logits: torch.Tensor = model(images)
+    return logits
 
 
 def _adapted_layers(model: nn.Module) -> Iterator[Any]:

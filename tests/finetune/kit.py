@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import timm
 import torch
+from torch import nn
 
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
@@ -53,6 +54,9 @@ def make_model(name="test_resnet", n_classes=3, **kwargs):
     torch.manual_seed(1)
     model = timm.create_model(name, num_classes=n_classes, **kwargs)
     torch.random.set_rng_state(state)
+    for path, parameter in model.named_parameters():
+        if path.endswith("conv3.gain"):  # as in NFNets
+            nn.init.ones_(parameter)
     return model, model_blocks(model)
 
 

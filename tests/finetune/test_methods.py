@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from biotune_optuna.errors import BioTuneError
+from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.finetune import rgn, rivals
 from biotune_optuna.finetune.methods import METHODS, get_method
 from biotune_optuna.finetune.results import StopTraining
@@ -338,7 +338,7 @@ def test_float16_looks_at_scaled_gradients_and_returns_them_unscaled(images, spl
         torch.testing.assert_close(look[1][name], gradient, msg=name)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_nfnet"])
 def test_lora_merged_equals_unmerged(images, split, name, monkeypatch):
     lora = pytest.importorskip("biotune_optuna.finetune.lora")
     pytest.importorskip("peft")
@@ -378,6 +378,22 @@ def test_lora_leaves_grouped_convolutions_frozen(images):
     grouped = {n for n, m in modules.items() if isinstance(m, nn.Conv2d) and m.groups > 1}
     assert grouped
     assert not grouped & set(lora.adaptable_layers(trainer))
+
+
+def test_lora_refuses_a_network_that_its_merged_adapters_change(images, split):
+    lora = pytest.importorskip("biotune_optuna.finetune.lora")
+    pytest.importorskip("peft")
+
+    class Tripled(nn.Linear):
+        def forward(self, x):
+            return nn.functional.linear(x, 3 * self.weight, self.bias)
+
+    model = nn.Sequential(nn.Flatten(), Tripled(3 * 32 * 32, 8), nn.Linear(8, images.n_classes))
+    blocks = model_blocks(model, patterns={"first": r"1\.", "head": r"2\."})
+    trainer = Trainer(model, blocks, images, TrainSettings(epochs=2), device="cpu")
+    assert lora.adaptable_layers(trainer) == ["1"]
+    with pytest.raises(ModelError, match="lora cannot train Sequential"):
+        METHODS["lora"].run(trainer, *split, setting={"lr": 1e-1}, seed=0)
 
 
 def test_lora_adapts_layers_by_their_whole_names(images):
