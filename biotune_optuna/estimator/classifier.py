@@ -27,6 +27,7 @@ from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.outcome import preprocessing_of
 from biotune_optuna.sampler import rank_finished
 from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
+from biotune_optuna.study.final import train_finally
 from biotune_optuna.study.spec import StudySpec, default_name
 from biotune_optuna.study.storage import open_storage
 from biotune_optuna.study.study import TuningStudy, create_study, read_spec
@@ -234,12 +235,14 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         trial = study.optuna.get_trials(deepcopy=False)[ranked[0]]
         recipe = space.genome(trial.params).decode()
         best_epochs = [run["best_epoch"] for run in trial.user_attrs["runs"]]
-        study.setup.trainer.fit(
-            recipe,
-            np.sort(np.concatenate([splits.train, splits.val])),
-            seed=study.spec.final_seed,
-            epochs=epochs_of_final_run(best_epochs),
-            keep_weights=True,
+        images = np.sort(np.concatenate([splits.train, splits.val]))
+        epochs = epochs_of_final_run(best_epochs)
+        train_finally(
+            study.spec,
+            f"{recipe.describe()}, epochs {epochs}",
+            lambda seed: study.setup.trainer.fit(
+                recipe, images, seed=seed, epochs=epochs, keep_weights=True
+            ),
         )
         return recipe, None
 

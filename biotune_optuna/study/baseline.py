@@ -11,6 +11,7 @@ import numpy as np
 from biotune_optuna.finetune.methods import get_method
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
 from biotune_optuna.study.evidence import Interval, bootstrap_interval
+from biotune_optuna.study.final import train_finally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,7 +103,8 @@ def run_baseline(
         Scores and cost; the trainer holds the tested weights.
 
     Raises:
-        BioTuneError: If there is no such method.
+        BioTuneError: If there is no such method, or its final training diverges on every seed that
+            is tried.
     """
     chosen = get_method(method)
     spec, splits = setup.spec, setup.splits
@@ -118,9 +120,8 @@ def run_baseline(
     def run(stage: str, setting: Mapping[str, float], seed: int, **options: Any) -> RunResult:
         nonlocal done
         if observer:
-            words = ", ".join(f"{name} {value:g}" for name, value in setting.items())
-            observer.stage(stage, f"{method} at {words}", done, total)
-        done += 1
+            observer.stage(stage, f"{method} at {_words(setting)}", done, total)
+        done = min(done + 1, total - 1)  # a final training may be made again
         decayed = {"weight_decay": setup.space.base_weight_decay, **setting}
         images = options.pop("images", (train, val))
         return found.charge(
@@ -139,9 +140,17 @@ def run_baseline(
         found.best_epochs.append(result.best_epoch)
     epochs = epochs_of_final_run(found.best_epochs)
     everything = (np.concatenate([train, val]), None)
-    run("final training", found.setting, spec.final_seed, images=everything, epochs=epochs)
+    train_finally(
+        spec,
+        f"{method} at {_words(found.setting)}, epochs {epochs}",
+        lambda seed: run("final training", found.setting, seed, images=everything, epochs=epochs),
+    )
     if not len(splits.test):
         return found
     probs = setup.trainer.predict(splits.test)
     found.test = bootstrap_interval(found.metric, setup.source.labels[splits.test], probs)
     return found
+
+
+def _words(setting: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in setting.items())

@@ -22,6 +22,7 @@ from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.candidates import Candidate, choose, leading
 from biotune_optuna.study.confirm_plan import ConfirmPlan
 from biotune_optuna.study.evidence import bootstrap_interval, paired_test
+from biotune_optuna.study.final import train_finally
 from biotune_optuna.study.fitting import fitting
 from biotune_optuna.study.ledger import add_training, trainings
 from biotune_optuna.study.mistakes import list_mistakes
@@ -319,16 +320,19 @@ def _fit_final(
     epochs: int,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> RunResult:
-    """Trains on training and validation data, without early stop; keeps the weights."""
-    splits = study.setup.splits
-    result = study.setup.trainer.fit(
-        recipe,
-        np.concatenate([splits.train, splits.val]),
-        None,
-        seed=study.spec.final_seed,
-        epochs=epochs,
-        on_epoch=on_epoch,
-        keep_weights=True,
+    """Trains on training and validation data, without early stop; keeps the weights.
+
+    Raises:
+        StudyError: If the training diverges on every seed that is tried.
+    """
+    images = np.concatenate([study.setup.splits.train, study.setup.splits.val])
+    study.trained = None
+    result = train_finally(
+        study.spec,
+        f"{recipe.describe()}, epochs {epochs}",
+        lambda seed: study.setup.trainer.fit(
+            recipe, images, None, seed=seed, epochs=epochs, on_epoch=on_epoch, keep_weights=True
+        ),
     )
     study.trained = (recipe.key(), epochs)
     return result

@@ -198,7 +198,11 @@ class StudySpec:
     @property
     def final_seed(self) -> int:
         """Seed of the final training of a confirmed recipe."""
-        return self._seed(_FINAL, 0, 0)
+        return self.final_seeds(1)[0]
+
+    def final_seeds(self, n: int) -> tuple[int, ...]:
+        """`final_seed` and those to try in turn where a final training diverges."""
+        return tuple(self._seed(_FINAL, 0, i) for i in range(n))
 
     def _seed(self, stream: int, fold: int, index: int) -> int:
         sequence = np.random.SeedSequence([self.seed, stream, fold, index])
