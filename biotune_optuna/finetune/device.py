@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "ONE_AT_A_TIME",
     "PeakMemory",
     "amp_dtype",
     "autocast",
@@ -26,6 +28,10 @@ __all__ = [
     "release_memory",
     "resolve_device",
 ]
+
+ONE_AT_A_TIME = threading.RLock()
+"""Held while a network trains or predicts: dropout and torchvision's mixing draw from torch's
+generator, which a process has but one of, and a trainer has but one network."""
 
 _MIB = 2**20
 _OOM_PHRASES = ("out of memory", "can't allocate memory")

@@ -13,7 +13,7 @@ from torch import nn
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.cut import close
-from biotune_optuna.finetune.device import full_precision, isolated_randomness
+from biotune_optuna.finetune.device import ONE_AT_A_TIME, full_precision, isolated_randomness
 from biotune_optuna.finetune.prefix_cache import PrefixCache
 from biotune_optuna.finetune.prefixes import fresh_eval
 from biotune_optuna.finetune.rivals import RateMethod, base
@@ -73,21 +73,22 @@ class LoRA(RateMethod):
             ModelError: If `peft` is not installed, no layer can be adapted, or the merged network
                 is another than the one that was trained.
         """
-        trainer.reset(seed)
-        adapted = with_adapters(trainer, rank=self.rank, alpha=self.alpha, seed=seed)
-        recipe = _recipe(adapted, trainer, **base(setting))
-        inner = type(trainer)(
-            adapted,
-            recipe.blocks,
-            trainer.images,
-            trainer.settings,
-            device=trainer.device,
-            cache=PrefixCache(0),
-        )
-        result = inner.fit(recipe, train_idx, val_idx, seed=seed, tactic=_Whole(), **options)
-        # the share that trains is of the network itself, adapters not counted in the whole
-        result.total_parameters = sum(p.numel() for p in trainer.model.parameters())
-        _merge_checked(trainer, adapted, np.asarray(train_idx)[:_CHECKED_IMAGES])
+        with ONE_AT_A_TIME:
+            trainer.reset(seed)
+            adapted = with_adapters(trainer, rank=self.rank, alpha=self.alpha, seed=seed)
+            recipe = _recipe(adapted, trainer, **base(setting))
+            inner = type(trainer)(
+                adapted,
+                recipe.blocks,
+                trainer.images,
+                trainer.settings,
+                device=trainer.device,
+                cache=PrefixCache(0),
+            )
+            result = inner.fit(recipe, train_idx, val_idx, seed=seed, tactic=_Whole(), **options)
+            # the share that trains is of the network itself, adapters not counted in the whole
+            result.total_parameters = sum(p.numel() for p in trainer.model.parameters())
+            _merge_checked(trainer, adapted, np.asarray(train_idx)[:_CHECKED_IMAGES])
         return result
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from biotune_optuna.finetune.device import ONE_AT_A_TIME
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.recipe import Recipe
@@ -178,16 +179,22 @@ class LinearProbeThenFull(RateMethod):
             trainer.blocks, lr=PROBE_RATE, weight_decay=setting.get("weight_decay", 0.0)
         )
         on_epoch = options.get("on_epoch")
-        first = trainer.fit(
-            probe, train_idx, val_idx, seed=seed, keep_weights=True, on_epoch=on_epoch
-        )
-        if first.stopped == "callback":
-            return first
-        names = (*trainer.blocks[-1].parameter_names, *trainer.blocks[-1].buffer_names)
-        state = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
-        head = {name: state[name].detach().clone() for name in names}
-        full = Recipe.full(trainer.blocks, **base(setting))
-        second = trainer.fit(full, train_idx, val_idx, seed=seed, tactic=_FromHead(head), **options)
+        with ONE_AT_A_TIME:  # else another run may change the head in between
+            first = trainer.fit(
+                probe, train_idx, val_idx, seed=seed, keep_weights=True, on_epoch=on_epoch
+            )
+            if first.stopped == "callback":
+                return first
+            names = (*trainer.blocks[-1].parameter_names, *trainer.blocks[-1].buffer_names)
+            state = {
+                **dict(trainer.model.named_parameters()),
+                **dict(trainer.model.named_buffers()),
+            }
+            head = {name: state[name].detach().clone() for name in names}
+            full = Recipe.full(trainer.blocks, **base(setting))
+            second = trainer.fit(
+                full, train_idx, val_idx, seed=seed, tactic=_FromHead(head), **options
+            )
         return charge(second, first)
 
 

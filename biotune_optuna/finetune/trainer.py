@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from biotune_optuna.errors import DataError, ModelError
 from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.batches import Loss, Order, class_weights, mixer
 from biotune_optuna.finetune.device import (
+    ONE_AT_A_TIME,
     amp_dtype,
     isolated_randomness,
     kernels,
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EpochRecord", "RunResult", "StopTraining", "TrainSettings", "Trainer"]
 
-# dropout and torchvision's mixing draw from torch's generator, which a process has but one of
-_ONE_AT_A_TIME = threading.RLock()
-
 _ORDER, _DROPOUT, _AUGMENT = range(3)  # what a run's seed is split into
 
 
@@ -59,7 +56,8 @@ class Trainer:
 
     Every run starts from the weights that the model had when the trainer was made, with a head
     drawn anew from the run's seed, so a run depends on its arguments alone: never on what ran
-    before it. Runs of threads of one process take turns; to train at the same time, use processes.
+    before it. Runs and predictions of threads of one process take turns, a method's phases as one;
+    to train at the same time, use processes.
 
         trainer = Trainer(model, model_blocks(model), images, TrainSettings(epochs=5))
         result = trainer.fit(Recipe.full(blocks, lr=3e-3), train_idx, val_idx, seed=0)
@@ -141,12 +139,12 @@ class Trainer:
         Raises:
             BioTuneError: If recipe, images and metric do not fit together.
         """
-        start = time.perf_counter()
         train, val = self._indices(train_idx), self._validation(val_idx)
         if not recipe.trainable:
             raise ModelError("the recipe freezes every block; at least one must train")
         tactic = tactic or Tactic()
-        with _ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
+        with ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
+            start = time.perf_counter()
             cached = self._prefixes.find(recipe, train, val) if tactic.prefix_is_fixed else None
             self.reset(seed)
             with (
@@ -157,9 +155,9 @@ class Trainer:
                 result = run.fit(
                     epochs or self.settings.epochs, on_epoch, keep_weights=keep_weights
                 )
+            result.seconds = time.perf_counter() - start
         if cached is not None:
             result.cache_hits, result.cache_misses = result.images_forward, cached.computed
-        result.seconds = time.perf_counter() - start
         return result
 
     def predict(self, idx: ArrayLike) -> NDArray[np.float32]:
@@ -171,11 +169,11 @@ class Trainer:
         Returns:
             (n, C) float32, in the order of ``idx``.
         """
-        fresh_eval(self.model)
         size = 2 * self.settings.batch_size
         feed = PixelFeed(self.model, self.images)
         positions = self._indices(idx)
-        with kernels(self.device, deterministic=self.settings.deterministic):
+        with ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
+            fresh_eval(self.model)
             return probabilities(feed.evaluate, positions, size, self.device, self._amp)[0]
 
     def reset(self, seed: int) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from biotune_optuna.finetune import metrics
-from biotune_optuna.finetune.trainer import StopTraining
+from biotune_optuna.finetune import lora, metrics
+from biotune_optuna.finetune.device import ONE_AT_A_TIME
+from biotune_optuna.finetune.methods import METHODS
+from biotune_optuna.finetune.trainer import StopTraining, Trainer
 from biotune_optuna.recipe import Recipe
 
 from .kit import curve, make_trainer, recipe_for, state_of
@@ -58,6 +61,64 @@ def test_threads_take_turns(images, split):
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(one.fit, recipe, *split, seed=seed) for seed in (0, 1)]
         assert [curve(run.result()) for run in runs] == alone
+
+
+def free_to_others():
+    def try_it():
+        if got := ONE_AT_A_TIME.acquire(blocking=False):
+            ONE_AT_A_TIME.release()
+        return got
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(try_it).result()
+
+
+def test_nobody_trains_during_a_prediction_or_between_a_methods_phases(images, split, monkeypatch):
+    pytest.importorskip("peft")
+    trainer, seen = make_trainer(images, epochs=1), []
+    served, fit, merge_into = images.batch, Trainer.fit, lora.merge_into
+
+    def batch(*args, **options):
+        seen.append(("batch", free_to_others()))
+        return served(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "batch", batch)
+        trainer.predict([0])
+        assert set(seen) == {("batch", False)}
+
+    def fit_and_look(*args, **options):
+        result = fit(*args, **options)
+        seen.append(("phase", free_to_others()))
+        return result
+
+    def look_and_merge(*args):
+        seen.append(("merge", free_to_others()))
+        merge_into(*args)
+
+    monkeypatch.setattr(Trainer, "fit", fit_and_look)
+    monkeypatch.setattr(lora, "merge_into", look_and_merge)
+    for name in ("lp-ft", "lora"):
+        METHODS[name].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
+    assert set(seen) == {("batch", False), ("phase", False), ("merge", False)}
+    assert free_to_others()
+
+
+def test_waiting_for_a_turn_is_no_training_time(images, split, monkeypatch):
+    waited, clock = [0.0], time.perf_counter
+
+    class Busy:
+        def __enter__(self):
+            waited[0] += 1000
+
+        def __exit__(self, *error): ...
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + waited[0])
+    monkeypatch.setattr("biotune_optuna.finetune.trainer.ONE_AT_A_TIME", Busy())
+    trainer = make_trainer(images, epochs=1)
+    result = trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), *split, seed=0)
+    assert waited[0] == 1000
+    assert 0 < result.seconds < 1000
 
 
 def test_a_run_leaves_the_global_generators_alone(images, split):
