@@ -75,7 +75,7 @@ class TrainSettings:
         label_smoothing: Share of probability spread over all classes, in [0, 1).
         mixup: MixUp's alpha; 0 switches it off.
         cutmix: CutMix's alpha; 0 switches it off. With both, a coin decides for each batch.
-        augment: Name of an augmentation policy of the data layer; ``"none"`` is off.
+        augment: Name in `biotune_optuna.data.AUGMENTATIONS`; ``"none"`` is off.
         frozen_norm: ``"eval"`` leaves BatchNorm statistics of frozen blocks untouched; ``"train"``
             lets them drift, as the paper's released code does (and rules out the prefix cache).
         metric: Name in `biotune_optuna.finetune.metrics.METRICS`.
@@ -134,6 +134,8 @@ class TrainSettings:
             _check_number(name, getattr(self, name), least, inclusive=inclusive)
         if self.label_smoothing >= 1:
             raise BioTuneError(f"label_smoothing {self.label_smoothing} is not in [0, 1)")
+        if self.augment != "none":
+            _check_augment(self.augment)
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainSettings:
@@ -172,6 +174,13 @@ class TrainSettings:
             if name not in known:
                 raise BioTuneError(f"training setting {name!r} is not one of {', '.join(known)}")
         return cls(**dict(data))
+
+
+def _check_augment(name: str) -> None:
+    from biotune_optuna.data.augment import AUGMENTATIONS  # brings torch, which settings do without
+
+    if name not in AUGMENTATIONS:
+        raise BioTuneError(f"augment {name!r} is not one of {', '.join(AUGMENTATIONS)}")
 
 
 def _check_number(name: str, value: object, least: float, *, inclusive: bool) -> None:

@@ -48,6 +48,8 @@ def test_numbers_of_numpy_become_pythons():
         ({"label_smoothing": 1.0}, "not in"),
         ({"metric": "auc"}, "metric 'auc' is not one of macro_accuracy"),
         ({"schedule": "plateau"}, "schedule 'plateau' is not one of constant"),
+        ({"augment": "crop_flip"}, "augment 'crop_flip' is not one of none, flip, crop-flip, triv"),
+        ({"augment": None}, "augment None is not one of none"),
         ({"grad_clip": 0.0}, "grad_clip 0.0 is not a number above 0 or None"),
         ({"grad_clip": math.nan}, "grad_clip nan"),
         ({"epochs": True}, "epochs True"),
