@@ -48,7 +48,8 @@ def make_race(trials: Iterable[FrozenTrial], runs: Sequence[Run], *, n_val: int)
     """Finds the incumbent among finished trials and the spread of a run's score.
 
     Scores are compared on equal (fold, seed) runs only. The spread is the residual standard
-    deviation of the additive model score = genome + run, and at least one validation image.
+    deviation of the additive model score = genome + run, and at least one validation image. Trials
+    with a run that diverged are left out: its worst score would hide what others differ by.
 
     Args:
         trials: The study's COMPLETE trials.
@@ -56,13 +57,15 @@ def make_race(trials: Iterable[FrozenTrial], runs: Sequence[Run], *, n_val: int)
         n_val: Number of validation images.
 
     Returns:
-        None while fewer than five trials ran the same runs, or where there is only one run.
+        None while fewer than five such trials ran the same runs, or where there is only one run.
     """
     if len(runs) < 2:
         return None
     wanted = [(run.fold, run.seed) for run in runs]
     rows: list[tuple[int, tuple[float, ...]]] = []
     for trial in trials:
+        if trial.user_attrs.get("diverged"):
+            continue
         done: list[dict[str, Any]] = trial.user_attrs.get("runs", [])
         if [(r["fold"], r["seed"]) for r in done] == wanted:
             rows.append((trial.number, tuple(float(r["score"]) for r in done)))

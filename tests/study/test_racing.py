@@ -57,6 +57,17 @@ def test_the_spread_is_at_least_one_validation_image() -> None:
     assert race.spread == 1 / 20
 
 
+def test_a_diverged_run_does_not_widen_the_spread() -> None:
+    rng = np.random.default_rng(0)
+    trials = [finished(i, list(rng.normal(0.85, 0.01, 3))) for i in range(12)]
+    race = make_race(trials, RUNS, n_val=100)
+    assert race is not None
+    diverged = finished(12, [0.85, 0.85, 0.0])
+    diverged.set_user_attr("diverged", True)
+    assert make_race([*trials, diverged], RUNS, n_val=100) == race
+    assert race.is_lost([0.6])
+
+
 def test_one_run_is_no_race() -> None:
     trials = [finished(i, [0.5], RUNS[:1]) for i in range(9)]
     assert make_race(trials, RUNS[:1], n_val=20) is None
