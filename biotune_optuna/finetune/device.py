@@ -34,7 +34,8 @@ ONE_AT_A_TIME = threading.RLock()
 generator, which a process has but one of, and a trainer has but one network."""
 
 _MIB = 2**20
-_OOM_PHRASES = ("out of memory", "can't allocate memory")
+# the last is what cuDNN and cuBLAS say: CUDNN_STATUS_ALLOC_FAILED
+_OOM_PHRASES = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:

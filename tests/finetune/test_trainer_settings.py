@@ -109,6 +109,8 @@ def test_images_elsewhere_than_the_training_are_refused(images):
         (torch.OutOfMemoryError("x"), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
         (RuntimeError("size mismatch"), False),
         (ValueError("out of memory"), False),
     ],
