@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -220,4 +221,4 @@ def _resident_mb() -> float:
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / 1024
+        return peak * (1 if sys.platform == "darwin" else 1024) / _MIB  # there bytes, else KiB

@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import resource
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +16,13 @@ import torch
 from torch import nn
 
 from biotune_optuna.errors import BioTuneError, DataError
-from biotune_optuna.finetune.device import amp_dtype, kernels, out_of_memory, resolve_device
+from biotune_optuna.finetune.device import (
+    PeakMemory,
+    amp_dtype,
+    kernels,
+    out_of_memory,
+    resolve_device,
+)
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models import model_blocks
@@ -117,6 +127,20 @@ def test_images_elsewhere_than_the_training_are_refused(images):
 )
 def test_what_counts_as_memory_running_out(error, is_memory):
     assert out_of_memory(error) == is_memory
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 2**10), ("darwin", 1)])
+def test_peak_memory_is_told_in_mib_where_there_is_no_proc(monkeypatch, platform, unit):
+    def absent(*_args, **_options):
+        raise FileNotFoundError
+
+    usage = types.SimpleNamespace(ru_maxrss=300 * 2**20 // unit)
+    monkeypatch.setattr(Path, "read_text", absent)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(resource, "getrusage", lambda _: usage)
+    memory = PeakMemory(torch.device("cpu"))
+    memory.sample()
+    assert memory.megabytes == 300
 
 
 def test_an_operation_without_deterministic_kernel_is_named_in_one_line(images, split):
