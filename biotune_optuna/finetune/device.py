@@ -110,11 +110,19 @@ def release_memory(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def isolated_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's global generators for dropout and the like, and restores them afterwards."""
+    """Seeds torch's global generators for dropout and the like, and restores them afterwards.
+
+    These are the CPU's and the device's; those of other devices are left alone.
+    """
     on_metal = torch.mps.get_rng_state() if device.type == "mps" else None
+    on_cuda = [device.index or 0] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=on_cuda):
+            torch.default_generator.manual_seed(seed)  # torch's own manual_seed seeds every device
+            for index in on_cuda:
+                torch.cuda.default_generators[index].manual_seed(seed)
+            if on_metal is not None:
+                torch.mps.manual_seed(seed)
             yield
     finally:
         if on_metal is not None:

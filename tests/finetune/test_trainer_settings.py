@@ -19,6 +19,7 @@ from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.finetune.device import (
     PeakMemory,
     amp_dtype,
+    isolated_randomness,
     kernels,
     out_of_memory,
     resolve_device,
@@ -141,6 +142,31 @@ def test_peak_memory_is_told_in_mib_where_there_is_no_proc(monkeypatch, platform
     memory = PeakMemory(torch.device("cpu"))
     memory.sample()
     assert memory.megabytes == 300
+
+
+def test_only_the_generators_that_are_restored_are_seeded(monkeypatch):
+    seeded = []
+    for module in (torch.cuda, torch.mps):
+        for name in ("manual_seed", "manual_seed_all"):
+            monkeypatch.setattr(module, name, seeded.append, raising=False)
+    expected = torch.rand(3, generator=torch.Generator().manual_seed(7))
+    before = torch.random.get_rng_state()
+    with isolated_randomness(7, torch.device("cpu")):
+        assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not seeded
+
+
+def test_the_cuda_device_of_a_run_is_seeded_and_restored(monkeypatch):
+    # torch's own generators of the CPU stand in for those of three CUDA devices
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda i: generators[i].get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda s, i: generators[i].set_state(s))
+    with isolated_randomness(7, torch.device("cuda", 1)):
+        assert [g.initial_seed() for g in generators] == [0, 7, 2]
+    assert [g.initial_seed() for g in generators] == [0, 1, 2]
 
 
 def test_an_operation_without_deterministic_kernel_is_named_in_one_line(images, split):
