@@ -66,12 +66,13 @@ class TrainSettings:
         optimizer: Name known to timm's optimiser factory (torch's own included), as ``"adam"``,
             ``"adamw"``, ``"sgd"`` (momentum 0.9, Nesterov) or ``"lion"``.
         schedule: ``"constant"``, ``"cosine"``, ``"linear"`` and ``"tanh"`` (to 0), or ``"step"``
-            (a tenth after each third), by timm's schedulers. One factor multiplies every block's
-            own rate.
-        schedule_epochs: Length of the schedule in epochs; None takes ``epochs``.
+            (a tenth after each third of the epochs, rounded up), by timm's schedulers. One factor
+            multiplies every block's own rate.
+        schedule_epochs: Length of the schedule in epochs, at least ``epochs``; None takes those.
         schedule_interval: ``"step"`` moves the rate at each optimiser step, ``"epoch"`` at the
             start of each epoch.
-        warmup_epochs: Epochs of linear warm-up from 1 % of the rate, inside the schedule.
+        warmup_epochs: Epochs of linear warm-up from 1 % of the rate, inside the schedule; fewer
+            than ``epochs``.
         label_smoothing: Share of probability spread over all classes, in [0, 1).
         mixup: MixUp's alpha; 0 switches it off.
         cutmix: CutMix's alpha; 0 switches it off. With both, a coin decides for each batch.
@@ -134,8 +135,22 @@ class TrainSettings:
             _check_number(name, getattr(self, name), least, inclusive=inclusive)
         if self.label_smoothing >= 1:
             raise BioTuneError(f"label_smoothing {self.label_smoothing} is not in [0, 1)")
+        self._check_schedule()
         if self.augment != "none":
             _check_augment(self.augment)
+
+    def _check_schedule(self) -> None:
+        length, warmup, epochs = self.schedule_epochs, self.warmup_epochs, self.epochs
+        if length is not None and length < epochs:
+            raise BioTuneError(
+                f"schedule_epochs {length} is below epochs {epochs}, so the rate would be spent "
+                "before the end; give at least as many, or None"
+            )
+        if warmup >= epochs:
+            raise BioTuneError(
+                f"warmup_epochs {warmup} is not below epochs {epochs}, so the rate would never be "
+                "reached; give fewer"
+            )
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainSettings:

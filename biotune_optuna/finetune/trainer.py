@@ -188,13 +188,20 @@ class Trainer:
     def with_epochs(self, epochs: int) -> Trainer:
         """The same trainer with runs, and their schedule, of another length.
 
-        Model, weights and cached prefixes are shared, so only one of the two may train at a time.
+        Model, weights and cached prefixes are shared, so only one of the two may train at a time. A
+        schedule of its own length grows, and a warm-up shrinks, where it would not fit.
 
         Args:
             epochs: Most epochs of a run.
         """
-        other = copy.copy(self)
-        other.settings = dataclasses.replace(self.settings, epochs=epochs)
+        other, settings = copy.copy(self), self.settings
+        length = settings.schedule_epochs
+        other.settings = dataclasses.replace(
+            settings,
+            epochs=epochs,
+            schedule_epochs=None if length is None else max(length, epochs),
+            warmup_epochs=min(settings.warmup_epochs, epochs - 1),
+        )
         return other
 
     # -- parts -----------------------------------------------------------------------------------

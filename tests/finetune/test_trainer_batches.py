@@ -160,6 +160,8 @@ def test_schedules_by_step_and_by_epoch():
     np.testing.assert_allclose(paper, by_epoch, atol=1e-12)
     thirds = schedule(epochs=6, steps=1, schedule="step", schedule_interval="epoch")
     np.testing.assert_allclose(np.ravel(thirds), [1, 1, 0.1, 0.1, 0.01, 0.01])
+    rounded = schedule(epochs=4, steps=1, schedule="step", schedule_interval="epoch")
+    np.testing.assert_allclose(np.ravel(rounded), [1, 1, 0.1, 0.1])
     warm = np.ravel(schedule(schedule="constant", warmup_epochs=2))
     np.testing.assert_allclose(warm[:10], 0.01 + 0.99 * np.arange(10) / 10, atol=1e-12)
     np.testing.assert_allclose(warm[10:], 1)

@@ -40,6 +40,16 @@ def test_settings_go_through_json_and_name_what_is_wrong():
         TrainSettings.from_dict({"epoch": 3})
 
 
+def test_a_trainer_of_other_epochs_keeps_the_schedule_where_it_fits(images):
+    trainer = make_trainer(images, epochs=10, schedule_epochs=12, warmup_epochs=4)
+    found = {}
+    for epochs in (1, 4, 5, 12, 20):
+        other = trainer.with_epochs(epochs).settings
+        found[epochs] = (other.schedule_epochs, other.warmup_epochs)
+    assert found == {1: (12, 0), 4: (12, 3), 5: (12, 4), 12: (12, 4), 20: (20, 4)}
+    assert make_trainer(images).with_epochs(20).settings.schedule_epochs is None
+
+
 def test_numbers_of_numpy_become_pythons():
     settings = TrainSettings(epochs=np.int64(5), batch_size=np.int32(8), mixup=np.float32(0.5))
     assert settings == TrainSettings(epochs=5, batch_size=8, mixup=0.5)
@@ -61,6 +71,8 @@ def test_numbers_of_numpy_become_pythons():
         ({"schedule": "plateau"}, "schedule 'plateau' is not one of constant"),
         ({"augment": "crop_flip"}, "augment 'crop_flip' is not one of none, flip, crop-flip, triv"),
         ({"augment": None}, "augment None is not one of none"),
+        ({"epochs": 9, "schedule_epochs": 8}, "schedule_epochs 8 is below epochs 9"),
+        ({"epochs": 3, "warmup_epochs": 3}, "warmup_epochs 3 is not below epochs 3"),
         ({"grad_clip": 0.0}, "grad_clip 0.0 is not a number above 0 or None"),
         ({"grad_clip": math.nan}, "grad_clip nan"),
         ({"epochs": True}, "epochs True"),
