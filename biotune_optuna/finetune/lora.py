@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LoRA", "adaptable_layers", "with_adapters"]
 
+_log = logging.getLogger("biotune_optuna.finetune")
+
 _BASE = ".base_layer."  # where peft keeps the layer that it adapts
 _STANDARDISED = "StdConv2d"  # in the names of timm's convolutions that standardise their weight
 _CHECKED_IMAGES = 4
@@ -45,8 +48,9 @@ class LoRA(RateMethod):
     ``alpha / r * B A`` beside its frozen weight, with B zero at first; adapters and head train.
     Grouped convolutions stay frozen, since `peft` cannot merge their adapters, and so do those that
     standardise their weight (BiT, NFNets): added to it, an adapter does not do what it did beside
-    it. Afterwards the adapters are merged, so that the trainer's model is the tuned network in its
-    plain form.
+    it. An adapter does nothing where a network takes the layer's weight without calling the layer
+    (the qkv of Swin V2 and BEiT); it is not counted among what trains. Afterwards the adapters are
+    merged, so that the trainer's model is the tuned network in its plain form.
 
     Attributes:
         name: The name users type.
@@ -88,6 +92,7 @@ class LoRA(RateMethod):
             result = inner.fit(recipe, train_idx, val_idx, seed=seed, tactic=_Whole(), **options)
             # the share that trains is of the network itself, adapters not counted in the whole
             result.total_parameters = sum(p.numel() for p in trainer.model.parameters())
+            result.trainable_parameters -= _idle_parameters(adapted)
             _merge_checked(trainer, adapted, np.asarray(train_idx)[:_CHECKED_IMAGES])
         return result
 
@@ -157,6 +162,17 @@ def merge_into(model: nn.Module, adapted: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             tensor.copy_(values[name])
+
+
+def _idle_parameters(adapted: nn.Module) -> int:
+    """How many parameters belong to adapters that no gradient has reached: B is still zero."""
+    adapters = {n: p for n, p in adapted.named_parameters() if ".lora_" in n}
+    idle = [n for n, p in adapters.items() if ".lora_B." in n and not p.any()]
+    if idle:
+        layers = ", ".join(name.partition(".lora_")[0] for name in idle)
+        _log.info("lora's adapters beside these layers have never acted: %s", layers)
+    pairs = [name for b in idle for name in (b, b.replace(".lora_B.", ".lora_A."))]
+    return sum(adapters[name].numel() for name in pairs)
 
 
 def _merge_checked(trainer: Trainer, adapted: nn.Module, idx: NDArray[np.int64]) -> None:

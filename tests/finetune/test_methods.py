@@ -380,6 +380,28 @@ def test_lora_leaves_grouped_convolutions_frozen(images):
     assert not grouped & set(lora.adaptable_layers(trainer))
 
 
+def test_lora_does_not_count_adapters_that_the_network_passes_by(images, split, caplog):
+    pytest.importorskip("peft")
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(3 * 32 * 32, 8)
+            self.second = nn.Linear(8, 8)
+            self.head = nn.Linear(8, images.n_classes)
+
+        def forward(self, x):
+            x = self.first(x.flatten(1))
+            return self.head(nn.functional.linear(x, self.second.weight))
+
+    blocks = model_blocks(Mixed(), patterns={n: n for n in ("first", "second", "head")})
+    trainer = Trainer(Mixed(), blocks, images, TrainSettings(epochs=1), device="cpu")
+    with caplog.at_level("INFO", "biotune_optuna.finetune"):
+        result = METHODS["lora"].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
+    assert result.trainable_parameters == 8 * (3 * 32 * 32 + 8) + 9 * images.n_classes
+    assert "never acted: second" in caplog.text
+
+
 def test_lora_refuses_a_network_that_its_merged_adapters_change(images, split):
     lora = pytest.importorskip("biotune_optuna.finetune.lora")
     pytest.importorskip("peft")
