@@ -17,6 +17,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.methods import get_method
 from biotune_optuna.finetune.metrics import score, worst
 from biotune_optuna.finetune.results import epochs_of_final_run
+from biotune_optuna.study.final import train_finally
 from biotune_optuna.study.objective import run_record
 from biotune_optuna.study.racing import make_race
 from biotune_optuna.study.workers import run_trials
@@ -144,6 +145,8 @@ class _Budget:
         finally:
             records = [run_record(run, r) for run, r in zip(runs, results, strict=False)]
             trial.set_user_attr("runs", records)
+            if any(r.diverged for r in results):
+                trial.set_user_attr("diverged", True)
             trial.set_user_attr("forward", sum(r.images_forward for r in results))
             trial.set_user_attr("backward", sum(r.images_backward for r in results))
         scores = [r.score for r in results]
@@ -218,11 +221,16 @@ class _Budget:
         outcome.validation, epochs, chosen = max(found, key=lambda one: one[0])
         splits, spec = self.setup.splits, self.setup.spec
         everything = (np.concatenate([splits.train, splits.val]), None)
-        outcome.charge(self._train(chosen, spec.final_seed, images=everything, epochs=epochs))
+        outcome.setting = ", ".join(f"{name} {value:.3g}" for name, value in chosen.items())
+        final = train_finally(
+            spec,
+            f"{self.method.name} at {outcome.setting}",
+            lambda seed: self._train(chosen, seed, images=everything, epochs=epochs),
+        )
+        outcome.charge(final)
         probs = self.setup.trainer.predict(splits.test)
         labels = self.setup.source.labels[splits.test]
         outcome.score = score(spec.train.metric, labels, probs, len(self.setup.classes))
-        outcome.setting = ", ".join(f"{name} {value:.3g}" for name, value in chosen.items())
         return outcome
 
 

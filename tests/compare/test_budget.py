@@ -11,6 +11,10 @@ import pytest
 from optuna.trial import TrialState
 
 from biotune_optuna.compare.budget import _Budget
+from biotune_optuna.compare.outcome import Outcome
+from biotune_optuna.finetune.methods import get_method
+from biotune_optuna.finetune.results import RunResult
+from biotune_optuna.study.spec import StudySpec
 
 N_TRAIN, N_VAL, TOP_K, RUNS = 60, 20, 2, 3
 
@@ -72,3 +76,28 @@ def test_another_trial_must_fit_before_the_end(
     budget.budget = round(3 * one + budget._kept(trials)) + spare
     monkeypatch.setattr("biotune_optuna.compare.budget._finished", lambda _study: trials)
     assert budget._is_spent(None) is spent  # type: ignore[arg-type]
+
+
+def test_a_final_training_that_diverges_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def train(self: _Budget, setting: Any, seed: int, **options: Any) -> RunResult:
+        seeds.append(seed)
+        return RunResult(
+            score=0.5, best_epoch=2, images_forward=10, diverged=seed == spec.final_seed
+        )
+
+    spec = StudySpec(model="resnet18", data="digits")
+    setup: Any = SimpleNamespace(
+        spec=spec,
+        splits=SimpleNamespace(train=np.arange(4), val=np.arange(4, 6), test=np.array([6, 7])),
+        trainer=SimpleNamespace(predict=lambda _: np.eye(2, dtype=np.float32)),
+        source=SimpleNamespace(labels=np.array([0] * 7 + [1])),
+        classes=("a", "b"),
+    )
+    monkeypatch.setattr(_Budget, "_train", train)
+    plan: Any = SimpleNamespace(top_k=1, runs=1)
+    budget = _Budget(setup, get_method("full"), plan, 100, SimpleNamespace())  # type: ignore[arg-type]
+    outcome = budget._confirm([{"lr": 0.1, "epochs": 3}], Outcome())
+    assert seeds[1:] == list(spec.final_seeds(2))
+    assert (outcome.score, outcome.forward) == (1.0, 30)
