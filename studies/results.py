@@ -10,6 +10,7 @@ With METHODs only these run; the same command goes on where it stopped, and seve
 The tables are in docs/results.md.
 """
 
+import contextlib
 import os
 import shutil
 import sys
@@ -31,10 +32,12 @@ HELD_OUT: dict[str, dict[str, Any]] = {
 
 folder, methods = Path(sys.argv[1]), sys.argv[2:] or default_methods()
 if not (folder / "pooled").exists():
-    part = folder / "pooled.part" / "hymenoptera"
+    part = folder / f"pooled.{os.getpid()}"
     for given in ("train", "val"):
-        shutil.copytree(folder / "hymenoptera" / given, part, dirs_exist_ok=True)
-    part.parent.rename(folder / "pooled")
+        shutil.copytree(folder / "hymenoptera" / given, part / "hymenoptera", dirs_exist_ok=True)
+    with contextlib.suppress(OSError):  # another process was faster
+        part.rename(folder / "pooled")
+    shutil.rmtree(part, ignore_errors=True)
 specs = tuple(
     StudySpec(
         model=MODEL,

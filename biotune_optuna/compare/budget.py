@@ -226,6 +226,7 @@ class _Budget:
             spec,
             f"{self.method.name} at {outcome.setting}",
             lambda seed: self._train(chosen, seed, images=everything, epochs=epochs),
+            must_hold=False,
         )
         outcome.charge(final)
         probs = self.setup.trainer.predict(splits.test)

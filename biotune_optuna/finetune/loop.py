@@ -314,6 +314,7 @@ class Run:
 
     def _validate(self, idx: Indices) -> float:
         self._set_training(training=False)
+        self.optimizer.zero_grad(set_to_none=True)  # their memory is of use here
         probs, self._held_evaluating = probabilities(
             self.feed.evaluate, idx, self._held_evaluating, self.device, self.amp
         )

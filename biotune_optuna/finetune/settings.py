@@ -156,19 +156,21 @@ class TrainSettings:
     def paper(cls, **changes: Any) -> TrainSettings:
         """The paper's protocol (BioTune paper, Sec. IV).
 
-        Adam, at most 30 epochs, early stop after 3, cosine over 100 epochs stepped once an epoch,
+        Adam, at most 30 epochs, early stop after 3, cosine over 100 epochs (``epochs`` where they
+        are more) stepped once an epoch,
         batches of 96, no augmentation.
 
         Args:
             **changes: Fields to set otherwise.
         """
+        epochs = changes.get("epochs", 30)
         paper: dict[str, Any] = {
-            "epochs": 30,
+            "epochs": epochs,
             "patience": 3,
             "batch_size": 96,
             "optimizer": "adam",
             "schedule": "cosine",
-            "schedule_epochs": 100,
+            "schedule_epochs": max(100, epochs) if isinstance(epochs, int) else 100,
             "schedule_interval": "epoch",
         }
         return cls.from_dict({**paper, **changes})

@@ -265,7 +265,13 @@ class _Confirmation:
             if self.observer:
                 self.observer.stage("final training", candidate.name, self.done, self.total)
             self.done += 1
-            final = _fit_final(self.study, candidate.recipe, candidate.final_epochs, self._on_epoch)
+            final = _fit_final(
+                self.study,
+                candidate.recipe,
+                candidate.final_epochs,
+                self._on_epoch,
+                is_winner=candidate is tested[-1],
+            )
             cost[candidate.name] = {
                 "forward": final.images_forward,
                 "backward": final.images_backward,
@@ -319,11 +325,13 @@ def _fit_final(
     recipe: Recipe,
     epochs: int,
     on_epoch: Callable[[EpochRecord], None] | None,
+    *,
+    is_winner: bool = True,
 ) -> RunResult:
     """Trains on training and validation data, without early stop; keeps the weights.
 
     Raises:
-        StudyError: If the training diverges on every seed that is tried.
+        StudyError: If the winner's training diverges on every seed that is tried.
     """
     images = np.concatenate([study.setup.splits.train, study.setup.splits.val])
     study.trained = None
@@ -333,8 +341,9 @@ def _fit_final(
         lambda seed: study.setup.trainer.fit(
             recipe, images, None, seed=seed, epochs=epochs, on_epoch=on_epoch, keep_weights=True
         ),
+        must_hold=is_winner,
     )
-    study.trained = (recipe.key(), epochs)
+    study.trained = None if result.diverged else (recipe.key(), epochs)
     return result
 
 

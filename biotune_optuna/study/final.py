@@ -21,19 +21,23 @@ _log = logging.getLogger("biotune_optuna.study")
 _TRIES = 3
 
 
-def train_finally(spec: StudySpec, what: str, train: Callable[[int], RunResult]) -> RunResult:
+def train_finally(
+    spec: StudySpec, what: str, train: Callable[[int], RunResult], *, must_hold: bool = True
+) -> RunResult:
     """Trains on the first of a study's final seeds on which the run does not diverge.
 
     Args:
         spec: Gives the seeds.
         what: What is trained and for how long, for the error.
         train: Trains on a seed, without validation images.
+        must_hold: Whether a model is to come of it; if not, as for a rival that is only tested, a
+            training that diverges on three seeds stands as it is.
 
     Returns:
-        The run that holds, with the cost of those before it.
+        The run that holds, else the last, with the cost of those before it.
 
     Raises:
-        StudyError: If it diverges on three seeds.
+        StudyError: If it diverges on three seeds and must not.
     """
     earlier: RunResult | None = None
     for seed in spec.final_seeds(_TRIES):
@@ -44,6 +48,8 @@ def train_finally(spec: StudySpec, what: str, train: Callable[[int], RunResult])
             return result
         _log.warning("the final training (%s) diverged on seed %d", what, seed)
         earlier = result
+    if not must_hold:
+        return result
     raise StudyError(
         f"the final training ({what}) diverged on {_TRIES} seeds; make another recipe win by more "
         "trials, or begin a study with a lower lr or with grad_clip"
