@@ -2,12 +2,9 @@
 
     python results.py FOLDER [METHOD ...]
 
-FOLDER holds `hymenoptera/` (ants and bees in parts train and val; it has no test part, so the two
-are copied together to `pooled/hymenoptera/`, and every repeat splits them anew), and
-`pneumoniamnist/` and `usps/` with their official test parts. 200 images to train on, 28 trials, ten
-repeats; ImageNet weights of a small network.
-With METHODs only these run; the same command goes on where it stopped, and several share the work.
-The tables are in docs/results.md.
+FOLDER holds `hymenoptera/` (its train and val are put together in `pooled/` and split anew in every
+repeat), and `pneumoniamnist/` and `usps/` with their official test parts. With METHODs only these
+run; the same command goes on where it stopped, and several share it. See docs/results.md.
 """
 
 import contextlib
@@ -32,12 +29,12 @@ HELD_OUT: dict[str, dict[str, Any]] = {
 
 folder, methods = Path(sys.argv[1]), sys.argv[2:] or default_methods()
 if not (folder / "pooled").exists():
-    part = folder / f"pooled.{os.getpid()}"
-    for given in ("train", "val"):
-        shutil.copytree(folder / "hymenoptera" / given, part / "hymenoptera", dirs_exist_ok=True)
+    own = folder / f"pooled.{os.getpid()}"
+    for part in ("train", "val"):
+        shutil.copytree(folder / "hymenoptera" / part, own / "hymenoptera", dirs_exist_ok=True)
     with contextlib.suppress(OSError):  # another process was faster
-        part.rename(folder / "pooled")
-    shutil.rmtree(part, ignore_errors=True)
+        own.rename(folder / "pooled")
+    shutil.rmtree(own, ignore_errors=True)
 specs = tuple(
     StudySpec(
         model=MODEL,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from tiny import tiny_spec
 
 from biotune_optuna.compare import work
@@ -212,7 +213,8 @@ def test_a_stop_hands_the_cell_back(tmp_path: Path, cache: Path) -> None:
 
 def start(tmp_path: Path, cache: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "biotune_optuna", "compare", *OPTIONS, *arguments]
-    environment = os.environ | {"BIOTUNE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    threads = str(torch.get_num_threads())  # with others, scores may differ
+    environment = os.environ | {"BIOTUNE_CACHE": str(cache), "OMP_NUM_THREADS": threads}
     environment["BIOTUNE_STORAGE"] = f"sqlite:///{tmp_path}/c.db"
     return subprocess.Popen(
         command,
