@@ -55,4 +55,4 @@ plan = Comparison(
 )
 storage = os.environ.get("BIOTUNE_STORAGE", "sqlite:///development.db")
 rows = run_comparison(plan, storage=storage, tell=print)
-print(write_comparison(rows, "development-out", title="Three data sets of the development"))
+print(write_comparison(rows, "development-out", title="The data sets of the development"))

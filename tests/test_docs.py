@@ -110,7 +110,12 @@ def test_every_public_name_is_documented() -> None:
 
 @pytest.mark.parametrize(
     ("table", "page"),
-    [("results", "heldout"), ("ablation", "ablation"), ("architectures", "architectures")],
+    [
+        ("results", "heldout"),
+        ("development", "development"),
+        ("ablation", "ablation"),
+        ("architectures", "architectures"),
+    ],
 )
 def test_the_results_are_what_their_table_says(table: str, page: str, tmp_path: Path) -> None:
     """Nobody writes into a page of results by hand."""
