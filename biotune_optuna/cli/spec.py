@@ -67,7 +67,8 @@ _EVALUATION = (
     click.option(
         "--scheme",
         type=click.Choice(["holdout", "kfold"]),
-        help="On one part for all, or each fold on the others' models.  [default: holdout]",
+        help="holdout: one validation part for all; kfold: each fold validates once.  "
+        "[default: holdout]",
     ),
 )
 _DATA = (
