@@ -8,26 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from biotune_optuna.errors import BioTuneError, ModelError
+from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune import rgn, rivals
 from biotune_optuna.finetune.methods import METHODS, get_method
 from biotune_optuna.finetune.results import StopTraining
 from biotune_optuna.finetune.tactic import Tactic
-from biotune_optuna.finetune.trainer import Trainer, TrainSettings
-from biotune_optuna.models import model_blocks
 from biotune_optuna.recipe import Recipe
 
-from .kit import make_model
-
-
-def make_trainer(images, name="test_resnet", options=None, **settings):
-    model, blocks = make_model(name, n_classes=images.n_classes, **(options or {}))
-    chosen = {"epochs": 3, "batch_size": 16, "patience": None, **settings}
-    return Trainer(model, blocks, images, TrainSettings(**chosen), device="cpu")
-
-
-def values(model):
-    return {n: t.detach().clone() for n, t in (*model.named_parameters(), *model.named_buffers())}
+from .kit import make_trainer, state_of
 
 
 @pytest.fixture
@@ -57,12 +45,12 @@ def test_each_method_trains_offers_five_settings_and_repeats_itself(images, spli
     trainer = make_trainer(images, epochs=2)
     setting = settings[2]
     first = method.run(trainer, *split, setting=setting, seed=3, keep_weights=True)
-    after = values(trainer.model)
+    after = state_of(trainer)
     probs = trainer.predict(split[1])
     METHODS["full"].run(trainer, *split, setting={"lr": 1e-2}, seed=9)
     again = method.run(trainer, *split, setting=setting, seed=3, keep_weights=True)
     assert [r.score for r in first.epochs] == [r.score for r in again.epochs]
-    assert all(torch.equal(after[n], t) for n, t in values(trainer.model).items())
+    assert all(torch.equal(after[n], t) for n, t in state_of(trainer).items())
     assert not first.diverged
     assert len(first.epochs) == 2
     assert first.images_backward >= 2 * 40
@@ -108,7 +96,7 @@ def test_unfreezing_adds_one_block_an_epoch_from_its_side(images, split, name, r
     trainer = make_trainer(images, epochs=8, schedule="constant")
     blocks = trainer.blocks
     seen = rates(trainer)
-    before = values(trainer.model)
+    before = state_of(trainer)
     result = METHODS[name].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
     steps = len(seen) // 8
     by_epoch = [set(seen[epoch * steps]) for epoch in range(8)]
@@ -121,7 +109,7 @@ def test_unfreezing_adds_one_block_an_epoch_from_its_side(images, split, name, r
     # a first epoch alone moves nothing but the head
     METHODS[name].run(trainer, *split, setting={"lr": 1e-3}, seed=0, epochs=1)
     trunk = [p for b in blocks[:-1] for p in (*b.parameter_names, *b.buffer_names)]
-    assert all(torch.equal(before[p], values(trainer.model)[p]) for p in trunk)
+    assert all(torch.equal(before[p], state_of(trainer)[p]) for p in trunk)
 
 
 def test_unfreezing_keeps_the_state_of_what_trained_already_and_hurries_when_epochs_are_few(
@@ -183,10 +171,10 @@ def test_lp_ft_starts_full_training_from_the_probes_head(images, split):
     probe = Recipe.linear_probe(trainer.blocks, lr=rivals.PROBE_RATE)
     first = trainer.fit(probe, *split, seed=2, keep_weights=True)
     head = trainer.model.get_parameter("fc.weight").detach().clone()
-    trunk = values(trainer.model)
+    trunk = state_of(trainer)
     # at a rate near zero the second phase shows what it started from
     result = METHODS["lp-ft"].run(trainer, *split, setting={"lr": 1e-12}, seed=2)
-    now = values(trainer.model)
+    now = state_of(trainer)
     torch.testing.assert_close(now["fc.weight"], head, rtol=0, atol=1e-7)
     for block in trainer.blocks[:-1]:
         for name in block.parameter_names:
@@ -247,7 +235,7 @@ def test_the_starting_point_pulls_with_the_strength_given(images, split, name, a
 
 def distance(trainer):
     kernels = [n for n, p in trainer.model.named_parameters() if p.ndim > 1 and "fc" not in n]
-    now = values(trainer.model)
+    now = state_of(trainer)
     return sum(float((now[n] - trainer._pristine[n]).square().sum()) for n in kernels)
 
 
@@ -304,7 +292,7 @@ def test_auto_rgn_rates_are_the_relative_gradient_norms(images, split):
     assert records == [everything - norms] * 2
     # 40 images are three batches of the five asked for, twice
     assert result.images_backward == 2 * (40 + 40)
-    assert all(torch.equal(trainer._pristine[n], values(trainer.model)[n]) for n in norms)
+    assert all(torch.equal(trainer._pristine[n], state_of(trainer)[n]) for n in norms)
 
 
 def test_rgn_gives_a_recipe_to_start_a_search(images, split):
@@ -336,112 +324,6 @@ def test_float16_looks_at_scaled_gradients_and_returns_them_unscaled(images, spl
     assert heads[1] == pytest.approx(1024 * heads[0])
     for name, gradient in look[0].items():
         torch.testing.assert_close(look[1][name], gradient, msg=name)
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_nfnet"])
-def test_lora_merged_equals_unmerged(images, split, name, monkeypatch):
-    lora = pytest.importorskip("biotune_optuna.finetune.lora")
-    pytest.importorskip("peft")
-    trainer = make_trainer(images, name, {"img_size": 32} if name == "test_vit" else None)
-    unmerged = []
-    merge_into = lora.merge_into
-
-    def watch(model, adapted):
-        adapted.eval()
-        with torch.no_grad():
-            unmerged.append(adapted(images.batch(split[1])).softmax(1).numpy())
-        merge_into(model, adapted)
-
-    monkeypatch.setattr(lora, "merge_into", watch)
-    before = values(trainer.model)
-    result = METHODS["lora"].run(trainer, *split, setting={"lr": 1e-2}, seed=0)
-    np.testing.assert_allclose(trainer.predict(split[1]), unmerged[0], rtol=1e-3, atol=1e-5)
-    after = values(trainer.model)
-    head = trainer.blocks[-1].parameter_names
-    adapted = {f"{path}.weight" for path in lora.adaptable_layers(trainer)}
-    moved = {n for n in after if not torch.equal(before[n], after[n])}
-    assert moved == adapted | set(head)
-    # rank 8 at most: no more than eight singular values of any update differ from zero
-    widest = max(adapted, key=lambda n: min(after[n].flatten(1).shape))
-    update = (after[widest] - before[widest]).flatten(1)
-    singular = torch.linalg.svdvals(update.double())
-    assert min(update.shape) > 8
-    assert (singular[8:] < 1e-3 * singular[0]).all()
-    assert 0 < result.trainable_fraction < 1
-    assert not any("lora" in n for n, _ in trainer.model.named_modules())
-
-
-def test_lora_leaves_grouped_convolutions_frozen(images):
-    lora = pytest.importorskip("biotune_optuna.finetune.lora")
-    trainer = make_trainer(images, "test_efficientnet")
-    modules = dict(trainer.model.named_modules())
-    grouped = {n for n, m in modules.items() if isinstance(m, nn.Conv2d) and m.groups > 1}
-    assert grouped
-    assert not grouped & set(lora.adaptable_layers(trainer))
-
-
-def test_lora_does_not_count_adapters_that_the_network_passes_by(images, split, caplog):
-    pytest.importorskip("peft")
-
-    class Mixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = nn.Linear(3 * 32 * 32, 8)
-            self.second = nn.Linear(8, 8)
-            self.head = nn.Linear(8, images.n_classes)
-
-        def forward(self, x):
-            x = self.first(x.flatten(1))
-            return self.head(nn.functional.linear(x, self.second.weight))
-
-    blocks = model_blocks(Mixed(), patterns={n: n for n in ("first", "second", "head")})
-    trainer = Trainer(Mixed(), blocks, images, TrainSettings(epochs=1), device="cpu")
-    with caplog.at_level("INFO", "biotune_optuna.finetune"):
-        result = METHODS["lora"].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
-    assert result.trainable_parameters == 8 * (3 * 32 * 32 + 8) + 9 * images.n_classes
-    assert "never acted: second" in caplog.text
-
-
-def test_lora_refuses_a_network_that_its_merged_adapters_change(images, split):
-    lora = pytest.importorskip("biotune_optuna.finetune.lora")
-    pytest.importorskip("peft")
-
-    class Tripled(nn.Linear):
-        def forward(self, x):
-            return nn.functional.linear(x, 3 * self.weight, self.bias)
-
-    model = nn.Sequential(nn.Flatten(), Tripled(3 * 32 * 32, 8), nn.Linear(8, images.n_classes))
-    blocks = model_blocks(model, patterns={"first": r"1\.", "head": r"2\."})
-    trainer = Trainer(model, blocks, images, TrainSettings(epochs=2), device="cpu")
-    assert lora.adaptable_layers(trainer) == ["1"]
-    with pytest.raises(ModelError, match="lora cannot train Sequential"):
-        METHODS["lora"].run(trainer, *split, setting={"lr": 1e-1}, seed=0)
-
-
-def test_lora_adapts_layers_by_their_whole_names(images):
-    lora = pytest.importorskip("biotune_optuna.finetune.lora")
-    pytest.importorskip("peft")
-
-    class Deep(nn.Module):
-        """Its inner "conv" ends like the outer one, and must not be adapted with it."""
-
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3, padding=1)
-            self.inner = nn.Module()
-            self.inner.conv = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-            self.fc = nn.Linear(8, 3)
-
-        def forward(self, x):
-            return self.fc(self.inner.conv(self.conv(x)).mean((2, 3)))
-
-    model = Deep()
-    patterns = {"conv": "conv", "inner": "inner", "head": "fc"}
-    blocks = model_blocks(model, patterns=patterns)
-    trainer = Trainer(model, blocks, images, TrainSettings(), device="cpu")
-    adapted = lora.with_adapters(trainer, rank=2, alpha=2, seed=0)
-    found = {n.partition(".lora_")[0] for n, _ in adapted.named_parameters() if ".lora_" in n}
-    assert found == set(lora.adaptable_layers(trainer)) == {"conv"}
 
 
 def test_an_unknown_method_is_named():
