@@ -76,7 +76,8 @@ class BioTuneSampler(BaseSampler):
             that the objective suggests beside the space's evolve along from the second trial on.
         initial: Genomes for the first slots of generation 0, or their parameters; needs a space.
         preset: ``"paper"`` is the published strategy to the letter; ``"default"`` is what measures
-            best in this project's benchmark.
+            best in this project's benchmark. None takes the one kept in the study, and where there
+            is none, ``"default"``.
         population_size: P >= 3, survivors of a generation; None takes the preset's.
         n_elites: E, 0 <= E < P, how many of the best are exploited; None takes the preset's.
         momentum: κ >= 0 of the crossover; None takes the preset's.
@@ -113,7 +114,7 @@ class BioTuneSampler(BaseSampler):
         *,
         space: GenomeSpace | None = None,
         initial: Sequence[Genome | Mapping[str, Any]] = (),
-        preset: Preset = "default",
+        preset: Preset | None = None,
         population_size: int | None = None,
         n_elites: int | None = None,
         momentum: float | None = None,

@@ -36,6 +36,7 @@ class Config:
         initial: Parameters of the genomes wanted in generation 0.
         explicit: Names of the settings that the user gave.
         n_given: How many of the initial genomes the user gave; they come first.
+        named: Whether the user named the preset.
     """
 
     preset: Preset
@@ -45,12 +46,13 @@ class Config:
     initial: tuple[dict[str, Any], ...]
     explicit: tuple[str, ...] = ()
     n_given: int = 0
+    named: bool = False
 
     @classmethod
     def make(
         cls,
         *,
-        preset: Preset,
+        preset: Preset | None,
         seed: int | None,
         space: GenomeSpace | None,
         initial: Sequence[Genome | Mapping[str, Any]],
@@ -58,6 +60,8 @@ class Config:
     ) -> Config:
         """Checks what a user asks for, and makes it JSON-ready."""
         seed = plain_value(seed)
+        named = preset is not None
+        preset = "default" if preset is None else preset
         if preset not in get_args(Preset):
             raise StudyError(f"preset {preset!r} is unknown; choose 'default' or 'paper'")
         if seed is not None and seed < 0:
@@ -75,7 +79,7 @@ class Config:
             known = {one.decode().key() for one in genomes}
             genomes += [one for one in informed_genomes(space) if one.decode().key() not in known]
         params = tuple({k: plain_value(v) for k, v in one.params.items()} for one in genomes)
-        return cls(preset, chosen, seed, space, params, tuple(explicit), len(initial))
+        return cls(preset, chosen, seed, space, params, tuple(explicit), len(initial), named)
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON-ready data."""
@@ -117,8 +121,7 @@ class Config:
                     getattr(settings, name),
                     getattr(self.settings, name),
                 )
-        # Who names no preset gets "default", and does not mean it.
-        if self.preset not in ("default", data["preset"]):
+        if self.named and self.preset != data["preset"]:
             _logger.warning("the study keeps preset %r; %r is ignored", data["preset"], self.preset)
         if any(one not in data["initial"] for one in self.initial[: self.n_given]):
             _logger.warning("the study keeps its initial genomes; others are ignored")

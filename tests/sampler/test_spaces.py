@@ -213,6 +213,17 @@ def test_a_preset_and_genomes_that_come_too_late_are_named(caplog):
     assert "the study keeps its initial genomes; others are ignored" in caplog.text
 
 
+def test_only_a_named_preset_can_come_too_late(caplog):
+    study = make_study("paper")
+    study.optimize(objective, n_trials=1)
+    study.sampler = BioTuneSampler()
+    study.optimize(objective, n_trials=1)
+    assert not caplog.text
+    study.sampler = BioTuneSampler(preset="default")
+    study.optimize(objective, n_trials=1)
+    assert "the study keeps preset 'paper'; 'default' is ignored" in caplog.text
+
+
 def test_a_drawn_seed_is_kept_in_the_study():
     study = make_study(seed=None)
     study.optimize(objective, n_trials=1)
