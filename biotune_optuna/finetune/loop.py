@@ -193,6 +193,8 @@ class Run:
                 if self._out_of_patience(epoch):
                     result.stopped = "patience"
                     break
+            if self._val_idx is None:
+                self._check_weights()
         except _Diverged:
             self._end_diverged()
         except StopTraining:
@@ -207,6 +209,11 @@ class Run:
         if self._val_idx is None or patience is None:
             return False
         return epoch + 1 - max(self.result.best_epoch, self._tactic.patient_until) >= patience
+
+    def _check_weights(self) -> None:
+        """Looks at what the last step left, which no loss has seen without validation images."""
+        if not all(bool(p.detach().isfinite().all()) for p in self.model.parameters()):
+            raise _Diverged
 
     def _end_diverged(self) -> None:
         result = self.result

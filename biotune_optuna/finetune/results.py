@@ -68,7 +68,8 @@ class RunResult:
         cache_hits: Image passes whose frozen prefix was served from the cache.
         cache_misses: Images whose frozen prefix this run computed to fill the cache. The only
             figure beside times and memory that depends on what ran before.
-        diverged: Whether a loss became infinite, NaN or absurdly large.
+        diverged: Whether a loss became infinite, NaN or absurdly large, or, without validation
+            images, a weight was infinite or NaN at the end.
         batch_size: Images held at once in training: the settings' batch size, or less after memory
             ran out.
         stopped: Why the run ended.

@@ -200,6 +200,15 @@ def test_an_exploding_loss_ends_the_run_with_the_worst_score(images, split, metr
     assert result.predictions is None
 
 
+def test_weights_that_explode_in_the_last_step_end_it_too(images, split):
+    trainer = make_trainer(images, epochs=1, batch_size=len(split[0]), warmup_epochs=0)
+    held = trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), split[0], None, seed=0)
+    assert not held.diverged
+    result = trainer.fit(Recipe.full(trainer.blocks, lr=1e39), split[0], None, seed=0)
+    assert math.isfinite(result.epochs[0].train_loss)
+    assert (result.diverged, result.stopped) == (True, "diverged")
+
+
 def test_keep_weights_puts_the_best_epoch_back(images, split):
     trainer = make_trainer(images, epochs=5)
     recipe = recipe_for(trainer, [0], lr=2e-2)
