@@ -54,8 +54,8 @@ def open_folder(root: str | Path, *, skip_bad_images: bool = False) -> ImageSour
         skip_bad_images: Leave out files that are no readable image instead of refusing them.
 
     Raises:
-        DataError: No such folder, no images in it, one class only, a link that leads out, or a bad
-            image.
+        DataError: No such folder, no images in it, one class only, images beside class folders, a
+            link that leads out, or a bad image.
     """
     root = Path(root)
     if not root.is_dir():
@@ -69,7 +69,7 @@ def open_folder(root: str | Path, *, skip_bad_images: bool = False) -> ImageSour
             label = _class_name(class_folder)
             for path in _files(class_folder, inside):
                 shown = _printable(path.relative_to(root).as_posix())
-                if path.suffix.lower() in IMAGE_SUFFIXES:
+                if _is_image(path):
                     entries.append(_Entry(shown, path, label, split))
                 else:
                     foreign.append(shown)
@@ -112,32 +112,54 @@ def _check_entries(
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
     """The train, val and test folders of ``root``, or none if its folders are classes.
 
-    A folder called ``train`` that holds pictures itself is a class (of trains).
+    A folder called ``train`` that holds only pictures is a class (of trains) if another class
+    stands beside it.
     """
     folders = _listing(root)[0]
     named = [(SPLIT_ALIASES[f.name.lower()], f) for f in folders if f.name.lower() in SPLIT_ALIASES]
     train = [folder for split, folder in named if split == "train"]
-    if not train or _has_images(train[0]):
-        if named and len(named) == len(folders) and not any(_has_images(f) for _, f in named):
+    others = [folder.name for folder in folders if folder.name.lower() not in SPLIT_ALIASES]
+    if others and (not train or _holds_only_images(train[0])):
+        return []
+    if not train:
+        if named:
             raise DataError(f"{str(root)!r} has {named[0][1].name}/ but no train/ beside it")
         return []
-    twice = [split for split, _ in named]
-    for split in twice:
-        if twice.count(split) > 1:
+    splits = [split for split, _ in named]
+    for split in splits:
+        if splits.count(split) > 1:
             raise DataError(f"{str(root)!r} has two folders for the {split} part; keep one")
-    if len(named) < len(folders):
-        other = next(f.name for f in folders if f.name.lower() not in SPLIT_ALIASES)
+    if others:
         raise DataError(
-            f"{str(root)!r} has {train[0].name}/ beside {other!r}, which is neither train, val nor "
-            "test; move it away"
+            f"{str(root)!r} has {train[0].name}/ beside {others[0]!r}, which is neither train, val "
+            "nor test; move it away"
         )
-    parts = []
-    for split, folder in named:
-        if _has_images(folder):
-            _logger.warning("%s holds images without class folders and is not used", folder)
-        else:
-            parts.append((split, folder))
-    return parts
+    return [(split, folder) for split, folder in named if _is_divided(root, split, folder)]
+
+
+def _is_divided(root: Path, split: str, folder: Path) -> bool:
+    """Whether a part has class folders, or none but images, so that it is left aside."""
+    folders, files = _listing(folder)
+    stray = [_printable(f.relative_to(root).as_posix()) for f in files if _is_image(f)]
+    if not stray:
+        return True
+    if folders:
+        raise DataError(
+            f"image {stray[0]!r} in {str(root)!r} lies beside the class folders of "
+            f"{_printable(folder.name)}/; move it into one of them, or away"
+        )
+    if split == "train":
+        raise DataError(
+            f"image {stray[0]!r} in {str(root)!r} lies in no class folder; put the images into one "
+            "folder per class, or list them in a CSV file"
+        )
+    _logger.warning("%s holds images without class folders and is not used", folder)
+    return False
+
+
+def _holds_only_images(folder: Path) -> bool:
+    folders, files = _listing(folder)
+    return not folders and any(map(_is_image, files))
 
 
 def _class_name(folder: Path) -> str:
@@ -196,5 +218,5 @@ def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
     return folders, files
 
 
-def _has_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in _listing(folder)[1])
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES

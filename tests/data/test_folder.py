@@ -66,6 +66,16 @@ def test_test_images_without_classes_are_left_aside(
     assert "without class folders" in caplog.text
 
 
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_an_image_beside_class_folders_is_named(tree: Tree, part: str) -> None:
+    parts = {f"{name}/{c}": 2 for name in ("train", "val", "test") for c in ("a", "b")}
+    root = tree({**parts, part: 1})
+    with pytest.raises(DataError, match=rf"'{part}/000\.png' in .* beside the class folders of"):
+        open_source(root)
+    with pytest.raises(DataError, match="beside the class folders"):
+        open_source(root, skip_bad_images=True)  # it is no bad image
+
+
 @pytest.mark.parametrize(
     ("counts", "what"),
     [
@@ -75,12 +85,17 @@ def test_test_images_without_classes_are_left_aside(
         ({"train/a": 1, "train/b": 1, "others/a": 1}, "'others', which is neither"),
         ({"train/a": 1, "train/b": 1, "val/c": 1}, "class 'c' of 'val/c/000.png' has no images"),
         ({"train/a": 1, "val/a": 1, "valid/a": 1}, "two folders for the val part"),
+        ({"train": 3, "test": 2}, "'train/000.png' in {root!r} lies in no class folder"),
+        ({"train": 3}, "'train/000.png' in {root!r} lies in no class folder"),
+        ({"train": 3, "test/a": 1}, "'train/000.png' in {root!r} lies in no class folder"),
+        ({"val": 3, "test": 2}, "but no train/"),
     ],
 )
 def test_bad_trees_are_one_line(tree: Tree, counts: dict[str, int], what: str) -> None:
+    root = tree(counts)
     with pytest.raises(DataError) as caught:
-        open_source(tree(counts))
-    assert what in str(caught.value)
+        open_source(root)
+    assert what.replace("{root!r}", repr(str(root))) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
