@@ -64,7 +64,8 @@ def open_shards(root: Path, *, skip_bad_images: bool = False) -> ImageSource:
         skip_bad_images: Leave out what is no readable image instead of refusing it.
 
     Raises:
-        DataError: No shards, a shard that is no tar file, a sample without class, a bad image.
+        DataError: No shards, a shard that is no tar file, a sample without class or with two
+            images, a bad image.
     """
     if not root.is_dir():
         raise DataError(f"no such folder: {str(root)!r}; give wds/ and a folder of .tar shards")
@@ -116,13 +117,14 @@ def _samples(shard: Path, split: str) -> Iterator[_Member]:
                 if not member.isreg():
                     continue
                 if f".{ending.lower()}" in IMAGE_SUFFIXES:
-                    images[key] = member
+                    if (first := images.setdefault(key, member)) is not member:
+                        raise _two(shard, key, "images", first.name, member.name)
                 elif ending in {"cls", "json"}:
                     content = tar.extractfile(member)
                     assert content is not None
                     label = _label(content.read(), ending)
-                    if label is not None:
-                        labels[key] = label
+                    if label is not None and labels.setdefault(key, label) != label:
+                        raise _two(shard, key, "classes", labels[key], label)
     except _UNREADABLE as error:
         raise DataError(f"shard {str(shard)!r} cannot be read: {error}") from None
     for key, member in images.items():
@@ -136,6 +138,12 @@ def _samples(shard: Path, split: str) -> Iterator[_Member]:
             labels[key],
             split,
         )
+
+
+def _two(shard: Path, key: str, what: str, one: str | int, other: str | int) -> DataError:
+    return DataError(
+        f"shard {shard.name!r}: sample {key!r} has two {what}, {one!r} and {other!r}; keep one"
+    )
 
 
 def _label(content: bytes, ending: str) -> int | None:

@@ -104,6 +104,21 @@ def test_a_shard_that_is_gone_is_named(shards: Path) -> None:
         source.load(0)
 
 
+def test_two_images_of_one_sample_are_named(tmp_path: Path) -> None:
+    mask, photo = {"0.png": png(1)}, {"0.jpg": png(0)}
+    for first, second in ((mask, photo), (photo, mask)):
+        shard(tmp_path / "a.tar", {"0.cls": b"0", **first, **second})
+        names = " and ".join(repr(name) for name in (*first, *second))
+        with pytest.raises(DataError, match=f"sample '0' has two images, {names}; keep one"):
+            open_source(f"wds/{tmp_path}")
+
+
+def test_two_classes_of_one_sample_are_named(tmp_path: Path) -> None:
+    shard(tmp_path / "a.tar", {"0.png": png(0), "0.cls": b"1", "0.json": b'{"label": 2}'})
+    with pytest.raises(DataError, match="sample '0' has two classes, 1 and 2"):
+        open_source(f"wds/{tmp_path}")
+
+
 def test_no_shards(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no \.tar shards"):
         open_source(f"wds/{tmp_path}")
