@@ -12,6 +12,9 @@ from biotune_optuna.data.scan import check_inside
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
+    from _csv import Reader
+    from collections.abc import Iterator
+
     from biotune_optuna.data.image_source import ImageSource
 
 __all__ = ["open_manifest"]
@@ -25,6 +28,7 @@ _COLUMNS = {
 
 
 class _Row(NamedTuple):
+    line: int
     path: str
     label: str
     split: str
@@ -50,14 +54,14 @@ def open_manifest(file: str | Path, *, skip_bad_images: bool = False) -> ImageSo
     rows = _rows(file)
     root = file.resolve().parent
     paths = []
-    for number, row in enumerate(rows, start=2):
+    for row in rows:
         try:
             path = root / row.path
             check_inside(path, root, row.path)
         except ValueError:  # a null byte
-            raise DataError(f"{file.name} row {number}: {row.path!r} is no file name") from None
+            raise DataError(f"{file.name} line {row.line}: {row.path!r} is no file name") from None
         except DataError as error:
-            raise DataError(f"{file.name} row {number}: {error}") from None
+            raise DataError(f"{file.name} line {row.line}: {error}") from None
         paths.append(path)
     labels, classes = class_names(_as_numbers([row.label for row in rows]), len(rows))
     grouped = any(row.group for row in rows)
@@ -79,7 +83,7 @@ def _rows(file: Path) -> list[_Row]:
             reader = csv.reader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
             header = [name.strip().lower() for name in next(reader, [])]
             at = _columns(file, header)
-            lines = [line for line in reader if any(cell.strip() for cell in line)]
+            lines = list(_numbered(reader))
     except OSError as error:
         raise DataError(f"{str(file)!r} cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -88,15 +92,23 @@ def _rows(file: Path) -> list[_Row]:
         raise DataError(f"{str(file)!r} lists no images")
     rows: list[_Row] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=2):
-        row = _row(line, at, f"{file.name} row {number}")
+    for number, cells in lines:
+        where = f"{file.name} line {number}"
+        row = _row(number, cells, at, where)
         if row.path in seen:
-            raise DataError(
-                f"{file.name} row {number}: {row.path!r} is listed in row {seen[row.path]} already"
-            )
+            raise DataError(f"{where}: {row.path!r} is listed in line {seen[row.path]} already")
         seen[row.path] = number
         rows.append(row)
     return rows
+
+
+def _numbered(reader: Reader) -> Iterator[tuple[int, list[str]]]:
+    """Rows that hold something, each with the line of the file on which it begins."""
+    begins = reader.line_num + 1
+    for cells in reader:
+        if any(cell.strip() for cell in cells):
+            yield begins, cells
+        begins = reader.line_num + 1
 
 
 def _columns(file: Path, header: list[str]) -> dict[str, int]:
@@ -115,9 +127,9 @@ def _columns(file: Path, header: list[str]) -> dict[str, int]:
     return at
 
 
-def _row(line: list[str], at: dict[str, int], where: str) -> _Row:
+def _row(line: int, found: list[str], at: dict[str, int], where: str) -> _Row:
     cells = {
-        column: line[index].strip() if index < len(line) else "" for column, index in at.items()
+        column: found[index].strip() if index < len(found) else "" for column, index in at.items()
     }
     for needed in ("path", "label"):
         if not cells[needed]:
@@ -126,7 +138,7 @@ def _row(line: list[str], at: dict[str, int], where: str) -> _Row:
     if given and given not in SPLIT_ALIASES:
         raise DataError(f"{where}: split {given!r} is not train, val, test or empty")
     split = SPLIT_ALIASES[given] if given else ""
-    return _Row(cells["path"], cells["label"], split, cells.get("group", ""))
+    return _Row(line, cells["path"], cells["label"], split, cells.get("group", ""))
 
 
 def _as_numbers(labels: list[str]) -> list[str] | list[int]:
