@@ -28,6 +28,9 @@ SPLIT_ALIASES = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "validate": "val",
+    "eval": "val",
+    "evaluation": "val",
     "test": "test",
     "testing": "test",
 }

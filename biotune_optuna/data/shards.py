@@ -57,7 +57,7 @@ def open_shards(root: Path, *, skip_bad_images: bool = False) -> ImageSource:
 
     Each sample is an image and either a ``.cls`` file with the number of its class or a ``.json``
     file with a field ``label``. The part of a shard is what ``info.json`` says, as timm reads it,
-    or else the word train, val(idation) or test in its name.
+    or else the word train, val(idation) or test in its name; either all shards have one or none.
 
     Args:
         root: The folder.
@@ -65,18 +65,17 @@ def open_shards(root: Path, *, skip_bad_images: bool = False) -> ImageSource:
 
     Raises:
         DataError: No shards, a shard that is no tar file, a sample without class or with two
-            images, a bad image.
+            images, a shard without part beside others, a bad image.
     """
     if not root.is_dir():
         raise DataError(f"no such folder: {str(root)!r}; give wds/ and a folder of .tar shards")
     shards = sorted(root.glob("*.tar"))
     if not shards:
         raise DataError(f"no .tar shards in {str(root)!r}")
-    published = _published_splits(root)
     members: list[_Member] = []
-    for shard in shards:
+    for shard, split in zip(shards, _splits(root, shards), strict=True):
         check_inside(shard, root.resolve(), str(shard))
-        members.extend(_samples(shard, published.get(shard.name) or _split_of(shard.name)))
+        members.extend(_samples(shard, split))
 
     def scan(member: _Member) -> ScannedFile:
         return scan_content(member.read(), member.id)
@@ -160,6 +159,22 @@ def _whole(label: str | float) -> int:
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"label {label} is too large")
     return number
+
+
+def _splits(root: Path, shards: list[Path]) -> list[str]:
+    """The part of each shard, or "" for all of them."""
+    published = _published_splits(root)
+    splits = [published.get(shard.name) or _split_of(shard.name) for shard in shards]
+    if any(splits) and not all(splits):
+        odd = shards[splits.index("")].name
+        other, split = next(
+            (s.name, split) for s, split in zip(shards, splits, strict=True) if split
+        )
+        raise DataError(
+            f"shard {odd!r} in {str(root)!r} is of no part, but {other!r} is of {split}; put train, "
+            "val or test into its name, or list it in info.json"
+        )
+    return splits
 
 
 def _published_splits(root: Path) -> dict[str, str]:

@@ -68,6 +68,36 @@ def test_info_file_names_the_parts(shards: Path) -> None:
         open_source(f"wds/{shards}")
 
 
+@pytest.mark.parametrize("word", ["val", "valid", "validation", "validate", "eval", "evaluation"])
+def test_words_for_the_validation_part(shards: Path, word: str) -> None:
+    (shards / "set-validation-0000.tar").rename(shards / f"set-{word}-0000.tar")
+    source = open_source(f"wds/{shards}")
+    assert source.splits is not None
+    assert sorted(source.splits.tolist()) == ["train"] * 8 + ["val"] * 4
+
+
+def test_a_shard_of_no_part_beside_others_is_named(shards: Path) -> None:
+    (shards / "set-validation-0000.tar").rename(shards / "set-holdout-0000.tar")
+    message = r"'set-holdout-0000\.tar' in .* is of no part, but 'set-train-0000\.tar' is of train"
+    with pytest.raises(DataError, match=message):
+        open_source(f"wds/{shards}")
+    info = {"splits": {"train": {"filenames": ["set-train-0000.tar"]}}}
+    (shards / "info.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match=message):
+        open_source(f"wds/{shards}")
+    info["splits"]["eval"] = {"filenames": ["set-holdout-0000.tar"]}
+    (shards / "info.json").write_text(json.dumps(info))
+    source = open_source(f"wds/{shards}")
+    assert source.splits is not None
+    assert source.splits.tolist() == ["val"] * 4 + ["train"] * 8
+
+
+def test_shards_of_no_part_are_divided_later(shards: Path) -> None:
+    for number, path in enumerate(sorted(shards.glob("*.tar"))):
+        path.rename(shards / f"{number}.tar")
+    assert open_source(f"wds/{shards}").splits is None
+
+
 def test_classes_from_json(tmp_path: Path) -> None:
     samples = {f"{i}.jpg": png(i) for i in range(3)}
     samples |= {f"{i}.json": json.dumps({"label": i % 2}).encode() for i in range(3)}
