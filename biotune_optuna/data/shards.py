@@ -167,11 +167,9 @@ def _splits(root: Path, shards: list[Path]) -> list[str]:
     splits = [published.get(shard.name) or _split_of(shard.name) for shard in shards]
     if any(splits) and not all(splits):
         odd = shards[splits.index("")].name
-        other, split = next(
-            (s.name, split) for s, split in zip(shards, splits, strict=True) if split
-        )
+        other = next(shard.name for shard, split in zip(shards, splits, strict=True) if split)
         raise DataError(
-            f"shard {odd!r} in {str(root)!r} is of no part, but {other!r} is of {split}; put train, "
+            f"shard {odd!r} in {str(root)!r} is of no part, but {other!r} is of one; put train, "
             "val or test into its name, or list it in info.json"
         )
     return splits

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["PREFIXES", "open_timm"]
+
+_logger = logging.getLogger("biotune_optuna.data")
 
 PREFIXES = ("torch/", "hfds/", "wds/", "hfids/", "tfds/")
 """Beginnings of the names that are passed to :func:`open_timm`."""
@@ -152,13 +155,16 @@ def _open_hub(name: str, rest: str, skip_bad_images: bool) -> ImageSource:
 
 
 def _hub_labels(parts: list[_Part]) -> tuple[NDArray[np.int64], Sequence[str]]:
-    """Class indices and names: of numbers those that the data set gives, of text its own."""
+    """Class indices and names: of numbers those that the data set gives, of text its own.
+
+    Only labels that occur are classes, as everywhere.
+    """
     targets = [target for part in parts for target in part.targets]
     if not all(isinstance(target, int) for target in targets):
         return class_names(targets, len(targets))
-    labels = np.array(targets, dtype=np.int64)
+    found, labels = np.unique(np.array(targets, dtype=np.int64), return_inverse=True)
     names = {index: label for label, index in (parts[0].reader.class_to_idx or {}).items()}
-    return labels, [str(names.get(index, index)) for index in range(int(labels.max()) + 1)]
+    return labels.astype(np.int64), [str(names.get(index, index)) for index in found.tolist()]
 
 
 def _hub_parts(name: str, rest: str) -> list[_Part]:
@@ -172,11 +178,10 @@ def _hub_parts(name: str, rest: str) -> list[_Part]:
         # What was downloaded before still opens; the rest fails at once instead of retrying.
         datasets.config.HF_HUB_OFFLINE = True
     try:
-        splits = datasets.get_dataset_split_names(rest)
+        splits = _one_for_each_part(name, datasets.get_dataset_split_names(rest))
         readers = [
-            (SPLIT_ALIASES[split], create_dataset(name, root=None, split=split).reader)
-            for split in splits
-            if split in SPLIT_ALIASES
+            (part, create_dataset(name, root=None, split=split).reader)
+            for part, split in splits.items()
         ]
         parts = [_Part(split, reader, list(reader.iter_targets())) for split, reader in readers]
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, damaged) as error:
@@ -188,6 +193,18 @@ def _hub_parts(name: str, rest: str) -> list[_Part]:
     if not labelled:
         raise DataError(f"{name!r} has no labelled train, validation or test part")
     return labelled
+
+
+def _one_for_each_part(name: str, splits: Sequence[str]) -> dict[str, str]:
+    """Part to the hub's split: the first of those that mean the same part."""
+    chosen: dict[str, str] = {}
+    for split in splits:
+        part = SPLIT_ALIASES.get(split)
+        if part is not None and chosen.setdefault(part, split) != split:
+            _logger.warning(
+                "%s: %r is the %s part, %r is not used", name, chosen[part], part, split
+            )
+    return chosen
 
 
 def _is_missing(target: Any) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import logging
 import struct
 import tarfile
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import pytest
 import torchvision.datasets as tv
 from timm.data import create_dataset
 
-from biotune_optuna.data import named, open_source
+from biotune_optuna.data import make_splits, named, open_source
+from biotune_optuna.data.timm_names import _hub_labels, _one_for_each_part, _Part
 from biotune_optuna.errors import DataError
 from tests.data.conftest import picture
 
@@ -78,7 +80,7 @@ def test_words_for_the_validation_part(shards: Path, word: str) -> None:
 
 def test_a_shard_of_no_part_beside_others_is_named(shards: Path) -> None:
     (shards / "set-validation-0000.tar").rename(shards / "set-holdout-0000.tar")
-    message = r"'set-holdout-0000\.tar' in .* is of no part, but 'set-train-0000\.tar' is of train"
+    message = r"'set-holdout-0000\.tar' in .* is of no part, but 'set-train-0000\.tar' is of one"
     with pytest.raises(DataError, match=message):
         open_source(f"wds/{shards}")
     info = {"splits": {"train": {"filenames": ["set-train-0000.tar"]}}}
@@ -207,13 +209,17 @@ def test_names_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Writes parts of a data set of the hub: hub({"train": (images, labels)}, "string")."""
+    """Writes parts of a data set of the hub: hub({"train": (images, labels)}, "string").
+
+    In place of a type, labels may have a list of class names.
+    """
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
-    def write(parts: dict[str, tuple[list[object], list[object]]], kind: str) -> str:
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
+    def write(parts: dict[str, tuple[list[object], list[object]]], kind: str | list[str]) -> str:
+        values = datasets.Value(kind) if isinstance(kind, str) else datasets.ClassLabel(names=kind)
+        features = datasets.Features({"image": datasets.Image(), "label": values})
         (tmp_path / "set").mkdir()
         for split, (images, labels) in parts.items():
             table = {"image": images, "label": labels}
@@ -230,6 +236,45 @@ def test_hub_labels_may_be_text_or_missing(hub: Callable[..., str]) -> None:
     source = open_source(hub({"train": train, "test": test}, "string"))
     assert source.classes == ("cat", "dog")
     assert source.labels.tolist() == [1, 0] * 3
+
+
+class _Reader:
+    class_to_idx: dict[str, int] | None = None
+
+
+def test_only_hub_labels_that_occur_are_classes() -> None:
+    reader = _Reader()
+    parts = [_Part("train", reader, [7, 3, 7]), _Part("test", reader, [20260101])]
+    labels, classes = _hub_labels(parts)
+    assert labels.tolist() == [1, 0, 1, 2]
+    assert list(classes) == ["3", "7", "20260101"]
+    reader.class_to_idx = {"cat": 3, "unused": 4, "dog": 7}
+    assert list(_hub_labels(parts)[1]) == ["cat", "dog", "20260101"]
+
+
+def test_of_two_hub_splits_for_one_part_the_first_is_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        chosen = _one_for_each_part("hfds/x", ["train", "validation", "eval", "extra"])
+    assert chosen == {"train": "train", "val": "validation"}
+    assert "hfds/x: 'validation' is the val part, 'eval' is not used" in caplog.text
+
+
+def test_hub_class_without_images(hub: Callable[..., str]) -> None:
+    pictures = [picture(seed) for seed in range(24)]
+    source = open_source(hub({"train": (pictures, [0, 2] * 12)}, ["cat", "cow", "dog"]))
+    assert source.classes == ("cat", "dog")
+    assert source.labels.tolist() == [0, 1] * 12
+    make_splits(source, seed=0)
+
+
+def test_hub_class_that_is_only_in_the_test_part(hub: Callable[..., str]) -> None:
+    train = ([picture(seed) for seed in range(16)], [0, 1] * 8)
+    test = ([picture(seed) for seed in range(50, 53)], [0, 1, 2])
+    source = open_source(hub({"train": train, "test": test}, "int64"))
+    with pytest.raises(DataError, match="class '2' has 0 images to divide"):  # as of a CSV file
+        make_splits(source, seed=0)
 
 
 def test_hub_images_that_are_missing_are_named_or_skipped(hub: Callable[..., str]) -> None:
