@@ -13,8 +13,8 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -107,7 +107,7 @@ class PixelStore:
         path = folder / f"pixels-{key}.bin"
         header = {"magic": _MAGIC, "key": key, "count": len(source), **geometry}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
             with _locked(path.with_suffix(".lock")) as alone:
                 if not _is_sound(path, header):
                     if alone:
@@ -115,12 +115,10 @@ class PixelStore:
                     _write(path, header, source, workers or worker_count(), progress)
             return cls(_map(path, header), key=key, path=path)
         except OSError as error:
-            if path.is_file() and _is_sound(path, header):  # in a folder that is read only
-                return cls(_map(path, header), key=key, path=path)
-            raise DataError(
-                f"pixel cache in {str(folder)!r} cannot be used: {error.strerror or error}; "
-                "give another cache folder"
-            ) from None
+            pixels = _map_if_sound(path, header)  # in a folder that is read only
+            if pixels is None:
+                raise DataError(_unusable(folder, str(error.strerror or error))) from None
+            return cls(pixels, key=key, path=path)
 
 
 def _key(source: ImageSource, geometry: dict[str, Any]) -> str:
@@ -132,6 +130,17 @@ def _key(source: ImageSource, geometry: dict[str, Any]) -> str:
     for content in source.content_hashes:
         digest.update(content.encode())
     return digest.hexdigest()[:32]
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except ValueError:  # a null byte
+        raise DataError(_unusable(folder, "this is no folder name")) from None
+
+
+def _unusable(folder: Path, why: str) -> str:
+    return f"pixel cache in {str(folder)!r} cannot be used: {why}; give another cache folder"
 
 
 @contextlib.contextmanager
@@ -196,6 +205,14 @@ def _is_sound(path: Path, header: dict[str, Any]) -> bool:
     return False
 
 
+def _map_if_sound(path: Path, header: dict[str, Any]) -> NDArray[np.uint8] | None:
+    """The pixels of a cache file, None if it is not sound or cannot be read."""
+    try:
+        return _map(path, header) if _is_sound(path, header) else None
+    except OSError:
+        return None
+
+
 def _write(
     path: Path,
     header: dict[str, Any],
@@ -211,10 +228,10 @@ def _write(
             f"pixel cache needs {needed / 2**20:,.0f} MiB but {str(path.parent)!r} has "
             f"{free / 2**20:,.0f} MiB free; give another cache folder"
         )
-    handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
+    # Not made by tempfile, which lets nobody else read it: the user's umask decides.
+    temporary = path.with_name(f"{path.stem}.{secrets.token_hex(6)}.tmp")
     try:
-        with os.fdopen(handle, "r+b") as file:
+        with temporary.open("x+b") as file:
             _reserve(file.fileno(), needed)
             file.write(_encoded(header))
             file.flush()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -221,6 +223,65 @@ def test_cache_in_a_folder_that_is_read_only(
     assert (again.pixels == first.pixels).all()
     with pytest.raises(DataError, match="cannot be used: Permission denied"):
         PixelStore.build(source, size=10, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+def test_the_umask_says_who_may_read_a_cache(
+    source: ImageSource, tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        store = PixelStore.build(source, size=9, cache_dir=tmp_path)
+    finally:
+        os.umask(before)
+    assert store.path is not None
+    assert stat.S_IMODE(store.path.stat().st_mode) == mode
+
+
+def test_a_cache_folder_that_may_not_be_entered(
+    source: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.stat
+
+    def closed(self: Path, **options: object) -> object:
+        if self.is_relative_to(tmp_path / "closed"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, **options)  # type: ignore[arg-type]
+
+    def not_made(*_: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", closed)
+    monkeypatch.setattr(Path, "mkdir", not_made)
+    with pytest.raises(DataError, match="cannot be used: Permission denied; give another"):
+        PixelStore.build(source, size=9, cache_dir=tmp_path / "closed")
+
+
+def test_a_cache_file_that_may_not_be_read(
+    source: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PixelStore.build(source, size=9, cache_dir=tmp_path)
+    real = Path.open
+
+    def private(self: Path, *args: object, **options: object) -> object:
+        if self.suffix == ".bin":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "open", private)
+    with pytest.raises(DataError, match="cannot be used: Permission denied; give another"):
+        PixelStore.build(source, size=9, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("x" * 300, "File name too long"), ("a\0b", "no folder")]
+)
+def test_what_cannot_be_a_cache_folder_is_one_line(
+    source: ImageSource, tmp_path: Path, name: str, why: str
+) -> None:
+    with pytest.raises(DataError, match=f"cannot be used: .*{why}.*; give another") as caught:
+        PixelStore.build(source, size=9, cache_dir=tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 def test_default_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
