@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from biotune_optuna.errors import DataError
 
@@ -61,6 +61,17 @@ _INTERPOLATION = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
+_UPRIGHT_BY = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow looks for the orientation.
+_METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 # A strip much longer than this is cut before it is resized: scaling its short side up to the wanted
 # size would otherwise blow a harmless 1 x 1,000,000 file up to gigabytes.
 _LONGEST_STRIP = 16
@@ -247,7 +258,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     Raises:
         ValueError: Pixels are no colours: negative, NaN or above the mode's range.
     """
-    picture = ImageOps.exif_transpose(picture)
+    picture = _upright(picture)
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I") or picture.mode == "F":
@@ -258,6 +269,21 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(paper, picture)
     return picture.convert("RGB")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """A copy of a picture, turned as its metadata say, which it then has no more.
+
+    Pillow's own ``exif_transpose`` writes all of EXIF anew, and fails where any of it is odd.
+    """
+    picture.load()
+    turn = _UPRIGHT_BY.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    if turn is None:
+        return picture.copy()
+    turned = picture.transpose(turn)
+    for key in _METADATA:
+        turned.info.pop(key, None)
+    return turned
 
 
 def _to_8_bit(picture: Image.Image) -> Image.Image:

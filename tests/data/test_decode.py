@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 from timm.data import create_transform
 
 from biotune_optuna.data import decode
-from biotune_optuna.data.decode import check_image, decode_image, preprocess, read_image
+from biotune_optuna.data.decode import check_image, decode_image, preprocess, read_image, to_rgb
 from biotune_optuna.errors import DataError
 from tests.data.conftest import picture
 
@@ -82,24 +82,83 @@ def test_transparent_palette_entry_lies_on_white() -> None:
     assert found[0].tolist() == [[255, 255, 255], [50, 60, 70]]
 
 
+UNDO = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def turned(upright: Image.Image, orientation: int) -> Image.Image:
+    """As a camera that was held otherwise stores a picture."""
+    undo = UNDO[orientation]
+    return upright if undo is None else upright.transpose(undo)
+
+
+def tiff_tags(orientation: int, *others: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF with an orientation and other tags: number, type, count and up to 4 bytes of value."""
+    tags = sorted([(0x0112, 3, 1, struct.pack("<H", orientation)), *others])
+    body = b"".join(struct.pack("<HHI", *tag[:3]) + tag[3].ljust(4, b"\0") for tag in tags)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + body + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation: int) -> None:
+def test_exif_orientation_is_applied_once(orientation: int, kind: str) -> None:
     upright = Image.fromarray(np.stack([ramp(24, 16)] * 3, axis=-1))
-    undo = {
-        1: None,
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }[orientation]
-    turned = upright if undo is None else upright.transpose(undo)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    found = decode_image(encoded(turned, "PNG", exif=exif), name="x")
-    assert (np.asarray(found) == np.asarray(upright)).all()
+    exact = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}}.get(kind, {})
+    content = encoded(turned(upright, orientation), kind, exif=exif, **exact)
+    found = decode_image(content, name="x")
+    assert np.abs(np.asarray(found, int) - np.asarray(upright, int)).max() <= 2 * (kind == "JPEG")
+    theirs = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert found.tobytes() == theirs.tobytes()
+    assert to_rgb(found).tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("with_exif", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_xmp_orientation_is_applied_once(orientation: int, with_exif: bool, kind: str) -> None:
+    upright = Image.fromarray(np.stack([ramp(24, 16)] * 3, axis=-1))
+    xmp = f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode()
+    more: dict[str, object] = {"xmp": xmp}
+    if kind == "PNG":
+        more = {"pnginfo": PngImagePlugin.PngInfo()}
+        more["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())  # type: ignore[attr-defined]
+    if with_exif:
+        more["exif"] = tiff_tags(orientation)
+    exact = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}}.get(kind, {})
+    content = encoded(turned(upright, orientation), kind, **more, **exact)
+    found = decode_image(content, name="x")
+    assert np.abs(np.asarray(found, int) - np.asarray(upright, int)).max() <= 2 * (kind == "JPEG")
+    assert to_rgb(found).tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (0x0128, 2, 2, b"2\0"),  # the unit of the resolution, as text
+        (0x011A, 2, 3, b"72\0"),
+        (0x0100, 2, 3, b"40\0"),
+        (0x0102, 8, 1, struct.pack("<h", -1)),
+        (0x8769, 2, 4, b"abc\0"),
+    ],
+    ids=lambda odd: hex(odd[0]),
+)
+def test_odd_exif_of_a_turned_picture_does_no_harm(odd: tuple[int, int, int, bytes]) -> None:
+    upright = Image.fromarray(np.stack([ramp(24, 16)] * 3, axis=-1))
+    content = encoded(turned(upright, 6), "PNG", exif=tiff_tags(6, odd))
+    check_image(content, name="x")
+    found = decode_image(content, name="x")
+    assert found.tobytes() == upright.tobytes()
+    assert to_rgb(found).tobytes() == upright.tobytes()
 
 
 def test_cmyk_and_animation(tmp_path: Path) -> None:
