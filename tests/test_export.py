@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from biotune_optuna.data.decode import DECODE_ERRORS
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
 from biotune_optuna.data.sources import open_source
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
@@ -454,6 +455,21 @@ class TestPredict:
         assert second.error is None
         with pytest.raises(DataError, match="images 5 are no path"):
             model.predict(5)
+
+    @pytest.mark.parametrize("kind", DECODE_ERRORS)
+    def test_a_lazy_picture_that_is_broken_costs_only_itself(self, model, tuned, kind):
+        class Broken(Image.Image):
+            def load(self):
+                raise kind("broken\nhere")
+
+        good = Image.open(tuned["paths"][0])
+        good.load()
+        broken = Broken()
+        broken.__dict__.update(good.__dict__)
+        before, found, after = model.predict([good, broken, good])
+        assert found.error == "broken here"
+        assert before.error is None
+        assert after.error is None
 
     def test_a_name_that_is_no_text_can_be_listed(self, model, tuned, tmp_path):
         odd = os.fsdecode(bytes(tmp_path / "caf") + b"\xe9.png")

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from biotune_optuna.data.decode import array_to_image, decode_image, read_bytes, to_rgb
+from biotune_optuna.data.decode import (
+    DECODE_ERRORS,
+    array_to_image,
+    decode_image,
+    first_line,
+    read_bytes,
+    to_rgb,
+)
 from biotune_optuna.data.image_source import ImageSource, content_hash
 from biotune_optuna.data.scan import scan_files
 from biotune_optuna.errors import DataError
@@ -229,8 +236,8 @@ def _open_pictures(
     for index, image in enumerate(images):
         try:
             hashes.append(_array_hash(np.asarray(to_rgb(image))))
-        except (OSError, SyntaxError, ValueError) as error:  # a lazy picture is read only now
-            raise DataError(f"picture {index} cannot be read: {error}") from None
+        except DECODE_ERRORS as error:  # a lazy picture is read only now
+            raise DataError(f"picture {index} cannot be read: {first_line(error)}") from None
     return ImageSource(
         lambda index: to_rgb(images[index]),
         name=name,

@@ -25,7 +25,14 @@ from biotune_optuna.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "decode_image", "preprocess", "read_image"]
+__all__ = [
+    "DECODE_ERRORS",
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "decode_image",
+    "preprocess",
+    "read_image",
+]
 
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, in pixels (width times height)."""
@@ -39,7 +46,7 @@ IMAGE_SUFFIXES = frozenset(
 # Only raster decoders: Pillow's full list holds formats that run other programs (EPS) or refer to
 # other files.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -53,6 +60,8 @@ _DECODE_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+"""What Pillow raises for pictures that are damaged, when they are opened or later, when read."""
+
 _INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -133,8 +142,8 @@ def decode_image(content: bytes, *, name: str) -> Image.Image:
     try:
         picture.load()
         return to_rgb(picture)
-    except _DECODE_ERRORS as error:
-        raise DataError(f"image {name!r} cannot be decoded: {_first_line(error)}") from None
+    except DECODE_ERRORS as error:
+        raise DataError(f"image {name!r} cannot be decoded: {first_line(error)}") from None
 
 
 def check_image(content: bytes, *, name: str) -> None:
@@ -150,8 +159,8 @@ def check_image(content: bytes, *, name: str) -> None:
         picture.draft("RGB", (1, 1))
         picture.load()
         to_rgb(picture)
-    except _DECODE_ERRORS as error:
-        raise DataError(f"image {name!r} cannot be decoded: {_first_line(error)}") from None
+    except DECODE_ERRORS as error:
+        raise DataError(f"image {name!r} cannot be decoded: {first_line(error)}") from None
 
 
 def preprocess(
@@ -229,7 +238,7 @@ def _open(content: bytes, name: str) -> Image.Image:
             picture = Image.open(io.BytesIO(content), formats=_formats())
         except Image.DecompressionBombError:
             raise DataError(_too_large(name, "far")) from None
-        except _DECODE_ERRORS:
+        except DECODE_ERRORS:
             known = "is not an image of a supported format (JPEG, PNG, TIFF, WebP, BMP, GIF, ...)"
             raise DataError(f"image {name!r} {known if content else 'is empty'}") from None
     pixels = picture.width * picture.height
@@ -309,5 +318,6 @@ def _centre_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
     return picture.crop((left, top, left + width, top + height))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, or its name if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -19,7 +19,7 @@ import numpy as np
 
 from biotune_optuna.data.arrays import class_names
 from biotune_optuna.data.cache_dir import default_cache_dir
-from biotune_optuna.data.decode import decode_image
+from biotune_optuna.data.decode import decode_image, first_line
 from biotune_optuna.data.folder import SPLIT_ALIASES, open_folder
 from biotune_optuna.data.image_source import ImageSource
 from biotune_optuna.data.named import obtain, reachable, split_root, stack_parts
@@ -129,7 +129,7 @@ def _open_hub(name: str, rest: str, skip_bad_images: bool) -> ImageSource:
                 return bytes(file.read())
         except (OSError, TypeError, AssertionError, LookupError, ValueError) as error:
             raise DataError(
-                f"image {ids[position]!r} cannot be read: {_first_line(error)}"
+                f"image {ids[position]!r} cannot be read: {first_line(error)}"
             ) from None
 
     def scan(position: int) -> ScannedFile:
@@ -185,9 +185,7 @@ def _hub_parts(name: str, rest: str) -> list[_Part]:
         ]
         parts = [_Part(split, reader, list(reader.iter_targets())) for split, reader in readers]
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, damaged) as error:
-        raise DataError(
-            f"{name!r} cannot be loaded from {endpoint}: {_first_line(error)}"
-        ) from None
+        raise DataError(f"{name!r} cannot be loaded from {endpoint}: {first_line(error)}") from None
     # Test parts are often published with -1, or nothing, for every label.
     labelled = [part for part in parts if not any(map(_is_missing, part.targets))]
     if not labelled:
@@ -209,7 +207,3 @@ def _one_for_each_part(name: str, splits: Sequence[str]) -> dict[str, str]:
 
 def _is_missing(target: Any) -> bool:
     return target is None or (isinstance(target, (int, float)) and not target >= 0)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -17,7 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from biotune_optuna.data.decode import IMAGE_SUFFIXES, array_to_image, preprocess, read_image
+from biotune_optuna.data.decode import (
+    DECODE_ERRORS,
+    IMAGE_SUFFIXES,
+    array_to_image,
+    preprocess,
+    read_image,
+)
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
 from biotune_optuna.data.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
@@ -196,7 +202,7 @@ class Exported:
                 crop_pct=settings.crop_pct,
                 interpolation=settings.interpolation,
             )
-        except (BioTuneError, OSError, ValueError, TypeError, SyntaxError) as error:
+        except (BioTuneError, *DECODE_ERRORS) as error:
             return " ".join(str(error).split()) or type(error).__name__
 
     def _predict_batch(

@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from biotune_optuna.data import open_source
+from biotune_optuna.data.decode import DECODE_ERRORS
 from biotune_optuna.errors import DataError
 from tests.data.conftest import picture
 
@@ -136,3 +137,16 @@ def test_a_file_given_twice_is_named(tmp_path: Path) -> None:
     Image.fromarray(COLOUR[0]).save(path)
     with pytest.raises(DataError, match="is named twice"):
         open_source([path, path], labels=[0, 1])
+
+
+@pytest.mark.parametrize("kind", DECODE_ERRORS)
+def test_whatever_a_lazy_picture_raises_is_one_line(kind: type[Exception]) -> None:
+    class Broken(Image.Image):
+        def load(self) -> None:
+            raise kind("broken\nhere")
+
+    sound = Image.fromarray(COLOUR[0])
+    broken = Broken()
+    broken.__dict__.update(sound.__dict__)
+    with pytest.raises(DataError, match=r"picture 1 cannot be read: broken$"):
+        open_source([sound, broken], labels=[0, 1])
