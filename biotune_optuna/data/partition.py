@@ -52,7 +52,12 @@ class StratifiedDealer:
         return "images", np.bincount(self._labels[indices], minlength=self._n_classes)
 
     def deal(
-        self, indices: Indices, shares: Sequence[float], *, firm: bool = False
+        self,
+        indices: Indices,
+        shares: Sequence[float],
+        *,
+        least: Sequence[int],  # noqa: ARG002 - images can be dealt evenly
+        firm: bool = False,
     ) -> list[Indices]:
         """Deal images into parts.
 
@@ -63,6 +68,7 @@ class StratifiedDealer:
         Args:
             indices: The images.
             shares: Share of each part; they add up to 1.
+            least: Groups of each class that each part needs; only :class:`GroupDealer` heeds it.
             firm: Whether no part may take more than its share.
 
         Returns:
@@ -136,9 +142,14 @@ class GroupDealer:
         indices: Indices,
         shares: Sequence[float],
         *,
+        least: Sequence[int],
         firm: bool = False,  # noqa: ARG002 - groups stay together whatever they hold
     ) -> list[Indices]:
-        """As :meth:`StratifiedDealer.deal`, no group cut."""
+        """As :meth:`StratifiedDealer.deal`, no group cut.
+
+        Where a part then has fewer groups of a class than it needs, others give it their smallest,
+        as long as they have enough themselves.
+        """
         member, table = self._table(indices)
         wanted = np.asarray(shares)[:, np.newaxis]
         totals = np.maximum(table.sum(axis=0), 1)
@@ -156,6 +167,8 @@ class GroupDealer:
             size = filled.sum(axis=1) / wanted[:, 0]
             home[group] = np.lexsort((size, np.round(after - before, 12)))[0]
             filled[home[group]] += table[group]
+        smallest = sorted(range(len(table)), key=lambda g: (table[g].sum(), names[g]))
+        _give_to_the_needy(home, table > 0, np.array(least), np.array(smallest))
         return [self.order(indices[home[member] == part]) for part in range(len(shares))]
 
     def _table(self, indices: Indices) -> tuple[Indices, Indices]:
@@ -171,6 +184,42 @@ class GroupDealer:
         for group, index in zip(member.tolist(), indices.tolist(), strict=True):
             held[group].append(self._hashes[index])
         return [_keyed(self._seed, "".join(sorted(digests))) for digests in held]
+
+
+def _give_to_the_needy(
+    home: Indices, held: NDArray[np.bool_], least: NDArray[np.int64], order: Indices
+) -> None:
+    """Move groups, one by one, to parts that have too few of a class.
+
+    Args:
+        home: Part of each group, shape (G,); changed in place.
+        held: Whether a group holds a class, shape (G, C).
+        least: Groups of each class that each part needs, shape (P,).
+        order: Groups, those to be moved first in front, shape (G,).
+    """
+    counts = np.stack([held[home == part].sum(axis=0) for part in range(len(least))])
+    while (move := _next_move(home, held, least, order, counts)) is not None:
+        group, part = move
+        counts[home[group]] -= held[group]
+        counts[part] += held[group]
+        home[group] = part
+
+
+def _next_move(
+    home: Indices,
+    held: NDArray[np.bool_],
+    least: NDArray[np.int64],
+    order: Indices,
+    counts: NDArray[np.int64],
+) -> tuple[int, int] | None:
+    """A group and a part that needs it more than the one it is in."""
+    for part, label in np.argwhere(counts < least[:, np.newaxis]).tolist():
+        for group in order[held[order, label]].tolist():
+            giver = home[group]
+            # No part gives what it needs itself, so what is lacking only ever shrinks.
+            if (counts[giver][held[group]] > least[giver]).all():
+                return group, part
+    return None
 
 
 def apportion(counts: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -219,37 +219,43 @@ class _Plan:
         self._check_classes(train)
         if not len(test) and self._test_fraction:
             wanted = self._test_fraction * len(train)
-            test, train = self._hold_out(train, wanted, "test", firm=firm)
+            left = self._n_folds + (not len(val) and self._holds_out_val)
+            test, train = self._hold_out(train, wanted, "test", left=left, firm=firm)
         if len(val):
             if self._val_size is not None:
                 val = self._keep(val, self._val_size, "val")
-        elif self._val_size is not None or self._val_fraction:
+        elif self._holds_out_val:
             wanted = self._val_size or self._val_fraction * len(train)
-            val, train = self._hold_out(train, wanted, "val", firm=firm)
+            val, train = self._hold_out(train, wanted, "val", left=self._n_folds, firm=firm)
         if self._train_size is not None:
-            train = self._keep(train, self._train_size, "train")
-        parts = self._dealer.deal(train, [1.0 / self._n_folds] * self._n_folds, firm=firm)
+            train = self._keep(train, self._train_size, "train", least=self._n_folds)
+        shares = [1.0 / self._n_folds] * self._n_folds
+        parts = self._dealer.deal(train, shares, least=[1] * self._n_folds, firm=firm)
         self._check_parts(parts, "each of the folds")
         order = self._dealer.order
         return order(train), order(val), order(test), tuple(order(part) for part in parts)
 
+    @property
+    def _holds_out_val(self) -> bool:
+        return self._val_size is not None or self._val_fraction > 0.0
+
     def _hold_out(
-        self, pool: Indices, wanted: float, part: str, *, firm: bool
+        self, pool: Indices, wanted: float, part: str, *, left: int, firm: bool
     ) -> tuple[Indices, Indices]:
-        """A part and the rest."""
+        """A part and the rest, which will be divided into ``left`` parts."""
         share = max(1, round(wanted)) / len(pool)
         if share >= 1.0:
             raise DataError(f"{part} cannot take {round(wanted)} of {len(pool)} images")
-        held, rest = self._dealer.deal(pool, [share, 1.0 - share], firm=firm)
+        held, rest = self._dealer.deal(pool, [share, 1.0 - share], least=[1, left], firm=firm)
         self._check_parts([held, rest], f"train and {part}")
         return held, rest
 
-    def _keep(self, pool: Indices, size: int, part: str) -> Indices:
+    def _keep(self, pool: Indices, size: int, part: str, *, least: int = 1) -> Indices:
         if size >= len(pool):
             return pool
         # The rest is not used, so equal pictures in it do no harm, but ``size`` is a limit.
         shares = [size / len(pool), 1.0 - size / len(pool)]
-        kept = self._dealer.deal(pool, shares, firm=True)[0]
+        kept = self._dealer.deal(pool, shares, least=[least, 0], firm=True)[0]
         self._check_parts([kept], part)
         return kept
 
