@@ -514,6 +514,38 @@ class TestPredict:
             write_csv(found, tmp_path / "no" / "out.csv")
 
 
+@pytest.mark.parametrize("name", ["volo_d4_448", "volo_d5_512"])
+def test_a_square_larger_than_the_picture_is_that_of_timm(name):
+    config = timm.get_pretrained_cfg(name)
+    assert config.crop_pct > 1
+    settings = Preprocessing(
+        size=config.input_size[-1],
+        crop_pct=config.crop_pct,
+        interpolation=config.interpolation,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+    )
+    assert Preprocessing.from_dict(settings.to_dict()) == settings
+    seen = []
+
+    class Model(torch.nn.Module):
+        def forward(self, batch):
+            seen.append(batch)
+            return batch.mean((2, 3))
+
+    model = Exported(Model(), name=name, classes=CLASSES, preprocessing=settings, device="cpu")
+    image = picture(1, 0)
+    model.predict(image)
+    transform = timm.data.create_transform(
+        config.input_size,
+        crop_pct=config.crop_pct,
+        interpolation=config.interpolation,
+        mean=settings.mean,
+        std=settings.std,
+    )
+    torch.testing.assert_close(seen[0][0], transform(image), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -523,6 +555,7 @@ class TestPredict:
         ({"batch_size": 0}, DataError, "batch size 0"),
         ({"amp": "fp8"}, DataError, "amp 'fp8' is unknown"),
         ({"interpolation": "cubic"}, DataError, "interpolation 'cubic'"),
+        ({"crop_pct": 2.1}, DataError, r"crop_pct 2\.1 is not in \(0, 2\]"),
     ],
 )
 def test_senseless_preprocessing_is_refused(change, error, message):

@@ -169,12 +169,14 @@ def preprocess(
     """Turn a picture into the pixels a network sees.
 
     The shorter side is resized to ``floor(size / crop_pct)`` and a square of ``size`` is cut from
-    the centre: timm's evaluation transform, up to normalisation.
+    the centre, with a black edge where the picture is smaller: timm's evaluation transform, up to
+    normalisation.
 
     Args:
         picture: Any picture; other modes than ``"RGB"`` are converted as in :func:`decode_image`.
         size: Side of the square, in pixels.
-        crop_pct: Share of the shorter side that is kept, in (0, 1].
+        crop_pct: Share of the shorter side that is kept, in (0, 2]; above 1 all of it is, and the
+            rest of the square is black.
         interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or
             ``"hamming"``.
 
@@ -193,7 +195,7 @@ def preprocess(
     if max(width, height) > longest:
         picture = _centre_crop(picture, min(width, longest), min(height, longest))
         width, height = picture.size
-    side = math.floor(size / crop_pct)
+    side = max(1, math.floor(size / crop_pct))
     scaled = (
         (side, int(side * height / width))
         if width <= height
@@ -213,8 +215,8 @@ def check_geometry(*, size: int, crop_pct: float, interpolation: str) -> None:
     """
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
         raise DataError(f"image size {size!r} is not a positive whole number of pixels")
-    if not 0.0 < crop_pct <= 1.0:
-        raise DataError(f"crop_pct {crop_pct!r} is not in (0, 1]")
+    if not 0.0 < crop_pct <= 2.0:
+        raise DataError(f"crop_pct {crop_pct!r} is not in (0, 2]")
     if interpolation not in _INTERPOLATION:
         raise DataError(
             f"interpolation {interpolation!r} is unknown; known are {', '.join(_INTERPOLATION)}"
@@ -311,11 +313,15 @@ def _to_8_bit(picture: Image.Image) -> Image.Image:
 
 
 def _centre_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
-    left = round((picture.width - width) / 2.0)
-    top = round((picture.height - height) / 2.0)
+    left, top = _margin(picture.width, width), _margin(picture.height, height)
     if (left, top, width, height) == (0, 0, *picture.size):
         return picture
-    return picture.crop((left, top, left + width, top + height))
+    return picture.crop((left, top, left + width, top + height))  # black outside of the picture
+
+
+def _margin(have: int, wanted: int) -> int:
+    """What is cut off before the centre, negative if something is added; rounded as timm does."""
+    return round((have - wanted) / 2.0) if have >= wanted else -((wanted - have) // 2)
 
 
 def first_line(error: BaseException) -> str:

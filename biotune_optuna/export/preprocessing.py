@@ -23,7 +23,8 @@ class Preprocessing:
 
     Attributes:
         size: Side of the square that the network sees, in pixels.
-        crop_pct: Share of the shorter side kept by the centre crop, in (0, 1].
+        crop_pct: Share of the shorter side kept by the centre crop, in (0, 2]; above 1 there is a
+            black edge.
         interpolation: Filter of the resizing, as in `biotune_optuna.data.decode.preprocess`.
         mean: Per channel, on the scale 0 to 1.
         std: Per channel, on the scale 0 to 1.

@@ -214,7 +214,10 @@ def test_decompression_bomb_is_refused_before_decoding(side: int, recwarn: objec
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (30, 40), (97, 31), (32, 32), (8, 8), (300, 200)])
-@pytest.mark.parametrize(("crop_pct", "interpolation"), [(1.0, "bilinear"), (0.875, "bicubic")])
+@pytest.mark.parametrize(
+    ("crop_pct", "interpolation"),
+    [(1.0, "bilinear"), (0.875, "bicubic"), (1.15, "bicubic"), (1.4, "bilinear"), (2.0, "bicubic")],
+)
 def test_preprocess_gives_timms_pixels(
     shape: tuple[int, int], crop_pct: float, interpolation: str
 ) -> None:
@@ -230,6 +233,14 @@ def test_preprocess_gives_timms_pixels(
     assert (found == expected).all()
 
 
+def test_a_crop_larger_than_the_picture_gets_a_black_edge() -> None:
+    found = preprocess(Image.new("RGB", (50, 20), "white"), size=31, crop_pct=1.15)
+    expected = np.zeros((31, 31), np.uint8)
+    expected[2:28] = 255  # of 26 rows; the wider side is cut as always
+    assert (found == expected).all()
+    assert preprocess(Image.new("RGB", (5, 5)), size=1, crop_pct=2.0).shape == (3, 1, 1)
+
+
 def test_preprocess_of_a_very_long_strip_stays_small() -> None:
     strip = Image.new("RGB", (200_000, 1), (7, 8, 9))
     found = preprocess(strip, size=64)
@@ -239,7 +250,14 @@ def test_preprocess_of_a_very_long_strip_stays_small() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"size": 0}, {"size": 2.5}, {"size": 8, "crop_pct": 0.0}, {"size": 8, "interpolation": "x"}],
+    [
+        {"size": 0},
+        {"size": 2.5},
+        {"size": 8, "crop_pct": 0.0},
+        {"size": 8, "crop_pct": 2.1},
+        {"size": 8, "crop_pct": float("nan")},
+        {"size": 8, "interpolation": "x"},
+    ],
 )
 def test_preprocess_refuses_odd_settings(bad: dict[str, object]) -> None:
     with pytest.raises(DataError):

@@ -296,7 +296,7 @@ def test_settings_are_checked_before_anything_is_written(
     source: ImageSource, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="crop_pct"):
-        PixelStore.build(source, size=9, crop_pct=2.0, cache_dir=tmp_path / "c")
+        PixelStore.build(source, size=9, crop_pct=2.1, cache_dir=tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
