@@ -1,14 +1,38 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Looking files up, and writing them so that nobody ever sees half of one."""
 
 from __future__ import annotations
 
 import secrets
 from typing import TYPE_CHECKING
 
+from biotune_optuna.errors import BioTuneError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["replace_text"]
+__all__ = ["check_lookup", "replace_text"]
+
+
+def check_lookup(path: Path, error: type[BioTuneError] = BioTuneError) -> None:
+    """Refuses a path that cannot even be looked up; nothing need be there.
+
+    Afterwards ``is_file`` and its like tell what is there, where else they might raise.
+
+    Args:
+        path: The path.
+        error: What to raise.
+
+    Raises:
+        BioTuneError: If the name is too long or holds a null byte, a folder on the way may not be
+            entered, or links lead round in a circle.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as why:
+        reason = getattr(why, "strerror", None) or why
+        raise error(f"{str(path)!r} cannot be looked up: {reason}; give another path") from None
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -25,7 +25,7 @@ from biotune_optuna.export import (
     load_exported,
     write_csv,
 )
-from biotune_optuna.export.folder import FILES
+from biotune_optuna.export.folder import FILES, check_target
 from biotune_optuna.finetune import Trainer, TrainSettings
 from biotune_optuna.models import create_model, model_blocks
 from biotune_optuna.recipe import Recipe
@@ -349,6 +349,51 @@ def copy(exported, tmp_path):
 
 def rewrite(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def closed(tmp_path, monkeypatch):
+    """A folder that others may not enter, which holds for root too."""
+    real = Path.stat
+
+    def stat(self, **options):
+        if self.is_relative_to(tmp_path / "closed") and self != tmp_path / "closed":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, **options)
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(Path, "stat", stat)
+    return tmp_path / "closed"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "x" * 300 + "/y"])
+def test_names_that_cannot_be_are_refused_in_one_line(tuned, tmp_path, name):
+    with pytest.raises(ModelError, match=r"cannot be looked up: .*; give another path$") as caught:
+        load_exported(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BioTuneError, match="cannot be looked up: "):
+        check_target(tmp_path / name)
+    with pytest.raises(BioTuneError, match="cannot be looked up: "):
+        export(tuned, tmp_path / name)
+
+
+def test_folders_that_are_closed_are_refused_in_one_line(closed):
+    for folder in (closed, closed / "x"):
+        with pytest.raises(ModelError, match="cannot be looked up: Permission denied"):
+            load_exported(folder)
+    with pytest.raises(BioTuneError, match="cannot be looked up: Permission denied"):
+        check_target(closed / "x")
+
+
+def test_json_without_end_is_refused_in_one_line(copy):
+    for name in ("config.json", "labels.json"):
+        before = (copy / name).read_text()
+        for content in ("[" * 100_000 + "]" * 100_000, "[" + "9" * 5000 + "]"):
+            (copy / name).write_text(content)
+            with pytest.raises(ModelError, match=rf"{name}' cannot be read: ") as caught:
+                load_exported(copy, device="cpu")
+            assert "\n" not in str(caught.value)
+        (copy / name).write_text(before)
 
 
 def test_damaged_folders_are_refused_in_one_line(copy, tmp_path):

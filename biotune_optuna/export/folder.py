@@ -18,6 +18,7 @@ from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export.card import render_card
 from biotune_optuna.export.predict import Exported
 from biotune_optuna.export.preprocessing import Preprocessing
+from biotune_optuna.files import check_lookup
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.weights import create_model
 from biotune_optuna.recipe import Recipe
@@ -132,6 +133,8 @@ def load_exported(directory: str | Path, *, device: str | torch.device = "auto")
         ModelError: If the folder is not such an export or is damaged. Nothing is unpickled.
     """
     folder = Path(directory)
+    for path in (folder, folder / CONFIG):  # a folder that is seen may yet be closed
+        check_lookup(path, ModelError)
     if not folder.is_dir():
         raise ModelError(f"no such folder: {str(folder)!r}; give a folder made by biotune export")
     missing = sorted(name for name in FILES - {CARD} if not (folder / name).is_file())
@@ -182,6 +185,7 @@ def check_target(target: Path) -> None:
     Raises:
         BioTuneError: If an export may not, or cannot, be put in its place.
     """
+    check_lookup(target)
     if not target.exists() and not target.is_symlink():
         return
     if target.is_symlink() or not target.is_dir():
@@ -263,7 +267,7 @@ def _config(
 def _read_json(path: Path, kind: type) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested too deep
         raise ModelError(f"{str(path)!r} cannot be read: {error}") from None
     if not isinstance(content, kind):
         raise ModelError(f"{str(path)!r} holds no JSON {kind.__name__}")

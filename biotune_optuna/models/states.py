@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from biotune_optuna.errors import ModelError
+from biotune_optuna.files import check_lookup
 from biotune_optuna.models.blocks import output_layers
 
 __all__ = ["load_strictly", "one_line", "read_state_dict"]
@@ -34,9 +35,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         Tensor name -> tensor on the CPU, without the prefixes of DDP and ``torch.compile``.
 
     Raises:
-        ModelError: If the file does not exist or holds anything but tensors.
+        ModelError: If the file does not exist, cannot be looked up or holds anything but tensors.
     """
     path = Path(path)
+    check_lookup(path, ModelError)
     if not path.is_file():
         raise ModelError(
             f"weights {str(path)!r}: no such file; give 'auto', 'hub', 'none' "

@@ -206,6 +206,13 @@ def test_broken_safetensors_and_missing_files_are_refused(tmp_path):
         create_model(SMALL, num_classes=3, weights="gone.pth")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "x" * 300 + ".safetensors"])
+def test_names_that_no_file_can_have_are_refused_in_one_line(name):
+    with pytest.raises(ModelError, match=r"cannot be looked up: .*; give another path$") as caught:
+        create_model(SMALL, num_classes=3, weights=name)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
