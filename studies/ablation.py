@@ -50,4 +50,4 @@ plan = Comparison(
     name="ablation",
 )
 rows = run_comparison(plan, storage=args.storage, tell=print)
-print(write_comparison(rows, "ablation-out", title="Ablations"))
+print(write_comparison(rows, "ablation-out", title="Ablations", plan=plan))

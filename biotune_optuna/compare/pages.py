@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import plotly.graph_objects as go
 
+    from biotune_optuna.compare.plan import Comparison
     from biotune_optuna.compare.rows import Row
     from biotune_optuna.compare.statistics import Effect
     from biotune_optuna.compare.tables import Contrast, Entry, Task
@@ -75,6 +76,7 @@ def write_comparison(
     title: str = "Comparison",
     references: Mapping[str, str] | None = None,
     extra: Sequence[Part] = (),
+    plan: Comparison | None = None,
 ) -> Path:
     """Writes ``report.html``, ``report.md`` and ``results.csv`` of a comparison.
 
@@ -85,6 +87,8 @@ def write_comparison(
         references: See `biotune_optuna.compare.tables.summarise`; given, all contrasts form one
             family. Factors of an ablation have theirs without being told.
         extra: Further parts, shown first.
+        plan: What was asked; its tasks and methods count in Holm's correction before they have a
+            result.
 
     Returns:
         The HTML file.
@@ -98,7 +102,7 @@ def write_comparison(
     factors = sorted({row.method for row in rows} & ablation.FACTORS.keys())
     if references is None and factors:
         references = ablation.references(factors)
-    parts = [*extra, *_parts(rows, references)]
+    parts = [*extra, *_parts(rows, references, plan)]
     html = replace_file(target / "report.html", page(title, parts))
     replace_file(target / "report.md", markdown(title, parts))
     write_csv(rows, target / "results.csv")
@@ -108,11 +112,13 @@ def write_comparison(
 # -- what is said --------------------------------------------------------------------------------
 
 
-def _parts(rows: Sequence[Row], references: Mapping[str, str] | None) -> list[Part]:
+def _parts(
+    rows: Sequence[Row], references: Mapping[str, str] | None, plan: Comparison | None
+) -> list[Part]:
     summary = (
-        summarise(rows)
+        summarise(rows, plan=plan)
         if references is None
-        else summarise(rows, references=references, confirmatory=None)
+        else summarise(rows, references=references, confirmatory=None, plan=plan)
     )
     parts: list[Part] = []
     if summary.confirmatory:
@@ -145,8 +151,9 @@ def _parts(rows: Sequence[Row], references: Mapping[str, str] | None) -> list[Pa
 
 def _tested(summary: Summary, *, one_family: bool) -> list[Part]:
     n = len(summary.confirmatory)
-    family = "all of them" if one_family else "tasks times the two opponents named beforehand"
-    kinds = sorted({_TESTS[c.test] for c in summary.confirmatory})
+    opponents = " and ".join(sorted({c.against for c in summary.confirmatory}))
+    family = "all of them" if one_family else f"each task's with {opponents}, named beforehand"
+    kinds = sorted({_TESTS[c.test] for c in summary.confirmatory if c.effect.n})
     drawn: list[Part] = []
     if any(c.effect.n for c in summary.confirmatory):
         figure = figures.contrasts_figure(summary.confirmatory)
@@ -155,9 +162,9 @@ def _tested(summary: Summary, *, one_family: bool) -> list[Part]:
     return [
         Heading("Paired tests"),
         Text(
-            f"Differences of test scores, paired by repeat, with 95 % intervals; {'; '.join(kinds)}"
-            f". The adjusted p is Holm's over {n} comparisons: {family}. Without an interval: too "
-            "few repeats (of seeds fewer than six), or all differences equal."
+            "; ".join(["Differences of test scores, paired by repeat, with 95 % intervals", *kinds])
+            + f". The adjusted p is Holm's over {n} comparisons: {family}. Without an interval: "
+            "too few repeats (of seeds fewer than six), or all differences equal."
         ),
         _contrast_table(summary.confirmatory, tested=True),
         *drawn,

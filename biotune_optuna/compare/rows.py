@@ -36,7 +36,8 @@ class Row:
         train: Training images.
         val: Validation images.
         test: Test images.
-        pool: Images outside the test part, of which those to train and validate on are drawn.
+        pool: Images outside the test part, of which those to train and validate on are drawn;
+            where the test part is drawn too, without a validation part that came with the data.
         official: 1 where the data come with a test part, so that repeats differ in their seeds; 0
             where each repeat is a fresh split.
         repeat: Number of the repeat, from 0.
@@ -152,6 +153,8 @@ def _row(path: str | Path, number: int, record: dict[str, Any]) -> Row:
             ) from None
     wrong = {name: "a finite number" for name in ("score", "seconds") if not isfinite(values[name])}
     wrong |= {name: "at least 1" for name in ("test", "pool") if values[name] < 1}
+    counts = ("repeat", "forward", "backward", "seconds", "evaluations")
+    wrong |= {name: "at least 0" for name in counts if values[name] < 0}
     for name, right in wrong.items():
         raise DataError(
             f"results {str(path)!r}, line {number}: {name} {values[name]} must be {right}"

@@ -58,7 +58,14 @@ def run_search(
     stop.check()
     confirmed = confirm(
         study,
-        ConfirmPlan(top_k=plan.top_k, n_runs=plan.runs, mistakes=0, rivals=(), tolerance=0.0),
+        ConfirmPlan(
+            top_k=plan.top_k,
+            n_runs=plan.runs,
+            mistakes=0,
+            rivals=(),
+            tolerance=0.0,
+            must_hold=False,
+        ),
         checkpoint=stop.check,
     )
     return _outcome(study, confirmed)

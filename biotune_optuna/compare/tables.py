@@ -23,7 +23,12 @@ from biotune_optuna.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from biotune_optuna.compare.plan import Comparison
+
 __all__ = ["CONFIRMATORY", "Contrast", "Entry", "Summary", "Task", "summarise"]
+
+OF_A_TASK = ("data", "model", "weights", "metric", "classes", "official")
+OF_A_REPEAT = ("seed", "train", "val", "pool")
 
 CONFIRMATORY = ("full", "linear-probe")
 """Whom BioTune is tested against; the family of Holm's correction is tasks times these two."""
@@ -77,7 +82,7 @@ class Task:
 
     Attributes:
         name: Its name.
-        rows: Its rows.
+        rows: Its rows; none if it has not begun.
         entries: Its methods, best mean first.
     """
 
@@ -106,8 +111,8 @@ class Task:
 
     @property
     def official(self) -> bool:
-        """Whether the test part came with the data."""
-        return bool(self.rows[0].official)
+        """Whether the test part came with the data; False before the first row."""
+        return bool(self.rows and self.rows[0].official)
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ def summarise(
     *,
     references: Mapping[str, str] | None = None,
     confirmatory: Sequence[str] | None = CONFIRMATORY,
+    plan: Comparison | None = None,
 ) -> Summary:
     """Summarises the rows of a comparison.
 
@@ -141,19 +147,27 @@ def summarise(
             one, and then the contrast is theirs against it.
         confirmatory: The opponents whose contrasts form the family of Holm's correction; None
             takes all contrasts.
+        plan: What was asked. Its tasks and methods belong to the family even while they have no
+            row; without a plan only those that have one do.
 
     Returns:
         The summary.
 
     Raises:
-        DataError: If methods were tested on different images in one repeat of a task.
+        DataError: If methods were tested on different images in one repeat of a task, or its rows
+            differ in what all methods of a task have in common.
     """
     by_task: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_task[row.task].append(row)
     tasks = tuple(_task(name, group) for name, group in sorted(by_task.items()))
     methods = {row.method for row in rows}
-    contrasts = [c for task in tasks for c in _contrasts(task, references, methods)]
+    unbegun: list[Task] = []
+    if plan is not None:
+        methods |= {one.name for one in plan.everyone}
+        names = {plan.task_name(spec) for spec in plan.tasks}
+        unbegun = [Task(name, (), ()) for name in sorted(names - by_task.keys())]
+    contrasts = [c for task in (*tasks, *unbegun) for c in _contrasts(task, references, methods)]
     asked = [c for c in contrasts if confirmatory is None or c.against in confirmatory]
     adjusted = holm([c.effect.p for c in asked])
     return Summary(
@@ -173,6 +187,8 @@ def _task(name: str, rows: list[Row]) -> Task:
     for row in rows:
         by_method[row.method].append(row)
         other = first.setdefault(row.repeat, row)
+        _check_likeness(row, rows[0], OF_A_TASK)
+        _check_likeness(row, other, OF_A_REPEAT)
         if row.split != other.split:
             raise DataError(
                 f"{name}, repeat {row.repeat}: {row.method} was tested on other images "
@@ -182,6 +198,18 @@ def _task(name: str, rows: list[Row]) -> Task:
     entries = [_entry(method, group) for method, group in by_method.items()]
     ordered = sorted(entries, key=lambda entry: (-entry.score.value, entry.method))
     return Task(name, tuple(sorted(rows)), tuple(ordered))
+
+
+def _check_likeness(row: Row, other: Row, names: Sequence[str]) -> None:
+    """Refuses rows of different protocols under one task's name."""
+    for name in names:
+        mine, theirs = getattr(row, name), getattr(other, name)
+        if mine != theirs:
+            raise DataError(
+                f"{row.task}: {row.method} in repeat {row.repeat} has {name} {mine!r} and "
+                f"{other.method} in repeat {other.repeat} has {theirs!r}; results of one task "
+                "need the same one"
+            )
 
 
 def _entry(method: str, rows: list[Row]) -> Entry:
@@ -209,12 +237,14 @@ def _contrasts(
     """
     own = [e.method for e in task.entries]
     everyone = [*own, *sorted(methods - set(own))]
-    if references is None:
-        pairs = [("biotune", other) for other in everyone if other != "biotune"]
-        pairs = pairs if "biotune" in methods else []
-    else:
-        pairs = [(one, references[one]) for one in everyone if references.get(one) in methods]
-    return [_contrast(task, one, other) for one, other in pairs]
+    references = references or {}
+    bases = {"biotune", *references.values()}
+    pairs = [
+        (one, references[one]) if one in references else ("biotune", one)
+        for one in everyone
+        if one in references or one not in bases
+    ]
+    return [_contrast(task, one, other) for one, other in pairs if {one, other} <= methods]
 
 
 def _contrast(task: Task, method: str, against: str) -> Contrast:
@@ -228,5 +258,6 @@ def _contrast(task: Task, method: str, against: str) -> Contrast:
     differences = [one.score - other.score for one, other in pairs]
     if task.official:
         return Contrast(task.name, method, against, signed_rank(differences), "signed rank")
-    effect = corrected_t(differences, ratio=_ratio([one for one, _ in pairs] or task.rows))
+    ratio = _ratio([one for one, _ in pairs] or task.rows) if task.rows else 0.0
+    effect = corrected_t(differences, ratio=ratio)
     return Contrast(task.name, method, against, effect, "corrected t")

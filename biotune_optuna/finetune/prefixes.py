@@ -133,6 +133,10 @@ class Prefixes:
         held = (frozen.issuperset(block.parameter_names) for block in self._blocks)
         return next((i for i, is_frozen in enumerate(held) if not is_frozen), 0)
 
+    def clear(self) -> None:
+        """Forgets the features that are kept."""
+        self._cache.clear()
+
     # -- features --------------------------------------------------------------------------------
 
     def _collect(

@@ -185,6 +185,10 @@ class Trainer:
         restore(self.model, self._pristine)
         self._reset_head(seed)
 
+    def clear_cache(self) -> None:
+        """Forgets the outputs of frozen prefixes; runs that need them compute them again."""
+        self._prefixes.clear()
+
     def with_epochs(self, epochs: int) -> Trainer:
         """The same trainer with runs, and their schedule, of another length.
 

@@ -270,7 +270,7 @@ class _Confirmation:
                 candidate.recipe,
                 candidate.final_epochs,
                 self._on_epoch,
-                is_winner=candidate is tested[-1],
+                must_hold=self.plan.must_hold and candidate is tested[-1],
             )
             cost[candidate.name] = {
                 "forward": final.images_forward,
@@ -326,12 +326,12 @@ def _fit_final(
     epochs: int,
     on_epoch: Callable[[EpochRecord], None] | None,
     *,
-    is_winner: bool = True,
+    must_hold: bool = True,
 ) -> RunResult:
     """Trains on training and validation data, without early stop; keeps the weights.
 
     Raises:
-        StudyError: If the winner's training diverges on every seed that is tried.
+        StudyError: If it must hold, and diverges on every seed that is tried.
     """
     images = np.concatenate([study.setup.splits.train, study.setup.splits.val])
     study.trained = None
@@ -341,7 +341,7 @@ def _fit_final(
         lambda seed: study.setup.trainer.fit(
             recipe, images, None, seed=seed, epochs=epochs, on_epoch=on_epoch, keep_weights=True
         ),
-        must_hold=is_winner,
+        must_hold=must_hold,
     )
     study.trained = None if result.diverged else (recipe.key(), epochs)
     return result

@@ -23,6 +23,8 @@ class ConfirmPlan:
             both (default) or neither.
         tolerance: Standard errors of the best mean within which recipes count as equal, so that
             the cheapest of them wins, default 1; with 0 the best mean wins.
+        must_hold: Whether a winner whose final training diverges on three seeds is an error
+            (default), for a model is wanted, or is tested as it is, as a rival is.
     """
 
     top_k: int = 3
@@ -31,6 +33,7 @@ class ConfirmPlan:
     mistakes: int = 12
     rivals: tuple[str, ...] = ("full", "linear-probe")
     tolerance: float = 1.0
+    must_hold: bool = True
 
     def __post_init__(self) -> None:
         make_plain(self)

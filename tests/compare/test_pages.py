@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from biotune_optuna.compare.pages import write_comparison
+from biotune_optuna.compare.plan import Comparison
 from biotune_optuna.compare.published import DIFFERENCES, beside
 from biotune_optuna.compare.rows import read_csv
 from biotune_optuna.errors import StudyError
+from biotune_optuna.study.spec import StudySpec
 
 from .rows_kit import make_row, make_rows
 
@@ -65,13 +67,29 @@ def test_what_has_not_finished_is_said(tmp_path: Path) -> None:
     rows = [r for r in rows if r.method != "full" or (r.task, r.repeat) == ("b", 0)]
     write_comparison(rows, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "Holm's over 4 comparisons: tasks times the two" in text
+    assert "Holm's over 4 comparisons: each task's with full and linear-probe, named" in text
     assert "| a: biotune − full | – | – | 0 | – | – |" in text
     assert text.count("have not run in all repeats yet") == 1
     assert "| full | 1 | 0.8000 |" in text
     ranks = text.partition("## Mean ranks")[2]
     assert "biotune" in ranks
     assert "full" not in ranks, "one repeat of three is not ranked among full means"
+
+
+def test_what_was_asked_counts_before_it_has_a_result(tmp_path: Path) -> None:
+    tasks = tuple(StudySpec(model="tiny", data=name) for name in ("digits", "other"))
+    plan = Comparison(tasks=tasks, contenders=("biotune", "full", "linear-probe"))
+    rows = [row for row in make_rows(SCORES) if row.method in ("biotune", "full")]
+    write_comparison(rows, tmp_path, plan=plan)
+    text = (tmp_path / "report.md").read_text()
+    assert "Holm's over 4 comparisons" in text
+    for contrast in ("digits-tiny: biotune − linear-probe", "other-tiny: biotune − full"):
+        assert f"| {contrast} | – | – | 0 | – | – |" in text
+    write_comparison(rows, tmp_path)
+    assert (
+        "Holm's over 1 comparisons: each task's with full, named"
+        in (tmp_path / "report.md").read_text()
+    )
 
 
 def test_ablations_are_known_by_their_names(tmp_path: Path) -> None:
@@ -84,8 +102,9 @@ def test_ablations_are_known_by_their_names(tmp_path: Path) -> None:
 
 def test_names_are_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>|**x**"
-    rows = make_rows(SCORES, task=evil, data=evil, model="<img src=x>")
-    rows += [make_row(f"<b>{evil}", r, 0.5, task=evil, data=evil) for r in range(3)]
+    names = {"task": evil, "data": evil, "model": "<img src=x>"}
+    rows = make_rows(SCORES, **names)
+    rows += [make_row(f"<b>{evil}", r, 0.5, **names) for r in range(3)]
     html = write_comparison(rows, tmp_path, title=evil).read_text()
     assert "<script>alert" not in html
     assert "<img src=x" not in html

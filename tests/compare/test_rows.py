@@ -43,6 +43,7 @@ def test_derived_figures() -> None:
         (lambda text: text.replace("0.5", "nan"), "line 2: score nan must be a finite number"),
         (lambda text: text.replace("12.5", "inf"), "line 2: seconds inf must be a finite number"),
         (lambda text: text.replace(",80,", ",0,"), "line 2: pool 0 must be at least 1"),
+        (lambda text: text.replace(",3000,", ",-3,"), "line 2: forward -3 must be at least 0"),
         (lambda text: text + text.splitlines()[1], "line 3: full in repeat 0 of .* is on line 2"),
         (lambda text: text[: text.rindex(",12.5")], "line 2: seconds None is no number"),
     ],

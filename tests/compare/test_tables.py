@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,21 @@ def test_results_on_different_test_images_do_not_share_a_table() -> None:
         summarise(rows)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model", "other"), ("metric", "kappa"), ("official", 1), ("train", 2000), ("pool", 90)],
+)
+def test_results_of_different_protocols_do_not_share_a_table(name: str, value: Any) -> None:
+    rows = [make_row("biotune", 0, 0.9), make_row("full", 0, 0.1, **{name: value})]
+    with pytest.raises(DataError, match=f"full in repeat 0 has {name} {value!r} and biotune"):
+        summarise(rows)
+
+
+def test_repeats_may_hold_different_numbers_of_images() -> None:
+    rows = [make_row("biotune", 0, 0.9), make_row("biotune", 1, 0.8, train=61, pool=79, test=41)]
+    assert summarise(rows).tasks[0].entries[0].score.n == 2
+
+
 def test_holm_runs_over_tasks_times_opponents() -> None:
     one = make_rows(SCORES, task="a")
     two = make_rows(SCORES, task="b")
@@ -92,3 +108,13 @@ def test_ablations_are_tested_against_their_base() -> None:
     ]
     assert summary.confirmatory[1].effect.value == pytest.approx(-0.4 / 3)
     assert not summary.others
+
+
+def test_who_has_no_reference_is_still_tested_against_biotune() -> None:
+    scores = {name: [0.5, 0.6, 0.7] for name in ("biotune", "full", "two seeds", "of none")}
+    references = {"two seeds": "biotune", "of none": "absent"}
+    summary = summarise(make_rows(scores), references=references, confirmatory=None)
+    assert [(c.method, c.against) for c in summary.confirmatory] == [
+        ("biotune", "full"),
+        ("two seeds", "biotune"),
+    ]

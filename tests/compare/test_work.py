@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from examples import digit_folder
 from tiny import tiny_spec
 
 from biotune_optuna.compare import work
@@ -23,7 +25,9 @@ from biotune_optuna.compare.rows import Row
 from biotune_optuna.compare.search import varied
 from biotune_optuna.compare.work import Progress, read_rows, run_comparison
 from biotune_optuna.errors import BioTuneError, StudyError
+from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.stop import Stopped, StopRequest
 from biotune_optuna.study.storage import open_storage
@@ -133,6 +137,44 @@ def test_a_storage_without_leases_is_refused(tmp_path: Path) -> None:
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/plain.db")
     with pytest.raises(StudyError, match=r"plain RDBStorage.*give the storage's URL"):
         run_comparison(make_plan(), storage=storage)
+
+
+def test_no_method_profits_from_what_another_computed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, cells, computed = Trainer.fit, Log(), Counter[str]()
+
+    def noted(self: Trainer, *args: Any, **options: Any) -> RunResult:
+        result = fit(self, *args, **options)
+        computed[cells[-1].cell.contender.name] += result.cache_misses
+        return result
+
+    monkeypatch.setattr(Trainer, "fit", noted)
+    plan = make_plan(contenders=("linear-probe", "lp-ft"))
+    storage = optuna.storages.InMemoryStorage()
+    run_comparison(plan, storage=storage, device="cpu", cache_dir=cache, tell=cells.append)
+    assert computed["linear-probe"] == computed["lp-ft"] == 30 + 20 + 50
+
+
+def test_a_search_whose_final_training_diverges_is_tested_as_a_rival_is(cache: Path) -> None:
+    spec = tiny_spec(**SMALL, lr=1e8)
+    plan = make_plan(tasks=(spec,), contenders=("biotune",), equal_budget=False)
+    (row,), _ = run(plan, optuna.storages.InMemoryStorage(), cache)
+    assert 0 <= row.score < 0.5
+    # three trials, one fresh run, three final trainings: all end in their first epoch
+    assert row.forward > 3 * 15
+
+
+def test_a_given_validation_part_is_not_in_the_pool_of_the_test(
+    tmp_path: Path, cache: Path
+) -> None:
+    digit_folder(tmp_path / "train", per_class=20)
+    digit_folder(tmp_path / "val", per_class=10)
+    spec = tiny_spec(**SMALL | {"data": str(tmp_path), "val_size": None})
+    plan = make_plan(tasks=(spec,), contenders=("linear-probe",))
+    (row,), _ = run(plan, optuna.storages.InMemoryStorage(), cache)
+    assert (row.val, row.official) == (30, 0)
+    assert row.pool == 60 - row.test
 
 
 def test_searchers_share_genomes_and_budget(tmp_path: Path, cache: Path) -> None:

@@ -76,6 +76,6 @@ def test_a_baseline_takes_the_next_seed_too(setup: Setup, diverging) -> None:
 
 def test_a_rival_that_always_diverges_does_not_stop_a_confirmation(setup: Setup) -> None:
     study = TuningStudy(optuna.create_study(direction="maximize"), setup)
-    result = _fit_final(study, Recipe.full(setup.blocks, lr=1e6), 2, None, is_winner=False)
+    result = _fit_final(study, Recipe.full(setup.blocks, lr=1e6), 2, None, must_hold=False)
     assert result.diverged
     assert study.trained is None
