@@ -1,0 +1,271 @@
+"""Predictions: those of the model in memory, and bad images cost only themselves."""
+
+import csv
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from biotune_optuna.data.decode import DECODE_ERRORS
+from biotune_optuna.errors import BioTuneError, DataError, ModelError
+from biotune_optuna.export import (
+    Exported,
+    Preprocessing,
+    load_exported,
+    write_csv,
+)
+
+from .kit import CLASSES, NAME, picture, probabilities
+
+
+def test_predictions_equal_those_in_memory_to_the_bit(tuned, exported):
+    found = load_exported(exported, device="cpu").predict(tuned["paths"])
+    assert np.array_equal(probabilities(found), tuned["probabilities"])
+    assert len(np.unique(probabilities(found)[:, 0])) > 3  # no constant model
+
+
+def test_another_batch_size_gives_the_same_but_for_rounding(tuned, exported):
+    found = load_exported(exported, device="cpu").predict(tuned["paths"], batch_size=1)
+    np.testing.assert_allclose(probabilities(found), tuned["probabilities"], atol=1e-5)
+
+
+def test_a_batch_that_does_not_fit_is_halved(tuned, exported, monkeypatch):
+    loaded = load_exported(exported, device="cpu")
+    sizes, forward = [], loaded.model.forward
+
+    def narrow(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(batch)
+
+    monkeypatch.setattr(loaded.model, "forward", narrow)
+    found = probabilities(loaded.predict(tuned["paths"]))
+    assert max(sizes) > 2
+    np.testing.assert_allclose(found, tuned["probabilities"], rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(loaded.model, "forward", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loaded.predict(tuned["paths"])
+
+
+def test_a_pickle_opens_where_its_device_is_not(tuned, exported, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    loaded = load_exported(exported, device="cpu")
+    state = loaded.__getstate__()
+    assert state["device"] == "cpu"
+    again = type(loaded).__new__(type(loaded))
+    again.__setstate__(state | {"device": "cuda:7"})  # as pickled on a machine with eight of them
+    assert again.device == torch.device("cpu")
+    np.testing.assert_allclose(
+        probabilities(pickle.loads(pickle.dumps(again)).predict(tuned["paths"])),
+        tuned["probabilities"],
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_the_same_class_serves_a_model_in_memory(tuned, exported):
+    memory = Exported(
+        tuned["model"],
+        name=NAME,
+        classes=CLASSES,
+        preprocessing=tuned["preprocessing"],
+        device="cpu",
+    )
+    found = memory.predict(tuned["paths"])
+    assert np.array_equal(probabilities(found), tuned["probabilities"])
+
+
+class TestPredict:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, exported):
+        return load_exported(exported, device="cpu")
+
+    def test_bad_images_are_reported_and_the_rest_goes_on(self, model, tuned, tmp_path):
+        broken = tmp_path / "broken.jpg"
+        broken.write_bytes(b"\xff\xd8\xff\xe0 no more")
+        paths = [*tuned["paths"][:3], broken, tmp_path / "gone.png", *tuned["paths"][3:8], 7]
+        found = model.predict(paths, top_k=2)
+        assert [bool(item.error) for item in found] == [False] * 3 + [True] * 2 + [False] * 5 + [
+            True
+        ]
+        assert "broken.jpg" in found[3].error
+        assert found[3].label is None
+        assert found[3].top == ()
+        assert "gone.png" in found[4].error
+        assert "image 10 is a int" in found[10].error
+        good = [item for item in found if not item.error]
+        # the readable ones fill the batches as if the others were not there
+        assert np.array_equal(probabilities(good), tuned["probabilities"][:8])
+
+    def test_top_k_is_sorted_and_named(self, model, tuned):
+        prediction = model.predict(tuned["paths"][0], top_k=99)[0]
+        labels, values = zip(*prediction.top, strict=True)
+        assert set(labels) == set(CLASSES)
+        assert list(values) == sorted(values, reverse=True)
+        assert (prediction.label, prediction.probability) == prediction.top[0]
+        assert sum(values) == pytest.approx(1.0, abs=1e-5)
+        assert prediction.image == str(tuned["paths"][0])
+
+    def test_folders_pictures_and_arrays_are_the_same_images(self, model, folder):
+        paths = sorted((folder / "a").iterdir())
+        expected = probabilities(model.predict(paths))
+        pictures = [Image.open(path) for path in paths]
+        arrays = [np.asarray(image) for image in pictures]
+        for images in (folder / "a", str(folder / "a"), pictures, arrays):
+            assert np.array_equal(probabilities(model.predict(images)), expected)
+        assert model.predict(arrays)[4].image == "image 4"
+
+    def test_links_in_a_folder_are_not_followed(self, model, folder, tmp_path):
+        (tmp_path / "real.png").write_bytes((folder / "a" / "0.png").read_bytes())
+        (tmp_path / "link.png").symlink_to(folder / "a" / "1.png")
+        assert len(model.predict(tmp_path)) == 1
+
+    def test_hidden_files_are_passed_over(self, model, folder, tmp_path):
+        content = (folder / "a" / "0.png").read_bytes()
+        for name in ("seen.png", "._seen.png", ".cache/0.png", "a/.b/0.png"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+        hidden = tmp_path / "a" / ".b"
+        named = model.predict([tmp_path, hidden, hidden / "0.png"])
+        assert [Path(one.image).parent.name for one in named] == [tmp_path.name, ".b", ".b"]
+
+    def test_a_name_too_long_costs_only_itself(self, model, tuned):
+        long, sound = model.predict(["x" * 300 + ".png", tuned["paths"][0]])
+        assert "too long" in long.error
+        assert sound.error is None
+
+    def test_nothing_to_predict_and_senseless_numbers_are_refused(self, model, tuned, tmp_path):
+        with pytest.raises(DataError, match="no images to predict"):
+            model.predict(tmp_path)
+        for settings in ({"batch_size": 0}, {"top_k": 0}):
+            with pytest.raises(DataError, match="must be at least 1"):
+                model.predict(tuned["paths"], **settings)
+
+    def test_one_bad_image_costs_only_itself(self, model, tuned, tmp_path):
+        empty = np.zeros((0, 0, 3), dtype=np.uint8)
+        good = np.asarray(Image.open(tuned["paths"][0]))
+        first, second = model.predict([empty, good])
+        assert first.error  # in Pillow's words or ours
+        assert second.error is None
+        with pytest.raises(DataError, match="images 5 are no path"):
+            model.predict(5)
+
+    @pytest.mark.parametrize("kind", DECODE_ERRORS)
+    def test_a_lazy_picture_that_is_broken_costs_only_itself(self, model, tuned, kind):
+        class Broken(Image.Image):
+            def load(self):
+                raise kind("broken\nhere")
+
+        good = Image.open(tuned["paths"][0])
+        good.load()
+        broken = Broken()
+        broken.__dict__.update(good.__dict__)
+        before, found, after = model.predict([good, broken, good])
+        assert found.error == "broken here"
+        assert before.error is None
+        assert after.error is None
+
+    def test_a_name_that_is_no_text_can_be_listed(self, model, tuned, tmp_path):
+        odd = os.fsdecode(bytes(tmp_path / "caf") + b"\xe9.png")
+        shutil.copy(tuned["paths"][0], odd)
+        text = write_csv(model.predict(tmp_path), tmp_path / "out.csv").read_text()
+        assert "caf\\udce9.png" in text
+
+    def test_predictions_are_given_batch_by_batch(self, model, tuned):
+        drawn = []
+
+        def paths():
+            for path in tuned["paths"]:
+                drawn.append(path)
+                yield path
+
+        stream = model.iter_predict(paths())
+        next(stream)
+        assert len(drawn) <= model.preprocessing.batch_size
+        assert 1 + len(list(stream)) == len(tuned["paths"])
+
+    def test_the_table_holds_every_number_in_full(self, model, tuned, tmp_path):
+        found = model.predict([tuned["paths"][0], tmp_path / "gone, away.png"], top_k=2)
+        path = write_csv(found, tmp_path / "out.csv")
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == [
+            "image",
+            "label",
+            "probability",
+            "label_2",
+            "probability_2",
+            "error",
+        ]
+        assert rows[0]["label"] == found[0].label
+        assert float(rows[0]["probability"]) == found[0].probability
+        assert float(rows[0]["probability_2"]) == found[0].top[1][1]
+        assert rows[1]["image"].endswith("gone, away.png")
+        assert rows[1]["label"] == ""
+        assert "cannot be read" in rows[1]["error"]
+        assert [p.name for p in tmp_path.iterdir()] == ["out.csv"]
+        with pytest.raises(BioTuneError, match="cannot write"):
+            write_csv(found, tmp_path / "no" / "out.csv")
+
+
+@pytest.mark.parametrize("name", ["volo_d4_448", "volo_d5_512"])
+def test_a_square_larger_than_the_picture_is_that_of_timm(name):
+    config = timm.get_pretrained_cfg(name)
+    assert config.crop_pct > 1
+    settings = Preprocessing(
+        size=config.input_size[-1],
+        crop_pct=config.crop_pct,
+        interpolation=config.interpolation,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+    )
+    assert Preprocessing.from_dict(settings.to_dict()) == settings
+    seen = []
+
+    class Model(torch.nn.Module):
+        def forward(self, batch):
+            seen.append(batch)
+            return batch.mean((2, 3))
+
+    model = Exported(Model(), name=name, classes=CLASSES, preprocessing=settings, device="cpu")
+    image = picture(1, 0)
+    model.predict(image)
+    transform = timm.data.create_transform(
+        config.input_size,
+        crop_pct=config.crop_pct,
+        interpolation=config.interpolation,
+        mean=settings.mean,
+        std=settings.std,
+    )
+    torch.testing.assert_close(seen[0][0], transform(image), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"size": 0}, DataError, "image size 0"),
+        ({"mean": (0.5,)}, DataError, "need 3 values"),
+        ({"std": (0.5, 0.5, 0.0)}, DataError, "std > 0"),
+        ({"batch_size": 0}, DataError, "batch size 0"),
+        ({"amp": "fp8"}, DataError, "amp 'fp8' is unknown"),
+        ({"interpolation": "cubic"}, DataError, "interpolation 'cubic'"),
+        ({"crop_pct": 2.1}, DataError, r"crop_pct 2\.1 is not in \(0, 2\]"),
+    ],
+)
+def test_senseless_preprocessing_is_refused(change, error, message):
+    good = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert Preprocessing.from_dict(json.loads(json.dumps(good.to_dict()))) == good
+    with pytest.raises(error, match=message):
+        Preprocessing.from_dict(good.to_dict() | change)
+    with pytest.raises(ModelError, match="lacks or garbles a field: 'std'"):
+        Preprocessing.from_dict({k: v for k, v in good.to_dict().items() if k != "std"})
