@@ -151,6 +151,13 @@ def as_files(images: np.ndarray, folder: Path) -> list[str]:
     return [str(path) for path in paths]
 
 
+class Series:
+    """As pandas.Series is."""
+
+    def __init__(self, values: list[str]) -> None:
+        self.to_numpy = lambda: np.array(values, object)
+
+
 WAYS = {
     "channel last": lambda x, _: x[..., np.newaxis],
     "rgb": lambda x, _: np.repeat(x[..., np.newaxis], 3, axis=3),
@@ -161,6 +168,8 @@ WAYS = {
     "tensor": lambda x, _: torch.from_numpy(x).float().unsqueeze(1) / 255,
     "pictures": lambda x, _: [Image.fromarray(image) for image in x],
     "files": as_files,
+    "array of files": lambda x, folder: np.array(as_files(x, folder)),
+    "series of files": lambda x, folder: Series(as_files(x, folder)),
 }
 
 
@@ -441,6 +450,8 @@ BAD = {
     "NaN": (np.full((10, 8, 8), np.nan), HALVES, "NaN"),
     "too bright": (np.full((10, 8, 8), 300.0), HALVES, "300"),
     "negative": (np.full((10, 8, 8), -1), HALVES, "-1"),
+    "one picture": (Image.new("RGB", (8, 8)), HALVES, "X is one picture"),
+    "pixels of one picture": (np.zeros((10, 8, 3)), HALVES, r"give image\[None"),
     "text": (np.full((10, 8, 8), "a"), HALVES, "uint8 or floats"),
     "a number": (3, HALVES, "X is a int"),
 }

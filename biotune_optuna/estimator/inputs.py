@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
@@ -56,6 +57,7 @@ def training_images(
             "requires y to be passed, but the target y is None: give one label an image"
         )
     labels = _labels(y)
+    X = _listed(X)
     scale = None
     if _is_array(X):
         array = _as_array(X)
@@ -105,11 +107,26 @@ def images_of(X: Any, scale: Scale) -> Iterator[Any]:
         X = open_source(X)
     if isinstance(X, ImageSource):
         return (X.load(i) for i in range(len(X)))
+    X = _listed(X)
     if _is_array(X):
         return iter(_to_uint8(_as_array(X), scale))
     if isinstance(X, Sequence):
         return iter(X)
     raise InputError(f"X is a {type(X).__name__}; give images in one of the ways fit takes them")
+
+
+def _listed(X: Any) -> Any:
+    """Names of files or pictures in an array or a pandas Series as a list; others as they are.
+
+    Raises:
+        InputError: If ``X`` is one picture.
+    """
+    if isinstance(X, Image.Image):
+        raise InputError("X is one picture; give a list of pictures")
+    values = X.to_numpy() if hasattr(X, "to_numpy") else X
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "UO":
+        return values.tolist()
+    return X
 
 
 def _is_array(X: Any) -> bool:
@@ -123,6 +140,8 @@ def _as_array(X: Any) -> NDArray[Any]:
         raise InputError(f"X has values of type {array.dtype}; give uint8 or floats")
     if len(array) == 0:
         raise InputError("X has no images: 0 sample(s), while a minimum of 1 is required")
+    if array.ndim == 3 and array.shape[2] in {3, 4} and array.shape[1] > 4:
+        raise InputError(f"X has the shape {array.shape}, that of one picture; give image[None]")
     if array.ndim == 3:
         return array
     if array.ndim == 4 and array.shape[3] in {1, 3, 4}:

@@ -109,6 +109,8 @@ def export_model(
                 written = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
                 (new / name).write_text(written, encoding="utf-8")
             (new / CARD).write_text(text, encoding="utf-8")
+            # safetensors makes files that only their owner may read, whatever the umask
+            (new / WEIGHTS).chmod((new / CARD).stat().st_mode & 0o777)
             check_target(target)  # minutes may have passed since
             _swap(new, place, Path(scratch, "old"))
     except (OSError, SafetensorError) as error:  # the latter is no OSError when the disk is full

@@ -132,8 +132,8 @@ def check(name: str, y_true: Labels, n_classes: int) -> None:
         n_classes: Number of classes.
 
     Raises:
-        DataError: If there are no labels, or ROC-AUC is asked for more than two classes or of
-            labels that hold one class only.
+        DataError: If there are no labels, ROC-AUC is asked for more than two classes or of labels
+            that hold one class only, or average precision of two classes without the second.
     """
     metric = _named(name)
     if len(y_true) == 0:
@@ -145,6 +145,8 @@ def check(name: str, y_true: Labels, n_classes: int) -> None:
         )
     if metric.two_classes_only and len(np.unique(y_true)) < 2:
         raise DataError(f"metric {name!r} needs images of both classes to score; one has none")
+    if name == "average_precision" and n_classes == 2 and not (np.asarray(y_true) == 1).any():
+        raise DataError(f"metric {name!r} needs images of the second class to score; it has none")
 
 
 def score(name: str, y_true: Labels, probs: Probabilities, n_classes: int) -> float:
@@ -183,7 +185,7 @@ def report(y_true: Labels, probs: Probabilities, classes: Sequence[str]) -> dict
         classes: The C class names.
 
     Returns:
-        ``n``; each metric by name (ROC-AUC where it is defined); ``recall``, ``precision`` and
+        ``n``; each metric by name that the labels define; ``recall``, ``precision`` and
         ``support`` by class name; ``confusion`` as C rows (true) of C counts (predicted).
     """
     from sklearn.metrics import confusion_matrix
@@ -193,8 +195,8 @@ def report(y_true: Labels, probs: Probabilities, classes: Sequence[str]) -> dict
     support, predicted, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
     values = {
         name: score(name, y_true, probs, n_classes)
-        for name, metric in METRICS.items()
-        if not metric.two_classes_only or (n_classes == 2 and len(np.unique(y_true)) == 2)
+        for name in METRICS
+        if _is_defined(name, y_true, n_classes)
     }
     return {
         "n": len(y_true),
@@ -204,6 +206,14 @@ def report(y_true: Labels, probs: Probabilities, classes: Sequence[str]) -> dict
         "support": {c: int(k) for c, k in zip(classes, support, strict=True)},
         "confusion": confusion.tolist(),
     }
+
+
+def _is_defined(name: str, y_true: Labels, n_classes: int) -> bool:
+    try:
+        check(name, y_true, n_classes)
+    except DataError:
+        return False
+    return True
 
 
 def _ratios(

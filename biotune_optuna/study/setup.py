@@ -12,7 +12,8 @@ import torch
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
 from biotune_optuna.data.sources import ImageSource, open_source
 from biotune_optuna.data.splits import Splits, make_splits
-from biotune_optuna.errors import ModelError
+from biotune_optuna.errors import DataError, ModelError
+from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.device import isolated_randomness, out_of_memory, resolve_device
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.models.blocks import Block, model_blocks
@@ -93,6 +94,7 @@ def prepare(
     elif spec.group_regex is not None and source.groups is None:
         source = source.with_groups(spec.group_regex)
     splits = split(spec, source)
+    _check_metric(spec, source, splits)
     loaded = load_model(spec, num_classes=len(source.classes))
     config = loaded.data_config
     size = spec.image_size or int(config["input_size"][-1])
@@ -123,6 +125,20 @@ def prepare(
         image_size=size,
         crop_pct=crop_pct,
     )
+
+
+def _check_metric(spec: StudySpec, source: ImageSource, splits: Splits) -> None:
+    """Refuses a metric that some part to be scored does not define, before anything is trained."""
+    parts = {"validation": splits.val, "test": splits.test}
+    if splits.scheme == "kfold":
+        parts |= {f"fold {k + 1}": part for k, part in enumerate(splits.folds)}
+    for name, part in parts.items():
+        if not len(part):
+            continue
+        try:
+            metrics.check(spec.train.metric, source.labels[part], len(source.classes))
+        except DataError as error:
+            raise DataError(f"the {name} images: {error}") from None
 
 
 def split(spec: StudySpec, source: ImageSource) -> Splits:

@@ -1,6 +1,7 @@
 """The exported folder: whole or absent, and loadable by timm alone."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -127,6 +128,15 @@ def test_the_card_says_what_it_was_told_and_how_to_use_it(tuned, tmp_path):
     assert "## Recipe\n\nStem frozen." in text
     assert "2. ünï\\|code\\*" in text
     assert 'timm.create_model("local-dir:.", pretrained=True)' in text
+
+
+def test_the_umask_says_who_may_read_the_weights(tuned, tmp_path):
+    before = os.umask(0o022)
+    try:
+        target = export(tuned, tmp_path / "m")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {0o644}
 
 
 class TestTarget:

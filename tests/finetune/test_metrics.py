@@ -65,6 +65,7 @@ def test_kappa_of_one_class_alone_is_zero():
         ("f1", [0, 1], 2, "'f1' is not one of macro_accuracy"),
         ("roc_auc", [0, 1, 2], 3, "for two classes and there are 3"),
         ("roc_auc", [0, 0], 2, "both classes"),
+        ("average_precision", [0, 0], 2, "the second class"),
         ("accuracy", [], 2, "no images"),
     ],
 )
@@ -93,3 +94,4 @@ def test_report_gives_none_where_a_class_has_no_images():
     found = metrics.report(np.array([0, 0]), np.eye(2)[[0, 0]], ["a", "b"])
     assert found["recall"] == {"a": 1.0, "b": None}
     assert found["precision"] == {"a": 1.0, "b": None}
+    assert not {"average_precision", "roc_auc"} & found.keys()

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from examples import digit_folder
 from tiny import tiny_spec
 
 from biotune_optuna.errors import DataError, ModelError
+from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.models.weights import create_model
 from biotune_optuna.study.setup import _check_image_size, prepare
 
@@ -40,3 +42,28 @@ def test_checking_the_size_changes_nothing() -> None:
 def test_a_crop_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"crop_pct 0\.0 is not in"):
         prepare(tiny_spec(crop_pct=0.0), device="cpu", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("roc_auc", r"the test images: .*'roc_auc' needs images of both classes"),
+        ("average_precision", r"the test images: .*needs images of the second class"),
+    ],
+)
+def test_a_metric_that_the_test_does_not_define_is_refused_at_once(
+    metric: str, message: str, tmp_path: Path
+) -> None:
+    for part, classes in (("train", 2), ("test", 1)):
+        digit_folder(tmp_path / "images" / part, per_class=20, classes=classes)
+    (tmp_path / "images" / "test" / "digit-1").mkdir()
+    settings = TrainSettings(epochs=1, batch_size=10, metric=metric)
+    spec = tiny_spec(data=str(tmp_path / "images"), train_size=20, val_size=10, train=settings)
+    with pytest.raises(DataError, match=message):
+        prepare(spec, device="cpu", cache_dir=tmp_path / "cache")
+
+
+def test_a_metric_of_two_classes_is_refused_for_ten(tmp_path: Path) -> None:
+    spec = tiny_spec(train=TrainSettings(epochs=1, metric="roc_auc"))
+    with pytest.raises(DataError, match=r"the validation images: .* there are 10"):
+        prepare(spec, device="cpu", cache_dir=tmp_path)
