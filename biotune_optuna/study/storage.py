@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from optuna.storages import InMemoryStorage, _CachedStorage
-from optuna.storages.journal import JournalFileBackend, JournalStorage
-from optuna.storages.journal._file import get_lock_file
+from optuna.storages.journal import JournalStorage
 
 from biotune_optuna.errors import StorageError
 from biotune_optuna.study.database import Database, engine_settings, reading
+from biotune_optuna.study.journal import JournalFile, check_journal
 from biotune_optuna.study.resilient import ResilientStorage
 from biotune_optuna.study.retry import RetryPolicy
 from biotune_optuna.study.urls import StorageURL, describe_url, parse_url, scrub, scrub_logs
 
 if TYPE_CHECKING:
     from collections.abc import Container
-    from typing import Any
 
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.engine import Engine
@@ -81,7 +80,7 @@ def open_storage(
     if where.kind == "journal":
         assert where.path is not None
         policy = RetryPolicy(where.place, seconds=min(retry_seconds, _OPENING_SECONDS))
-        journal = policy.call(lambda _: JournalStorage(_JournalFile(str(where.path))))
+        journal = policy.call(lambda _: JournalStorage(JournalFile(str(where.path))))
         return ResilientStorage(
             journal, url=where, retry_seconds=retry_seconds, read_only=read_only
         )
@@ -120,6 +119,8 @@ def _check_path(where: StorageURL, path: Path, *, create: bool, read_only: bool)
         raise StorageError(f"{path} cannot be written; check its owner and permissions")
     if where.kind == "sqlite":
         _check_sqlite(path)
+    else:
+        check_journal(path)
 
 
 def _check_sqlite(path: Path) -> None:
@@ -167,31 +168,6 @@ def is_on_network(path: Path, *, mounts: Path = Path("/proc/self/mountinfo")) ->
         ):
             longest, kind = point, right.split()[0]
     return kind in _NETWORK_FILE_SYSTEMS
-
-
-class _JournalFile(JournalFileBackend):
-    """A journal that outlives a writer which was stopped, or ran out of disk, within a line."""
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        with get_lock_file(self._lock):
-            self._cut_partial_line()
-        super().append_logs(logs)
-
-    def _cut_partial_line(self) -> None:
-        # Whoever wrote it never saw it succeed; the next line, joined to it, would make the whole
-        # journal unreadable.
-        with Path(self._file_path).open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            at = end
-            while at > 0:
-                at = max(0, at - 4096)
-                file.seek(at)
-                newline = file.read(min(4096, end - at)).rfind(b"\n")
-                if newline >= 0:
-                    at += newline + 1
-                    break
-            if at < end:
-                file.truncate(at)
 
 
 # -- databases

@@ -285,18 +285,6 @@ def test_network_file_systems_get_a_warning_and_no_wal(
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
 
 
-def test_a_journal_outlives_a_line_cut_short(tmp_path: Path) -> None:
-    path = tmp_path / "study.log"
-    study = optuna.create_study(study_name="s", storage=open_storage(str(path)))
-    study.optimize(objective, n_trials=2)
-    with path.open("ab") as file:
-        file.write(b'{"op_code": 4, "worker_')  # its writer was killed here
-    again = optuna.load_study(study_name="s", storage=open_storage(str(path)))
-    again.optimize(objective, n_trials=1)
-    last = optuna.load_study(study_name="s", storage=open_storage(str(path)))
-    assert len(last.trials) == 3
-
-
 def test_processes_that_create_the_same_database_at_once(path: Path) -> None:
     code = (
         "import sys, optuna; from biotune_optuna.study.storage import open_storage\n"

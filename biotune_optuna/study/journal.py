@@ -1,0 +1,98 @@
+"""A journal file of Optuna's: told from other files, and mended where a writer was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
+
+from biotune_optuna.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any
+
+__all__ = ["JournalFile", "check_journal"]
+
+_RECORD_BEGINS = b'{"op_code"'
+
+
+def check_journal(path: Path) -> None:
+    """Refuse a file that something else than a journal has been written to.
+
+    Raises:
+        StorageError: The first line is no record of a journal, nor the beginning of one.
+    """
+    if path.is_file() and not _is_journal(path):
+        raise StorageError(
+            f"{path} is no journal of Optuna; it is left as it is; give another file"
+        )
+
+
+def _is_journal(path: Path) -> bool:
+    with path.open("rb") as file:
+        line = file.readline()
+    if not line.endswith(b"\n"):  # an empty file, or a first record cut short
+        return line.startswith(_RECORD_BEGINS) or _RECORD_BEGINS.startswith(line)
+    try:
+        return _has_operation(json.loads(line))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _has_operation(record: object) -> bool:
+    return isinstance(record, dict) and "op_code" in record
+
+
+class JournalFile(JournalFileBackend):
+    """A journal that outlives a writer which was stopped, or ran out of disk, within a line."""
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Yield the records from this number on.
+
+        Raises:
+            StorageError: A line is no record.
+        """
+        records = super().read_logs(log_number_from)
+        number = log_number_from
+        while True:
+            number += 1
+            record: Any = None
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except (ValueError, RecursionError):  # no JSON, or no text at all
+                pass
+            if not _has_operation(record):
+                raise StorageError(
+                    f"{self._file_path} is damaged: line {number} is no record of a journal; "
+                    "remove that line, or give another file"
+                )
+            yield record
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records, after what a stopped writer left of its last one is cut off."""
+        with get_lock_file(self._lock):
+            self._cut_partial_line()
+        super().append_logs(logs)
+
+    def _cut_partial_line(self) -> None:
+        # Whoever wrote it never saw it succeed; the next line, joined to it, would make the whole
+        # journal unreadable.
+        with Path(self._file_path).open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            at = end
+            while at > 0:
+                at = max(0, at - 4096)
+                file.seek(at)
+                newline = file.read(min(4096, end - at)).rfind(b"\n")
+                if newline >= 0:
+                    at += newline + 1
+                    break
+            if at < end:
+                file.truncate(at)

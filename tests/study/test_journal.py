@@ -1,0 +1,78 @@
+"""Journal files: other files are left alone, and a damaged one is named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import optuna
+import pytest
+
+from biotune_optuna.errors import StorageError
+from biotune_optuna.study.storage import open_storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def objective(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0, 1)
+
+
+def test_a_journal_outlives_a_line_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "study.log"
+    study = optuna.create_study(study_name="s", storage=open_storage(str(path)))
+    study.optimize(objective, n_trials=2)
+    with path.open("ab") as file:
+        file.write(b'{"op_code": 4, "worker_')  # its writer was killed here
+    again = optuna.load_study(study_name="s", storage=open_storage(str(path)))
+    again.optimize(objective, n_trials=1)
+    last = optuna.load_study(study_name="s", storage=open_storage(str(path)))
+    assert len(last.trials) == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"all my notes in one line",
+        b"{}",
+        b"first line\nsecond line\n",
+        b'{"level": "info"}\n{"level": "warning"}\n',
+        b"[1, 2]\nnull\n",
+        b"\n",
+        b"\xff\xfe binary \x00\n\xff\n",
+        b'{"op_code" is what I wrote about\n',
+    ],
+)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_another_file_is_left_as_it_is(tmp_path: Path, content: bytes, *, read_only: bool) -> None:
+    path = tmp_path / "notes.log"
+    path.write_bytes(content)
+    with pytest.raises(StorageError) as caught:
+        open_storage(str(path), read_only=read_only)
+    assert str(caught.value) == (
+        f"{path} is no journal of Optuna; it is left as it is; give another file"
+    )
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"op', b'{"op_code":0,"worker_id":"a'])
+def test_a_journal_whose_first_record_was_cut_short_is_used(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "study.log"
+    path.write_bytes(content)
+    study = optuna.create_study(study_name="s", storage=open_storage(str(path)))
+    study.optimize(objective, n_trials=1)
+    assert len(optuna.load_study(study_name="s", storage=open_storage(str(path))).trials) == 1
+
+
+@pytest.mark.parametrize("line", [b"spoiled\n", b"\xff\xfe\n", b"{}\n", b"null\n"])
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "study.log"
+    optuna.create_study(study_name="s", storage=open_storage(str(path)))
+    lines = path.read_bytes().splitlines(keepends=True)
+    content = b"".join([lines[0], line, lines[0]])
+    path.write_bytes(content)
+    with pytest.raises(StorageError) as caught:
+        open_storage(str(path))
+    assert f"{path} is damaged: line 2 is no record" in str(caught.value)
+    assert path.read_bytes() == content
