@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -139,6 +141,11 @@ def _connect_mysql_read_only(connection: Any, _record: Any) -> None:
         cursor.execute("SET SESSION TRANSACTION READ ONLY")
 
 
+def _dispose(engine: Engine, process: int) -> None:
+    if os.getpid() == process:  # a forked child has no say in its parent's connections
+        engine.dispose()
+
+
 plugins.register(_PLUGIN, __name__, "ConnectionSettings")
 
 
@@ -180,11 +187,22 @@ class Database(RDBStorage):
     trial runs for which nobody is responsible; both can be repeated when the connection was lost at
     the commit and nobody knows whether it happened. A lost trial is failed and, if it came from the
     queue, put back there in one step.
+
+    The connections are closed with the storage or the process, whichever ends first: with its last
+    connection an SQLite file takes in its log of changes and is complete by itself.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._close_at_the_end()
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         with reading():  # for the reason given where a database is opened
             super().__setstate__(state)
+        self._close_at_the_end()
+
+    def _close_at_the_end(self) -> None:
+        weakref.finalize(self, _dispose, self.engine, os.getpid())
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return one trial."""
