@@ -20,7 +20,14 @@ from biotune_optuna.study.database import Database, engine_settings, reading
 from biotune_optuna.study.journal import JournalFile, check_journal
 from biotune_optuna.study.resilient import ResilientStorage
 from biotune_optuna.study.retry import RetryPolicy
-from biotune_optuna.study.urls import StorageURL, describe_url, parse_url, scrub, scrub_logs
+from biotune_optuna.study.urls import (
+    StorageURL,
+    describe_url,
+    file_url,
+    parse_url,
+    scrub,
+    scrub_logs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -207,10 +214,11 @@ def _open_database(where: StorageURL, *, seconds: float, create: bool, read_only
     url = where.url
     if where.kind == "sqlite" and read_only:
         assert where.path is not None
-        url = f"sqlite:///file:{quote(str(where.path))}?mode=ro&uri=true"
+        options = {"mode": "ro"}
         closed = not network and not os.access(where.path.parent, os.W_OK)
         if closed and not Path(f"{where.path}-wal").exists():
-            url += "&immutable=1"  # SQLite would make its files for readers beside the database
+            options["immutable"] = "1"  # SQLite would make its files for readers beside it
+        url = file_url(where.path, **options)
     settings = engine_settings(where, read_only=read_only, network=network)
     policy = RetryPolicy(where.place, seconds=seconds)
     # Optuna fills in {SCHEMA_VERSION}; a brace in a password is none of its business.

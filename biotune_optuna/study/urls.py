@@ -6,7 +6,7 @@ import ctypes
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, quote_plus
@@ -16,7 +16,15 @@ from biotune_optuna.errors import StorageError
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["DEFAULT_URL", "ENVIRONMENT", "StorageURL", "describe_url", "parse_url", "scrub"]
+__all__ = [
+    "DEFAULT_URL",
+    "ENVIRONMENT",
+    "StorageURL",
+    "describe_url",
+    "file_url",
+    "parse_url",
+    "scrub",
+]
 
 DEFAULT_URL = "sqlite:///biotune.db"
 ENVIRONMENT = "BIOTUNE_STORAGE"
@@ -95,12 +103,35 @@ def _parse_path(text: str) -> StorageURL:
     if path.suffix in _JOURNAL_SUFFIXES:
         return _journal(path)
     if path.suffix in _SQLITE_SUFFIXES:
-        return _parse_sql(f"sqlite:///{path}")
+        return _sqlite(path)
     raise StorageError(f"{scrub(text)!r} is no storage URL; write {_FORMS}")
 
 
 def _journal(path: Path) -> StorageURL:
     return StorageURL("journal", "", path, f"journal:///{path}")
+
+
+def _sqlite(path: Path) -> StorageURL:
+    path = path.expanduser()
+    # As it would have to be typed: a bare ? ends the file of a URL, and % begins a code.
+    typed = str(path).replace("%", "%25").replace("?", "%3F")
+    return StorageURL("sqlite", file_url(path), path, f"sqlite:///{typed}")
+
+
+def file_url(path: Path, **options: str) -> str:
+    """Return what SQLAlchemy opens this SQLite file by, whatever its name holds.
+
+    Args:
+        path: The file.
+        options: SQLite's own, such as ``mode="ro"``.
+    """
+    from sqlalchemy.engine import URL, make_url
+
+    text = URL.create("sqlite", database=str(path)).render_as_string()
+    if not options and make_url(text).database == str(path):  # SQLAlchemy 2.0 quotes nothing
+        return text
+    query = {**options, "uri": "true"}
+    return URL.create("sqlite", database=f"file:{quote(str(path))}", query=query).render_as_string()
 
 
 def _parse_sql(text: str) -> StorageURL:
@@ -112,9 +143,9 @@ def _parse_sql(text: str) -> StorageURL:
     except (SQLAlchemyError, ValueError):
         raise _unreadable(text) from None
     if url.get_backend_name() == "sqlite":
-        path = Path(url.database or "").expanduser()
-        url = url.set(database=str(path))
-        return StorageURL("sqlite", url.render_as_string(), path, f"sqlite:///{path}")
+        where = _sqlite(Path(url.database or ""))
+        given = url.set(database=str(where.path)).render_as_string()
+        return replace(where, url=given) if url.query else where
     dialect, _, driver = url.drivername.partition("+")
     if dialect not in _DRIVERS or driver not in ("", *_DRIVERS[dialect]):
         raise StorageError(f"no storage of kind {scrub(url.drivername)!r} is known; write {_FORMS}")

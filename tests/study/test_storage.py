@@ -52,6 +52,23 @@ def test_default_is_a_file_in_the_working_directory(
     assert (tmp_path / "biotune.db").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["x?y.db", "x%41y.db", "x%3Fy.db", "a#b.db", "a b+c.db", "größe.db", "a&mode=ro.db"]
+)
+def test_a_file_may_have_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = open_storage(name)
+    optuna.create_study(study_name="s", storage=storage)
+    assert {path.name.removesuffix("-wal").removesuffix("-shm") for path in tmp_path.iterdir()} == {
+        name
+    }
+    for again in (name, str(tmp_path / name), storage.url.shown):
+        reader = open_storage(again, read_only=True)
+        assert optuna.load_study(study_name="s", storage=reader).trials == []
+
+
 def test_sqlite_is_set_up_for_several_processes(path: Path) -> None:
     storage = open_storage(str(path))
     assert storage._database is not None
