@@ -247,6 +247,12 @@ def test_storage_makes_fit_resumable(digits: tuple[np.ndarray, np.ndarray], tmp_
         tiny(storage=url, random_state=7, study_name=first.study_.study_name, epochs=2).fit(*digits)
 
 
+def test_storage_may_be_a_path(digits: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    file = tmp_path / "study.db"
+    tiny(storage=file, n_trials=1).fit(*digits)
+    assert len(open_storage(file, create=False).get_all_studies()) == 1
+
+
 def test_folds_have_studies_of_their_own(
     digits: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:

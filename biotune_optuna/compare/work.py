@@ -25,6 +25,7 @@ from biotune_optuna.study.stop import Stopped, StopRequest
 from biotune_optuna.study.storage import open_storage
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
@@ -73,7 +74,7 @@ class Progress:
 def run_comparison(
     plan: Comparison,
     *,
-    storage: str | optuna.storages.BaseStorage | None = None,
+    storage: str | os.PathLike[str] | optuna.storages.BaseStorage | None = None,
     device: str = "auto",
     cache_dir: str | Path | None = None,
     tell: Callable[[Progress], object] | None = None,

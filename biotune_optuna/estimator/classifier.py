@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -58,8 +59,8 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: A timm architecture.
         n_trials: Finished trials that the study shall hold in all; None needs ``timeout``.
         timeout: Seconds for the search; None is no limit.
-        storage: URL or Optuna storage that keeps the study, so that an interrupted `fit` goes on
-            and several processes share it. None keeps it in memory.
+        storage: URL, file or Optuna storage that keeps the study, so that an interrupted `fit`
+            goes on and several processes share it. None keeps it in memory.
         study_name: Name of the study in the storage; None makes one of the model, the images'
             content and the parameters that make a study another one, so that every fold of a
             cross-validation and every point of a grid has a study of its own. ``n_trials`` and
@@ -99,7 +100,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         n_trials: int | None = 60,
         timeout: float | None = None,
-        storage: str | optuna.storages.BaseStorage | None = None,
+        storage: str | os.PathLike[str] | optuna.storages.BaseStorage | None = None,
         study_name: str | None = None,
         weights: str = "auto",
         image_size: int | None = None,
@@ -155,7 +156,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         skip = bool((self.study_params or {}).get("skip_bad_images"))
         source, classes, scale = training_images(X, y, skip_bad_images=skip)
         backend = self.storage
-        if backend is None or isinstance(backend, str):
+        if backend is None or isinstance(backend, str | os.PathLike):
             backend = open_storage(backend or "memory://")
         name = self.study_name or self._default_name(source)
         with _cache_folder(self.cache_dir) as cache_dir:

@@ -43,7 +43,7 @@ def all_devices() -> list[str]:
 def launch(
     study: str,
     *,
-    storage: str | None = None,
+    storage: str | os.PathLike[str] | None = None,
     devices: Sequence[str] = ("all",),
     arguments: Sequence[str] = (),
     stop: StopRequest | None = None,
@@ -78,7 +78,7 @@ def launch(
     parse_url(storage)  # refuse a bad one here, and hide its password
     environment = dict(os.environ)
     if storage is not None:
-        environment[ENVIRONMENT] = storage
+        environment[ENVIRONMENT] = os.fspath(storage)
     workers = [
         _Worker([*command, "--study", study, "--device", name, *arguments], environment, name)
         for name in names

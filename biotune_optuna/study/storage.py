@@ -51,7 +51,7 @@ _CREATION_RACES = ("already exists", "duplicate key", "UNIQUE constraint", "Dupl
 
 
 def open_storage(
-    url: str | None = None,
+    url: str | os.PathLike[str] | None = None,
     *,
     retry_seconds: float = 300.0,
     create: bool = True,
@@ -62,9 +62,9 @@ def open_storage(
     Args:
         url: ``sqlite:///FILE.db`` (relative to the working directory; four slashes for an absolute
             path), ``postgresql://USER@HOST/DATABASE``, ``mysql://USER@HOST/DATABASE``,
-            ``journal:///FILE.log``, or just a ``.db`` or ``.log`` file. A password may stand in the
-            URL or in ``~/.pgpass``. Default: the environment variable ``BIOTUNE_STORAGE``, else
-            ``sqlite:///biotune.db``.
+            ``journal:///FILE.log``, or just a ``.db`` or ``.log`` file, as text or ``Path``. A
+            password may stand in the URL or in ``~/.pgpass``. Default: the environment variable
+            ``BIOTUNE_STORAGE``, else ``sqlite:///biotune.db``.
         retry_seconds: For how long each call is retried while the storage cannot be reached.
         create: Create the database file and its tables where there are none.
         read_only: Refuse all writes, in the database itself; implies ``create=False``. An SQLite

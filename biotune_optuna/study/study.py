@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 SPEC_KEY = "biotune"
 TOTAL_KEY = "n_trials"
 
-Storage = str | optuna.storages.BaseStorage | None
+Storage = str | os.PathLike[str] | optuna.storages.BaseStorage | None
 
 
 class TuningStudy:

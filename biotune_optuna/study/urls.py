@@ -74,18 +74,18 @@ class StorageURL:
         return str(self.path) if self.path is not None else self.shown
 
 
-def parse_url(url: str | None = None) -> StorageURL:
+def parse_url(url: str | os.PathLike[str] | None = None) -> StorageURL:
     """Read a storage URL and take its password out of everything that is printed from now on.
 
     Args:
         url: A SQLAlchemy URL, ``journal:///FILE``, ``memory://``, or the path of a SQLite
-            (``.db``, ``.sqlite``) or journal (``.log``, ``.jsonl``) file. Default: the environment
-            variable ``BIOTUNE_STORAGE``, else ``sqlite:///biotune.db``.
+            (``.db``, ``.sqlite``) or journal (``.log``, ``.jsonl``) file, as text or ``Path``.
+            Default: the environment variable ``BIOTUNE_STORAGE``, else ``sqlite:///biotune.db``.
 
     Raises:
         StorageError: This is no URL of a storage that can be used.
     """
-    text = (url or os.environ.get(ENVIRONMENT) or DEFAULT_URL).strip()
+    text = os.fspath(url or os.environ.get(ENVIRONMENT) or DEFAULT_URL).strip()
     scheme, mark, rest = text.partition("://")
     if not mark:
         return _parse_path(text)
@@ -190,7 +190,7 @@ def _keep_secret(url: URL) -> None:
             _hide_in_process_title(value)
 
 
-def describe_url(url: str | None = None) -> str:
+def describe_url(url: str | os.PathLike[str] | None = None) -> str:
     """Return the storage URL as it may be shown: normalised, with the password hidden."""
     return parse_url(url).shown
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from biotune_optuna.errors import StorageError
+from biotune_optuna.study.storage import open_storage
 from biotune_optuna.study.urls import describe_url, parse_url, scrub, scrub_logs
 
 SECRET = "s3cr:t@/%"  # needs quoting in a URL
@@ -135,3 +136,10 @@ def test_the_password_leaves_the_process_title() -> None:
     assert QUOTED not in title
     assert title.strip("\0").endswith("@host/db\0--study\0s")
     assert kept == url  # the program itself still has it
+
+
+@pytest.mark.parametrize("name", ["study.db", "study.log"])
+def test_a_path_is_as_good_as_its_text(tmp_path: Path, name: str) -> None:
+    assert parse_url(tmp_path / name) == parse_url(str(tmp_path / name))
+    open_storage(tmp_path / name)
+    assert (tmp_path / name).exists()
