@@ -130,7 +130,7 @@ def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[st
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     trials = study.optuna.get_trials(deepcopy=False, states=states)
     return {
-        "Recipe": f"{recipe.describe()}. Chosen before the test: {result['why']}.",
+        "Recipe": f"{recipe.describe()}. {_choice(result)}",
         "Metrics": metrics,
         "Data": {
             "source": setup.source.name,
@@ -154,3 +154,10 @@ def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[st
             "study seed": spec.seed,
         },
     }
+
+
+def _choice(result: dict[str, Any]) -> str:
+    """Why the winner was chosen, and whether a test followed."""
+    if result["n_test"]:
+        return f"Chosen before the test: {result['why']}."
+    return f"Chosen on validation images: {result['why']}. No images were held out for a test."

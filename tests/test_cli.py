@@ -329,6 +329,8 @@ def test_without_a_test_part_the_job_ends_well_and_says_so(home: Path) -> None:
     assert "Chosen before the test" not in result.output
     card = (home / "biotune-out" / "data-test_efficientnet" / "model" / "README.md").read_text()
     assert "| test images | 0 |" in card or "test images: 0" in card
+    assert "No images were held out for a test." in card
+    assert "Chosen before the test" not in card
 
 
 def test_a_password_is_not_part_of_what_to_type_next(capsys: pytest.CaptureFixture[str]) -> None:

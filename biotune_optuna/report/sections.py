@@ -279,6 +279,8 @@ def trust(view: StudyView) -> str:
             )
         else:
             sentences.append("Each model was tested once, after the choice had been made.")
+    elif view.without_test:
+        sentences.append("No images were held out for a test.")
     elif view.spec:
         sentences.append("The test data has not been looked at yet.")
     if len(view.complete) > 1:

@@ -78,6 +78,11 @@ class StudyView:
         return dict(stored) if isinstance(stored, Mapping) else {}
 
     @property
+    def without_test(self) -> bool:
+        """Whether the confirmation found no images held out for a test."""
+        return bool(self.confirm.get("n_test") == 0)
+
+    @property
     def test_looks(self) -> list[Mapping[str, Any]]:
         """Every recorded look at the test data, oldest first."""
         stored = self.user_attrs.get("test_looks")

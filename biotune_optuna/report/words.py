@@ -72,11 +72,39 @@ def verdict(view: StudyView) -> Verdict:
             f"BioTune's recipe was chosen, but the test cannot tell it from {who}.",
             tuple(sentences),
         )
+    if not clearly:
+        return _chosen_on_validation(view, winner, sentences)
     rivals = " and ".join(rival for rival, _ in clearly)
-    ending = f" clearly ahead of {rivals}" if rivals else ""
-    return Verdict(
-        "won", f"BioTune's recipe won{',' + ending if ending else ''}.", tuple(sentences)
-    )
+    return Verdict("won", f"BioTune's recipe won, clearly ahead of {rivals}.", tuple(sentences))
+
+
+def _chosen_on_validation(
+    view: StudyView, winner: Mapping[str, Any], sentences: list[str]
+) -> Verdict:
+    """BioTune's recipe was chosen and no test compares it: the confirmed means decide."""
+    plateau = view.confirm.get("plateau") or ()
+    rivals = [one for one in view.contenders if one.get("method") != "biotune"]
+    equals = [
+        method_words(one)
+        for one in rivals
+        if one.get("name") in plateau or -math.inf < _mean(winner) <= _mean(one)
+    ]
+    if equals:
+        headline = (
+            "BioTune's recipe was chosen, but validation cannot tell it from"
+            f" {' or '.join(equals)}."
+        )
+        return Verdict("level", headline, tuple(sentences))
+    untested = view.tested(str(winner.get("name"))) is None
+    ending = " on validation; no test has been made" if untested else ""
+    return Verdict("won", f"BioTune's recipe won{ending}.", tuple(sentences))
+
+
+def _mean(one: Mapping[str, Any]) -> float:
+    """A contender's confirmed mean; without one it is behind everybody."""
+    value = one.get("mean")
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(value) if known else -math.inf  # type: ignore[arg-type]
 
 
 def _rival_chosen(
@@ -91,12 +119,8 @@ def _rival_chosen(
         who = " and ".join(behind)
         headline = f"{name} was chosen on validation, but {who} did better on the test."
         return Verdict("level", headline, tuple(sentences))
-
-    def mean(one: Mapping[str, Any]) -> float:
-        return float(one.get("mean") or -math.inf)
-
-    best = max(view.contenders, key=mean)
-    if mean(winner) < mean(best):
+    best = max(view.contenders, key=_mean)
+    if _mean(winner) < _mean(best):
         equal = method_words(best)
         headline = f"{name} was chosen: validation cannot tell it from {equal}, and it is cheaper."
         return Verdict("level", headline, tuple(sentences))
@@ -134,7 +158,8 @@ def _without_confirmation(view: StudyView) -> Verdict:
 def _test_sentence(view: StudyView, winner: Mapping[str, Any]) -> list[str]:
     test = view.tested(str(winner.get("name")))
     if test is None:
-        return ["It was confirmed on fresh seeds; a test has not been run."]
+        why = "no images were held out for a test" if view.without_test else "no test has been made"
+        return [f"It was confirmed on fresh seeds; {why}."]
     return [
         f"On {test['n']:,} test images that no choice had seen it reached"
         f" {view.say(test['score'])} {view.metric_words}"
