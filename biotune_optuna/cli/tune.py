@@ -228,9 +228,9 @@ def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job)
         best = max((*result["candidates"], *result["rivals"]), key=lambda c: c["mean"])["name"]
         words = "the search found nothing better" if best == winner else "as the cheapest of equals"
         click.echo(f"The rival {winner} was chosen: {words}.")
-    ahead = max(result["tests"], key=lambda t: t["score"], default=None)
-    if winner not in rivals and ahead and ahead["name"] in rivals:
-        click.echo(f"On the test the rival {ahead['name']} came out ahead of the chosen recipe.")
+    ahead = _rival_ahead(result)
+    if winner not in rivals and ahead:
+        click.echo(f"On the test the rival {ahead} came out ahead of the chosen recipe.")
     full = next((p for p in result["paired"] if p["against"] == "full"), None)
     if full and all(math.isfinite(full[k]) for k in ("difference", "low", "high")):
         click.echo(
@@ -246,6 +246,15 @@ def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job)
     click.echo(f"\nReport  {report}\nModel   {model_dir}\n")
     click.echo(f"Next:   biotune predict {shlex.quote(str(model_dir))} IMAGE...")
     click.echo(f"        biotune status --study {shlex.quote(job.name)}{place}")
+
+
+def _rival_ahead(result: dict[str, Any]) -> str | None:
+    """The rival that did best on the test, where it did better than the winner."""
+    scores = {test["name"]: test["score"] for test in result["tests"]}
+    rivals = [c["name"] for c in result["rivals"] if c["name"] in scores]
+    best = max(rivals, key=lambda name: scores[name], default=None)
+    own = scores.get(result["winner"])
+    return best if best is not None and own is not None and scores[best] > own else None
 
 
 def _title(test: dict[str, Any]) -> str:

@@ -1,0 +1,55 @@
+"""What `biotune tune` and `demo` say at the end: the outcome, and how to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from biotune_optuna.cli.tune import Job, _say_result
+from biotune_optuna.study.spec import StudySpec
+
+
+def job(tmp_path: Path, **more: Any) -> Job:
+    facts: dict[str, Any] = {
+        "spec": StudySpec(model="m", data="d"),
+        "storage": None,
+        "name": "mine",
+        "trials": 1,
+        "timeout": None,
+        "device": "cpu",
+        "out": tmp_path / "out",
+        "display": None,
+        "again": "",
+    }
+    return Job(**(facts | more))
+
+
+def outcome(own: float, rival: float) -> dict[str, Any]:
+    """A confirmation whose winner is BioTune's, tested beside the linear probe."""
+    interval = {"low": 0.1, "high": 0.9}
+    return {
+        "metric": "accuracy",
+        "winner": "trial 0",
+        "why": "trial 0 has the best mean on fresh seeds",
+        "n_test": 3,
+        "candidates": [{"name": "trial 0", "describe": "head at 1×", "mean": 0.5, "trial": 0}],
+        "rivals": [{"name": "linear-probe", "describe": "head at 1×", "mean": 0.4}],
+        "tests": [
+            {"name": "linear-probe", "score": rival, **interval},
+            {"name": "trial 0", "score": own, **interval},
+        ],
+        "paired": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("own", "rival", "told"), [(1 / 3, 1 / 3, False), (1 / 3, 2 / 3, True), (2 / 3, 1 / 3, False)]
+)
+def test_only_a_better_rival_came_out_ahead(
+    own: float, rival: float, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _say_result(outcome(own, rival), Path("report.html"), Path("model"), job(tmp_path))
+    words = "On the test the rival linear-probe came out ahead of the chosen recipe."
+    assert (words in capsys.readouterr().out) is told
