@@ -340,7 +340,7 @@ def test_a_password_is_not_part_of_what_to_type_next(capsys: pytest.CaptureFixtu
     job = Job(
         spec=StudySpec(model="m", data="d"),
         storage="postgresql+psycopg:///studies?host=db&user=u&password=hunter2",
-        name="my s", trials=1, timeout=None, device="cpu", out=Path("out"), display=None, again="",
+        name="my s", trials=1, timeout=None, device="cpu", out=Path("out"), display=None,
     )  # fmt: skip
     candidate = {"name": "trial 0", "describe": "head at 1×"}
     result = {

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from biotune_optuna.cli import cli
 from biotune_optuna.cli.tune import Job, _say_result
 from biotune_optuna.study.spec import StudySpec
 
@@ -21,7 +24,6 @@ def job(tmp_path: Path, **more: Any) -> Job:
         "device": "cpu",
         "out": tmp_path / "out",
         "display": None,
-        "again": "",
     }
     return Job(**(facts | more))
 
@@ -53,3 +55,22 @@ def test_only_a_better_rival_came_out_ahead(
     _say_result(outcome(own, rival), Path("report.html"), Path("model"), job(tmp_path))
     words = "On the test the rival linear-probe came out ahead of the chosen recipe."
     assert (words in capsys.readouterr().out) is told
+
+
+@pytest.mark.parametrize(
+    "command", [("demo", "--seed", "3"), ("tune", "--model", "m", "--data", "digits")]
+)
+def test_what_was_stopped_goes_on_with_the_same_command(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    study = SimpleNamespace(search=interrupted, setup=SimpleNamespace(classes=()))
+    monkeypatch.setattr("biotune_optuna.study.study.create_study", lambda *_a, **_o: study)
+    monkeypatch.setattr("biotune_optuna.outcome.check_export", lambda *_a: None)
+    result = CliRunner().invoke(cli, [*command, "--out", str(tmp_path), "--plain"])
+    assert result.exit_code == 130, result.output
+    assert result.stderr.splitlines()[-1] == (
+        "Stopped; everything finished is kept. The same command goes on."
+    )

@@ -42,7 +42,6 @@ class Job:
     device: str
     out: Path
     display: str | None
-    again: str
 
 
 @click.command()
@@ -88,7 +87,6 @@ def tune(
             device=device,
             out=folder_of(name, out),
             display=display,
-            again="the same command goes on",
         )
     )
 
@@ -122,7 +120,6 @@ def demo(
             device=device,
             out=folder_of(name, out),
             display=display,
-            again="biotune demo",
         )
     )
 
@@ -186,7 +183,7 @@ def run(job: Job) -> None:
             result = confirm(study, observer=progress, checkpoint=stop.check)
             model_dir = export_winner(study, job.out / "model", observer=progress)
     except (KeyboardInterrupt, Stopped):
-        click.echo(f"Stopped; everything finished is kept. To go on: {job.again}.", err=True)
+        click.echo("Stopped; everything finished is kept. The same command goes on.", err=True)
         raise SystemExit(130) from None
     winner = next((c for c in result["candidates"] if c["name"] == result["winner"]), None)
     attachments.finished(study.optuna, model_dir, winner["trial"] if winner else None)
