@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from optuna.trial import TrialState
 from biotune_optuna.export.folder import WEIGHTS, check_target, export_model
 from biotune_optuna.export.preprocessing import Preprocessing
 from biotune_optuna.study.confirm import CONFIRM_KEY, LOOKS_KEY, train_winner
+from biotune_optuna.study.totals import unconfirmed
 
 if TYPE_CHECKING:
     from biotune_optuna.recipe import Recipe
@@ -22,6 +24,8 @@ __all__ = ["check_export", "export_winner", "preprocessing_of"]
 
 MODEL_KEY = "model_dir"
 
+_log = logging.getLogger("biotune_optuna.export")
+
 
 def export_winner(
     study: TuningStudy,
@@ -32,7 +36,8 @@ def export_winner(
     """Writes the confirmed winner as a folder; see `biotune_optuna.export.export_model`.
 
     The model is the one that was tested: it is trained anew, the same way and so (on a CPU, same
-    thread count) to the same bits, where this process has not just trained it.
+    thread count) to the same bits, where this process has not just trained it. Where trials were
+    completed after the confirmation, a warning says so.
 
     Args:
         study: A confirmed study.
@@ -47,10 +52,12 @@ def export_winner(
         BioTuneError: If the folder holds something else or cannot be written.
     """
     target = Path(directory)
+    stored: dict[str, Any] = study.optuna.user_attrs.get(CONFIRM_KEY, {})
+    if missing := unconfirmed(stored, study.optuna.get_trials(deepcopy=False)):
+        _log.warning(missing)
     if _stands(study, target):
         return target
     check_target(target)
-    stored: dict[str, Any] = study.optuna.user_attrs.get(CONFIRM_KEY, {})
     recipe = train_winner(study, observer)
     setup = study.setup
     export_model(

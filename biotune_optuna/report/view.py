@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.study.ledger import trainings
-from biotune_optuna.study.totals import count_trials
+from biotune_optuna.study.totals import count_trials, unconfirmed
 from biotune_optuna.study.urls import StorageURL
 
 if TYPE_CHECKING:
@@ -76,6 +76,11 @@ class StudyView:
         """The stored confirmation, or an empty dict."""
         stored = self.user_attrs.get("confirm")
         return dict(stored) if isinstance(stored, Mapping) else {}
+
+    @property
+    def unconfirmed(self) -> str | None:
+        """The sentence to begin with where trials were completed after the confirmation."""
+        return unconfirmed(self.confirm, self.trials)
 
     @property
     def without_test(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
@@ -51,6 +51,14 @@ def verdict(view: StudyView) -> Verdict:
     winner = view.winner
     if winner is None:
         return _without_confirmation(view)
+    found = _confirmed(view, winner)
+    if view.unconfirmed:
+        return replace(found, headline=f"{view.unconfirmed} {found.headline}")
+    return found
+
+
+def _confirmed(view: StudyView, winner: Mapping[str, Any]) -> Verdict:
+    """What the confirmation found, whatever trials came after it."""
     sentences = [*_test_sentence(view, winner)]
     why = str(view.confirm.get("why") or "").strip().rstrip(".")
     if why:

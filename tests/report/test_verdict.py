@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from biotune_optuna.report.html import page
+from biotune_optuna.report.status import format_status, study_status
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import Verdict, verdict
 
@@ -60,3 +61,20 @@ def test_a_missing_test_part_is_said() -> None:
     html = page(as_view(study))
     assert "No images were held out for a test." in html
     assert "has not been looked at yet" not in html
+
+
+def test_a_search_that_went_on_is_not_said_to_be_confirmed() -> None:
+    before = "BioTune's recipe won on validation; no test has been made."
+    study = untested(0.91, 0.80, ["trial 3"], basis={"trials": 1})
+    study.tell(study.ask(), 0.9)
+    assert found(study).headline == before
+    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+    assert found(study).headline == before
+    study.tell(study.ask(), 0.95)
+    said = (
+        "Confirmed on 1 of 2 trials; run the same tune or demo command again to confirm the rest."
+        f" {before}"
+    )
+    assert found(study).headline == said
+    assert said in format_status(study_status(study))
+    assert "Confirmed on 1 of 2 trials" in page(as_view(study))

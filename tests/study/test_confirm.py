@@ -327,6 +327,17 @@ def test_an_export_is_made_again_only_where_another_model_lies(
     assert weights.read_bytes() == tuned
 
 
+def test_an_export_says_what_was_not_confirmed(
+    searched: TuningStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    n = confirm(searched, PLAN)["basis"]["trials"]
+    export_winner(searched, tmp_path)
+    assert "Confirmed on" not in caplog.text
+    searched.optuna.add_trial(optuna.trial.create_trial(value=0.99))
+    export_winner(searched, tmp_path)
+    assert f"Confirmed on {n} of {n + 1} trials; run the same tune or demo" in caplog.text
+
+
 def test_a_folder_with_something_else_is_refused_before_training(
     searched: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
