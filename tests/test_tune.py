@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,3 +75,22 @@ def test_what_was_stopped_goes_on_with_the_same_command(
     assert result.stderr.splitlines()[-1] == (
         "Stopped; everything finished is kept. The same command goes on."
     )
+
+
+def test_json_ends_with_the_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BIOTUNE_CACHE", str(tmp_path / "cache"))
+    small = ("--train-size", "30", "--val-size", "20", "--test-fraction", "0.1", "--epochs", "1")
+    model = ("--model", "test_efficientnet", "--weights", "none", "--image-size", "32")
+    line = ["tune", "--data", "digits", *model, *small, "--trials", "1", "--json"]
+    result = CliRunner().invoke(cli, line)
+    assert result.exit_code == 0, result.output
+    *before, last = map(json.loads, result.stdout.splitlines())
+    assert "result" not in {event["event"] for event in before}
+    assert last["event"] == "result"
+    assert last["time"] >= before[-1]["time"]
+    assert last["winner"] in last["why"]
+    assert {test["name"] for test in last["tests"]} == {"trial 0", "full", "linear-probe"}
+    assert len(last["paired"]) == 2
+    assert Path(last["report"]).is_file()
+    assert (Path(last["model"]) / "model.safetensors").is_file()

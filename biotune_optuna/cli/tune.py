@@ -188,6 +188,7 @@ def run(job: Job) -> None:
     winner = next((c for c in result["candidates"] if c["name"] == result["winner"]), None)
     attachments.finished(study.optuna, model_dir, winner["trial"] if winner else None)
     report = write_report(study.optuna, job.out / "report.html")
+    progress.result(result, report, model_dir)
     if job.display != "json":
         _say_result(result, report, model_dir, job)
 

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
@@ -22,6 +23,7 @@ from biotune_optuna.report.text import duration
 from biotune_optuna.report.view import StudyView, as_view, generation, seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from optuna import Study
@@ -179,14 +181,18 @@ class Progress:
             part = f" {done}/{total}" if done is not None and total else ""
             self._line(f"{name}{part}: {detail}" if detail else f"{name}{part}")
 
-    def message(self, text: str) -> None:
-        """One line for the reader.
+    def result(self, outcome: Mapping[str, Any], report: Path, model: Path) -> None:
+        """The end of a study, for a machine; people are told in words elsewhere.
 
         Args:
-            text: The line.
+            outcome: The confirmation.
+            report: The report's file.
+            model: The exported winner's folder.
         """
-        self._emit("message", {"text": text})
-        self._line(text)
+        facts = {key: outcome[key] for key in ("winner", "why")}
+        tests = [{k: v for k, v in t.items() if k != "confusion"} for t in outcome["tests"]]
+        facts |= {"tests": _finite(tests), "paired": _finite(outcome["paired"])}
+        self._emit("result", facts | {"report": str(report), "model": str(model)})
 
     # ---- inside ----------------------------------------------------------------------------
 
@@ -299,6 +305,15 @@ def _number(value: object) -> float | None:
     """The value where JSON can hold it."""
     known = isinstance(value, (int, float)) and math.isfinite(value)
     return float(value) if known else None  # type: ignore[arg-type]
+
+
+def _finite(tree: Any) -> Any:
+    """The same with None for every number that JSON cannot hold."""
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _trial_line(view: StudyView, trial: FrozenTrial, facts: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import namedtuple
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -61,7 +62,6 @@ def test_plain_is_one_line_per_trial(clock: Clock) -> None:
         run(progress, study, clock, 0.4)
         run(progress, study, clock, None, TrialState.FAIL)
         progress.stage("confirm", "full, seed 2 of 3", 1, 6)
-        progress.message("done [b]")
     lines = stream.getvalue().replace("\u00a0", " ").splitlines()
     assert lines == [
         "trial    0  gen  0  offspring       50.0 %  best so far  frozen 1-4 of 9  9.0 s"
@@ -71,7 +71,6 @@ def test_plain_is_one_line_per_trial(clock: Clock) -> None:
         "trial    2  gen  1  offspring         fail  best 50.0 % (trial 0)  frozen 1-4 of 9  9.0 s"
         "  [2/4, 30 s left]",
         "confirm 1/6: full, seed 2 of 3",
-        "done [b]",
     ]
 
 
@@ -95,7 +94,11 @@ def test_json_has_one_object_per_event(clock: Clock) -> None:
         run(progress, study, clock, 0.5)
         progress.epoch(Run(1, 0, 7), Record(2, float("nan"), 0.3, 0.1))
         progress.stage("test", done=0, total=3)
-        progress.message("hello")
+    progress.result(  # the display is closed by then
+        {"winner": "full", "why": "it is", "tests": [], "paired": [{"p": float("nan")}]},
+        Path("report.html"),
+        Path("model"),
+    )
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [e["event"] for e in events] == [
         "trial_started",
@@ -103,9 +106,17 @@ def test_json_has_one_object_per_event(clock: Clock) -> None:
         "trial_finished",
         "epoch",
         "stage",
-        "message",
+        "result",
     ]
     assert all("time" in e for e in events)
+    assert {k: v for k, v in events[-1].items() if k not in ("event", "time")} == {
+        "winner": "full",
+        "why": "it is",
+        "tests": [],
+        "paired": [{"p": None}],
+        "report": "report.html",
+        "model": "model",
+    }
     finished = events[2]
     assert {
         k: finished[k] for k in ("trial", "state", "value", "generation", "role", "frozen")
