@@ -179,9 +179,10 @@ def _task(task: Task) -> list[Part]:
         if task.official
         else "each repeat a fresh stratified split"
     )
+    counted = "1 repeat" if repeats == 1 else f"{repeats} repeats"
     about = (
         f"{row.model} ({row.weights}) on {row.data}: {row.classes} classes, {row.train} images to "
-        f"train on, {row.val} to validate, {row.test} to test; {repeats} repeats, {kind}. "
+        f"train on, {row.val} to validate, {row.test} to test; {counted}, {kind}. "
         f"Score: {row.metric.replace('_', ' ')}."
     )
     parts: list[Part] = [Heading(task.name), Text(about)]
