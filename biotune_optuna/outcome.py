@@ -49,7 +49,8 @@ def export_winner(
 
     Raises:
         StudyError: If the study has not been confirmed.
-        BioTuneError: If the folder holds something else or cannot be written.
+        BioTuneError: If the folder holds something else, such as a model of other images, or cannot
+            be written.
     """
     target = Path(directory)
     stored: dict[str, Any] = study.optuna.user_attrs.get(CONFIRM_KEY, {})
@@ -57,7 +58,7 @@ def export_winner(
         _log.warning(missing)
     if _stands(study, target):
         return target
-    check_target(target)
+    check_target(target, _origin(study))
     recipe = train_winner(study, observer)
     setup = study.setup
     export_model(
@@ -69,6 +70,7 @@ def export_winner(
         recipe=recipe,
         card=_card(study, stored, recipe),
         model_args=setup.loaded.model_args,
+        origin=_origin(study),
     )
     study.optuna.set_user_attr(MODEL_KEY, _mark(stored, target))
     return target
@@ -81,7 +83,13 @@ def check_export(study: TuningStudy, directory: str | Path) -> None:
         BioTuneError: If the folder holds something else.
     """
     if not _stands(study, Path(directory)):
-        check_target(Path(directory))
+        check_target(Path(directory), _origin(study))
+
+
+def _origin(study: TuningStudy) -> str:
+    """Images and network of a study in a word, so that no study replaces another one's model."""
+    made_of = f"{study.setup.loaded.name}\n{study.spec.fingerprints['data']}"
+    return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
 def _stands(study: TuningStudy, target: Path) -> bool:

@@ -457,7 +457,7 @@ BAD = {
     "too bright": (np.full((10, 8, 8), 300.0), HALVES, "300"),
     "negative": (np.full((10, 8, 8), -1), HALVES, "-1"),
     "one picture": (Image.new("RGB", (8, 8)), HALVES, "X is one picture"),
-    "pixels of one picture": (np.zeros((10, 8, 3)), HALVES, r"give image\[None"),
+    "pixels of one picture": (np.zeros((10, 16, 3)), HALVES, r"give image\[None"),
     "text": (np.full((10, 8, 8), "a"), HALVES, "uint8 or floats"),
     "a number": (3, HALVES, "X is a int"),
 }

@@ -13,7 +13,13 @@ from biotune_optuna.cli.pick import quieten_optuna, study_name
 
 @click.command()
 @study_options
-@click.option("--to", "target", required=True, type=click.Path(file_okay=False), help="New folder.")
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    type=click.Path(file_okay=False),
+    help="Folder to write; an earlier export of the same images and network in it is replaced.",
+)
 @click.option("--data", help="Where this machine has the images, if elsewhere.")
 @click.option("--weights", help="Where this machine has the weights, if elsewhere.")
 @device_option

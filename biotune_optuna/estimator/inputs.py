@@ -140,7 +140,7 @@ def _as_array(X: Any) -> NDArray[Any]:
         raise InputError(f"X has values of type {array.dtype}; give uint8 or floats")
     if len(array) == 0:
         raise InputError("X has no images: 0 sample(s), while a minimum of 1 is required")
-    if array.ndim == 3 and array.shape[2] in {3, 4} and array.shape[1] > 4:
+    if array.ndim == 3 and array.shape[2] in {3, 4} and array.shape[1] >= 16:
         raise InputError(f"X has the shape {array.shape}, that of one picture; give image[None]")
     if array.ndim == 3:
         return array

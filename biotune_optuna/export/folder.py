@@ -33,6 +33,7 @@ __all__ = ["check_target", "export_model", "load_exported"]
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
 PREPROCESSING, RECIPE, CARD = "preprocessing.json", "recipe.json", "README.md"
+ORIGIN = "origin"
 FILES = frozenset({WEIGHTS, CONFIG, LABELS, PREPROCESSING, RECIPE, CARD})
 
 # Where the pre-trained weights came from is no property of the tuned ones.
@@ -58,11 +59,12 @@ def export_model(
     recipe: Recipe,
     card: Mapping[str, Any] | None = None,
     model_args: Mapping[str, Any] | None = None,
+    origin: str | None = None,
 ) -> Path:
     """Writes a tuned model as a folder in timm's hub layout.
 
-    The folder appears whole or not at all. An earlier export in the same place is replaced; any
-    other folder with something in it is left alone.
+    The folder appears whole or not at all. An earlier export in the same place is replaced, unless
+    it has another origin; any other folder with something in it is left alone.
 
     Args:
         directory: The folder to write.
@@ -74,6 +76,7 @@ def export_model(
         card: Facts for the model card, heading -> content; see
             `biotune_optuna.export.card.render_card`.
         model_args: Further arguments that the model was built with (`LoadedModel.model_args`).
+        origin: What the model was made of, in a word; None replaces an export of any origin.
 
     Returns:
         The folder.
@@ -84,9 +87,10 @@ def export_model(
     """
     target = Path(directory)
     _check(model, model_name, classes)
-    check_target(target)
+    check_target(target, origin)
     documents = {
-        CONFIG: _config(model, model_name, classes, preprocessing, dict(model_args or {})),
+        CONFIG: _config(model, model_name, classes, preprocessing, dict(model_args or {}))
+        | ({} if origin is None else {ORIGIN: origin}),
         LABELS: list(classes),
         PREPROCESSING: preprocessing.to_dict(),
         RECIPE: recipe.to_dict(),
@@ -111,7 +115,7 @@ def export_model(
             (new / CARD).write_text(text, encoding="utf-8")
             # safetensors makes files that only their owner may read, whatever the umask
             (new / WEIGHTS).chmod((new / CARD).stat().st_mode & 0o777)
-            check_target(target)  # minutes may have passed since
+            check_target(target, origin)  # minutes may have passed since
             _swap(new, place, Path(scratch, "old"))
     except (OSError, SafetensorError) as error:  # the latter is no OSError when the disk is full
         why = getattr(error, "strerror", None) or error
@@ -181,8 +185,12 @@ def _check(model: nn.Module, model_name: str, classes: Sequence[str]) -> None:
         raise ModelError(f"{len(classes)} class names do not fit a model with {has} outputs")
 
 
-def check_target(target: Path) -> None:
+def check_target(target: Path, origin: str | None = None) -> None:
     """Refuses anything that is not a new name, an empty folder or an earlier export.
+
+    Args:
+        target: The folder.
+        origin: What the new model is made of; an export of another origin is refused too.
 
     Raises:
         BioTuneError: If an export may not, or cannot, be put in its place.
@@ -200,11 +208,24 @@ def check_target(target: Path) -> None:
     if found and (foreign or not {WEIGHTS, PREPROCESSING, RECIPE} <= found):
         what = f"holds {', '.join(foreign[:3])}" if foreign else "is no earlier export"
         raise BioTuneError(f"folder {str(target)!r} {what}; give a new or empty folder")
+    if found and origin is not None and _origin(target) not in (None, origin):
+        raise BioTuneError(
+            f"folder {str(target)!r} holds a model of other images or of another network; give "
+            "another folder, or the study another name"
+        )
     if target.is_mount() or target.samefile("."):
         raise BioTuneError(
             f"folder {str(target)!r} is in use, as a mount point or the current folder, and cannot "
             "be replaced; give a new folder in it"
         )
+
+
+def _origin(target: Path) -> Any:
+    """What an earlier export was made of; None where it does not say."""
+    try:
+        return _read_json(target / CONFIG, dict).get(ORIGIN)
+    except ModelError:
+        return None
 
 
 def _swap(new: Path, target: Path, old: Path) -> None:

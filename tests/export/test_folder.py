@@ -148,6 +148,16 @@ class TestTarget:
         assert (target / "model.safetensors").stat().st_ino != before
         assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
+    def test_an_export_of_another_origin_is_left_alone(self, tuned, tmp_path):
+        target = export(tuned, tmp_path / "m", origin="pets")
+        assert load_exported(target, device="cpu").classes == CLASSES
+        with pytest.raises(BioTuneError, match=r"'.*m' holds a model of other images or of anoth"):
+            export(tuned, target, origin="cars")
+        assert json.loads((target / "config.json").read_text())["origin"] == "pets"
+        for origin in ("pets", None, "cars"):  # None replaces any, and is replaced by any
+            export(tuned, target, origin=origin)
+        assert json.loads((target / "config.json").read_text())["origin"] == "cars"
+
     def test_an_empty_folder_is_filled(self, tuned, tmp_path):
         assert (export(tuned, tmp_path) / "config.json").is_file()
 

@@ -1,5 +1,6 @@
 """Confirmation: who wins and why, and the one look at the test set."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from biotune_optuna.errors import BioTuneError, StudyError
-from biotune_optuna.outcome import export_winner
+from biotune_optuna.outcome import check_export, export_winner
 from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.report.view import as_view
 from biotune_optuna.sampler import BioTuneSampler
@@ -325,6 +326,23 @@ def test_an_export_is_made_again_only_where_another_model_lies(
     weights.write_bytes(tuned[:-4] + b"else")  # another study's, say
     export_winner(searched, tmp_path)
     assert weights.read_bytes() == tuned
+
+
+def test_a_model_of_other_images_is_left_alone(
+    searched: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirm(searched, PLAN)
+    folder = export_winner(searched, tmp_path / "m")
+    before = (folder / "model.safetensors").stat()
+    spec = searched.setup.spec
+    other = dataclasses.replace(spec, fingerprints=spec.fingerprints | {"data": "others"})
+    monkeypatch.setattr(searched, "setup", dataclasses.replace(searched.setup, spec=other))
+    searched.optuna.set_user_attr("model_dir", None)  # as a study of another database has
+    monkeypatch.setattr("biotune_optuna.outcome.train_winner", None)  # would be called and fail
+    for refused in (check_export, export_winner):
+        with pytest.raises(BioTuneError, match="holds a model of other images"):
+            refused(searched, folder)
+    assert (folder / "model.safetensors").stat() == before
 
 
 def test_an_export_says_what_was_not_confirmed(
