@@ -120,7 +120,7 @@ def test_a_silent_trial_is_failed_and_its_worker_abandons_it():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_threads_that_ask_at_once_get_different_slots(preset):
     study = make_study(preset, population_size=8)
-    barrier = threading.Barrier(6)
+    barrier = threading.Barrier(6, timeout=60)  # a thread that fails must not keep the others
     got = []
 
     def work():
@@ -135,7 +135,7 @@ def test_threads_that_ask_at_once_get_different_slots(preset):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join()
+        worker.join(timeout=120)
     assert len(got) == 30
     assert len(set(got)) == 30
     assert len(study.get_trials(states=FINISHED)) == 30

@@ -3,12 +3,15 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from threadpoolctl import threadpool_limits
 
 from biotune_optuna.errors import BioTuneError, StudyError
+from biotune_optuna.finetune.results import RunResult
+from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.outcome import check_export, export_winner
 from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.report.view import as_view
@@ -298,6 +301,40 @@ def test_two_confirmations_at_once_share_their_trainings(searched: TuningStudy) 
     tests = [test["name"] for test in result["tests"]]
     assert [look["what"] for look in searched.optuna.user_attrs["test_looks"]] == tests
     assert len(trainings(searched.optuna.user_attrs)) == 2 * 2 + 4 * 2
+
+
+def test_who_trains_on_which_seed_at_which_rate(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rates are chosen on the search's first seed, contenders compared on seeds it never used."""
+    study = TuningStudy(optuna.create_study(direction="maximize"), setup)
+    study.optuna.sampler = BioTuneSampler(space=setup.space, seed=0)
+    study.optuna.optimize(Objective(setup), n_trials=2)
+    runs, fit = [], Trainer.fit
+
+    def noted(
+        self: Trainer, recipe: Recipe, train: Any, val: Any = None, *, seed: int, **options: Any
+    ) -> RunResult:
+        result = fit(self, recipe, train, val, seed=seed, **options)
+        runs.append((recipe, seed))
+        if len(runs) in (2, 5):  # the second of three rates, of either rival
+            result.score = 0.99
+        return result
+
+    monkeypatch.setattr(Trainer, "fit", noted)
+    result = confirm(study, ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2, 3e-2)))
+    seeds = [seed for _, seed in runs]
+    assert seeds[:6] == [setup.spec.search_runs()[0].seed] * 6
+    assert seeds[6:14] == [run.seed for run in setup.spec.confirm_runs(2)] * 4
+    assert not set(seeds[:6]) & set(seeds[6:])
+    assert {recipe.weight_decay for recipe, _ in runs} == {setup.space.base_weight_decay}
+    assert [rival["lr"] for rival in result["rivals"]] == [1e-2, 1e-2]
+    assert [recipe.lr for recipe, _ in runs[10:14]] == [1e-2] * 4
+    scores = {test["name"]: test["score"] for test in result["tests"]}
+    for pair in result["paired"]:
+        ahead = scores[result["winner"]] - scores[pair["against"]]
+        assert pair["difference"] == pytest.approx(ahead)
+    assert any(pair["difference"] for pair in result["paired"])
 
 
 def test_the_winner_is_the_model_that_was_tested(searched: TuningStudy) -> None:
