@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import tiny_spec
 
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.methods import METHODS
+from biotune_optuna.finetune.results import RunResult
+from biotune_optuna.finetune.trainer import Trainer
+from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.baseline import run_baseline
 from biotune_optuna.study.setup import Setup, prepare
 
@@ -43,6 +47,25 @@ def test_a_baseline_is_tuned_confirmed_and_tested_once(
     assert (found.backward - final) % n == 0
     assert found.backward > final
     assert json.loads(json.dumps(found.to_dict()))["mean"] == found.mean
+
+
+def test_a_baseline_has_the_searchs_decay_and_fresh_seeds(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, fit = [], Trainer.fit
+
+    def noted(
+        self: Trainer, recipe: Recipe, train: Any, val: Any = None, *, seed: int, **options: Any
+    ) -> RunResult:
+        runs.append((recipe.weight_decay, seed))
+        return fit(self, recipe, train, val, seed=seed, **options)
+
+    monkeypatch.setattr(Trainer, "fit", noted)
+    run_baseline(setup, "full", n_runs=2)
+    assert {decay for decay, _ in runs} == {setup.space.base_weight_decay} != {0.0}
+    spec = setup.spec
+    tuning, fresh = spec.search_runs()[0].seed, [run.seed for run in spec.confirm_runs(2)]
+    assert [seed for _, seed in runs] == [*[tuning] * 5, *fresh, spec.final_seed]
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "lora"])
