@@ -1,19 +1,24 @@
-"""What an equal budget keeps back for its end."""
+"""What an equal budget keeps back for its end, and how it ends."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from tiny import tiny_spec
 
 from biotune_optuna.compare.budget import _Budget
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.finetune.methods import get_method
 from biotune_optuna.finetune.results import RunResult
+from biotune_optuna.finetune.trainer import Trainer
+from biotune_optuna.recipe import Recipe
+from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.spec import StudySpec
 
 N_TRAIN, N_VAL, TOP_K, RUNS = 60, 20, 2, 3
@@ -101,3 +106,25 @@ def test_a_final_training_that_diverges_is_made_again(monkeypatch: pytest.Monkey
     outcome = budget._confirm([{"lr": 0.1, "epochs": 3}], Outcome())
     assert seeds[1:] == list(spec.final_seeds(2))
     assert (outcome.score, outcome.forward) == (1.0, 30)
+
+
+def test_the_chosen_setting_is_trained_as_it_was_proposed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, fit = [], Trainer.fit
+
+    def noted(
+        self: Trainer, recipe: Recipe, train: Any, val: Any = None, *, seed: int, **options: Any
+    ) -> RunResult:
+        runs.append((recipe.weight_decay, self.settings.epochs, seed, len(train)))
+        return fit(self, recipe, train, val, seed=seed, **options)
+
+    monkeypatch.setattr(Trainer, "fit", noted)
+    setup = prepare(tiny_spec(), device="cpu", cache_dir=tmp_path)
+    plan: Any = SimpleNamespace(top_k=1, runs=2)
+    stop: Any = SimpleNamespace(check=lambda: None)
+    budget = _Budget(setup, get_method("full"), plan, 10**9, stop)
+    budget._confirm([{"lr": 1e-3, "weight_decay": 0.07, "epochs": 3}], Outcome())
+    spec, n = setup.spec, len(setup.splits.train)
+    fresh = [(0.07, 3, run.seed, n) for run in spec.confirm_runs(2)]
+    assert runs == [*fresh, (0.07, 3, spec.final_seed, n + len(setup.splits.val))]
