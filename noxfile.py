@@ -128,13 +128,13 @@ def sweep(session: nox.Session) -> None:
 @nox.session(python=False, default=False)
 def e2e(session: nox.Session) -> None:
     """Report and dashboard of a real study in a real Chromium; slow."""
-    run(session, "-m", "pytest", "tests/e2e", *session.posargs)
+    run(session, "-m", "pytest", "tests/e2e", "--timeout=0", *session.posargs)
 
 
 @nox.session(python=False, default=False)
 def fault(session: nox.Session) -> None:
     """Killed workers, lost databases, dead hosts; slow, prints what docs/reliability.md tells."""
-    run(session, "-m", "pytest", "tests/fault", "-v", "-rA", *session.posargs)
+    run(session, "-m", "pytest", "tests/fault", "--timeout=0", "-v", "-rA", *session.posargs)
 
 
 @nox.session(default=False)

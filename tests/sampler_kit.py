@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import faulthandler
+import multiprocessing
 import os
 import signal
 import sqlite3
-import sys
-import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -34,6 +35,18 @@ WRITES = (
     "set_study_system_attr",
 )
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+# The tests' own process has run threads (of torch and others), which a fork of it would lack.
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    [
+        __name__,
+        "alembic.config",
+        "alembic.migration",
+        "pytest.__main__",
+        "sqlalchemy.dialects.sqlite",
+    ]
+)
+PATIENCE = 120.0  # seconds that a child may take
 PRESETS = ["paper", "default"]
 
 
@@ -128,20 +141,25 @@ def kill_at(storage, k: int, when: str) -> None:
     on_write(storage, react)
 
 
-def in_child(work) -> int:
-    """Runs ``work`` in a forked process; returns the signal that ended it, 0 for none."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001  (nothing may leave the forked child)
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    assert not (os.WIFEXITED(status) and os.WEXITSTATUS(status)), "the child failed"
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+def _patiently(work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    work(*arguments)
+
+
+def start_child(work: Callable[..., object], *arguments: object) -> multiprocessing.Process:
+    """Starts ``work(*arguments)``, a function of a module, in a process of its own."""
+    child = CHILDREN.Process(target=_patiently, args=(work, arguments), daemon=True)
+    child.start()
+    return child
+
+
+def in_child(work: Callable[..., object], *arguments: object) -> int:
+    """Waits for ``work`` in a process of its own; returns the signal that ended it, 0 for none."""
+    child = start_child(work, *arguments)
+    child.join()
+    assert child.exitcode is not None
+    assert child.exitcode <= 0, "the child failed or hung: see what it printed"
+    return -child.exitcode
 
 
 def n_finished(study: optuna.Study) -> int:

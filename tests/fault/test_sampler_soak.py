@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
@@ -21,6 +20,7 @@ from tests.sampler_kit import (
     n_finished,
     objective,
     run_until,
+    start_child,
     trajectory,
 )
 
@@ -35,23 +35,37 @@ def load(path, opener, preset):
     )
 
 
+def run(path, opener, preset, total):
+    run_until(load(path, opener, preset), total)
+
+
+def doomed(path, opener, preset, total, k, moment):
+    study = load(path, opener, preset)
+    kill_at(study._storage, k, moment)
+    run_until(study, total)
+
+
+def slow(trial):
+    value = objective(trial)
+    time.sleep(0.02)
+    return value
+
+
+def run_slowly(path, preset, total):
+    run_until(load(path, "resilient", preset), total, slow)
+
+
 @pytest.mark.parametrize(("opener", "preset"), [("plain", "paper"), ("resilient", "default")])
 @pytest.mark.parametrize("seed", range(3))
 def test_one_worker_killed_again_and_again(tmp_path, opener, preset, seed):
     total = 40
     whole, path = tmp_path / "whole.db", tmp_path / "killed.db"
-    in_child(lambda: run_until(load(whole, opener, preset), total))
+    in_child(run, whole, opener, preset, total)
     rng = np.random.default_rng(seed)
     kills = 0
     while True:
         k, moment = int(rng.integers(1, 60)), ("before", "after")[int(rng.integers(2))]
-
-        def doomed(k=k, moment=moment):
-            study = load(path, opener, preset)
-            kill_at(study._storage, k, moment)
-            run_until(study, total)
-
-        if in_child(doomed) != signal.SIGKILL:
+        if in_child(doomed, path, opener, preset, total, k, moment) != signal.SIGKILL:
             break
         kills += 1
     assert kills >= 5
@@ -66,36 +80,19 @@ def test_three_workers_killed_at_random(tmp_path, preset, seed):
     path = tmp_path / "s.db"
     load(path, "resilient", preset)
     rng = np.random.default_rng(seed)
-
-    def work():
-        def slow(trial):
-            value = objective(trial)
-            time.sleep(0.02)
-            return value
-
-        run_until(load(path, "resilient", preset), total, slow)
-
-    def start():
-        pid = os.fork()
-        if pid == 0:
-            try:
-                work()
-            finally:
-                os._exit(0)
-        return pid
-
-    workers = [start() for _ in range(3)]
+    workers = [start_child(run_slowly, path, preset, total) for _ in range(3)]
     kills = 0
     deadline = time.monotonic() + 300
     while kills < kills_wanted and time.monotonic() < deadline:
         time.sleep(float(rng.uniform(0.1, 0.6)))
         victim = int(rng.integers(3))
-        os.kill(workers[victim], signal.SIGKILL)
-        os.waitpid(workers[victim], 0)
+        workers[victim].kill()
+        workers[victim].join()
         kills += 1
-        workers[victim] = start()
+        workers[victim] = start_child(run_slowly, path, preset, total)
     for worker in workers:
-        os.waitpid(worker, 0)
+        worker.join()
+        assert worker.exitcode == 0
     study = load(path, "resilient", preset)
     assert n_finished(study) >= total
     filled = audit(study)

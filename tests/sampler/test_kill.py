@@ -14,6 +14,7 @@ from tests.sampler_kit import (
     in_child,
     kill_at,
     make_sampler,
+    objective,
     on_write,
     open_plain,
     run_until,
@@ -25,7 +26,10 @@ TOTAL = 9
 WINDOWS = {"start": (0, 2, 4), "change": (2, 5, 6)}
 
 
-def load(path, opener, preset):
+WANTED = {"gene.b0": 0.25, "gene.b1": 0.75, "gene.threshold": 0.125, "lr": 2e-3}
+
+
+def load(path, opener="plain", preset="paper"):
     return optuna.create_study(
         study_name="s",
         storage=OPENERS[opener](path),
@@ -39,30 +43,34 @@ def count_writes(path, opener, preset, trials) -> int:
     """Writes that the next ``trials`` trials make; the database is left alone."""
     copy = path.with_suffix(".count")
     copy_database(path, copy)
-    told = path.with_suffix(".told")
+    study = load(copy, opener, preset)
+    last = 0
 
-    def work():
-        study = load(copy, opener, preset)
-        last = 0
+    def react(k, _moment):
+        nonlocal last
+        last = k
 
-        def react(k, _moment):
-            nonlocal last
-            last = k
-
-        on_write(study._storage, react)
-        study.optimize(_objective, n_trials=trials)
-        told.write_text(str(last))
-
-    in_child(work)
-    return int(told.read_text())
+    on_write(study._storage, react)
+    study.optimize(_objective, n_trials=trials)
+    return last
 
 
 def _objective(trial):
-    from tests.sampler_kit import objective
-
     value = objective(trial)
     trial.report(value / 2, 1)
     return value
+
+
+def run(path, total, opener="plain", preset="paper"):
+    """What a worker does that nobody kills."""
+    run_until(load(path, opener, preset), total, _objective)
+
+
+def doomed(path, n_trials, k, moment="after", opener="plain", preset="paper"):
+    """What a worker does that is killed at its k-th write."""
+    study = load(path, opener, preset)
+    kill_at(study._storage, k, moment)
+    study.optimize(_objective, n_trials=n_trials)
 
 
 @pytest.mark.parametrize(("opener", "preset"), [("plain", "paper"), ("resilient", "default")])
@@ -71,13 +79,10 @@ def test_every_kill_is_survived(tmp_path, window, opener, preset):
     before, after, total = WINDOWS[window]
     whole = tmp_path / "whole.db"
     start = tmp_path / "start.db"
-
-    def run(path, total):
-        return lambda: run_until(load(path, opener, preset), total, _objective)
-
-    in_child(run(start, before))
+    how = (opener, preset)
+    in_child(run, start, before, *how)
     copy_database(start, whole)
-    in_child(run(whole, total))
+    in_child(run, whole, total, *how)
     expected = trajectory(load(whole, opener, preset))
     assert len(expected) == total
     writes = count_writes(start, opener, preset, after - before)
@@ -87,14 +92,8 @@ def test_every_kill_is_survived(tmp_path, window, opener, preset):
     for k, moment in [*((k, "before") for k in range(1, writes + 1)), (writes, "after")]:
         path = tmp_path / f"{k}{moment}.db"
         copy_database(start, path)
-
-        def doomed(path=path, k=k, moment=moment):
-            study = load(path, opener, preset)
-            kill_at(study._storage, k, moment)
-            study.optimize(_objective, n_trials=after - before)
-
-        assert in_child(doomed) == signal.SIGKILL
-        in_child(run(path, total))
+        assert in_child(doomed, path, after - before, k, moment, *how) == signal.SIGKILL
+        in_child(run, path, total, *how)
         resumed = load(path, opener, preset)
         assert trajectory(resumed) == expected, (k, moment)
         audit(resumed)
@@ -103,92 +102,81 @@ def test_every_kill_is_survived(tmp_path, window, opener, preset):
 
 def test_killed_twice_in_a_row(tmp_path):
     expected = tmp_path / "whole.db"
-    in_child(lambda: run_until(load(expected, "plain", "paper"), TOTAL, _objective))
+    in_child(run, expected, TOTAL)
     path = tmp_path / "killed.db"
-    in_child(lambda: run_until(load(path, "plain", "paper"), 2, _objective))
+    in_child(run, path, 2)
     for k in (9, 12, 3):
+        assert in_child(doomed, path, TOTAL, k) == signal.SIGKILL
+    in_child(run, path, TOTAL)
+    assert trajectory(load(path)) == trajectory(load(expected))
 
-        def doomed(k=k):
-            study = load(path, "plain", "paper")
-            kill_at(study._storage, k, "after")
-            run_until(study, TOTAL, _objective)
 
-        assert in_child(doomed) == signal.SIGKILL
-    in_child(lambda: run_until(load(path, "plain", "paper"), TOTAL, _objective))
-    assert trajectory(load(path, "plain", "paper")) == trajectory(load(expected, "plain", "paper"))
+def study_with_queue(path):
+    study = load(path)
+    study.enqueue_trial(WANTED, user_attrs={"mine": "yes"})
+    return study
+
+
+def run_with_queue(path):
+    run_until(study_with_queue(path), TOTAL, _objective)
+
+
+def doomed_with_queue(path, k):
+    study = study_with_queue(path)
+    kill_at(study._storage, k, "after")
+    study.optimize(_objective, n_trials=2)
 
 
 def test_a_killed_enqueued_trial_is_run_again(tmp_path):
-    wanted = {"gene.b0": 0.25, "gene.b1": 0.75, "gene.threshold": 0.125, "lr": 2e-3}
-
-    def study_with_queue(path):
-        study = load(path, "plain", "paper")
-        study.enqueue_trial(wanted, user_attrs={"mine": "yes"})
-        return study
-
     whole = tmp_path / "whole.db"
-    in_child(lambda: run_until(study_with_queue(whole), TOTAL, _objective))
-    expected = trajectory(load(whole, "plain", "paper"))
+    in_child(run_with_queue, whole)
+    expected = trajectory(load(whole))
     for k in (1, 2, 4, 7, 10):
         path = tmp_path / f"{k}.db"
-
-        def doomed(path=path, k=k):
-            study = study_with_queue(path)
-            kill_at(study._storage, k, "after")
-            study.optimize(_objective, n_trials=2)
-
-        assert in_child(doomed) == signal.SIGKILL
-        in_child(lambda path=path: run_until(load(path, "plain", "paper"), TOTAL, _objective))
-        resumed = load(path, "plain", "paper")
+        assert in_child(doomed_with_queue, path, k) == signal.SIGKILL
+        in_child(run, path, TOTAL)
+        resumed = load(path)
         assert trajectory(resumed) == expected, k
-        again = [t for t in resumed.trials if t.value is not None and t.params == wanted]
+        again = [t for t in resumed.trials if t.value is not None and t.params == WANTED]
         assert [t.user_attrs["mine"] for t in again] == ["yes"]
 
 
 def test_a_stand_in_that_dies_too_is_replaced(tmp_path):
-    wanted = {"gene.b0": 0.25, "gene.b1": 0.75, "gene.threshold": 0.125, "lr": 2e-3}
     path = tmp_path / "start.db"
-    study = load(path, "plain", "paper")
-    study.enqueue_trial(wanted)
+    study = load(path)
+    study.enqueue_trial(WANTED)
     study.sampler.release(study.ask())
     for k in range(1, 8):  # the stand-in: created, source, parameters, claim, attributes
         copy = tmp_path / f"{k}.db"
         copy_database(path, copy)
+        assert in_child(doomed, copy, 1, k) == signal.SIGKILL
+        in_child(run, copy, 4)
+        done = [t.params for t in load(copy).trials if t.value is not None]
+        assert done[0] == WANTED
+        assert done.count(WANTED) == 1
 
-        def doomed(copy=copy, k=k):
-            study = load(copy, "plain", "paper")
-            kill_at(study._storage, k, "after")
-            study.optimize(_objective, n_trials=1)
 
-        assert in_child(doomed) == signal.SIGKILL
-        in_child(lambda copy=copy: run_until(load(copy, "plain", "paper"), 4, _objective))
-        trials = load(copy, "plain", "paper").trials
-        done = [t.params for t in trials if t.value is not None]
-        assert done[0] == wanted
-        assert done.count(wanted) == 1
+def ask_and_tell(path, doom=None):
+    study = load(path)
+    if doom:
+        kill_at(study._storage, doom, "before")
+    while len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) < TOTAL:
+        trial = study.ask()
+        study.tell(trial, _objective(trial))
 
 
 def test_ask_and_tell_survives_a_kill(tmp_path):
     whole, path = tmp_path / "whole.db", tmp_path / "killed.db"
-
-    def loop(path, total, doom=None):
-        study = load(path, "plain", "paper")
-        if doom:
-            kill_at(study._storage, doom, "before")
-        while len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) < total:
-            trial = study.ask()
-            study.tell(trial, _objective(trial))
-
-    in_child(lambda: loop(whole, TOTAL))
-    assert in_child(lambda: loop(path, TOTAL, doom=47)) == signal.SIGKILL
-    in_child(lambda: loop(path, TOTAL))
-    assert trajectory(load(path, "plain", "paper")) == trajectory(load(whole, "plain", "paper"))
+    in_child(ask_and_tell, whole)
+    assert in_child(ask_and_tell, path, 47) == signal.SIGKILL
+    in_child(ask_and_tell, path)
+    assert trajectory(load(path)) == trajectory(load(whole))
 
 
 def test_copied_study_goes_on_as_the_original(tmp_path):
     """Running trials of the original hold nothing in the copy, dead or alive."""
     path, copy = tmp_path / "a.db", tmp_path / "b.db"
-    study = load(path, "plain", "paper")
+    study = load(path)
     run_until(study, 4, _objective)
     held = study.ask()
     target = open_plain(copy)
@@ -200,7 +188,7 @@ def test_copied_study_goes_on_as_the_original(tmp_path):
     study.tell(held, _objective(held))
     run_until(study, TOTAL, _objective)
     assert trajectory(copied) == trajectory(study)
-    same = load(path, "plain", "paper")
+    same = load(path)
     optuna.copy_study(
         from_study_name="s", from_storage=same._storage, to_storage=same._storage, to_study_name="c"
     )
