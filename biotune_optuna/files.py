@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from biotune_optuna.errors import BioTuneError
+from biotune_optuna.errors import BioTuneError, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_lookup", "replace_text"]
+__all__ = ["check_lookup", "check_output", "replace_text"]
 
 
 def check_lookup(path: Path, error: type[BioTuneError] = BioTuneError) -> None:
@@ -33,6 +33,26 @@ def check_lookup(path: Path, error: type[BioTuneError] = BioTuneError) -> None:
     except (OSError, ValueError) as why:
         reason = getattr(why, "strerror", None) or why
         raise error(f"{str(path)!r} cannot be looked up: {reason}; give another path") from None
+
+
+def check_output(folder: Path) -> None:
+    """Makes a folder for results, unless it is there, and tries whether files can be written to it.
+
+    Args:
+        folder: The folder; the ``--out`` of a command.
+
+    Raises:
+        StorageError: If it cannot be made or written to.
+    """
+    probe = folder / f".writable-{secrets.token_hex(6)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"output folder {folder} cannot be written ({error.strerror}); give another --out"
+        ) from None
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -13,8 +13,10 @@ import optuna
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from tiny import tiny_spec
 
 from biotune_optuna.cli import cli
+from biotune_optuna.study.study import create_study
 
 
 @pytest.fixture
@@ -359,3 +361,20 @@ def test_names_that_are_no_utf8_are_printed_as_bytes() -> None:
 
     assert _printable("caf\udce9.jpg") == "caf\\xe9.jpg"
     assert _printable("café.jpg") == "café.jpg"
+
+
+def test_the_results_of_a_comparison_are_left_alone(home: Path) -> None:
+    data = tree(home / "images", {"a": 8, "b": 8})
+    results = home / "biotune-out" / "mine" / "results.csv"
+    results.parent.mkdir(parents=True)
+    results.write_text("task,method\n")
+    assert "holds the results of a comparison" in tune(data, "--study", "mine")
+    assert [f.name for f in results.parent.iterdir()] == ["results.csv"]
+    assert not (home / "biotune.db").exists()
+
+
+def test_a_worker_needs_an_end_when_the_study_has_none(home: Path) -> None:
+    create_study(tiny_spec(), storage="sqlite:///biotune.db", name="endless", device="cpu")
+    assert "'endless' was begun with a time and no number of trials; give --trials" in fails(
+        "worker", "--study", "endless", "--device", "cpu"
+    )

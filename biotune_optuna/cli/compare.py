@@ -13,6 +13,7 @@ from biotune_optuna.cli.options import storage_option
 from biotune_optuna.cli.pick import quieten_optuna
 from biotune_optuna.cli.spec import make_spec, protocol_options
 from biotune_optuna.errors import BioTuneError, StorageError, StudyError
+from biotune_optuna.files import check_output
 
 if TYPE_CHECKING:
     from biotune_optuna.compare import Row
@@ -80,7 +81,9 @@ def compare(
     say = _say_path_json if as_json else click.echo
     if table is not None:
         _refuse_others(click.get_current_context())
-        say(write_comparison(read_csv(table), folder, title=name))
+        rows = read_csv(table)
+        _check_folder(folder)
+        say(write_comparison(rows, folder, title=name))
         return
     if not data or not model:
         raise StudyError("a comparison needs --data and --model, or --from a results.csv")
@@ -97,11 +100,19 @@ def compare(
         name=name,
         **chosen,
     )
+    _check_folder(folder)
     rows, problem = _run(plan, storage, device, as_json=as_json)
     if rows:
         say(write_comparison(rows, folder, title=name, plan=plan))
     if problem is not None:
         raise problem
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses, before anything runs, a folder that cannot be written or holds a study's report."""
+    check_output(folder)
+    if (folder / "report.html").exists() and not (folder / "results.csv").exists():
+        raise StudyError(f"{folder} holds the report of a study; give another --name or --out")
 
 
 def _run(

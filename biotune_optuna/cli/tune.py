@@ -19,7 +19,8 @@ from biotune_optuna.cli.options import (
 )
 from biotune_optuna.cli.pick import folder_of, quieten_optuna
 from biotune_optuna.cli.spec import make_spec, spec_options
-from biotune_optuna.errors import StorageError, StudyError
+from biotune_optuna.errors import StudyError
+from biotune_optuna.files import check_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,7 +157,11 @@ def run(job: Job) -> None:
     quieten_optuna()
     if job.trials is not None and job.trials < 1:
         raise StudyError(f"--trials {job.trials} asks for nothing; give at least 1")
-    _check_writable(job.out)
+    check_output(job.out)
+    if (job.out / "results.csv").exists():
+        raise StudyError(
+            f"{job.out} holds the results of a comparison; give another --study or --out"
+        )
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     study = create_study(job.spec, storage=job.storage, name=job.name, device=job.device)
     check_export(study, job.out / "model")
@@ -191,18 +196,6 @@ def run(job: Job) -> None:
     progress.result(result, report, model_dir)
     if job.display != "json":
         _say_result(result, report, model_dir, job)
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"output folder {folder} cannot be written ({error.strerror}); give another --out"
-        ) from None
 
 
 def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job) -> None:

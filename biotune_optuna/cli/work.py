@@ -8,6 +8,7 @@ import click
 
 from biotune_optuna.cli.options import DURATION, device_option, display_option, study_options
 from biotune_optuna.cli.pick import quieten_optuna, study_name
+from biotune_optuna.errors import StudyError
 
 
 @click.command()
@@ -43,6 +44,10 @@ def worker(
     )
     attachments = Attachments(storage, study.setup.classes)
     total = trials if trials is not None else study.n_trials
+    if total is None and timeout is None:
+        raise StudyError(
+            f"study {study.name!r} was begun with a time and no number of trials; give --trials"
+        )
     deadline = None if timeout is None else time.monotonic() + timeout
     progress = Progress(
         total=total,

@@ -103,10 +103,9 @@ def write_comparison(
     if references is None and factors:
         references = ablation.references(factors)
     parts = [*extra, *_parts(rows, references, plan)]
-    html = replace_file(target / "report.html", page(title, parts))
-    replace_file(target / "report.md", markdown(title, parts))
     write_csv(rows, target / "results.csv")
-    return html
+    replace_file(target / "report.md", markdown(title, parts))
+    return replace_file(target / "report.html", page(title, parts))
 
 
 # -- what is said --------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import importlib.util
 import logging
 import shutil
+import socket
 import sys
 import tempfile
 import textwrap
@@ -219,6 +221,10 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
         logger.debug(format, *args)
@@ -251,7 +257,7 @@ def run_dashboard(
 
     Raises:
         StudyError: There is no such study.
-        BioTuneError: optuna-dashboard is missing or the port is taken.
+        BioTuneError: optuna-dashboard is missing, the port is taken or the host is not this one.
     """
     from biotune_optuna.study.storage import open_storage
 
@@ -262,18 +268,20 @@ def run_dashboard(
         folder = Path(tempfile.mkdtemp(prefix="biotune-no-artifacts-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     app = dashboard_app(storage, artifact_store(folder), host=host, read_only=read_only)
+    shown = f"[{host}]" if ":" in host else host
+    kind = _Server6 if ":" in host else _Server
     try:
-        server = make_server(host, port, app, server_class=_Server, handler_class=_Handler)
+        server = make_server(host, port, app, server_class=kind, handler_class=_Handler)
     except OSError as error:
+        wrong = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
         raise BioTuneError(
-            f"cannot listen on {host}:{port} ({error.strerror}); give another --port"
+            f"cannot listen on {shown}:{port} ({error.strerror}); give another --{wrong}"
         ) from error
     if host not in _LOCAL:
         sys.stderr.write(
-            f"Warning: the dashboard has no login; everybody who reaches {host}:{port} can"
+            f"Warning: the dashboard has no login; everybody who reaches {shown}:{port} can"
             f" {'see' if read_only else 'change and delete'} all studies in this storage.\n"
         )
-    shown = f"[{host}]" if ":" in host else host
     with server:
         (ready or _announce)(f"http://{shown}:{server.server_port}{path}")
         try:

@@ -45,7 +45,7 @@ def _is_journal(path: Path) -> bool:
 
 
 def _has_operation(record: object) -> bool:
-    return isinstance(record, dict) and "op_code" in record
+    return isinstance(record, dict) and {"op_code", "worker_id"} <= record.keys()
 
 
 class JournalFile(JournalFileBackend):

@@ -65,3 +65,26 @@ def test_what_cannot_be_prepared_does_not_hide_what_is_done(
     assert ran.stderr == "Error: no images in 'flowers'\n"
     path = json.loads(ran.stdout)["path"]
     assert (tmp_path / path).is_file()
+
+
+@pytest.mark.parametrize("source", ["--from", "--data"])
+def test_a_folder_of_something_else_is_left_alone_before_anything_runs(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_args: object, **_options: object) -> None:
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr("biotune_optuna.compare.run_comparison", never)
+    table = write_csv(make_rows({"biotune": [0.9, 0.8], "full": [0.7, 0.7]}), tmp_path / "r.csv")
+    work = ["--from", str(table)] if source == "--from" else ["--data", "digits", "--model", "m"]
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "report.html").write_text("a study's")
+    ran = CliRunner().invoke(cli, ["compare", *work, "--out", str(study)])
+    assert (ran.exit_code, ran.stderr) == (
+        2, f"Error: {study} holds the report of a study; give another --name or --out\n"
+    )  # fmt: skip
+    assert [(f.name, f.read_text()) for f in study.iterdir()] == [("report.html", "a study's")]
+    ran = CliRunner().invoke(cli, ["compare", *work, "--out", str(table / "out")])
+    assert ran.exit_code == 2
+    assert f"output folder {table / 'out'} cannot be written" in ran.stderr

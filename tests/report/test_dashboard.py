@@ -447,9 +447,21 @@ def test_served_read_only_writes_nothing(served: Any, url: str, tmp_path: Path) 
     assert (tmp_path / "study.db").read_bytes() == before
 
 
-def test_unknown_study_and_taken_port_are_one_clear_line(url: str) -> None:
-    import socket
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_the_local_machine_is_served_by_ipv6_as_well(served: Any) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 address here")
+    address = served(host="::1")
+    assert address.startswith("http://[::1]:")
+    base = address.partition("/dashboard")[0]
+    with urllib.request.urlopen(f"{base}/api/studies/1", timeout=30) as answer:
+        assert json.load(answer)["name"] == "digits-tiny"
 
+
+def test_unknown_study_taken_port_and_foreign_host_are_one_clear_line(url: str) -> None:
     with pytest.raises(
         StudyError, match="there is no study 'nope'; the storage holds 'digits-tiny'"
     ):
@@ -459,6 +471,10 @@ def test_unknown_study_and_taken_port_are_one_clear_line(url: str) -> None:
         taken.listen()
         with pytest.raises(BioTuneError, match="give another --port"):
             run_dashboard(url, port=taken.getsockname()[1])
+    with pytest.raises(
+        BioTuneError, match=r"cannot listen on 192\.0\.2\.1:0 .*give another --host"
+    ):
+        run_dashboard(url, host="192.0.2.1", port=0)
 
 
 def test_open_addresses_draw_a_warning(

@@ -65,7 +65,9 @@ def test_a_journal_whose_first_record_was_cut_short_is_used(tmp_path: Path, cont
     assert len(optuna.load_study(study_name="s", storage=open_storage(str(path))).trials) == 1
 
 
-@pytest.mark.parametrize("line", [b"spoiled\n", b"\xff\xfe\n", b"{}\n", b"null\n"])
+@pytest.mark.parametrize(
+    "line", [b"spoiled\n", b"\xff\xfe\n", b"{}\n", b"null\n", b'{"op_code": 4}\n']
+)
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "study.log"
     optuna.create_study(study_name="s", storage=open_storage(str(path)))
