@@ -81,7 +81,8 @@ def page(view: StudyView) -> str:
 def _head(view: StudyView) -> str:
     found = verdict(view)
     running = len(view.in_state(TrialState.RUNNING))
-    state = "confirmed" if view.confirm else "running" if running else "not confirmed yet"
+    confirmed = "confirmed in part" if view.unconfirmed else "confirmed"
+    state = confirmed if view.confirm else "running" if running else "not confirmed yet"
     sub = [
         state,
         plural(view.evaluated, "recipe") + " evaluated"

@@ -78,3 +78,4 @@ def test_a_search_that_went_on_is_not_said_to_be_confirmed() -> None:
     assert found(study).headline == said
     assert said in format_status(study_status(study))
     assert "Confirmed on 1 of 2 trials" in page(as_view(study))
+    assert "confirmed in part ·" in page(as_view(study))
