@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,6 +37,7 @@ SPLIT_ALIASES = {
 }
 """Names, lower case, that are understood for a part of the data."""
 
+_LIKE_A_PART = re.compile(rf"({'|'.join(SPLIT_ALIASES)}|dev)([^a-z].*|set|data|images)?", re.I)
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
 
 
@@ -123,6 +125,12 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
     train = [folder for split, folder in named if split == "train"]
     others = [folder.name for folder in folders if folder.name.lower() not in SPLIT_ALIASES]
     if others and (not train or _holds_only_images(train[0])):
+        if len(folders) > 1 and all(_LIKE_A_PART.fullmatch(f.name) for f in folders):
+            raise DataError(
+                f"{_printable(folders[0].name)!r} and {_printable(folders[1].name)!r} in"
+                f" {str(root)!r} look like parts of the data, not classes; name parts train, val"
+                " and test, with one folder per class in each"
+            )
         return []
     if not train:
         if named:

@@ -40,6 +40,7 @@ def test_a_class_called_train_is_a_class(tree: Tree) -> None:
     source = open_source(tree({"train": 2, "plane": 2}))
     assert source.classes == ("plane", "train")
     assert source.splits is None
+    assert open_source(tree({"tester": 2, "validator": 2}, name="x")).classes[0] == "tester"
 
 
 def test_deeper_folders_belong_to_the_class_above(tree: Tree) -> None:
@@ -89,6 +90,9 @@ def test_an_image_beside_class_folders_is_named(tree: Tree, part: str) -> None:
         ({"train": 3}, "'train/000.png' in {root!r} lies in no class folder"),
         ({"train": 3, "test/a": 1}, "'train/000.png' in {root!r} lies in no class folder"),
         ({"val": 3, "test": 2}, "but no train/"),
+        ({"train": 3, "test1": 2}, "'test1' and 'train' in {root!r} look like parts"),
+        ({"test_set/a": 1, "training_set/a": 1, "training_set/b": 1}, "look like parts"),
+        ({"Val 2017": 1, "train2017": 2}, "look like parts"),
     ],
 )
 def test_bad_trees_are_one_line(tree: Tree, counts: dict[str, int], what: str) -> None:
