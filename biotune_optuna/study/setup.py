@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Setup", "prepare", "split"]
 
+_log = logging.getLogger("biotune_optuna.data")
+
+_LOOKED_AT = 64  # images
+_DARK = 64
 _SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, LookupError, TypeError, ArithmeticError)
 
 
@@ -107,6 +112,7 @@ def prepare(
         interpolation=config["interpolation"],
         cache_dir=cache_dir,
     )
+    _warn_of_darkness(store, splits)
     trainer, images, blocks = _trainer(spec, source, store, loaded, device)
     found = {
         "data": source.fingerprint,
@@ -139,6 +145,18 @@ def _check_metric(spec: StudySpec, source: ImageSource, splits: Splits) -> None:
             metrics.check(spec.train.metric, source.labels[part], len(source.classes))
         except DataError as error:
             raise DataError(f"the {name} images: {error}") from None
+
+
+def _warn_of_darkness(store: PixelStore, splits: Splits) -> None:
+    """Says so where all pixels are dark, as 12-bit values in files of 16 bits are."""
+    brightest = max(int(store.pixels[at].max()) for at in splits.train[:_LOOKED_AT])
+    if brightest < _DARK:
+        _log.warning(
+            "the images are dark: no value of the first %d to train on is above %d of 255;"
+            " stretch values that use a part of their range, such as 12 bits of 16, over all of it",
+            min(len(splits.train), _LOOKED_AT),
+            brightest,
+        )
 
 
 def split(spec: StudySpec, source: ImageSource) -> Splits:

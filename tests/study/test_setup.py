@@ -3,9 +3,12 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from examples import digit_folder
+from PIL import Image
+from sklearn.datasets import load_digits
 from tiny import tiny_spec
 
 from biotune_optuna.errors import DataError, ModelError
@@ -37,6 +40,22 @@ def test_checking_the_size_changes_nothing() -> None:
     assert loaded.model.training
     for name, tensor in loaded.model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize(("bits", "warned"), [(12, True), (16, False)])
+def test_images_that_are_all_dark_are_told(
+    bits: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    digits = load_digits()
+    for label in range(2):
+        folder = tmp_path / "images" / str(label)
+        folder.mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.target == label][:20]):
+            values = (image / 16 * (2**bits - 1)).astype(np.uint16)
+            Image.fromarray(values).save(folder / f"{number}.png")
+    spec = tiny_spec(data=str(tmp_path / "images"), train_size=None, val_size=None)
+    prepare(spec, device="cpu", cache_dir=tmp_path / "cache")
+    assert ("the images are dark: no value of the first" in caplog.text) is warned
 
 
 def test_a_crop_of_nothing_is_refused(tmp_path: Path) -> None:
