@@ -1,0 +1,31 @@
+"""The recipes that generation 0 begins with."""
+
+from __future__ import annotations
+
+import pytest
+
+from biotune_optuna.evolution import informed
+from tests.evolution.kit import SPACES, make_domain
+
+
+@pytest.mark.parametrize("options", SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize("blocks", [1, 2, 9])
+def test_informed_genomes_are_valid_and_different(options, blocks):
+    space = make_domain(blocks, **options).space
+    genomes = informed.informed_genomes(space)
+    assert all(space.is_valid(one.values) for one in genomes)
+    keys = [one.decode().key() for one in genomes]
+    assert len(set(keys)) == len(keys)
+    assert len(genomes) >= (3 if blocks == 1 else 5)
+
+
+def test_informed_genomes_are_what_a_practitioner_tries():
+    space = make_domain(9).space
+    recipes = [one.decode() for one in informed.informed_genomes(space)]
+    assert [r.frozen_prefix for r in recipes] == [4, 0, 0, 1, 0, 4, 0, 8, 0]
+    full = [r for r in recipes if set(r.multipliers.values()) == {1.0}]
+    assert len(full) == 3
+    assert len({r.lr for r in full}) == 3
+    layered = [r for r in recipes if r.frozen_prefix == 0 and len(set(r.multipliers.values())) > 1]
+    for recipe in layered:
+        assert list(recipe.multipliers.values()) == sorted(recipe.multipliers.values())

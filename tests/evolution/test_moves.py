@@ -1,0 +1,100 @@
+"""Moves in the space of what a genome means."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from biotune_optuna.evolution import moves
+from tests.evolution.kit import SPACES, make_domain
+
+
+@pytest.fixture(params=SPACES.values(), ids=SPACES)
+def domain(request):
+    return make_domain(**request.param)
+
+
+def test_reading_and_writing_a_meaning_keeps_it(domain):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        genes = domain.repair(rng.random(domain.size))
+        written = moves.write(domain, moves.read(domain, genes))
+        np.testing.assert_array_equal(
+            domain.space.mask(written[: domain.space.n_genes]),
+            domain.space.mask(genes[: domain.space.n_genes]),
+        )
+        before, after = domain.log_rates(np.stack([genes, written]))
+        slow = before < domain.log_base(genes[None])[0] - 0.95  # the slowest genes are clipped
+        np.testing.assert_allclose(after[~slow], before[~slow], atol=0.05)
+        assert domain.key(moves.write(domain, moves.read(domain, written))) == domain.key(written)
+
+
+def test_every_move_leads_to_a_genome(domain):
+    rng = np.random.default_rng(1)
+    genes = domain.repair(rng.random(domain.size))
+    seen = set()
+    for _ in range(500):
+        meaning = moves.read(domain, genes)
+        moves.mutate(domain, meaning, rng)
+        genes = moves.write(domain, meaning)
+        assert np.all((genes >= 0) & (genes <= 1))
+        assert domain.is_valid(genes)
+        seen.add(domain.key(genes))
+    assert len(seen) > 300
+
+
+def test_genes_of_frozen_blocks_do_not_drift():
+    domain = make_domain()
+    rng = np.random.default_rng(2)
+    genes = rng.random(domain.size)
+    for _ in range(100):
+        meaning = moves.read(domain, genes)
+        moves.mutate(domain, meaning, rng)
+        genes = moves.write(domain, meaning)
+        frozen = ~domain.space.mask(genes[: domain.space.n_genes])
+        assert len(set(genes[:6][frozen])) <= 1
+
+
+def test_shift_moves_all_rates_alike():
+    domain = make_domain(threshold=0.0)
+    genes = np.array([0.5] * 6 + [0.5])
+    meaning = moves.read(domain, genes)
+    moves._shift(domain, meaning, np.random.default_rng(0))
+    before, after = domain.log_rates(np.stack([genes, moves.write(domain, meaning)]))
+    steps = after - before
+    assert np.ptp(steps) < 1e-12
+    assert abs(steps[0]) > 1e-3
+
+
+def test_tilt_turns_the_rates_about_the_middle():
+    domain = make_domain(5, threshold=0.0)
+    genes = np.array([0.5] * 5 + [0.5])
+    meaning = moves.read(domain, genes)
+    moves._tilt(domain, meaning, np.random.default_rng(0))
+    steps = np.diff(meaning.logs)
+    assert np.allclose(steps, steps[0])
+    assert meaning.logs[2] == pytest.approx(0)
+    assert abs(steps[0]) > 1e-3
+
+
+def test_boundary_moves_the_frozen_prefix():
+    domain = make_domain()
+    prefixes = set()
+    for seed in range(40):
+        mask = np.array([False, False, True, True, True, True])
+        meaning = moves.Meaning(mask, np.array([-1, -1, 0.3, 0, 0, 0]), np.zeros(1))
+        moves._boundary(domain, meaning, np.random.default_rng(seed))
+        prefix = int(np.argmax(meaning.mask))
+        prefixes.add(prefix)
+        assert meaning.mask[prefix:].all()
+        if prefix < 2:  # what thaws trains as its neighbour does
+            assert (meaning.logs[prefix:2] == 0.3).all()
+    assert prefixes == {0, 1, 3, 4}
+
+
+def test_swap_exchanges_neighbours():
+    domain = make_domain(3)
+    meaning = moves.Meaning(np.array([False, True, True]), np.array([-1, 0.4, 0]), np.zeros(1))
+    moves._swap(domain, meaning, np.random.default_rng(0))
+    assert meaning.mask.tolist() == [True, False, True]
+    assert meaning.logs.tolist() == [0.4, -1, 0]

@@ -1,0 +1,65 @@
+"""The model of the landscape."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from biotune_optuna.evolution import surrogate
+from biotune_optuna.evolution.domain import Domain
+from tests.evolution.kit import bowl, make_domain
+
+
+def test_the_model_sees_through_noise():
+    domain = make_domain(10)
+    gains = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        genes = rng.random((100, domain.size))
+        true = bowl(domain, genes)
+        seen = true + 0.02 * rng.standard_normal(100)
+        model = surrogate.fit(domain, genes, seen, np.ones(100))
+        believed, spread = model.predict(genes)
+        gains.append(np.corrcoef(believed, true)[0, 1] - np.corrcoef(seen, true)[0, 1])
+        assert model.noise == pytest.approx(0.02, rel=0.4)
+        assert np.all(spread > 0)
+    assert min(gains) > 0.1
+
+
+def test_normal_scores_rise_with_cost_and_share_ties():
+    scores = surrogate.normal_scores(np.array([3.0, 1.0, 1.0, 1e9]))
+    assert scores == pytest.approx([0.319, -0.674, -0.674, 1.150], abs=1e-3)
+    assert len(surrogate.normal_scores(np.zeros(0))) == 0
+    many = np.random.default_rng(0).standard_cauchy(101)
+    assert surrogate.normal_scores(many).mean() == pytest.approx(0.0, abs=1e-12)
+    assert np.array_equal(np.argsort(surrogate.normal_scores(many)), np.argsort(many))
+
+
+def test_repeats_count_for_more():
+    domain = make_domain(3)
+    rng = np.random.default_rng(0)
+    genes = rng.random((12, domain.size))
+    costs = rng.standard_normal(12)
+    counts = np.ones(12)
+    once = surrogate.fit(domain, genes, costs, counts).predict(genes)[1][0]
+    counts[0] = 50
+    often = surrogate.fit(domain, genes, costs, counts).predict(genes)[1][0]
+    assert often < once
+
+
+def test_too_little_to_model():
+    domain = make_domain(3)
+    genes = np.random.default_rng(0).random((10, domain.size))
+    assert surrogate.fit(domain, genes[:3], np.arange(3.0), np.ones(3)) is None
+    assert surrogate.fit(domain, genes, np.ones(10), np.ones(10)) is None
+
+
+def test_generic_domain_with_choices():
+    domain = Domain(("x", "kind"), np.array([0, 3]))
+    rng = np.random.default_rng(0)
+    genes = rng.random((60, 2))
+    kind = (genes[:, 1] * 3).astype(int)
+    costs = (genes[:, 0] - 0.3) ** 2 + (kind == 1)
+    model = surrogate.fit(domain, genes, costs, np.ones(60))
+    believed, _ = model.predict(np.array([[0.3, 0.1], [0.3, 0.5], [0.9, 0.1]]))
+    assert believed[0] < believed[2] < believed[1]
