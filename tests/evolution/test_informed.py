@@ -29,3 +29,30 @@ def test_informed_genomes_are_what_a_practitioner_tries():
     layered = [r for r in recipes if r.frozen_prefix == 0 and len(set(r.multipliers.values())) > 1]
     for recipe in layered:
         assert list(recipe.multipliers.values()) == sorted(recipe.multipliers.values())
+
+
+def test_informed_rates_are_the_quarter_points_of_the_range():
+    space = make_domain(9, lr=(1e-4, 1e-2)).space
+    recipes = [one.decode() for one in informed.informed_genomes(space)]
+    full = sorted(r.lr for r in recipes if set(r.multipliers.values()) == {1.0})
+    assert full == pytest.approx([10**-3.5, 1e-3, 10**-2.5])
+
+
+def test_informed_rates_are_a_third_once_and_three_times_a_fixed_one():
+    space = make_domain(9, lr=1e-3).space
+    recipes = [one.decode() for one in informed.informed_genomes(space)]
+    assert {r.lr for r in recipes} == {1e-3}
+    alike = [set(r.multipliers.values()) for r in recipes if not r.frozen_prefix]
+    full = sorted(rates.pop() for rates in alike if len(rates) == 1)
+    assert full == pytest.approx([1 / 3, 1.0, 3.0])
+
+
+def test_layered_rates_fall_to_a_tenth_at_the_first_block():
+    space = make_domain(9).space
+    recipes = [one.decode() for one in informed.informed_genomes(space)]
+    layered = [r for r in recipes if r.frozen_prefix == 0 and len(set(r.multipliers.values())) > 1]
+    assert len(layered) == 2
+    for recipe in layered:
+        first, *others = recipe.multipliers.values()
+        assert others == pytest.approx([0.1 ** (1 - b / 8) for b in range(1, 9)])
+        assert first == pytest.approx(0.1, rel=0.05)  # a gene's least multiplier is a little more

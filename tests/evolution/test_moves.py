@@ -55,15 +55,17 @@ def test_genes_of_frozen_blocks_do_not_drift():
         assert len(set(genes[:6][frozen])) <= 1
 
 
-def test_shift_moves_all_rates_alike():
+@pytest.mark.parametrize("base", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_shift_moves_all_rates_alike(base, seed):
+    """By 0.3 · N(0, 1) decades, also where the base rate is at an end of its range."""
     domain = make_domain(threshold=0.0)
-    genes = np.array([0.5] * 6 + [0.5])
+    genes = np.array([0.5] * 6 + [base])
     meaning = moves.read(domain, genes)
-    moves._shift(domain, meaning, np.random.default_rng(0))
+    moves._shift(domain, meaning, np.random.default_rng(seed))
     before, after = domain.log_rates(np.stack([genes, moves.write(domain, meaning)]))
-    steps = after - before
-    assert np.ptp(steps) < 1e-12
-    assert abs(steps[0]) > 1e-3
+    step = 0.3 * np.random.default_rng(seed).standard_normal()
+    assert after - before == pytest.approx(np.full(6, step), abs=1e-9)
 
 
 def test_tilt_turns_the_rates_about_the_middle():
@@ -92,9 +94,34 @@ def test_boundary_moves_the_frozen_prefix():
     assert prefixes == {0, 1, 3, 4}
 
 
+def test_a_freed_block_trains_at_its_nearest_neighbours_rate():
+    domain = make_domain(5)
+    freed = {}
+    for seed in range(40):
+        mask = np.array([False, True, False, False, True])
+        meaning = moves.Meaning(mask, np.array([-1, 0.2, -1, -1, 0.9]), np.zeros(1))
+        moves._flip(domain, meaning, np.random.default_rng(seed))
+        freed |= {b: meaning.logs[b] for b in (0, 2, 3) if meaning.mask[b]}
+    assert freed == {0: 0.2, 2: 0.2, 3: 0.9}
+
+
 def test_swap_exchanges_neighbours():
     domain = make_domain(3)
     meaning = moves.Meaning(np.array([False, True, True]), np.array([-1, 0.4, 0]), np.zeros(1))
     moves._swap(domain, meaning, np.random.default_rng(0))
     assert meaning.mask.tolist() == [True, False, True]
     assert meaning.logs.tolist() == [0.4, -1, 0]
+
+
+def test_crossover_takes_the_lower_blocks_of_one_and_the_upper_of_the_other():
+    one = moves.Meaning(np.array([False] * 4), np.full(4, -0.5), np.zeros(2))
+    other = moves.Meaning(np.array([True] * 4), np.full(4, 0.5), np.ones(2))
+    cuts = set()
+    for seed in range(20):
+        child = moves.crossover(one, other, np.random.default_rng(seed))
+        cut = 4 - int(child.mask.sum())
+        assert child.mask.tolist() == [False] * cut + [True] * (4 - cut)
+        assert child.logs.tolist() == [-0.5] * cut + [0.5] * (4 - cut)
+        assert ((child.rest > 0) & (child.rest < 1)).all()
+        cuts.add(cut)
+    assert cuts == {1, 2, 3}

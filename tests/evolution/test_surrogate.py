@@ -63,3 +63,23 @@ def test_generic_domain_with_choices():
     model = surrogate.fit(domain, genes, costs, np.ones(60))
     believed, _ = model.predict(np.array([[0.3, 0.1], [0.3, 0.5], [0.9, 0.1]]))
     assert believed[0] < believed[2] < believed[1]
+
+
+def test_a_frozen_block_is_slower_than_any_that_trains():
+    domain = make_domain(3, threshold=0.0)
+    frozen, slowest, fastest = ([gene, 0.5, 0.5, 0.0] for gene in (0.0, 1e-12, 1.0))
+    rates = surrogate.features(domain, np.array([frozen, slowest, fastest]))[2] * np.sqrt(3)
+    assert rates[:, 0] == pytest.approx([-4.5, -4.0, -2.0])
+    assert rates[:, 1:] == pytest.approx(-3.0)
+
+
+def test_of_many_genomes_the_best_and_the_latest_are_kept():
+    domain = Domain(("x", "y"), np.zeros(2, dtype=np.int64))
+    rng = np.random.default_rng(0)
+    centers = {"bad": (0.9, 0.1), "good": (0.1, 0.1), "latest": (0.5, 0.9)}
+    genes = np.concatenate([xy + 0.05 * rng.random((80, 2)) for xy in centers.values()])
+    costs = np.repeat([1.0, 0.0, 0.5], 80) + 0.01 * rng.standard_normal(240)
+    model = surrogate.fit(domain, genes, costs, np.ones(240))
+    believed, spread = model.predict(np.array(list(centers.values())))
+    assert believed[1:] == pytest.approx([0.0, 0.5], abs=0.05)
+    assert spread[0] > 5 * max(spread[1:])
