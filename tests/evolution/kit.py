@@ -31,12 +31,13 @@ def bowl(domain, genes):
     return 0.05 * (overall + 2.2) ** 2 + 0.02 * active[:, :3].mean(1)
 
 
-def make_archive(domain, n=20, seed=0, running=0, dismissed=()):
+def make_archive(domain, n=20, seed=0, running=0, dismissed=(), noise=0.0):
     rng = np.random.default_rng(seed)
     genes = rng.random((n, domain.size))
     costs = bowl(domain, genes)
     keys = {domain.key(one): i for i, one in enumerate(genes)}
     others = rng.random((running, domain.size))
+    costs += noise * rng.standard_normal(n)
     return breeding.Archive(
         np.arange(n), genes, costs, np.ones(n), keys,
         frozenset(domain.key(one) for one in dismissed), others,

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from biotune_optuna.evolution import breeding
-from biotune_optuna.evolution.strategy import (
-    Generation,
-    Individual,
-    Settings,
-    plan,
-    propose,
-    survivors,
-)
 from tests.evolution.kit import bowl, make_archive, make_domain
 
 
@@ -55,6 +50,51 @@ def test_the_model_chooses_among_candidates():
     assert value(20) < value(1)
 
 
+def choose(domain, archive, offered, candidates, caution=0.0):
+    """Which of the genes offered is taken, by a model of the archive."""
+    offers = iter(offered)
+    genes, _ = breeding.breed(
+        domain, archive, breeding.Landscape.of(domain, archive, smooth=True),
+        lambda _: (next(offers), ()),
+        candidates=candidates, caution=caution, unique=False, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return next(i for i, one in enumerate(offered) if one is genes)
+
+
+def test_caution_takes_the_candidate_that_is_less_certain():
+    domain = make_domain()
+    archive = make_archive(domain, 60)
+    known = archive.genes[np.argmin(archive.costs)]
+    unknown = np.array([0.9, 0.1, 0.9, 0.1, 0.9, 0.1, 0.2, 1.0])
+    assert choose(domain, archive, [known, unknown], candidates=2) == 0
+    assert choose(domain, archive, [known, unknown], candidates=2, caution=100.0) == 1
+
+
+def test_candidates_differ_in_what_they_mean():
+    domain = make_domain()
+    archive = make_archive(domain, 60)
+    worst, *_, fair, best = archive.genes[np.argsort(-archive.costs)]
+    assert choose(domain, archive, [fair, worst, best], candidates=2) == 0
+    assert choose(domain, archive, [fair, fair.copy(), best], candidates=2) == 2
+
+
+def test_a_child_differs_from_its_parents_and_names_them():
+    """10 % come from nowhere, and of the others 35 % have two parents."""
+    domain = make_domain()
+    archive = replace(make_archive(domain, 40), numbers=np.arange(100, 140))
+    best = np.argsort(archive.costs)[:5]
+    bred = [
+        breeding.structured(domain, archive, best, np.random.default_rng(seed))
+        for seed in range(400)
+    ]
+    shares = np.bincount([len(parents) for _, parents in bred]) / len(bred)
+    assert shares == pytest.approx([0.1, 0.9 * 0.65, 0.9 * 0.35], abs=0.05)
+    assert {one for _, parents in bred for one in parents} == set(archive.numbers[best])
+    alone = [(child, archive.genes[one[0] - 100]) for child, one in bred if len(one) == 1]
+    unmoved = [domain.key(child) == domain.key(parent) for child, parent in alone]
+    assert np.mean(unmoved) < 0.05  # such as a rate at the end of its range
+
+
 def test_workers_spread_out():
     """What another worker is evaluating is believed, so its surroundings are less uncertain."""
     domain = make_domain()
@@ -74,31 +114,3 @@ def test_the_best_genome_with_the_fewest_evaluations_is_evaluated_again():
     archive.counts[best[0]] = 2
     assert breeding.choose_again(archive, landscape, 3) == best[1]
     assert breeding.choose_again(archive, landscape, 1) == best[0]
-
-
-def test_switches_are_independent():
-    domain = make_domain()
-    rng = np.random.default_rng(0)
-    people = tuple(
-        Individual(i, rng.random(domain.size), np.zeros(domain.size), (0.0, i / 50), i / 50)
-        for i in range(10)
-    )
-    archive = make_archive(domain)
-    switches = {"structured": True, "smoothing": True, "unique": True, "candidates": 5}
-    for name, value in switches.items():
-        alone = Settings(**{name: value, "reevaluations": 1})
-        others = {k: v for k, v in switches.items() if k != name}
-        without = Settings(**others, reevaluations=1)
-        for chosen in (alone, without):
-            finished = dict(enumerate(people))
-            generation = Generation(1, population=people, archive=archive, finished=finished)
-            roles = plan(chosen, 1)
-            assert roles.count("re-evaluation") == 1
-            for index, role in enumerate(roles):
-                proposal = propose(chosen, domain, generation, index, seed=1)
-                assert domain.is_valid(proposal.genes)
-                assert proposal.copied == (role == "re-evaluation")
-                if proposal.copied:
-                    assert domain.key(proposal.genes) in archive
-            left = survivors(chosen, domain, generation)
-            assert len(left) == len(set(left)) == 10
