@@ -9,6 +9,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 
 from biotune_optuna.sampler import BioTuneSampler, rank_finished, slot_of
 from tests.sampler_kit import (
@@ -68,6 +69,19 @@ def test_minimising_mirrors_maximising():
     assert [t.params for t in up.trials] == [t.params for t in down.trials]
 
 
+def test_minimising_an_error_mirrors_maximising_the_accuracy():
+    """In the unit interval, where the fitness of the paper is the error."""
+
+    def accuracy(trial):
+        return round(objective(trial) * 2**20) / 2**20  # so that 1 - a rounds nothing
+
+    up, down = make_study(), make_study(direction="minimize")
+    up.optimize(accuracy, n_trials=20)
+    down.optimize(lambda t: 1 - accuracy(t), n_trials=20)
+    assert all(0 <= t.value <= 1 for t in up.trials)
+    assert [t.params for t in up.trials] == [t.params for t in down.trials]
+
+
 def test_sampler_can_be_pickled():
     study = make_study()
     study.sampler = pickle.loads(pickle.dumps(study.sampler))
@@ -96,13 +110,18 @@ def test_attributes_and_slot():
     assert child.user_attrs["parents"] == ", ".join(map(str, slot_of(child).parents))
 
 
-def test_the_loop_that_opens_the_docstring_runs():
+def test_the_loop_that_opens_the_docstring_searches():
     text = BioTuneSampler.__doc__.split("::\n", 1)[1]
     lines = list(itertools.takewhile(lambda s: not s or s.startswith(" " * 8), text.splitlines()))
     names: dict[str, object] = {}
-    exec(textwrap.dedent("\n".join(lines)).replace("n_trials=50", "n_trials=15"), names)
-    assert len(names["study"].trials) == 15
-    assert 0.9 < names["study"].best_value <= 1
+    exec(textwrap.dedent("\n".join(lines)), names)
+    study, space = names["study"], names["space"]
+    assert isinstance(study.sampler, BioTuneSampler)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 50
+    assert all(set(t.params) == set(space.names) for t in study.trials)
+    known = [t.value for t in study.trials if t.user_attrs["role"] == "initial"]
+    assert max(known) == 0.9, "with full fine-tuning the body's multiplier is 1, not 2"
+    assert study.best_value > max(known)
 
 
 def test_finished_genomes_are_ranked_by_what_their_neighbours_say():
@@ -136,6 +155,27 @@ def test_a_repeat_is_counted_for_the_objective():
         same = [t for t in study.trials[: trial.number] if t.params == trial.params]
         assert slot_of(trial).repeat == len(same) >= 1
         assert slot_of(trial).parents == (same[0].number,)
+
+
+def test_failed_trials_are_no_repeats():
+    study = make_study("default", population_size=4, reevaluations=2)
+    tried = set()
+
+    def shaky(trial):
+        value = objective(trial)
+        key = (str(trial.params), slot_of(trial).repeat)
+        if key not in tried:
+            tried.add(key)
+            raise RuntimeError("once")
+        return value
+
+    study.optimize(shaky, n_trials=80, catch=(RuntimeError,))
+    again = [t for t in study.trials if t.user_attrs["role"] == "re-evaluation"]
+    assert len(again) >= 12
+    for trial in study.trials:
+        same = [t for t in study.trials[: trial.number] if t.params == trial.params]
+        finished = [t for t in same if t.state == TrialState.COMPLETE]
+        assert slot_of(trial).repeat == len(finished)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -21,6 +21,7 @@ from tests.sampler_kit import (
     audit,
     copy_database,
     make_sampler,
+    make_space,
     make_study,
     n_slots,
     objective,
@@ -52,6 +53,21 @@ def test_n_jobs_holds_no_slot_twice_and_loses_none(preset):
             assert set(range(size)) <= planned
             assert counts[generation] <= size + 3, "never more extras than other workers"
     assert_no_accidental_repeats(study)
+
+
+def test_what_others_evaluate_is_believed_when_the_next_is_bred():
+    def bred_beside(gene):
+        study = make_study("default", population_size=4, candidates=30, caution=1.0)
+        study.optimize(objective, n_trials=14)
+        study.enqueue_trial({"gene.b0": gene, "gene.b1": 0.5, "gene.threshold": 0.1, "lr": 5e-3})
+        running = study.ask()
+        following = study.ask()
+        assert study.trials[running.number].state == TrialState.RUNNING
+        assert slot_of(following).role == "offspring"
+        return make_space().suggest(following)
+
+    assert bred_beside(0.3) == bred_beside(0.3)
+    assert bred_beside(0.3) != bred_beside(0.6)
 
 
 def test_nobody_waits_at_the_end_of_a_generation():

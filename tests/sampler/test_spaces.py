@@ -97,6 +97,16 @@ def test_dynamic_space_falls_back_to_independent_sampling():
     assert len({t.params["x"] for t in study.trials}) == 40
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_parameters_sampled_independently_differ_by_name_and_trial(preset):
+    study = optuna.create_study(sampler=BioTuneSampler(preset=preset, seed=0))
+    trials = [study.ask() for _ in range(3)]
+    drawn = [trial.suggest_float(name, 0, 1) for trial in trials for name in "abc"]
+    assert len(set(drawn)) == 9
+    again = optuna.create_study(sampler=BioTuneSampler(preset=preset, seed=0))
+    assert [again.ask().suggest_float("a", 0, 1) for _ in range(3)] == drawn[::3]
+
+
 def test_genomes_are_valid_from_the_first_trial():
     space = make_space(3, head_trains=False)
     study = make_study(space=space, population_size=8)
