@@ -69,6 +69,13 @@ def test_variants() -> None:
     assert multipliers("discriminative") == [0, 1, 1, 1]
 
 
+def test_a_block_that_trains_has_a_rate() -> None:
+    scaled = GenomeSpace(BLOCKS, variant="scaled", threshold=0.0)
+    assert scaled.multipliers([1e-9, 0.0, 0.5, 0.8]) == pytest.approx([1e-3, 0, 0.625, 1])
+    normalized = GenomeSpace(BLOCKS, variant="normalized")
+    assert normalized.multipliers([0.2, 0.4, 0.8, 0.1, 0.3]) == pytest.approx([0, 0.2, 1, 1e-3])
+
+
 @given(
     st.lists(
         st.one_of(st.just(0.0), st.floats(-0.97, 1).map(lambda e: 10**e)), min_size=3, max_size=3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from biotune_optuna.evolution import moves
+from biotune_optuna.evolution import informed, moves
 from tests.evolution.kit import SPACES, make_domain
 
 
@@ -27,6 +27,15 @@ def test_reading_and_writing_a_meaning_keeps_it(domain):
         slow = before < domain.log_base(genes[None])[0] - 0.95  # the slowest genes are clipped
         np.testing.assert_allclose(after[~slow], before[~slow], atol=0.05)
         assert domain.key(moves.write(domain, moves.read(domain, written))) == domain.key(written)
+
+
+@pytest.mark.parametrize("space", [name for name in SPACES if name != "no threshold"])
+def test_known_recipes_are_encoded_as_moves_write_them(space):
+    """The genes of frozen blocks too."""
+    domain = make_domain(**SPACES[space])
+    for genome in informed.informed_genomes(domain.space):
+        genes = np.array([*genome.values, *[0.5] * (domain.size - len(genome.values))])
+        assert moves.write(domain, moves.read(domain, genes)) == pytest.approx(genes)
 
 
 def test_every_move_leads_to_a_genome(domain):
@@ -105,10 +114,11 @@ def test_a_freed_block_trains_at_its_nearest_neighbours_rate():
     assert freed == {0: 0.2, 2: 0.2, 3: 0.9}
 
 
-def test_swap_exchanges_neighbours():
+@pytest.mark.parametrize("seed", range(5))
+def test_swap_exchanges_neighbours_and_leaves_the_head_alone(seed):
     domain = make_domain(3)
     meaning = moves.Meaning(np.array([False, True, True]), np.array([-1, 0.4, 0]), np.zeros(1))
-    moves._swap(domain, meaning, np.random.default_rng(0))
+    moves._swap(domain, meaning, np.random.default_rng(seed))
     assert meaning.mask.tolist() == [True, False, True]
     assert meaning.logs.tolist() == [0.4, -1, 0]
 
