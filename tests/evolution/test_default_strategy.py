@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from biotune_optuna.evolution.strategy import Settings, plan
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler import BioTuneSampler
@@ -66,6 +67,18 @@ def test_golden_trajectory(workers):
     for number, (ours, stored) in enumerate(zip(told, golden, strict=True)):
         assert ours[:3] == stored[:3], number
         assert ours[3:] == pytest.approx(stored[3:], rel=1e-9), number
+
+
+def test_budget_and_roles():
+    settings = Settings.of("default")
+    assert (settings.population_size, settings.n_elites) == (10, 0)
+    assert (settings.candidates, settings.caution, settings.reevaluations) == (2, 0.0, 1)
+    assert settings.informed
+    assert settings.structured
+    assert settings.smoothing
+    assert settings.unique
+    assert plan(settings, 0, n_initial=9) == ("initial",) * 9 + ("immigrant",)
+    assert plan(settings, 4) == ("offspring",) * 9 + ("re-evaluation",)
 
 
 def write_golden():
