@@ -95,6 +95,17 @@ def test_a_child_differs_from_its_parents_and_names_them():
     assert np.mean(unmoved) < 0.05  # such as a rate at the end of its range
 
 
+def test_crossed_parents_that_share_no_block_have_valid_children():
+    """What the lower blocks of one and the upper ones of the other leave may all be frozen."""
+    domain = make_domain(2, head_trains=False)
+    genes = np.array([[0.1, 0.6, 0.3, 0.5], [0.6, 0.1, 0.3, 0.5]])
+    archive = replace(make_archive(domain, 2), genes=genes)
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        child, parents = breeding.structured(domain, archive, np.arange(2), rng)
+        assert not parents or domain.is_valid(child)
+
+
 def test_workers_spread_out():
     """What another worker is evaluating is believed, so its surroundings are less uncertain."""
     domain = make_domain()

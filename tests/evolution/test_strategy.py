@@ -82,6 +82,33 @@ def test_stragglers_are_parents_where_they_are_good_enough(domain):
     assert {number for one in bred for number in one.parents} == {1, 9, 2}
 
 
+def test_one_of_the_three_best_is_evaluated_again(domain, archive):
+    settings = Settings(population_size=10, n_elites=0, reevaluations=1)
+    generation = Generation(1, people_of(archive), archive=archive)
+    best = by_value(archive, 10)
+    again = []
+    for _ in range(5):
+        bred = propose(settings, domain, generation, 9, seed=0)
+        assert bred.copied
+        again += bred.parents
+        archive.counts[again[-1]] += 1
+    assert again == [*best[:3], *best[:2]]
+
+
+def test_caution_prefers_what_is_uncertain(domain, archive):
+    generation = Generation(1, people_of(archive)[:10], archive=archive)
+    model = breeding.Landscape.of(domain, archive, smooth=True).model
+
+    def spread(caution):
+        settings = Settings(
+            n_elites=0, structured=True, smoothing=True, candidates=10, caution=caution
+        )
+        bred = [propose(settings, domain, generation, index, seed=0) for index in range(10)]
+        return model.predict(np.array([one.genes for one in bred]))[1].mean()
+
+    assert spread(100.0) > 1.05 * spread(0.0)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_clipped_step_is_replaced_where_genomes_are_unique(seed):
     domain = make_domain(3, threshold=None, lr=1e-3)
@@ -119,7 +146,8 @@ def test_each_switch_does_its_own_whatever_the_others(domain, archive, switch, a
     generation = Generation(1, population, archive=archive, finished=people)
     roles = plan(settings, 1)
     assert roles.count("re-evaluation") == 1
-    for index, role in enumerate(roles):
+    uneven = []
+    for index, role in enumerate([*roles, *["extra"] * 30]):
         bred = propose(settings, domain, generation, index, seed=1)
         assert domain.is_valid(bred.genes)
         assert bred.copied == (role == "re-evaluation")
@@ -128,7 +156,8 @@ def test_each_switch_does_its_own_whatever_the_others(domain, archive, switch, a
             assert domain.key(bred.genes) in archive
         elif settings.unique:
             assert domain.key(bred.genes) not in archive
-        frozen = ~domain.space.mask(bred.genes[: domain.space.n_genes])
-        if settings.structured and bred.role == "offspring":
-            assert len(set(bred.genes[:6][frozen])) <= 1
+        if bred.parents and role in ("offspring", "extra"):
+            frozen = ~domain.space.mask(bred.genes[: domain.space.n_genes])
+            uneven.append(len(set(bred.genes[:6][frozen])) > 1)
+    assert any(uneven) != settings.structured, "moves give all frozen genes one value"
     assert survivors(settings, domain, generation) == tuple(best)
