@@ -83,3 +83,16 @@ def test_of_many_genomes_the_best_and_the_latest_are_kept():
     believed, spread = model.predict(np.array(list(centers.values())))
     assert believed[1:] == pytest.approx([0.0, 0.5], abs=0.05)
     assert spread[0] > 5 * max(spread[1:])
+
+
+def test_length_scales_are_chosen_over_the_whole_search():
+    """That the choices differ shows only in the genomes that came last."""
+    domain = Domain(("x", "kind"), np.array([0, 3]))
+    rng = np.random.default_rng(0)
+    genes = rng.random((140, 2))
+    genes[:90, 1] = 0.1
+    kind = (3 * genes[:, 1]).astype(int)
+    costs = genes[:, 0] + np.array([0, 2, -1])[kind] + 0.1 * rng.standard_normal(140)
+    model = surrogate.fit(domain, genes, costs, np.ones(140))
+    assert model.scales[1] > 1
+    assert model.noise == pytest.approx(0.1, rel=0.5)
