@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from biotune_optuna.errors import ModelError
+from biotune_optuna.models import model_blocks
 from biotune_optuna.recipe import BlockRecipe, Recipe
 
 
@@ -64,6 +66,18 @@ def test_apply_gives_real_rates_and_frees_norms_of_weight_decay(net: Net) -> Non
         "stem.1.bias",
     }
     assert {g["lr"] for g in recipe.apply(net, lr=1.0)} == {0.1, 10.0}
+
+
+def test_what_a_networks_authors_exempt_from_weight_decay_gets_none() -> None:
+    model = timm.create_model("test_vit", num_classes=3)
+    recipe = Recipe.full(model_blocks(model), lr=1.0, weight_decay=0.1)
+    decay = {p: group["weight_decay"] for group in recipe.apply(model) for p in group["params"]}
+    parameters = dict(model.named_parameters())
+    exempt = {name for name in model.no_weight_decay() if name in parameters}
+    assert {"pos_embed", "cls_token"} <= exempt
+    matrices = {name for name, p in parameters.items() if p.ndim > 1}
+    assert {name for name in matrices if decay[parameters[name]] == 0.0} == exempt
+    assert {decay[parameters[name]] for name in matrices - exempt} == {0.1}
 
 
 def test_applying_another_recipe_undoes_the_first(net: Net) -> None:

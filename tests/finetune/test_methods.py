@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune import rgn, rivals
@@ -58,6 +59,26 @@ def test_each_method_trains_offers_five_settings_and_repeats_itself(images, spli
     np.testing.assert_array_equal(score, probs)
     recipe = method.recipe(trainer.blocks, setting)
     assert (recipe is not None) == (name in ("full", "linear-probe", "layer-decay"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_weight_decay_of_a_setting_reaches_every_step(images, split, name):
+    decays = []
+
+    def look(optimizer, *_):
+        decays.append({group["weight_decay"] for group in optimizer.param_groups})
+
+    trainer = make_trainer(images, epochs=2)
+    setting = {**METHODS[name].settings()[0], "weight_decay": 0.05}
+    hook = register_optimizer_step_pre_hook(look)
+    try:
+        METHODS[name].run(trainer, *split, setting=setting, seed=0)
+    finally:
+        hook.remove()
+    assert len(decays) >= 2 * 3  # epochs of three batches
+    for found in decays:
+        assert 0.05 in found
+        assert found <= {0.0, 0.05}, "norms and biases get none"
 
 
 def test_every_method_starts_from_the_same_head_and_trunk(images, split):

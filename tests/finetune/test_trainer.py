@@ -35,6 +35,15 @@ def test_it_learns_and_says_what_it_cost(images, split):
     json.dumps(result.to_dict())
 
 
+def test_the_loss_of_an_epoch_is_the_mean_cross_entropy_of_its_images(images, split):
+    trainer = make_trainer(images, epochs=2)
+    standing_still = Recipe.linear_probe(trainer.blocks, lr=1e-12)
+    result = trainer.fit(standing_still, *split, seed=0)
+    right = trainer.predict(split[0])[np.arange(40), images.labels(split[0])]
+    expected = -np.log(right).mean()
+    assert [r.train_loss for r in result.epochs] == pytest.approx([expected] * 2, rel=1e-5)
+
+
 def test_equal_seeds_give_equal_bits_whatever_ran_before(images, split):
     trainer = make_trainer(images, model_options={"drop_rate": 0.2}, augment="flip", mixup=0.2)
     recipe = Recipe.full(trainer.blocks, lr=1e-3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
 from biotune_optuna.finetune.batches import Loss, Order, class_weights
@@ -15,7 +16,7 @@ from biotune_optuna.finetune.optim import Schedule
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.recipe import Recipe
 
-from .kit import make_images, make_trainer, recipe_for
+from .kit import TensorImages, make_images, make_trainer, recipe_for
 
 
 @pytest.mark.parametrize("n", [33, 17, 2])
@@ -195,6 +196,69 @@ def test_each_option_trains_and_changes_the_run(images, split, settings):
     assert not other.diverged
     same = [r.train_loss for r in base.epochs] == [r.train_loss for r in other.epochs]
     assert same == ("deterministic" in settings)
+
+
+@pytest.mark.parametrize(("make", "views"), [(Recipe.full, 0), (Recipe.linear_probe, 2)])
+def test_training_images_are_augmented_and_validation_images_are_not(
+    images, split, monkeypatch, make, views
+):
+    """Whether pixels are served at each step, or once for the outputs of frozen blocks."""
+    trainer = make_trainer(images, augment="flip", cached_views=views)
+    recipe, served, seen = make(trainer.blocks, lr=1e-3), images.batch, []
+    trainer.fit(recipe, *split, seed=1)  # tries where the network can be cut
+    trainer.clear_cache()
+
+    def batch(idx, **options):
+        part = "train" if set(idx) <= set(split[0]) else "val"
+        seen.append((part, options.get("augmentation", "none")))
+        return served(idx, **options)
+
+    monkeypatch.setattr(images, "batch", batch)
+    result = trainer.fit(recipe, *split, seed=0)
+    assert bool(result.cache_hits) == bool(views)
+    assert set(seen) == {("train", "flip"), ("val", "none")}
+
+
+@pytest.mark.parametrize("most", [0.01, 0.03])
+def test_longer_gradients_are_clipped_to_the_length_given(images, split, most):
+    lengths = []
+
+    def measure(optimizer, *_):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        lengths.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+    trainer = make_trainer(images, epochs=1, grad_clip=most)
+    hook = register_optimizer_step_pre_hook(measure)
+    try:
+        trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), *split, seed=0)
+    finally:
+        hook.remove()
+    assert lengths == pytest.approx([most] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        ("mixup", 0.45),
+        ("cutmix", 0.12),  # the edges cut three quarters off a box in the corner
+    ],
+)
+def test_images_are_mixed_as_strongly_as_was_asked(kind, least):
+    """Black and white ones; so high an alpha takes half of each."""
+    labels = np.arange(64) % 2
+    pixels = torch.from_numpy(labels).float().view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    trainer = make_trainer(TensorImages(pixels, labels, 2), epochs=4, **{kind: 1e4})
+    whiteness = []
+
+    def look(module, args):
+        if module.training:
+            whiteness.extend(args[0].mean((1, 2, 3)).tolist())
+
+    trainer.model.register_forward_pre_hook(look)
+    trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), np.arange(64), seed=0)
+    mixed = [share for share in whiteness if 1e-3 < share < 1 - 1e-3]
+    assert len(mixed) > len(whiteness) / 4, "the others met their like"
+    assert all(least < share < 1 - least for share in mixed)
 
 
 def test_bf16_follows_full_precision(images, split):
