@@ -1,23 +1,45 @@
 """One trial: the genome's recipe is really applied, and what it leaves behind is true."""
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
+from tiny import tiny_spec
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from biotune_optuna.finetune.results import RunResult
+from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.genome import Genome, GenomeSpace
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.recipe import Recipe
+from biotune_optuna.sampler import BioTuneSampler, slot_of
 from biotune_optuna.study.objective import Objective
-from biotune_optuna.study.setup import Setup
+from biotune_optuna.study.setup import Setup, prepare
 
 
 def new_study(setup: Setup, **options) -> optuna.Study:
     return optuna.create_study(
         direction="maximize", sampler=BioTuneSampler(space=setup.space, seed=0), **options
     )
+
+
+def with_spec(setup: Setup, **changes: Any) -> Setup:
+    return dataclasses.replace(setup, spec=dataclasses.replace(setup.spec, **changes))
+
+
+def fit_as(monkeypatch: pytest.MonkeyPatch, result: Callable[[int], RunResult]) -> None:
+    """Makes a training give the result for its seed, untrained."""
+
+    def fit(*args: object, seed: int, **options: object) -> RunResult:
+        return result(seed)
+
+    monkeypatch.setattr(Trainer, "fit", fit)
 
 
 def half_frozen(setup: Setup) -> Genome:
@@ -128,12 +150,13 @@ def test_a_pruner_ends_a_trial_and_its_cost_is_kept(setup: Setup) -> None:
     study = new_study(setup, pruner=optuna.pruners.ThresholdPruner(lower=1.1))
     study.optimize(Objective(setup), n_trials=1)
     trial = study.trials[0]
-    assert trial.state == optuna.trial.TrialState.PRUNED
+    assert trial.state == TrialState.PRUNED
     assert [run["stopped"] for run in trial.user_attrs["runs"]] == ["callback"]
     assert trial.user_attrs["backward"] == len(setup.splits.train)
 
 
-def test_a_beaten_genome_gets_no_second_run(setup: Setup) -> None:
+def study_with_incumbents(setup: Setup) -> optuna.Study:
+    """A study of six genomes that are all but perfect on all runs."""
     study = new_study(setup)
     for i in range(6):
         study.add_trial(
@@ -149,10 +172,41 @@ def test_a_beaten_genome_gets_no_second_run(setup: Setup) -> None:
                 },
             )
         )
+    return study
+
+
+def test_a_beaten_genome_gets_no_second_run(setup: Setup) -> None:
+    study = study_with_incumbents(setup)
     study.optimize(Objective(setup), n_trials=1)
     trial = study.trials[-1]
-    assert trial.state == optuna.trial.TrialState.PRUNED
+    assert trial.state == TrialState.PRUNED
     assert len(trial.user_attrs["runs"]) == 1
+
+
+def test_without_racing_a_beaten_genome_gets_all_its_runs(setup: Setup) -> None:
+    study = study_with_incumbents(setup)
+    study.optimize(Objective(with_spec(setup, racing=False)), n_trials=1)
+    trial = study.trials[-1]
+    assert trial.state == TrialState.COMPLETE
+    assert len(trial.user_attrs["runs"]) == 2
+    assert trial.value < 0.9, "it was beaten"
+
+
+@pytest.mark.parametrize(
+    ("score", "state"),
+    [
+        (0.94, TrialState.COMPLETE),  # not 2 · √2 / 40 = 0.071 behind
+        (0.92, TrialState.PRUNED),
+    ],
+)
+def test_a_race_is_decided_by_no_less_than_a_validation_image(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, score: float, state: TrialState
+) -> None:
+    assert (len(setup.splits.val), len(setup.splits.train)) == (40, 60)
+    study = study_with_incumbents(setup)
+    fit_as(monkeypatch, lambda seed: RunResult(score))
+    study.optimize(Objective(setup), n_trials=1)
+    assert study.trials[-1].state == state
 
 
 def test_a_diverging_recipe_is_a_finished_bad_trial(setup: Setup) -> None:
@@ -170,10 +224,92 @@ def test_a_diverging_recipe_is_a_finished_bad_trial(setup: Setup) -> None:
     finally:
         hook.remove()
     trial = study.trials[0]
-    assert trial.state == optuna.trial.TrialState.COMPLETE
+    assert trial.state == TrialState.COMPLETE
     assert trial.value == 0.0
     assert trial.user_attrs["diverged"] is True
     assert len(trial.user_attrs["runs"]) == 1
+
+
+def test_runs_that_a_diverged_one_cut_off_count_as_the_worst_score(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = TrainSettings(metric="kappa")
+    changed = with_spec(setup, n_seeds=4, train=train)
+    diverges = changed.spec.search_runs()[1].seed
+    results = {diverges: RunResult(-1.0, diverged=True)}
+    fit_as(monkeypatch, lambda seed: results.get(seed, RunResult(0.8)))
+    study = new_study(setup)
+    study.optimize(Objective(changed), n_trials=1)
+    assert len(study.trials[0].user_attrs["runs"]) == 2
+    assert study.trials[0].value == pytest.approx((0.8 - 3) / 4)
+
+
+def test_rows_of_the_confusion_are_the_true_classes(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    labels = setup.source.labels[setup.splits.val]
+    always = RunResult(0.1, predictions=np.full(len(labels), 3))
+    fit_as(monkeypatch, lambda seed: always)
+    objective = Objective(setup, on_evaluated=lambda trial, confusion: told.append(confusion))
+    new_study(setup).optimize(objective, n_trials=1)
+    expected = np.zeros((10, 10), dtype=int)
+    expected[:, 3] = np.bincount(labels, minlength=10)
+    assert told == [expected.tolist()]
+
+
+def noted_runs(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, n_trials: int
+) -> list[tuple[optuna.trial.FrozenTrial, list[tuple[int | None, int]]]]:
+    """Trials of a search whose trainings cost nothing, and the fold and seed of each training."""
+    folds = {part.tobytes(): i for i, part in enumerate(setup.splits.folds)}
+    folds[setup.splits.train.tobytes()] = None
+    runs: list[tuple[int | None, int]] = []
+
+    def fit(
+        self: Trainer, recipe: Recipe, train: Any, val: Any, *, seed: int, **options: object
+    ) -> RunResult:
+        runs.append((folds[train.tobytes()], seed))
+        return RunResult(1 / (1 + sum(recipe.multipliers.values())))
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    sampler = BioTuneSampler(space=setup.space, seed=0, preset=setup.spec.preset, population_size=4)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    found = []
+    for _ in range(n_trials):
+        runs.clear()
+        study.optimize(Objective(setup), n_trials=1)
+        found.append((study.trials[-1], [*runs]))
+    return found
+
+
+def test_the_papers_generations_take_turns_on_the_folds(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tiny_spec(preset="paper", n_folds=2, racing=False)
+    setup = prepare(spec, device="cpu", cache_dir=cache_dir)
+    found = noted_runs(setup, monkeypatch, 20)
+    generations = [slot_of(trial).generation for trial, _ in found]
+    assert set(generations) >= {0, 1, 2}
+    for generation, (_, runs) in zip(generations, found, strict=True):
+        assert {fold for fold, _ in runs} == {generation % 2}
+        assert runs == [(r.fold, r.seed) for r in spec.search_runs(generation=generation)]
+
+
+def test_a_genome_evaluated_again_gets_seeds_of_its_own(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = noted_runs(with_spec(setup, racing=False), monkeypatch, 40)
+    repeats = [slot_of(trial).repeat for trial, _ in found]
+    assert max(repeats) >= 1
+    for repeat, (_, runs) in zip(repeats, found, strict=True):
+        assert runs == [(r.fold, r.seed) for r in setup.spec.search_runs(repeat=repeat)]
+    seeds: dict[tuple[Any, ...], list[int]] = {}
+    for trial, runs in found:
+        own = seeds.setdefault(tuple(trial.params.values()), [])
+        own += [seed for _, seed in runs]
+    for own in seeds.values():
+        assert len(set(own)) == len(own)
 
 
 def test_a_genome_that_trains_nothing_is_pruned_untrained(setup: Setup) -> None:
@@ -184,9 +320,9 @@ def test_a_genome_that_trains_nothing_is_pruned_untrained(setup: Setup) -> None:
     study.enqueue_trial(genes | {"lr": 2e-3})
     study.enqueue_trial(genes | {"lr": 2e-3, "gene.threshold": 0.0})
     study.optimize(Objective(dataclasses.replace(setup, space=paper)), n_trials=2)
-    assert study.trials[0].state == optuna.trial.TrialState.PRUNED
+    assert study.trials[0].state == TrialState.PRUNED
     assert "runs" not in study.trials[0].user_attrs
-    assert study.trials[1].state == optuna.trial.TrialState.COMPLETE
+    assert study.trials[1].state == TrialState.COMPLETE
 
 
 def test_a_stop_abandons_the_trial(setup: Setup) -> None:
@@ -199,4 +335,4 @@ def test_a_stop_abandons_the_trial(setup: Setup) -> None:
     study = new_study(setup)
     with pytest.raises(StopNow):
         study.optimize(Objective(setup, checkpoint=checkpoint), n_trials=1)
-    assert study.trials[0].state == optuna.trial.TrialState.FAIL
+    assert study.trials[0].state == TrialState.FAIL
