@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from threadpoolctl import threadpool_limits
@@ -15,8 +16,8 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.outcome import check_export, export_winner
 from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.report.view import as_view
-from biotune_optuna.sampler import BioTuneSampler
-from biotune_optuna.study.candidates import Candidate, choose
+from biotune_optuna.sampler import BioTuneSampler, rank_finished
+from biotune_optuna.study.candidates import Candidate, choose, leading
 from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
 from biotune_optuna.study.fitting import fitting
 from biotune_optuna.study.ledger import trainings
@@ -416,6 +417,23 @@ def test_bad_plans_are_named() -> None:
         ConfirmPlan(top_k=0)
     with pytest.raises(StudyError, match="base rate"):
         ConfirmPlan(rates=())
+
+
+def test_the_best_by_model_and_by_value_are_taken_in_turn(setup: Setup) -> None:
+    study = TuningStudy(optuna.create_study(direction="maximize"), setup)
+    rates = np.geomspace(1e-3, 3e-2, 12)
+    values = np.linspace(0.3, 0.8, 12)
+    values[2] = 0.9  # what its neighbours make unlikely
+    for rate, value in zip(rates, values, strict=True):
+        params = dict.fromkeys(setup.space.names, 0.5) | {"lr": rate}
+        study.optuna.add_trial(
+            optuna.trial.create_trial(
+                value=value, params=params, distributions=setup.space.distributions()
+            )
+        )
+    assert rank_finished(study.optuna, setup.space)[:3] == [11, 10, 9]
+    assert rank_finished(study.optuna, setup.space, smooth=False)[:3] == [2, 11, 10]
+    assert [trial.number for trial, _ in leading(study, 4)] == [11, 2, 10, 9]
 
 
 def test_the_best_by_value_is_confirmed_whatever_the_model_believes(searched: TuningStudy) -> None:
