@@ -22,6 +22,7 @@ def picture(seed: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
 def make_source(
     labels: list[int],
     *,
+    classes: list[str] | None = None,
     contents: list[str] | None = None,
     splits: list[str] | None = None,
     groups: list[str] | None = None,
@@ -31,7 +32,7 @@ def make_source(
     count = len(labels)
     contents = [f"content {i}" for i in range(count)] if contents is None else contents
     order = list(range(count)) if order is None else order
-    classes = [f"class{c}" for c in range(max(labels) + 1)]
+    classes = [f"class{c}" for c in range(max(labels) + 1)] if classes is None else classes
 
     def read(index: int) -> Image.Image:
         raise AssertionError("splits must not read pixels")

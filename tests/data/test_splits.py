@@ -155,6 +155,37 @@ def test_seed_changes_the_splits_and_their_fingerprint() -> None:
     assert set(one.test) != set(other.test)
 
 
+def test_seed_changes_the_splits_of_groups_too() -> None:
+    source = make_source(
+        [label for group in range(80) for label in [group % 2] * 2],
+        groups=[f"g{i // 2}" for i in range(160)],
+    )
+    one, same, other = (make_splits(source, seed=seed) for seed in (0, 0, 1))
+    assert names(source, one) == names(source, same)
+    assert one.fingerprint == same.fingerprint != other.fingerprint
+    for part in ("train", "val", "test"):
+        assert set(getattr(one, part)) != set(getattr(other, part))
+
+
+def test_another_name_of_a_class_is_another_fingerprint() -> None:
+    one, other = (make_source([0, 1] * 20, classes=["cat", name]) for name in ("dog", "fox"))
+    assert one.fingerprint != other.fingerprint
+    first, second = (make_splits(source, seed=0) for source in (one, other))
+    assert first.test.tolist() == second.test.tolist()
+    assert first.fingerprint != second.fingerprint
+
+
+def test_the_name_of_a_class_without_images_counts_too() -> None:
+    named = (["cat", "dog", name] for name in ("fox", "owl"))
+    one, other = (make_source([0, 1], classes=classes) for classes in named)
+    assert one.fingerprint != other.fingerprint
+
+
+def test_images_that_change_their_classes_change_the_fingerprint() -> None:
+    one, other = make_source([0, 1, 0, 1]), make_source([1, 0, 0, 1])
+    assert one.fingerprint != other.fingerprint
+
+
 def test_sizes_of_the_digits() -> None:
     source = open_source("digits")
     splits = make_splits(source, seed=0)
@@ -306,6 +337,18 @@ def test_groups_shared_by_given_parts_are_reported_and_refused_when_strict(
     assert "1 group is in more than one" in caplog.text
     with pytest.raises(DataError, match="'g15'"):
         make_splits(source, seed=0, strict=True)
+
+
+@pytest.mark.parametrize(
+    "parts", [("train", "val"), ("train", "test"), ("val", "test")], ids="-".join
+)
+def test_a_group_in_any_two_parts_is_reported(parts: tuple[str, str]) -> None:
+    groups = [f"g{i}" for i in range(60)]
+    splits = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    first, second = (splits.index(part) for part in parts)
+    groups[first] = groups[second] = "shared"
+    source = make_source([0, 1] * 30, splits=splits, groups=groups)
+    assert make_splits(source, seed=0).shared_groups == ("shared",)
 
 
 @pytest.mark.parametrize(
