@@ -95,6 +95,21 @@ def test_holm_runs_over_tasks_times_opponents() -> None:
     assert summary.ranks == {"biotune": 1.0, "full": 2.0, "linear-probe": 3.0}
 
 
+def test_only_who_has_all_results_of_all_tasks_is_ranked() -> None:
+    scores = {
+        "biotune": [0.6, 0.6, 0.9],
+        "full": [0.5, 0.6, 0.7],
+        "unlucky in one": [0.1, 0.1, 0.1],
+        "absent from one": [0.9, 0.9, 0.9],
+        "lacks a repeat of one": [0.8, 0.8, 0.8],
+        "full@budget": [0.7, 0.7, 0.7],
+    }
+    fewer = scores | {"lacks a repeat of one": [0.8, 0.8], "unlucky in one": [1.0, 1.0, 1.0]}
+    del fewer["absent from one"]
+    rows = [*make_rows(scores, task="a"), *make_rows(fewer, task="b")]
+    assert summarise(rows).ranks == {"biotune": 1.5, "full": 2.5, "unlucky in one": 2.0}
+
+
 def test_ablations_are_tested_against_their_base() -> None:
     scores = {"biotune": [0.5, 0.6, 0.7], "one seed": [0.4, 0.5, 0.5], "paper": [0.6, 0.6, 0.6]}
     summary = summarise(
