@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tiny import tiny_spec
 
 from biotune_optuna.data.decode import DECODE_ERRORS
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
@@ -21,6 +22,9 @@ from biotune_optuna.export import (
     load_exported,
     write_csv,
 )
+from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.outcome import preprocessing_of
+from biotune_optuna.study.setup import prepare
 
 from .kit import CLASSES, NAME, picture, probabilities
 
@@ -218,6 +222,61 @@ class TestPredict:
             write_csv(found, tmp_path / "no" / "out.csv")
 
 
+class Still(torch.nn.Module):
+    """Keeps the batches that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 3)
+        self.seen = []
+
+    def forward(self, batch):
+        self.seen.append(batch)
+        return self.layer(batch.mean((2, 3)))
+
+
+def plain(**changes):
+    settings = Preprocessing(size=32, mean=(0.0,) * 3, std=(1.0,) * 3, **changes)
+    return Exported(Still(), name="still", classes=CLASSES, preprocessing=settings, device="cpu")
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("crop_pct", [0.6, 1.0])
+def test_pictures_are_resized_and_cropped_as_the_preprocessing_says(interpolation, crop_pct):
+    image = picture(1, 0)
+    model = plain(interpolation=interpolation, crop_pct=crop_pct)
+    model.predict(image)
+    transform = timm.data.create_transform(
+        32, crop_pct=crop_pct, interpolation=interpolation, mean=(0.0,) * 3, std=(1.0,) * 3
+    )
+    torch.testing.assert_close(model.model.seen[0][0], transform(image), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("amp", "dtype"),
+    [("bf16", torch.bfloat16), ("off", torch.float32), ("auto", torch.float32)],
+)
+def test_the_network_computes_in_the_precision_of_the_preprocessing(amp, dtype):
+    model, given = plain(amp=amp), []
+    model.model.register_forward_hook(lambda module, args, logits: given.append(logits.dtype))
+    model.predict(picture(1, 0))
+    assert given == [dtype]
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_a_study_predicts_new_images_as_its_own(amp, tmp_path):
+    train = TrainSettings(batch_size=20, amp=amp)
+    spec = tiny_spec(model="test_resnet", crop_pct=None, train=train)
+    setup = prepare(spec, device="cpu", cache_dir=tmp_path)
+    settings = preprocessing_of(setup)
+    assert (settings.interpolation, settings.crop_pct) == ("bilinear", 0.95)
+    names = {"name": setup.loaded.name, "classes": setup.classes}
+    model = Exported(setup.trainer.model, **names, preprocessing=settings, device="cpu")
+    images = [setup.source.load(i) for i in range(50)]
+    expected = setup.trainer.predict(np.arange(50))
+    assert np.array_equal(probabilities(model.predict(images)), expected)
+
+
 @pytest.mark.parametrize("name", ["volo_d4_448", "volo_d5_512"])
 def test_a_square_larger_than_the_picture_is_that_of_timm(name):
     config = timm.get_pretrained_cfg(name)
@@ -230,14 +289,7 @@ def test_a_square_larger_than_the_picture_is_that_of_timm(name):
         std=(1.0,) * 3,
     )
     assert Preprocessing.from_dict(settings.to_dict()) == settings
-    seen = []
-
-    class Model(torch.nn.Module):
-        def forward(self, batch):
-            seen.append(batch)
-            return batch.mean((2, 3))
-
-    model = Exported(Model(), name=name, classes=CLASSES, preprocessing=settings, device="cpu")
+    model = Exported(Still(), name=name, classes=CLASSES, preprocessing=settings, device="cpu")
     image = picture(1, 0)
     model.predict(image)
     transform = timm.data.create_transform(
@@ -247,7 +299,7 @@ def test_a_square_larger_than_the_picture_is_that_of_timm(name):
         mean=settings.mean,
         std=settings.std,
     )
-    torch.testing.assert_close(seen[0][0], transform(image), atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.model.seen[0][0], transform(image), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
