@@ -28,17 +28,19 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.02)
 
 
-def script(path: Path, body: str) -> list[str]:
+def script(path: Path, body: str, *, before: str = "") -> list[str]:
     """Write a stand-in for ``biotune worker``: appends its device to a file, then does ``body``."""
     file = path / "worker.py"
-    head = f"""
+    head = """
         import os, signal, sys, time
         device = sys.argv[sys.argv.index("--device") + 1]
+        """
+    told = f"""
         with open({str(path / "starts")!r}, "a") as file:
             print(device, os.getpid(), os.environ.get("BIOTUNE_STORAGE"), *sys.argv[1:], file=file)
         n = open({str(path / "starts")!r}).read().count("--device " + device)
         """
-    file.write_text(textwrap.dedent(head) + textwrap.dedent(body))
+    file.write_text("".join(map(textwrap.dedent, (head, before, told, body))))
     return [sys.executable, str(file)]
 
 
@@ -109,23 +111,21 @@ def test_a_mistake_of_the_user_is_not_repeated(tmp_path: Path) -> None:
 
 
 def test_a_stop_asks_the_workers_once_and_waits_for_them(tmp_path: Path) -> None:
-    body = f"""
+    ready_to_stop = f"""
         def asked(number, frame):
             with open({str(tmp_path / "asked")!r}, "a") as file:
                 print(device, file=file)
             time.sleep(0.5)
             sys.exit(130)
         signal.signal(signal.SIGTERM, asked)
-        time.sleep(60)
         """
+    command = script(tmp_path, "time.sleep(60)", before=ready_to_stop)
     stop = StopRequest()
     thread = threading.Thread(
-        target=lambda: (
-            (until(lambda: len(starts(tmp_path)) == 2) and time.sleep(0.5)) or stop.request()
-        )
+        target=lambda: (until(lambda: len(starts(tmp_path)) == 2), stop.request())
     )
     thread.start()
-    assert launch("s", devices=["a", "b"], command=script(tmp_path, body), stop=stop) == 130
+    assert launch("s", devices=["a", "b"], command=command, stop=stop) == 130
     thread.join()
     assert sorted((tmp_path / "asked").read_text().split()) == ["a", "b"]
     assert all(gone(int(one[1])) for one in starts(tmp_path))
