@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import tiny_spec
 
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.methods import METHODS
-from biotune_optuna.finetune.results import RunResult
+from biotune_optuna.finetune.metrics import score
+from biotune_optuna.finetune.results import RunResult, epochs_of_final_run
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.baseline import run_baseline
@@ -71,8 +73,19 @@ def test_a_baseline_has_the_searchs_decay_and_fresh_seeds(
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "lora"])
 def test_every_method_runs_alone(setup: Setup, method: str) -> None:
     found = run_baseline(setup, method, n_runs=1)
-    assert len(found.grid) == 5
-    assert 0 <= found.test.value <= 1
+    chosen, trainer, splits = METHODS[method], setup.trainer, setup.splits
+    tried = [{k: v for k, v in point.items() if k != "score"} for point in found.grid]
+    assert tried == chosen.settings()
+    labels, tested = setup.source.labels[splits.test], trainer.predict(splits.test)
+    assert found.test.value == pytest.approx(score(found.metric, labels, tested, 10))
+    chosen.run(
+        trainer,
+        np.concatenate([splits.train, splits.val]),
+        setting={"weight_decay": setup.space.base_weight_decay, **found.setting},
+        seed=setup.spec.final_seed,
+        epochs=epochs_of_final_run(found.best_epochs),
+    )
+    assert np.array_equal(trainer.predict(splits.test), tested)
 
 
 def test_without_a_test_part_the_rest_is_kept(cache_dir: Path) -> None:
