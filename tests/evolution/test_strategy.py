@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from biotune_optuna.evolution import breeding
+from biotune_optuna.evolution import breeding, moves
 from biotune_optuna.evolution.strategy import (
     Generation,
     Individual,
@@ -161,3 +163,18 @@ def test_each_switch_does_its_own_whatever_the_others(domain, archive, switch, a
             uneven.append(len(set(bred.genes[:6][frozen])) > 1)
     assert any(uneven) != settings.structured, "moves give all frozen genes one value"
     assert survivors(settings, domain, generation) == tuple(best)
+
+
+@pytest.mark.parametrize(
+    "on",
+    [on for n in range(5) for on in itertools.combinations(SWITCHES, n)],
+    ids=lambda on: "+".join(on) or "none",
+)
+def test_copies_of_parents_are_replaced_where_genomes_are_unique(domain, archive, on, monkeypatch):
+    monkeypatch.setattr(moves, "mutate", lambda *_: None)
+    as_parents = {"crossover": False, "mutation": False, "adoption": False}
+    settings = Settings(n_elites=0, **as_parents, **{name: SWITCHES[name] for name in on})
+    generation = Generation(1, people_of(archive)[:10], archive=archive)
+    bred = [propose(settings, domain, generation, index, seed=1) for index in range(10)]
+    known = [domain.key(one.genes) in archive for one in bred]
+    assert any(known) == ("unique" not in on)
