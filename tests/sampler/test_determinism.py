@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import pickle
@@ -111,8 +112,8 @@ def test_attributes_and_slot():
 
 
 def test_the_loop_that_opens_the_docstring_searches():
-    text = BioTuneSampler.__doc__.split("::\n", 1)[1]
-    lines = list(itertools.takewhile(lambda s: not s or s.startswith(" " * 8), text.splitlines()))
+    text = inspect.getdoc(BioTuneSampler).split("::\n", 1)[1]
+    lines = list(itertools.takewhile(lambda s: not s or s.startswith(" " * 4), text.splitlines()))
     names: dict[str, object] = {}
     exec(textwrap.dedent("\n".join(lines)), names)
     study, space = names["study"], names["space"]
