@@ -24,8 +24,8 @@ from biotune_optuna.study.ledger import trainings
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy
-from tests.report.conftest import Lab, evolve
-from tests.report.conftest import confirm as drawn
+from tests.report.lab import Lab, evolve
+from tests.report.lab import confirm as drawn
 
 BLOCKS = [BlockRecipe(name, 1.0) for name in ("stem", "body", "head")]
 
