@@ -26,6 +26,7 @@ __all__ = [
     "LeaseWatch",
     "LostTrialError",
     "read_holder",
+    "read_token",
 ]
 
 HOLDER_KEY = "biotune:holder"
@@ -59,6 +60,12 @@ def read_holder(system_attrs: Mapping[str, Any]) -> Holder | None:
         return Holder.from_str(value[0]) if value else None
     except (ValueError, TypeError, AttributeError, KeyError):
         return None
+
+
+def read_token(system_attrs: Mapping[str, Any]) -> str | None:
+    """Return the token of the trial's creation, None when it carries none."""
+    value = system_attrs.get(HOLDER_KEY)
+    return value[1] if isinstance(value, list) and len(value) == 2 else None
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -13,7 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from biotune_optuna.lease import BEAT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["LeaseKeeper", "is_kept_here"]
 
@@ -23,9 +24,13 @@ _logger = logging.getLogger(__name__)
 _keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
 
 
-def is_kept_here(trial_id: int) -> bool:
-    """Say whether this process keeps the lease of a trial of that id, in whatever storage."""
-    return any(trial_id in keeper.trials() for keeper in tuple(_keepers))
+def is_kept_here(token: str) -> bool:
+    """Say whether this process keeps, or is beginning, the trial with that token.
+
+    Ids would not do: storages that know nothing of each other give the same ones, and one trial may
+    be seen through several storages.
+    """
+    return any(keeper.holds(token) for keeper in tuple(_keepers))
 
 
 class LeaseKeeper:
@@ -54,6 +59,8 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
         self._counters: dict[int, int] = {}
         self._ended: set[int] = set()  # by others, which their workers here do not know yet
+        self._tokens: dict[int, str] = {}
+        self._held: set[str] = set()  # the tokens of trials that run and of those that begin
         self._process = os.getpid()
         _keepers.add(self)
 
@@ -65,14 +72,35 @@ class LeaseKeeper:
         """Return the ids of the trials whose leases are kept."""
         return frozenset(self._counters) if self._process == os.getpid() else frozenset()
 
-    def add(self, trial_id: int) -> None:
-        """Keep the lease of a trial from now on."""
+    def holds(self, token: str) -> bool:
+        """Say whether the trial with that token runs, or begins, in this process."""
+        return token in self._held and self._process == os.getpid()
+
+    @contextlib.contextmanager
+    def beginning(self, token: str) -> Iterator[None]:
+        """The trial with that token is being written: until it is added, or proves not to be."""
         with self._lock:
-            if self._process != os.getpid():  # forked: the parent's trials are not ours
-                self._counters, self._ended = {}, set()
-                self._thread, self._process = None, os.getpid()
-                self._wake = threading.Event()
+            self._belong_here()
+            self._held.add(token)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if token not in self._tokens.values():
+                    self._held.discard(token)
+
+    def add(self, trial_id: int, token: str) -> None:
+        """Keep the lease of a trial from now on.
+
+        Args:
+            trial_id: The trial.
+            token: What its holder's mark carries, unique to its creation.
+        """
+        with self._lock:
+            self._belong_here()
             self._counters[trial_id] = 0
+            self._tokens[trial_id] = token
+            self._held.add(token)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._run, name="biotune-leases", daemon=True
@@ -84,6 +112,13 @@ class LeaseKeeper:
         with self._lock:
             self._counters.pop(trial_id, None)
             self._ended.discard(trial_id)
+            self._held.discard(self._tokens.pop(trial_id, ""))
+
+    def _belong_here(self) -> None:
+        if self._process != os.getpid():  # forked: the parent's trials are not ours
+            self._counters, self._ended, self._tokens, self._held = {}, set(), {}, set()
+            self._thread, self._process = None, os.getpid()
+            self._wake = threading.Event()
 
     def _run(self) -> None:
         while not self._wake.wait(self.seconds):

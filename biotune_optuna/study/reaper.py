@@ -10,7 +10,14 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.holder import current_holder
-from biotune_optuna.lease import BEAT_SECONDS, ENDED_KEY, LEASE_KEY, LeaseWatch, read_holder
+from biotune_optuna.lease import (
+    BEAT_SECONDS,
+    ENDED_KEY,
+    LEASE_KEY,
+    LeaseWatch,
+    read_holder,
+    read_token,
+)
 from biotune_optuna.study.keeper import is_kept_here
 from biotune_optuna.study.resilient import ResilientStorage
 
@@ -94,7 +101,8 @@ class Reaper:
 
     def _is_lost(self, trial: FrozenTrial) -> bool:
         holder = read_holder(trial.system_attrs)
-        if holder == current_holder() and not is_kept_here(trial._trial_id):
+        token = read_token(trial.system_attrs)
+        if holder == current_holder() and token is not None and not is_kept_here(token):
             return True  # begun by this process, and given up when the storage was out of reach
         if holder is not None:
             return self._watch.is_lost(trial._trial_id, trial.system_attrs)

@@ -84,9 +84,11 @@ class ResilientStorage(RetryingStorage):
                     return found
             return self._backend.create_new_trial(study_id, template)
 
-        trial_id = self._write(create)
-        if template_trial is None:
-            self.keeper.add(trial_id)
+        if template_trial is not None:
+            return self._write(create)
+        with self.keeper.beginning(mark[1]):
+            trial_id = self._write(create)
+            self.keeper.add(trial_id, mark[1])
         return trial_id
 
     def _find_trial(self, study_id: int, key: str, mark: object) -> int | None:
@@ -111,11 +113,12 @@ class ResilientStorage(RetryingStorage):
                 return True
             return attempt > 1 and self._journal_gave_us(trial_id)
 
-        started = self._write(start)
-        if started:
-            self.keeper.add(trial_id)
-            if self._database is None:
-                self.set_trial_system_attr(trial_id, HOLDER_KEY, holder)
+        with self.keeper.beginning(holder[1]):
+            started = self._write(start)
+            if started:
+                self.keeper.add(trial_id, holder[1])
+        if started and self._database is None:
+            self.set_trial_system_attr(trial_id, HOLDER_KEY, holder)
         return started
 
     def _journal_gave_us(self, trial_id: int) -> bool:

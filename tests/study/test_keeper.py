@@ -30,7 +30,7 @@ def test_the_thread_ends_with_the_last_trial_and_begins_anew() -> None:
     keeper = LeaseKeeper(counters.write, counters.release, seconds=0.01)
     for trial_id in (1, 2):
         counters.beaten.clear()
-        keeper.add(trial_id)
+        keeper.add(trial_id, f"token {trial_id}")
         thread = keeper._thread
         assert thread is not None
         assert counters.beaten.wait(30)
@@ -56,7 +56,7 @@ def test_what_others_ended_is_beaten_no_more() -> None:
 
     keeper = LeaseKeeper(write, lambda: None, seconds=0.01)
     for trial_id in errors:
-        keeper.add(trial_id)
+        keeper.add(trial_id, f"token {trial_id}")
     thread = keeper._thread
     assert thread is not None
     begin.set()

@@ -232,7 +232,33 @@ def test_the_storage_lost_for_good_ends_the_worker(monkeypatch: pytest.MonkeyPat
         run_trials(study, unplug, n_trials=3)
     faults.at = set()
     assert storage.retry._time_left(0.0) > 0  # the same storage is usable again
+    elsewhere = make()  # another storage, in which a trial of the same id runs
+    assert elsewhere.ask()._trial_id == study.trials[0]._trial_id
     run_trials(study, objective, n_trials=1)
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert study.trials[0].system_attrs["biotune:ended"] == "lost"
+
+
+@pytest.mark.parametrize("queued", [False, True], ids=["new", "from the queue"])
+def test_a_trial_that_is_just_being_created_is_not_taken_for_lost(url: str, queued: bool) -> None:
+    study = make(url)
+    if queued:
+        study.enqueue_trial({"x": 0.5})
+    storage: Any = study._storage
+    reaper, swept = Reaper(study), []
+    write = storage._write
+
+    def write_and_sweep(call: Any) -> Any:
+        done = write(call)
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        swept.extend(trial.number for trial in running)
+        assert reaper.sweep(running) == 0
+        return done
+
+    storage._write = write_and_sweep  # the thread of a reaper may look at any time
+    study.tell(study.ask(), 1.0)
+    assert 0 in swept
+    assert states(study) == ["COMPLETE"]
 
 
 def test_a_trial_declared_dead_by_mistake_adds_its_value_and_the_worker_lives(url: str) -> None:
