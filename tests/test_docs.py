@@ -143,14 +143,18 @@ def test_ranks_over_both_tables_are_told_as_they_are() -> None:
         row
         for table in ("results", "development")
         for row in read_csv(ROOT / "studies" / f"{table}.csv")
-        if not row.task.startswith("dtd10")  # where not all methods ran
     ]
-    ranks = summarise(rows).ranks
-    head = "| | hymenoptera | pneumoniamnist | usps | digits | MNIST | mean |\n"
-    table = (ROOT / "docs" / "results.md").read_text().partition(head)[2].partition("\n\n")[0]
+    page = (ROOT / "docs" / "results.md").read_text()
+    head = "| | hymenoptera | pneumoniamnist | usps | digits | MNIST | dtd10 | mean |\n"
+    table = page.partition(head)[2].partition("\n\n")[0]
     lines = [line.replace("*", "").strip("| ").split(" | ") for line in table.splitlines()[1:]]
-    assert [float(mean) for *_, mean in lines] == pytest.approx(sorted(ranks.values()))
+    ranks = summarise(rows).ranks
+    told = [float(mean) for *_, mean in lines]
+    assert told == pytest.approx(sorted(ranks.values()), abs=0.05)
     for _, *places, mean in lines:
-        assert sum(map(int, places)) / 5 == pytest.approx(float(mean))
+        assert sum(map(int, places)) / 6 == pytest.approx(float(mean), abs=0.05)
     assert lines[0][0] == "BioTune"
     assert min(ranks, key=ranks.__getitem__) == "biotune"
+    steady = [row for row in rows if (row.data, row.repeat) != ("dtd10", 5)]
+    ranks = summarise(steady).ranks
+    assert f"has {ranks['lora']:.1f}, BioTune {ranks['biotune']:.1f};" in " ".join(page.split())
