@@ -234,7 +234,12 @@ def test_a_baseline_alone(home: Path, display: tuple[str, ...]) -> None:
     assert result.exit_code == 0, result.output
     if not display:
         assert result.stdout.startswith("linear-probe: lr ")
-        assert "the best of 5 settings on validation images" in result.stdout
+        told, tried = result.stdout.splitlines()[:2]
+        assert told.endswith(", the best of 5 settings on validation images")
+        scores = dict(one.split(": ") for one in tried.removeprefix("  one run each: ").split("; "))
+        assert len(scores) == 5
+        setting = told.removeprefix("linear-probe: ").partition(", the best")[0]
+        assert scores[setting] == max(scores.values())
         assert "180 test images" in result.stdout
         return
     *stages, found = map(json.loads, result.stdout.splitlines())

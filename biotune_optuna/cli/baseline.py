@@ -27,7 +27,7 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
     """
     from biotune_optuna.finetune.methods import get_method
     from biotune_optuna.report.live import Progress
-    from biotune_optuna.study.baseline import run_baseline
+    from biotune_optuna.study.baseline import run_baseline, setting_words
     from biotune_optuna.study.setup import prepare
     from biotune_optuna.study.stop import Stopped, StopRequest
 
@@ -45,8 +45,11 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
         click.echo(json.dumps(found.to_dict()))
         return
     metric = found.metric.replace("_", " ")
-    setting = ", ".join(f"{name} {value:g}" for name, value in found.setting.items())
-    click.echo(f"{method}: {setting}, the best of {len(found.grid)} settings on validation images")
+    chosen = setting_words(found.setting)
+    click.echo(f"{method}: {chosen}, the best of {len(found.grid)} settings on validation images")
+    # A setting that was lucky in its one run shows here, beside its fresh seeds.
+    tried = (f"{setting_words(point)}: {point['score']:.3f}" for point in found.grid)
+    click.echo(f"  one run each: {'; '.join(tried)}")
     click.echo(f"  {metric}, {runs} fresh seeds: {found.mean:.3f} ± {found.stderr:.3f}")
     test = found.test
     if len(setup.splits.test):

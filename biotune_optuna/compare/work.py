@@ -18,7 +18,7 @@ from biotune_optuna.compare.rows import Row
 from biotune_optuna.data.sources import open_source
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.models.weights import check_name
-from biotune_optuna.study.baseline import run_baseline
+from biotune_optuna.study.baseline import run_baseline, setting_words
 from biotune_optuna.study.resilient import ResilientStorage
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.stop import Stopped, StopRequest
@@ -346,7 +346,7 @@ def _run_rival(setup: Setup, method: str, runs: int, stop: StopRequest) -> Outco
         backward=found.backward,
         seconds=found.seconds,
         evaluations=len(found.grid),
-        setting=", ".join(f"{name} {value:g}" for name, value in found.setting.items()),
+        setting=setting_words(found.setting),
     )
 
 

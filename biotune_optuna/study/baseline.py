@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.setup import Setup
 
-__all__ = ["Baseline", "run_baseline"]
+__all__ = ["Baseline", "run_baseline", "setting_words"]
 
 
 @dataclass
@@ -119,7 +119,7 @@ def run_baseline(
     def run(stage: str, setting: Mapping[str, float], seed: int, **options: Any) -> RunResult:
         nonlocal done
         if observer:
-            observer.stage(stage, f"{method} at {_words(setting)}", done, total)
+            observer.stage(stage, f"{method} at {setting_words(setting)}", done, total)
         done = min(done + 1, total - 1)  # a final training may be made again
         decayed = {"weight_decay": setup.space.base_weight_decay, **setting}
         images = options.pop("images", (train, val))
@@ -141,7 +141,7 @@ def run_baseline(
     everything = (np.concatenate([train, val]), None)
     train_finally(
         spec,
-        f"{method} at {_words(found.setting)}, epochs {epochs}",
+        f"{method} at {setting_words(found.setting)}, epochs {epochs}",
         lambda seed: run("final training", found.setting, seed, images=everything, epochs=epochs),
         must_hold=False,
     )
@@ -152,5 +152,6 @@ def run_baseline(
     return found
 
 
-def _words(setting: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in setting.items())
+def setting_words(setting: Mapping[str, float]) -> str:
+    """A rival's setting, or a point of its grid, in words: "lr 0.003, decay 0.75"."""
+    return ", ".join(f"{name} {value:g}" for name, value in setting.items() if name != "score")
