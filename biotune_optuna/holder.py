@@ -62,7 +62,7 @@ class Holder:
 
         Returns:
             True or False when the caller shares the holder's boot and PID namespace, None when it
-            cannot know: then only the holder's lease tells.
+            cannot know, or may not look at that process: then only the holder's lease tells.
         """
         mine = current_holder()
         if not self.boot_id or not self.started:
@@ -73,7 +73,7 @@ class Holder:
             mine.pid_namespace,
         ):
             return None
-        return _start_time(self.pid) != self.started
+        return _is_gone(self.pid, self.started)
 
     @property
     def label(self) -> str:
@@ -93,8 +93,12 @@ def _holder_of(pid: int) -> Holder:
         boot_id=_read(_PROC / "sys/kernel/random/boot_id"),
         pid_namespace=_namespace(),
         pid=pid,
-        started=_start_time(pid) or 0,
+        started=_start_time(_read(_PROC / str(pid) / "stat")) or 0,
     )
+
+
+if hasattr(os, "register_at_fork"):  # a process id may have come back
+    os.register_at_fork(after_in_child=_holder_of.cache_clear)
 
 
 def _read(path: Path) -> str:
@@ -111,9 +115,28 @@ def _namespace() -> str:
         return ""
 
 
-def _start_time(pid: int) -> int | None:
-    """Return the start of process ``pid`` in clock ticks after boot, None when it is gone."""
-    stat = _read(_PROC / str(pid) / "stat")
+def _is_gone(pid: int, started: int) -> bool | None:
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # or hidden: /proc may be mounted with hidepid
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return None
+    except OSError:  # as when this process has too many files open
+        return None
+    return _start_time(stat) != started
+
+
+def _start_time(stat: str) -> int | None:
+    """Return a process's start in clock ticks after boot, None when it is gone.
+
+    Args:
+        stat: Its ``/proc/PID/stat``.
+    """
     # The command's name may hold spaces and brackets; what follows its last bracket does not.
     fields = stat.rpartition(")")[2].split()
     if len(fields) < 20 or fields[0] in "ZX":  # a zombie works no more

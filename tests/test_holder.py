@@ -54,6 +54,34 @@ def test_a_reused_process_id_is_another_holder() -> None:
     assert dataclasses.replace(mine, started=mine.started - 1).is_dead() is True
 
 
+@pytest.mark.parametrize(
+    ("error", "gone", "dead"),
+    [
+        (FileNotFoundError, False, None),  # /proc hides the processes of others
+        (FileNotFoundError, True, True),
+        (PermissionError, False, None),
+        (OSError, False, None),  # too many open files
+        (OSError, True, None),
+    ],
+)
+def test_a_process_that_cannot_be_looked_at_is_not_called_dead(
+    error: type[OSError], gone: bool, dead: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = current_holder()
+
+    def fail(*_args: object) -> str:
+        raise error
+
+    def kill(_pid: int, _number: int) -> None:
+        if gone:
+            raise ProcessLookupError
+        raise PermissionError
+
+    monkeypatch.setattr("pathlib.Path.read_text", fail)
+    monkeypatch.setattr(os, "kill", kill)
+    assert mine.is_dead() is dead
+
+
 @pytest.mark.parametrize("field", ["host", "boot_id", "pid_namespace"])
 def test_elsewhere_nothing_is_known(field: str) -> None:
     other = dataclasses.replace(current_holder(), **{field: "elsewhere"}, pid=1)

@@ -162,7 +162,10 @@ class Board:
 
     def hand_back(self, trial: optuna.Trial, why: str) -> None:
         """Gives a cell up; it is open again."""
-        end_trial(self.study, self.study._storage.get_trial(trial._trial_id), why)
+        try:
+            end_trial(self.study, self.study._storage.get_trial(trial._trial_id), why)
+        finally:
+            self.forget(trial)  # where that failed, nobody works on it all the same
 
     def forget(self, trial: optuna.Trial) -> None:
         """Keeps the lease of a cell no longer, so that it is open once the lease has run out."""

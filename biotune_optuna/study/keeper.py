@@ -30,7 +30,12 @@ def is_kept_here(token: str) -> bool:
     Ids would not do: storages that know nothing of each other give the same ones, and one trial may
     be seen through several storages.
     """
-    return any(keeper.holds(token) for keeper in tuple(_keepers))
+    while True:
+        try:
+            keepers = tuple(_keepers)
+        except RuntimeError:  # another thread has just opened or let go of a storage
+            continue
+        return any(keeper.holds(token) for keeper in keepers)
 
 
 class LeaseKeeper:
@@ -60,6 +65,7 @@ class LeaseKeeper:
         self._counters: dict[int, int] = {}
         self._ended: set[int] = set()  # by others, which their workers here do not know yet
         self._tokens: dict[int, str] = {}
+        self._threads: dict[int, int] = {}  # those that began the trials
         self._held: set[str] = set()  # the tokens of trials that run and of those that begin
         self._process = os.getpid()
         _keepers.add(self)
@@ -71,6 +77,11 @@ class LeaseKeeper:
     def trials(self) -> frozenset[int]:
         """Return the ids of the trials whose leases are kept."""
         return frozenset(self._counters) if self._process == os.getpid() else frozenset()
+
+    def trials_of_this_thread(self) -> frozenset[int]:
+        """Return the ids of those that the calling thread has begun."""
+        mine = threading.get_ident()
+        return frozenset(i for i in self.trials() if self._threads.get(i) == mine)
 
     def holds(self, token: str) -> bool:
         """Say whether the trial with that token runs, or begins, in this process."""
@@ -100,6 +111,7 @@ class LeaseKeeper:
             self._belong_here()
             self._counters[trial_id] = 0
             self._tokens[trial_id] = token
+            self._threads[trial_id] = threading.get_ident()
             self._held.add(token)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
@@ -113,10 +125,12 @@ class LeaseKeeper:
             self._counters.pop(trial_id, None)
             self._ended.discard(trial_id)
             self._held.discard(self._tokens.pop(trial_id, ""))
+            self._threads.pop(trial_id, None)
 
     def _belong_here(self) -> None:
         if self._process != os.getpid():  # forked: the parent's trials are not ours
-            self._counters, self._ended, self._tokens, self._held = {}, set(), {}, set()
+            self._counters, self._tokens, self._threads = {}, {}, {}
+            self._ended, self._held = set(), set()
             self._thread, self._process = None, os.getpid()
             self._wake = threading.Event()
 

@@ -102,8 +102,9 @@ class Reaper:
     def _is_lost(self, trial: FrozenTrial) -> bool:
         holder = read_holder(trial.system_attrs)
         token = read_token(trial.system_attrs)
-        if holder == current_holder() and token is not None and not is_kept_here(token):
-            return True  # begun by this process, and given up when the storage was out of reach
+        if holder == current_holder() and token is not None:
+            # Begun by this process; given up, perhaps, when the storage was out of reach.
+            return not is_kept_here(token)
         if holder is not None:
             return self._watch.is_lost(trial._trial_id, trial.system_attrs)
         # Nobody keeps a lease: a trial that copy_study brought here, or an Optuna worker's on a

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from biotune_optuna.errors import StorageError
 from biotune_optuna.holder import current_holder
 from biotune_optuna.lease import ENDED_KEY, HOLDER_KEY, LEASE_KEY
 from biotune_optuna.study.keeper import LeaseKeeper
@@ -241,7 +242,11 @@ class ResilientStorage(RetryingStorage):
                     raise
                 return True  # it was this very write, whose answer got lost
 
-        done = self._write(finish)
+        try:
+            done = self._write(finish)
+        except StorageError:  # given up: others, and this process, may take its place
+            self.keeper.remove(trial_id)
+            raise
         self.keeper.remove(trial_id)
         return done
 
@@ -280,9 +285,10 @@ class ResilientStorage(RetryingStorage):
                     self._backend.create_new_trial(study_id, again)
             return True
 
-        ended = self._write(end)
-        self.keeper.remove(trial_id)
-        return ended
+        try:
+            return self._write(end)
+        finally:
+            self.keeper.remove(trial_id)
 
     # -- trials are read
 

@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,15 +118,16 @@ class StopRequest:
         # take many seconds; but it writes the signal's number into this pipe at once.
         pipe_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         before = {number: signal.signal(number, handler) for number in wanted}
+        caught = _Caught(reading, writing, pipe_before, before)
+        _all_caught.append(caught)
         watcher.start()
         try:
             yield stop
         finally:
-            for number, old in before.items():
-                signal.signal(number, old)
-            signal.set_wakeup_fd(pipe_before)
-            os.close(writing)
-            watcher.join()
+            if caught in _all_caught:  # not in a forked child
+                _all_caught.remove(caught)
+                caught.let_go()
+                watcher.join()
 
     def _watch(self, pipe: int, wanted: frozenset[int], polite_seconds: float) -> None:
         """Act on the signals whose numbers come through the pipe, until that is closed."""
@@ -152,6 +154,55 @@ class StopRequest:
     def _go_at_last(self) -> None:
         for last in tuple(self._at_last):
             last()
+
+
+@dataclass(frozen=True)
+class _Caught:
+    """What `StopRequest.on_signals` has changed in this process."""
+
+    reading: int
+    writing: int
+    pipe_before: int
+    before: dict[signal.Signals, Any]
+
+    def let_go(self) -> None:
+        """Put back what was before; the watcher, at the pipe's other end, finds it closed."""
+        for number, old in self.before.items():
+            signal.signal(number, old)
+        signal.set_wakeup_fd(self.pipe_before)
+        os.close(self.writing)
+
+
+_all_caught: list[_Caught] = []
+
+
+# A forked child has the parent's handlers, and its pipe is the parent's: a signal to the child, as
+# the end of a process pool sends it, would stop the parent. The signals wait until it has let go.
+_forking = threading.local()
+
+
+def _before_fork() -> None:
+    numbers = {number for caught in _all_caught for number in caught.before}
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers) if numbers else None
+
+
+def _after_fork() -> None:
+    if (mask := getattr(_forking, "mask", None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_fork_in_child() -> None:
+    while _all_caught:
+        caught = _all_caught.pop()
+        caught.let_go()
+        os.close(caught.reading)
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+    )
 
 
 def _closed(pipe: FileIO, wanted: frozenset[int], go_on: Callable[[], bool]) -> bool:

@@ -87,7 +87,8 @@ def open_storage(
     if where.kind == "journal":
         assert where.path is not None
         policy = RetryPolicy(where.place, seconds=min(retry_seconds, _OPENING_SECONDS))
-        journal = policy.call(lambda _: JournalStorage(JournalFile(str(where.path))))
+        file = str(where.path.absolute())  # a worker may change its folder
+        journal = policy.call(lambda _: JournalStorage(JournalFile(file)))
         return ResilientStorage(
             journal, url=where, retry_seconds=retry_seconds, read_only=read_only
         )
@@ -218,7 +219,7 @@ def _open_database(where: StorageURL, *, seconds: float, create: bool, read_only
         closed = not network and not os.access(where.path.parent, os.W_OK)
         if closed and not Path(f"{where.path}-wal").exists():
             options["immutable"] = "1"  # SQLite would make its files for readers beside it
-        url = file_url(where.path, **options)
+        url = file_url(where.path.absolute(), **options)
     settings = engine_settings(where, read_only=read_only, network=network)
     policy = RetryPolicy(where.place, seconds=seconds)
     # Optuna fills in {SCHEMA_VERSION}; a brace in a password is none of its business.

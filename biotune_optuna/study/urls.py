@@ -115,7 +115,8 @@ def _sqlite(path: Path) -> StorageURL:
     path = path.expanduser()
     # As it would have to be typed: a bare ? ends the file of a URL, and % begins a code.
     typed = str(path).replace("%", "%25").replace("?", "%3F")
-    return StorageURL("sqlite", file_url(path), path, f"sqlite:///{typed}")
+    # Opened by the absolute path: a worker may change its folder.
+    return StorageURL("sqlite", file_url(path.absolute()), path, f"sqlite:///{typed}")
 
 
 def file_url(path: Path, **options: str) -> str:

@@ -236,7 +236,7 @@ class _Worker:
     def _ask(self) -> optuna.Trial | None:
         storage = self.study._storage
         keeper = storage.keeper if isinstance(storage, ResilientStorage) else None
-        held = keeper.trials() if keeper else frozenset()
+        held = keeper.trials_of_this_thread() if keeper else frozenset()
         try:
             self.trial = self.study.ask()
         except (LostTrialError, UpdateFinishedTrialError):
@@ -244,7 +244,7 @@ class _Worker:
             return None
         except BaseException:
             # Created, but not asked to the end: this process lives, so nobody would ever reap it.
-            for trial_id in (keeper.trials() if keeper else frozenset()) - held:
+            for trial_id in (keeper.trials_of_this_thread() if keeper else frozenset()) - held:
                 with contextlib.suppress(StorageError):
                     self._end(trial_id, "stopped")
             raise

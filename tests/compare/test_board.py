@@ -11,7 +11,7 @@ from tiny import tiny_spec
 
 from biotune_optuna.compare.board import Board
 from biotune_optuna.compare.plan import Cell, Comparison, Contender, contender
-from biotune_optuna.errors import StudyError
+from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.study.storage import open_storage
 
 PLAN = Comparison(tasks=(tiny_spec(),), contenders=("full",))
@@ -46,6 +46,24 @@ def test_a_cell_handed_back_or_failed_is_open(tmp_path: Path) -> None:
     assert text == "ValueError: no luck"
     assert board.look().taken == frozenset()
     assert board.claim(CELL) is not None
+
+
+def test_a_cell_is_kept_no_longer_though_handing_it_back_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = make_board(tmp_path)
+    trial = board.claim(CELL)
+    storage = board.study._storage
+    with monkeypatch.context() as patch:
+
+        def lost(*_args: object) -> None:
+            raise StorageError("lost")
+
+        patch.setattr(storage, "get_trial", lost)
+        with pytest.raises(StorageError):
+            board.hand_back(trial, "stopped")
+    assert not storage.keeper.trials()
+    assert make_board(tmp_path).look().taken == frozenset()
 
 
 def test_a_dead_workers_cell_is_open(tmp_path: Path) -> None:

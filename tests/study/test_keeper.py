@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Iterator
 
+import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 
-from biotune_optuna.study.keeper import LeaseKeeper
+from biotune_optuna.study import keeper
+from biotune_optuna.study.keeper import LeaseKeeper, is_kept_here
 
 
 class Counters:
@@ -42,6 +45,38 @@ def test_the_thread_ends_with_the_last_trial_and_begins_anew() -> None:
     del keeper, counters, thread
     gc.collect()
     assert kept() is None, "nothing holds the storage any more"
+
+
+def test_storages_may_come_and_go_while_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = LeaseKeeper(lambda *_: None, lambda: None, seconds=1e9)
+    held.add(1, "a token")
+
+    class Changing:
+        changes = 2
+
+        def __iter__(self) -> Iterator[LeaseKeeper]:
+            yield held
+            if self.changes:
+                self.changes -= 1
+                raise RuntimeError("Set changed size during iteration")
+
+    monkeypatch.setattr(keeper, "_keepers", Changing())
+    assert is_kept_here("a token")
+    assert not is_kept_here("another")
+    held.remove(1)
+    assert not is_kept_here("a token")
+
+
+def test_a_thread_knows_the_trials_that_it_began() -> None:
+    mine = LeaseKeeper(lambda *_: None, lambda: None, seconds=1e9)
+    mine.add(1, "one")
+    thread = threading.Thread(target=mine.add, args=(2, "two"))
+    thread.start()
+    thread.join(30)
+    assert mine.trials() == {1, 2}
+    assert mine.trials_of_this_thread() == {1}
+    mine.remove(1)
+    assert not mine.trials_of_this_thread()
 
 
 def test_what_others_ended_is_beaten_no_more() -> None:

@@ -150,6 +150,39 @@ def test_a_killed_worker_is_found_at_once_and_its_slot_evaluated_again(url: str)
     assert study.trials[1].params == study.trials[0].params
 
 
+FORKS = """
+    import multiprocessing, os, signal, sys, time
+    from biotune_optuna.study.stop import StopRequest
+    fork = multiprocessing.get_context("fork")
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest.on_signals() as stop:
+        child = fork.Process(target=time.sleep, args=(300,))
+        child.start()
+        child.terminate()
+        child.join(60)
+        with fork.Pool(1) as pool:
+            asked = pool.apply(signal.getsignal, (signal.SIGTERM,)) == before
+        print(child.exitcode, asked, stop.requested, flush=True)
+        if os.fork() == 0:  # it leaves the block as its parent does
+            sys.exit(0)
+        os.wait()
+    print(signal.getsignal(signal.SIGTERM) == before, flush=True)
+    """
+
+
+def test_a_signal_to_a_forked_child_does_not_stop_its_parent() -> None:
+    """A pool of processes ends its own by SIGTERM."""
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FORKS)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.stdout.splitlines() == [f"{-signal.SIGTERM} True False", "True"], ran.stderr
+    assert ran.returncode == 0
+
+
 def test_signal_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopRequest.on_signals() as stop:

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 
 from biotune_optuna.errors import StorageError
+from biotune_optuna.slots import claims
 from biotune_optuna.study import storage as module
 from biotune_optuna.study.storage import is_on_network, open_storage
 
@@ -300,6 +301,26 @@ def test_network_file_systems_get_a_warning_and_no_wal(
     assert storage._database is not None
     with storage._database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
+
+
+@pytest.mark.parametrize("name", ["s.db", "s.log"])
+def test_a_worker_may_change_its_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    open_storage(name)  # another project's file of that name
+    monkeypatch.chdir(tmp_path / "here")
+    storage = open_storage(name)
+    study = optuna.create_study(storage=storage, study_name="s")
+    before = claims._place(storage)
+    monkeypatch.chdir(tmp_path / "there")
+    study.tell(study.ask(), 1.0)
+    assert claims._place(storage) == before
+    storage.remove_session()
+    monkeypatch.chdir(tmp_path / "here")
+    assert len(optuna.load_study(study_name="s", storage=open_storage(name)).trials) == 1
 
 
 def test_processes_that_create_the_same_database_at_once(path: Path) -> None:

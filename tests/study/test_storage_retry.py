@@ -108,6 +108,23 @@ def test_a_worker_that_must_stop_does_not_wait() -> None:
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("end", ["told", "ended"])
+def test_a_trial_whose_end_cannot_be_written_is_kept_no_longer(tmp_path: Path, end: str) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/s.db", retry_seconds=0.01)
+    study = optuna.create_study(storage=storage)
+    trial = study.ask(SPACE)
+    frozen = storage.get_trial(trial._trial_id)
+    assert storage.keeper.trials() == {trial._trial_id}
+    faulty(storage, Faults(at=set(range(100_000))))
+    ends = {
+        "told": lambda: storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [1.0]),
+        "ended": lambda: storage.end_trial(study._study_id, frozen, "stopped"),
+    }
+    with pytest.raises(StorageError, match="was lost for"):
+        ends[end]()
+    assert not storage.keeper.trials()
+
+
 def test_errors_that_are_not_the_connections_pass_through(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/a.db")
     study = optuna.create_study(study_name="s", storage=storage)

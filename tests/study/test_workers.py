@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -211,6 +212,38 @@ def test_after_a_success_three_different_genomes_must_fail() -> None:
         run_trials(study, fails_from_one, n_trials=10)
     failed = study.trials[1:]
     assert len({t.params["x"] for t in failed}) == 3
+
+
+def test_a_failing_ask_ends_no_trial_of_another_thread(url: str) -> None:
+    """Two studies in one storage: the sampler of one fails while the other evaluates."""
+    evaluating = make(url)
+    asking, begun, failed = threading.Event(), threading.Event(), threading.Event()
+
+    class Broken(optuna.samplers.RandomSampler):
+        def before_trial(self, *_args: object) -> None:
+            asking.set()
+            begun.wait(60)
+            raise ValueError("out of order")
+
+    broken = optuna.create_study(storage=evaluating._storage, sampler=Broken())
+
+    def slow(trial: optuna.Trial) -> float:
+        begun.set()
+        failed.wait(60)
+        return objective(trial)
+
+    def evaluate() -> None:
+        asking.wait(60)
+        run_trials(evaluating, slow, n_trials=1)
+
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    with pytest.raises(ValueError, match="out of order"):
+        run_trials(broken, objective, n_trials=1)
+    failed.set()
+    thread.join(60)
+    assert states(evaluating) == ["COMPLETE"]
+    assert states(broken) == ["FAIL"]
 
 
 # -- losing the storage
