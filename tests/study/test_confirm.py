@@ -1,11 +1,10 @@
-"""Confirmation: who wins and why, and the one look at the test set."""
+"""Confirmation: its trainings on fresh seeds, the one look at the test set, and the winner."""
 
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from threadpoolctl import threadpool_limits
@@ -14,10 +13,9 @@ from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.outcome import check_export, export_winner
-from biotune_optuna.recipe import BlockRecipe, Recipe
+from biotune_optuna.recipe import Recipe
 from biotune_optuna.report.view import as_view
-from biotune_optuna.sampler import BioTuneSampler, rank_finished
-from biotune_optuna.study.candidates import Candidate, choose, leading
+from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
 from biotune_optuna.study.fitting import fitting
 from biotune_optuna.study.ledger import trainings
@@ -26,72 +24,6 @@ from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy
 from tests.report.lab import Lab, evolve
 from tests.report.lab import confirm as drawn
-
-BLOCKS = [BlockRecipe(name, 1.0) for name in ("stem", "body", "head")]
-
-
-def candidate(name: str, scores: list[float], frozen: int, backward: int = 900) -> Candidate:
-    recipe = Recipe.from_multipliers(BLOCKS, [0.0] * frozen + [1.0] * (3 - frozen), lr=1e-3)
-    return Candidate(
-        name=name,
-        method="biotune",
-        recipe=recipe,
-        scores=scores,
-        best_epochs=[3, 5, 4],
-        backward=backward,
-        trainable_pct=100.0 / (frozen + 1),
-    )
-
-
-def test_a_clear_best_wins() -> None:
-    best = candidate("best", [0.90, 0.91, 0.92], 0)
-    winner, plateau, why = choose([candidate("probe", [0.6, 0.6, 0.6], 2), best])
-    assert winner is best
-    assert plateau == [best]
-    assert "best mean" in why
-
-
-def test_within_one_standard_error_the_cheapest_wins() -> None:
-    best = candidate("best", [0.88, 0.90, 0.92], 0)  # mean .90, standard error .0115
-    near = candidate("near", [0.89, 0.89, 0.89], 1)
-    cheap = candidate("cheap", [0.88, 0.88, 0.88], 2)  # cheaper still, but .02 behind
-    winner, plateau, why = choose([best, near, cheap])
-    assert winner is near
-    assert plateau == [best, near]
-    assert "near is within one standard error of the best (best)" in why
-
-
-def test_reasons_name_what_was_compared() -> None:
-    best = candidate("best", [0.88, 0.90, 0.92], 0)
-    far = candidate("far", [0.879, 0.879, 0.879], 1)  # within two standard errors of .0115
-    assert "within 2 standard errors of the best" in choose([best, far], tolerance=2)[2]
-    alone = [candidate("a", [0.901], 0), candidate("b", [0.9005], 0)]
-    assert choose(alone)[2] == "a has the best score on one fresh seed, whose luck is unknown"
-
-
-def test_without_tolerance_the_best_mean_wins() -> None:
-    best = candidate("best", [0.88, 0.90, 0.92], 0)
-    near = candidate("near", [0.89, 0.89, 0.89], 1)
-    winner, plateau, why = choose([near, best], tolerance=0)
-    assert winner is best
-    assert plateau == [best]
-    assert why == "best has the best mean on fresh seeds"
-
-
-def test_cost_is_passes_through_blocks_that_train() -> None:
-    assert candidate("a", [1.0], 1, backward=900).backward_cost == pytest.approx(600)
-    long = candidate("long", [0.9, 0.9, 0.9], 1, backward=1500)  # 1000 against 900
-    short = candidate("short", [0.9, 0.9, 0.9], 0, backward=900)
-    assert choose([long, short])[0] is short
-
-
-def test_final_length_is_the_median_best_epoch() -> None:
-    assert candidate("a", [1.0], 0).final_epochs == 4
-    one = candidate("a", [1.0], 0)
-    one.best_epochs = [0]  # every run diverged
-    assert one.final_epochs == 1
-    one.best_epochs = [2, 5]
-    assert one.final_epochs == 4  # halves are rounded up
 
 
 @pytest.fixture
@@ -417,23 +349,6 @@ def test_bad_plans_are_named() -> None:
         ConfirmPlan(top_k=0)
     with pytest.raises(StudyError, match="base rate"):
         ConfirmPlan(rates=())
-
-
-def test_the_best_by_model_and_by_value_are_taken_in_turn(setup: Setup) -> None:
-    study = TuningStudy(optuna.create_study(direction="maximize"), setup)
-    rates = np.geomspace(1e-3, 3e-2, 12)
-    values = np.linspace(0.3, 0.8, 12)
-    values[2] = 0.9  # what its neighbours make unlikely
-    for rate, value in zip(rates, values, strict=True):
-        params = dict.fromkeys(setup.space.names, 0.5) | {"lr": rate}
-        study.optuna.add_trial(
-            optuna.trial.create_trial(
-                value=value, params=params, distributions=setup.space.distributions()
-            )
-        )
-    assert rank_finished(study.optuna, setup.space)[:3] == [11, 10, 9]
-    assert rank_finished(study.optuna, setup.space, smooth=False)[:3] == [2, 11, 10]
-    assert [trial.number for trial, _ in leading(study, 4)] == [11, 2, 10, 9]
 
 
 def test_the_best_by_value_is_confirmed_whatever_the_model_believes(searched: TuningStudy) -> None:
