@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.storages.journal._file import get_lock_file
 
 from biotune_optuna.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from io import BufferedRandom
     from typing import Any
 
-__all__ = ["JournalFile", "check_journal"]
+__all__ = ["Journal", "JournalFile", "check_journal"]
 
 _RECORD_BEGINS = b'{"op_code"'
 
@@ -77,22 +79,57 @@ class JournalFile(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append records, after what a stopped writer left of its last one is cut off."""
-        with get_lock_file(self._lock):
-            self._cut_partial_line()
-        super().append_logs(logs)
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with get_lock_file(self._lock), Path(self._file_path).open("rb+") as file:
+            _cut_partial_line(file)
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
 
-    def _cut_partial_line(self) -> None:
-        # Whoever wrote it never saw it succeed; the next line, joined to it, would make the whole
-        # journal unreadable.
-        with Path(self._file_path).open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            at = end
-            while at > 0:
-                at = max(0, at - 4096)
-                file.seek(at)
-                newline = file.read(min(4096, end - at)).rfind(b"\n")
-                if newline >= 0:
-                    at += newline + 1
-                    break
-            if at < end:
-                file.truncate(at)
+
+def _cut_partial_line(file: BufferedRandom) -> None:
+    """Leave the file after its last whole line, and cut it there.
+
+    Whoever wrote the rest never saw it succeed; the next line, joined to it, would make the whole
+    journal unreadable.
+    """
+    end = file.seek(0, os.SEEK_END)
+    at = end
+    while at > 0:
+        at = max(0, at - 4096)
+        file.seek(at)
+        newline = file.read(min(4096, end - at)).rfind(b"\n")
+        if newline >= 0:
+            at += newline + 1
+            break
+    file.seek(at)
+    if at < end:
+        file.truncate()
+
+
+class Journal(JournalStorage):
+    """A journal whose users in forked processes are workers of their own.
+
+    Who has taken a queued trial is told by worker ids, which a forked child shares with its parent
+    and its siblings: all of them would take it.
+    """
+
+    def __init__(self, file: JournalFile) -> None:
+        super().__init__(file)
+        _journals.add(self)
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        _journals.add(self)
+
+
+_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for journal in tuple(_journals):
+        journal.__setstate__(journal.__getstate__())  # a new id, and a lock that nobody holds
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from optuna.storages import InMemoryStorage, _CachedStorage
-from optuna.storages.journal import JournalStorage
 
 from biotune_optuna.errors import StorageError
 from biotune_optuna.study.database import Database, engine_settings, reading
-from biotune_optuna.study.journal import JournalFile, check_journal
+from biotune_optuna.study.journal import Journal, JournalFile, check_journal
 from biotune_optuna.study.resilient import ResilientStorage
 from biotune_optuna.study.retry import RetryPolicy
 from biotune_optuna.study.urls import (
@@ -88,7 +87,7 @@ def open_storage(
         assert where.path is not None
         policy = RetryPolicy(where.place, seconds=min(retry_seconds, _OPENING_SECONDS))
         file = str(where.path.absolute())  # a worker may change its folder
-        journal = policy.call(lambda _: JournalStorage(JournalFile(file)))
+        journal = policy.call(lambda _: Journal(JournalFile(file)))
         return ResilientStorage(
             journal, url=where, retry_seconds=retry_seconds, read_only=read_only
         )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import TYPE_CHECKING
 
 import optuna
 import pytest
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.trial import TrialState
 
 from biotune_optuna.errors import StorageError
+from biotune_optuna.study.journal import JournalFile
 from biotune_optuna.study.storage import open_storage
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -28,6 +33,67 @@ def test_a_journal_outlives_a_line_cut_short(tmp_path: Path) -> None:
     again.optimize(objective, n_trials=1)
     last = optuna.load_study(study_name="s", storage=open_storage(str(path)))
     assert len(last.trials) == 3
+
+
+class StoppedWriter(BaseJournalFileLock):
+    """A lock that is next held by a writer which is killed within its line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        with self.path.open("ab") as file:
+            file.write(b'{"op_code": 4, "wor')
+
+
+def test_no_writer_comes_between_the_cut_and_the_next_line(tmp_path: Path) -> None:
+    path = tmp_path / "study.log"
+    file = JournalFile(str(path), StoppedWriter(path))
+    records = [{"op_code": 0, "worker_id": "é"}, {"op_code": 1, "worker_id": "a" * 5000}]
+    for record in records:
+        file.append_logs([record])
+    file.append_logs(records)
+    assert list(file.read_logs(0)) == 2 * records
+
+
+def test_a_queued_trial_is_taken_by_one_of_the_children(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "study.log"))
+    study = optuna.create_study(study_name="s", storage=storage)
+    study.enqueue_trial({"x": 0.5})
+    context = multiprocessing.get_context("fork")
+    seen_free, taken = context.Event(), context.Event()
+    answers = context.SimpleQueue()
+
+    def take(name: str) -> None:
+        answers.put((name, storage.set_trial_state_values(0, TrialState.RUNNING)))
+
+    def take_first() -> None:
+        assert seen_free.wait(60)
+        take("first")
+        taken.set()
+
+    def take_late() -> None:
+        file = storage._backend._backend
+        append = file.append_logs
+
+        def append_late(logs: list[dict[str, Any]]) -> None:
+            seen_free.set()
+            assert taken.wait(60)
+            append(logs)
+
+        file.append_logs = append_late
+        take("late")
+
+    children = [context.Process(target=target) for target in (take_first, take_late)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert dict([answers.get(), answers.get()]) == {"first": True, "late": False}
 
 
 @pytest.mark.parametrize(
