@@ -21,6 +21,7 @@ from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.study.reaper import Reaper, end_trial
 from biotune_optuna.study.resilient import ResilientStorage
+from biotune_optuna.study.storage import keep_user_attr
 from biotune_optuna.study.urls import scrub
 
 if TYPE_CHECKING:
@@ -79,16 +80,12 @@ class Board:
             load_if_exists=True,
         )
         self.reaper = Reaper(self.study)
-        stored = self.study.user_attrs.get(PLAN_KEY)
-        self.is_elsewhere = False
+        stored = keep_user_attr(self.study, PLAN_KEY, {"version": __version__, **identity})
+        _check_same(name, stored, identity)
+        self.is_elsewhere = any(
+            stored["spec"][key] != identity["spec"][key] for key in ("data", "weights")
+        )
         """Whether data or weights are looked for at another place than when the task was begun."""
-        if stored is None:
-            self.study.set_user_attr(PLAN_KEY, {"version": __version__, **identity})
-        else:
-            _check_same(name, stored, identity)
-            self.is_elsewhere = any(
-                stored["spec"][key] != identity["spec"][key] for key in ("data", "weights")
-            )
 
     def look(self) -> Standing:
         """Reads how the task stands, and opens the cells of dead workers."""
@@ -127,10 +124,7 @@ class Board:
         Raises:
             StudyError: If they are others.
         """
-        stored = self.study.user_attrs.get(FOUND_KEY)
-        if stored is None:
-            self.study.set_user_attr(FOUND_KEY, dict(found))
-            return
+        stored = keep_user_attr(self.study, FOUND_KEY, dict(found))
         for name, value in found.items():
             if stored.get(name) != value:
                 raise StudyError(

@@ -181,12 +181,12 @@ def engine_settings(url: StorageURL, *, read_only: bool, network: bool) -> dict[
 
 
 class Database(RDBStorage):
-    """Optuna's SQL storage with three transactions of its own.
+    """Optuna's SQL storage with four transactions of its own.
 
     A trial is created, or taken from the queue, together with the name of its holder, so that no
     trial runs for which nobody is responsible; both can be repeated when the connection was lost at
     the commit and nobody knows whether it happened. A lost trial is failed and, if it came from the
-    queue, put back there in one step.
+    queue, put back there in one step. What defines a study is written by the first worker only.
 
     The connections are closed with the storage or the process, whichever ends first: with its last
     connection an SQLite file takes in its log of changes and is complete by itself.
@@ -280,6 +280,17 @@ class Database(RDBStorage):
             trial.state = TrialState.RUNNING
             trial.datetime_start = datetime.now()
         return True
+
+    def keep_study_user_attr(self, study_id: int, key: str, value: Any) -> Any:
+        """Set a user attribute of a study unless it has one; return what it has then."""
+        attribute = models.StudyUserAttributeModel
+        with _create_scoped_session(self.scoped_session) as session:
+            study = models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            found: Any = attribute.find_by_study_and_key(study, key, session)
+            text = json.dumps(value) if found is None else found.value_json
+            if found is None:
+                session.add(attribute(study_id=study_id, key=key, value_json=text))
+        return json.loads(text)
 
     def end_trial(
         self, study_id: int, trial_id: int, why: tuple[str, str], requeue: FrozenTrial | None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import weakref
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.storages.journal._file import get_lock_file
+from optuna.storages.journal._storage import JournalOperation
 
 from biotune_optuna.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
     from io import BufferedRandom
     from typing import Any
 
@@ -53,6 +55,18 @@ def _has_operation(record: object) -> bool:
 class JournalFile(JournalFileBackend):
     """A journal that outlives a writer which was stopped, or ran out of disk, within a line."""
 
+    _is_locked = False
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within the block nobody else appends records; not for two threads at a time."""
+        with get_lock_file(self._lock):
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = False
+
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """Yield the records from this number on.
 
@@ -80,7 +94,8 @@ class JournalFile(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append records, after what a stopped writer left of its last one is cut off."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with get_lock_file(self._lock), Path(self._file_path).open("rb+") as file:
+        lock = nullcontext() if self._is_locked else get_lock_file(self._lock)
+        with lock, Path(self._file_path).open("rb+") as file:
             _cut_partial_line(file)
             file.write(lines.encode())
             file.flush()
@@ -116,7 +131,20 @@ class Journal(JournalStorage):
 
     def __init__(self, file: JournalFile) -> None:
         super().__init__(file)
+        self._file = file
         _journals.add(self)
+
+    def keep_study_user_attr(self, study_id: int, key: str, value: Any) -> Any:
+        """Set a user attribute of a study unless it has one; return what it has then."""
+        with self._thread_lock, self._file.alone():
+            self._sync_with_backend()
+            kept = self._replay_result.get_study(study_id).user_attrs
+            if key not in kept:
+                log = {"study_id": study_id, "user_attr": {key: value}}
+                self._write_log(JournalOperation.SET_STUDY_USER_ATTR, log)
+                self._sync_with_backend()
+                kept = self._replay_result.get_study(study_id).user_attrs
+            return kept[key]
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)

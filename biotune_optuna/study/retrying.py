@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +11,7 @@ from optuna.storages import BaseStorage
 
 from biotune_optuna.errors import StorageError
 from biotune_optuna.study.database import Database, reading
+from biotune_optuna.study.journal import Journal
 from biotune_optuna.study.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -58,11 +60,12 @@ class RetryingStorage(BaseStorage):
         self._set_up()
 
     def _set_up(self) -> None:
+        self._lock = threading.Lock()
         self.retry = RetryPolicy(self.url.place, seconds=self.retry_seconds)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        del state["retry"]
+        del state["retry"], state["_lock"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -115,6 +118,25 @@ class RetryingStorage(BaseStorage):
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Set a user attribute of a study."""
         self._write(lambda _: self._backend.set_study_user_attr(study_id, key, value))
+
+    def keep_study_user_attr(self, study_id: int, key: str, value: Any) -> Any:
+        """Set a user attribute of a study unless it has one; return what it has then.
+
+        Of several workers that do so in the same moment, in whichever process, one is the first.
+        """
+
+        def keep(_attempt: int) -> Any:
+            if isinstance(self._backend, Journal):
+                return self._backend.keep_study_user_attr(study_id, key, value)
+            if self._database is not None:
+                return self._database.keep_study_user_attr(study_id, key, value)
+            with self._lock:  # in memory
+                kept = self._backend.get_study_user_attrs(study_id)
+                if key not in kept:
+                    self._backend.set_study_user_attr(study_id, key, value)
+                return kept.get(key, value)
+
+        return self._write(keep)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """Set a system attribute of a study."""

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from optuna.storages import InMemoryStorage, _CachedStorage
@@ -31,10 +31,11 @@ from biotune_optuna.study.urls import (
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    import optuna
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.engine import Engine
 
-__all__ = ["describe_url", "open_storage", "scrub"]
+__all__ = ["describe_url", "keep_user_attr", "open_storage", "scrub"]
 
 _logger = logging.getLogger(__name__)
 
@@ -104,6 +105,21 @@ def open_storage(
         retry_seconds=retry_seconds,
         read_only=read_only,
     )
+
+
+def keep_user_attr(study: optuna.Study, key: str, value: Any) -> Any:
+    """Set a user attribute of a study unless it has one; return what it has then.
+
+    Of several workers that do so in the same moment one is the first; on a storage that is not from
+    :func:`open_storage` they must not.
+    """
+    kept = study.user_attrs
+    if key in kept:
+        return kept[key]
+    if isinstance(study._storage, ResilientStorage):
+        return study._storage.keep_study_user_attr(study._study_id, key, value)
+    study.set_user_attr(key, value)
+    return study.user_attrs[key]
 
 
 # -- files

@@ -17,7 +17,7 @@ from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup, prepare
 from biotune_optuna.study.spec import StudySpec, default_name
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.study.storage import keep_user_attr, open_storage
 from biotune_optuna.study.workers import run_trials
 
 if TYPE_CHECKING:
@@ -181,16 +181,16 @@ def study_of(
         pruner=optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
-    if read_spec(study) is None:
-        if study.get_trials(deepcopy=False):
-            raise StudyError(
-                f"study {name!r} holds trials of another kind; choose another study name"
-            )
-        study.set_user_attr(SPEC_KEY, {"version": __version__, "spec": setup.spec.to_dict()})
+    # Looked for again after the trials: another worker may have begun the study in between.
+    if not read_spec(study) and study.get_trials(deepcopy=False) and not read_spec(study):
+        raise StudyError(f"study {name!r} holds trials of another kind; choose another study name")
+    own = {"version": __version__, "spec": setup.spec.to_dict()}
+    stored = _parse_spec(name, keep_user_attr(study, SPEC_KEY, own))
+    _check_same(name, stored, setup.spec, fingerprints=True)
+    if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([setup.spec.train.metric])
-    _check_same(name, read_spec(study), setup.spec, fingerprints=True)
     return TuningStudy(study, setup)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import optuna
+from optuna.study import StudyDirection
 
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.storage import open_storage
@@ -22,6 +26,31 @@ def make(url: str = "memory://", sampler: str = "biotune") -> optuna.Study:
 
 def objective(trial: optuna.Trial) -> float:
     return trial.suggest_float("x", 0, 1)
+
+
+def check_first_writer(url: str) -> None:
+    """Of eight workers who write one attribute in the same moment, all find what one has written.
+
+    Each has opened the storage by itself; in memory they share it.
+    """
+    shared = open_storage(url)
+    study_id = shared.create_new_study([StudyDirection.MAXIMIZE], "first")
+    alone = url == "memory://"
+    storages = [shared if alone else open_storage(url) for _ in range(8)]
+    barrier = threading.Barrier(len(storages), timeout=60)
+
+    def keep(worker: int) -> list[object]:
+        found = []
+        for key in map(str, range(10)):
+            barrier.wait()
+            found.append(storages[worker].keep_study_user_attr(study_id, key, {"by": worker}))
+        return found
+
+    with ThreadPoolExecutor(len(storages)) as pool:
+        first, *others = pool.map(keep, range(len(storages)))
+    assert all(other == first for other in others)
+    kept = storages[-1].get_study_user_attrs(study_id)
+    assert [kept[str(key)] for key in range(10)] == first
 
 
 def states(study: optuna.Study) -> list[str]:

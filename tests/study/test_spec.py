@@ -3,8 +3,10 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from tiny import tiny_spec
 
@@ -96,6 +98,26 @@ def test_other_files_are_named_with_the_cure(setup: Setup, tmp_path: Path) -> No
     other = dataclasses.replace(setup.spec, seed=7)
     with pytest.raises(StudyError, match="seed: 0, not 7; give the same values"):
         study_of(dataclasses.replace(setup, spec=other), storage=storage, name="s")
+
+
+@pytest.mark.parametrize("kind", ["study.db", "study.log"])
+def test_of_two_who_begin_a_study_at_once_the_second_is_told(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    other = dataclasses.replace(setup, spec=dataclasses.replace(setup.spec, seed=7))
+    slow, fast = open_storage(tmp_path / kind), open_storage(tmp_path / kind)
+    look = slow.get_all_trials
+
+    def look_late(*args: Any, **options: Any) -> list[optuna.trial.FrozenTrial]:
+        monkeypatch.undo()
+        found = look(*args, **options)
+        study_of(other, storage=fast, name="s")
+        return found
+
+    monkeypatch.setattr(slow, "get_all_trials", look_late)
+    with pytest.raises(StudyError, match="seed: 7, not 0"):
+        study_of(setup, storage=slow, name="s")
+    study_of(other, storage=slow, name="s")
 
 
 def test_the_study_of_another_major_version_is_refused(setup: Setup, tmp_path: Path) -> None:

