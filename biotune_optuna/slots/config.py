@@ -22,6 +22,7 @@ Preset = Literal["default", "paper"]
 _logger = logging.getLogger(__name__)
 
 CONFIG_VERSION = 1
+_WHOLE_NUMBERS = ("population_size", "n_elites", "candidates", "reevaluations")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Config:
         explicit: Names of the settings that the user gave.
         n_given: How many of the initial genomes the user gave; they come first.
         named: Whether the user named the preset.
+        first: Number of the search's first trial; claims below it came with added trials of
+            another study. None until the search begins.
     """
 
     preset: Preset
@@ -47,6 +50,7 @@ class Config:
     explicit: tuple[str, ...] = ()
     n_given: int = 0
     named: bool = False
+    first: int | None = None
 
     @classmethod
     def make(
@@ -59,7 +63,7 @@ class Config:
         **settings: Any,
     ) -> Config:
         """Checks what a user asks for, and makes it JSON-ready."""
-        seed = plain_value(seed)
+        seed = None if seed is None else _whole("seed", plain_value(seed))
         named = preset is not None
         preset = "default" if preset is None else preset
         if preset not in get_args(Preset):
@@ -68,7 +72,7 @@ class Config:
             raise StudyError(f"seed {seed} is negative; give an integer >= 0")
         if initial and space is None:
             raise StudyError("initial genomes need a space; without one use study.enqueue_trial")
-        explicit = {name: plain_value(v) for name, v in settings.items() if v is not None}
+        explicit = _checked({k: plain_value(v) for k, v in settings.items() if v is not None})
         chosen = replace(Settings.of(preset), **explicit)
         chosen.check()
         genomes = [
@@ -90,6 +94,7 @@ class Config:
             "settings": asdict(self.settings),
             "space": None if self.space is None else self.space.to_dict(),
             "initial": list(self.initial),
+            "first": self.first,
         }
 
     def kept_as(self, data: Mapping[str, Any]) -> Config:
@@ -112,7 +117,7 @@ class Config:
                 "sampler without a space, or begin a new study"
             )
         known = {one.name for one in fields(Settings)}
-        settings = Settings(**{k: v for k, v in data["settings"].items() if k in known})
+        settings = Settings(**_checked({k: v for k, v in data["settings"].items() if k in known}))
         for name in self.explicit:
             if getattr(self.settings, name) != getattr(settings, name):
                 _logger.warning(
@@ -127,4 +132,24 @@ class Config:
             _logger.warning("the study keeps its initial genomes; others are ignored")
         if self.seed not in (None, data["seed"]):
             _logger.warning("the study keeps seed %s; %s is ignored", data["seed"], self.seed)
-        return Config(data["preset"], settings, data["seed"], space, tuple(data["initial"]))
+        return Config(
+            data["preset"],
+            settings,
+            data["seed"],
+            space,
+            tuple(data["initial"]),
+            first=data.get("first") or 0,
+        )
+
+
+def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _whole(k, v) if k in _WHOLE_NUMBERS else v for k, v in settings.items()}
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number, as which a quotient such as 60 / 10 counts too."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, int):
+        raise StudyError(f"{name} {value!r} is no whole number")
+    return value

@@ -78,6 +78,8 @@ class History:
         direction: Whether the study minimises or maximises.
         keep: How many newcomers are worth keeping: the size of the population.
         names: Parameters that make up a genome; None takes all that a trial has.
+        first: The search's first trial: claims below it are void. None makes all void, for a search
+            that has not begun.
 
     Attributes:
         claims: All claims by trial number.
@@ -97,8 +99,14 @@ class History:
     """
 
     def __init__(
-        self, direction: StudyDirection, *, keep: int, names: Sequence[str] | None = None
+        self,
+        direction: StudyDirection,
+        *,
+        keep: int,
+        names: Sequence[str] | None = None,
+        first: int | None = 0,
     ) -> None:
+        self.first = first
         self._keep = keep
         self._names = names
         self._evaluations: dict[tuple[Any, ...], set[int]] = {}
@@ -152,7 +160,8 @@ class History:
         claim = self.claims.get(number)
         is_new = False
         if claim is None:
-            claim = Claim.of(trial)
+            if self.first is not None and number >= self.first:
+                claim = Claim.of(trial)
             if claim is not None:
                 is_new = True
                 self.claims[number] = claim

@@ -74,11 +74,11 @@ class Search:
             if data is not None:
                 self._config = self._wanted.kept_as(data)
 
-    def _settle_config(self, study: optuna.Study) -> Config:
+    def _settle_config(self, study: optuna.Study, trial: FrozenTrial) -> Config:
         """Reads the configuration, or keeps this sampler's: all trials below have published."""
         self._load_config(study)
         if self._config is None:
-            config = replace(self._wanted, seed=self.seed(study))
+            config = replace(self._wanted, seed=self.seed(study), first=trial.number)
             claims.keep_config(study, config.to_json())
             self._config = config
         return self._config
@@ -88,13 +88,16 @@ class Search:
     def look(self, study: optuna.Study) -> None:
         """Reads the trials and folds in what changed."""
         self._load_config(study)
-        config = self._config or self._wanted
         pending = self._history.pending if self._history is not None else ()
         trials = claims.read_trials(study, self._trials, pending)
-        if self._history is None or len(trials) < len(self._trials):
+        if _are_of_another_study(self._trials, trials):
+            self._config = self._drawn = self._history = None
+            self._load_config(study)
+        config = self._config or self._wanted
+        if self._history is None or self._history.first != config.first:
             names = None if config.space is None else config.space.names
             keep = config.settings.population_size
-            self._history = History(study.direction, keep=keep, names=names)
+            self._history = History(study.direction, keep=keep, names=names, first=config.first)
             self._forget()
         self._history.fold(trials)
         self._trials = trials
@@ -162,7 +165,7 @@ class Search:
 
     def choose(self, study: optuna.Study, trial: FrozenTrial) -> Claim:
         """The claim of a trial, all trials below having published theirs."""
-        config = self._settle_config(study)
+        config = self._settle_config(study, trial)
         blank = Claim(
             number=trial.number,
             home=claims.home_of(study, trial),
@@ -336,6 +339,16 @@ def _taken_over(earlier: Claim, blank: Claim) -> Claim:
         opening=None,
         source=None,
     )
+
+
+def _are_of_another_study(known: Sequence[FrozenTrial], found: Sequence[FrozenTrial]) -> bool:
+    """Whether a study was deleted and another has its id, and perhaps those of its trials."""
+    if not known:
+        return False
+    if len(found) < len(known):
+        return True
+    before, now = known[0].datetime_start, found[0].datetime_start
+    return before is not None and before != now
 
 
 def _is_foreign(trial: FrozenTrial) -> bool:
