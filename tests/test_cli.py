@@ -376,6 +376,45 @@ def test_the_results_of_a_comparison_are_left_alone(home: Path) -> None:
     assert "holds the results of a comparison" in tune(data, "--study", "mine")
     assert [f.name for f in results.parent.iterdir()] == ["results.csv"]
     assert not (home / "biotune.db").exists()
+    create_study(tiny_spec(), storage="sqlite:///biotune.db", name="mine", device="cpu")
+    said = fails("report", "--study", "mine")
+    assert said == "biotune-out/mine holds the results of a comparison; give --to"
+    assert [f.name for f in results.parent.iterdir()] == ["results.csv"]
+
+
+@pytest.mark.parametrize("parts", [("",), ("train", "test")])
+def test_nothing_is_written_among_the_images(
+    home: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...]
+) -> None:
+    for part in parts:
+        tree(home / "images" / part, {"a": 8, "b": 8})
+    before = sorted(home.rglob("*"))
+    monkeypatch.chdir(home / "images")
+    why = "lies in the data folder ., where its files would be taken for images; type the command"
+    elsewhere = f"sqlite:///{home}/biotune.db"
+    assert tune(".") == (
+        f"biotune-out/test_efficientnet {why} in another folder, or give --out and "
+        "--storage elsewhere"
+    )
+    assert tune(".", "--out", str(home / "out")) == (
+        f"biotune-artifacts {why} in another folder, or give --storage elsewhere"
+    )
+    assert tune("../images", "--out", str(home / "images" / "a" / "out")).startswith(str(home))
+    line = ("compare", "--data", ".", *TINY, "--methods", "full", "--storage", elsewhere)
+    assert fails(*line) == (f"biotune-out/compare {why} in another folder, or give --out elsewhere")
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_worker_writes_nothing_among_the_images(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tree(home / "images", {"a": 12, "b": 12})
+    monkeypatch.chdir(data)
+    spec = dataclasses.replace(tiny_spec(), data=str(data), train_size=None, val_size=None)
+    create_study(spec, storage="sqlite:///biotune.db", name="mine", device="cpu")
+    said = fails("worker", "--study", "mine", "--trials", "1", "--device", "cpu")
+    assert said.startswith("biotune-artifacts lies in the data folder ")
+    assert not (data / "biotune-artifacts").exists()
 
 
 def test_a_worker_needs_an_end_when_the_study_has_none(home: Path) -> None:

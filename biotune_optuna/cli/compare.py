@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from biotune_optuna.cli.options import storage_option
-from biotune_optuna.cli.pick import quieten_optuna
+from biotune_optuna.cli.pick import check_apart, folder_of, quieten_optuna
 from biotune_optuna.cli.spec import make_spec, protocol_options
 from biotune_optuna.errors import BioTuneError, StorageError, StudyError
 from biotune_optuna.files import check_output
@@ -77,7 +77,7 @@ def compare(
     """
     from biotune_optuna.compare import read_csv, write_comparison
 
-    folder = out or Path("biotune-out") / name
+    folder = out or folder_of(name, of="comparison", advice="give another --name")
     say = _say_path_json if as_json else click.echo
     if table is not None:
         _refuse_others(click.get_current_context())
@@ -100,6 +100,8 @@ def compare(
         name=name,
         **chosen,
     )
+    for place in data:
+        check_apart(place, folder, advice="give --out elsewhere")
     _check_folder(folder)
     rows, problem = _run(plan, storage, device, as_json=as_json)
     if rows:
@@ -118,16 +120,25 @@ def _check_folder(folder: Path) -> None:
 def _run(
     plan: Any, storage: str | None, device: str, *, as_json: bool
 ) -> tuple[list[Row], BioTuneError | None]:
-    """Runs what is missing; some failed cells do not hide the others."""
+    """Runs what is missing; some failed cells do not hide the others.
+
+    What is refused before the first of them has begun changes no report.
+    """
     from biotune_optuna.compare import read_rows, run_comparison
     from biotune_optuna.study.stop import Stopped, StopRequest
     from biotune_optuna.study.storage import open_storage
 
     quieten_optuna()
     backend = open_storage(storage)
+    begun = False
+
+    def tell(progress: Progress) -> None:
+        nonlocal begun
+        begun = True
+        (_tell_json if as_json else _tell)(progress)
+
     try:
         with StopRequest.on_signals() as stop:
-            tell = _tell_json if as_json else _tell
             return run_comparison(plan, storage=backend, device=device, tell=tell, stop=stop), None
     except (KeyboardInterrupt, Stopped):
         click.echo("Stopped; every finished cell is kept. The same command goes on.", err=True)
@@ -135,6 +146,8 @@ def _run(
     except StorageError:
         raise
     except BioTuneError as error:
+        if not begun:
+            raise
         try:
             return read_rows(backend, plan.name), error
         except BioTuneError:

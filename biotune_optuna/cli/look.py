@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from biotune_optuna.cli.options import study_options
-from biotune_optuna.cli.pick import folder_of, open_study
+from biotune_optuna.cli.pick import check_no_comparison, folder_of, open_study
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 
@@ -34,7 +34,9 @@ def report(*, storage: str | None, name: str | None, target: Path | None) -> Non
 
     study = open_study(storage, name)
     if target is None:
-        target = folder_of(study.study_name, advice="give --to") / "report.html"
+        folder = folder_of(study.study_name, advice="give --to")
+        check_no_comparison(folder, advice="give --to")
+        target = folder / "report.html"
     click.echo(write_report(study, target))
 
 

@@ -10,7 +10,14 @@ from biotune_optuna.errors import StudyError
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["folder_of", "open_study", "quieten_optuna", "study_name"]
+__all__ = [
+    "check_apart",
+    "check_no_comparison",
+    "folder_of",
+    "open_study",
+    "quieten_optuna",
+    "study_name",
+]
 
 
 def quieten_optuna() -> None:
@@ -21,13 +28,18 @@ def quieten_optuna() -> None:
 
 
 def folder_of(
-    name: str, below: str | Path = "biotune-out", *, advice: str = "give another --study"
+    name: str,
+    below: str | Path = "biotune-out",
+    *,
+    of: str = "study",
+    advice: str = "give another --study",
 ) -> Path:
     """The folder of a study's files; names come from a database and must not lead out of it.
 
     Args:
         name: The study's name.
         below: Where all studies have theirs.
+        of: What has the name.
         advice: What to do about a name that leads elsewhere.
 
     Raises:
@@ -35,8 +47,39 @@ def folder_of(
     """
     parts = name.replace("\\", "/").split("/")
     if any(part in ("", ".", "..") for part in parts) or "\0" in name:
-        raise StudyError(f"study name {name!r} is no folder name; {advice}")
+        raise StudyError(f"{of} name {name!r} is no folder name; {advice}")
     return Path(below, *parts)
+
+
+def check_apart(data: str, folder: Path, *, advice: str) -> None:
+    """Refuses to write below a folder of images, where all that lies there is taken for images.
+
+    Args:
+        data: The images: a folder, or anything else, which has nothing to fear.
+        folder: Where files are going to be written.
+        advice: How to have them elsewhere.
+
+    Raises:
+        StudyError: If it lies there.
+    """
+    from biotune_optuna.data.scan import path_of
+
+    root = path_of(data)
+    if root.is_dir() and folder.resolve().is_relative_to(root.resolve()):
+        raise StudyError(
+            f"{folder} lies in the data folder {data}, where its files would be taken for images; "
+            f"type the command in another folder, or {advice}"
+        )
+
+
+def check_no_comparison(folder: Path, *, advice: str) -> None:
+    """Refuses to write a study's report over that of a comparison.
+
+    Raises:
+        StudyError: If the folder holds a comparison.
+    """
+    if (folder / "results.csv").exists():
+        raise StudyError(f"{folder} holds the results of a comparison; {advice}")
 
 
 def study_name(storage: optuna.storages.BaseStorage, name: str | None) -> str:

@@ -17,7 +17,7 @@ from biotune_optuna.cli.options import (
     out_option,
     study_options,
 )
-from biotune_optuna.cli.pick import folder_of, quieten_optuna
+from biotune_optuna.cli.pick import check_apart, check_no_comparison, folder_of, quieten_optuna
 from biotune_optuna.cli.spec import make_spec, spec_options
 from biotune_optuna.errors import StudyError
 from biotune_optuna.files import check_output
@@ -148,6 +148,7 @@ def run(job: Job) -> None:
     """Searches, confirms, exports and reports; prints where things are and what to type next."""
     from biotune_optuna.outcome import check_export, export_winner
     from biotune_optuna.report.attach import Attachments
+    from biotune_optuna.report.dashboard import default_artifact_dir
     from biotune_optuna.report.html import write_report
     from biotune_optuna.report.live import Progress
     from biotune_optuna.study.confirm import confirm
@@ -157,11 +158,10 @@ def run(job: Job) -> None:
     quieten_optuna()
     if job.trials is not None and job.trials < 1:
         raise StudyError(f"--trials {job.trials} asks for nothing; give at least 1")
+    check_apart(job.spec.data, job.out, advice="give --out and --storage elsewhere")
+    check_apart(job.spec.data, default_artifact_dir(job.storage), advice="give --storage elsewhere")
     check_output(job.out)
-    if (job.out / "results.csv").exists():
-        raise StudyError(
-            f"{job.out} holds the results of a comparison; give another --study or --out"
-        )
+    check_no_comparison(job.out, advice="give another --study or --out")
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     study = create_study(job.spec, storage=job.storage, name=job.name, device=job.device)
     check_export(study, job.out / "model")

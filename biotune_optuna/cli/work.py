@@ -7,7 +7,7 @@ import time
 import click
 
 from biotune_optuna.cli.options import DURATION, device_option, display_option, study_options
-from biotune_optuna.cli.pick import quieten_optuna, study_name
+from biotune_optuna.cli.pick import check_apart, quieten_optuna, study_name
 from biotune_optuna.errors import StudyError
 
 
@@ -32,6 +32,7 @@ def worker(
 ) -> None:
     """Work on a study that exists, beside other workers."""
     from biotune_optuna.report.attach import Attachments
+    from biotune_optuna.report.dashboard import default_artifact_dir
     from biotune_optuna.report.live import Progress
     from biotune_optuna.study.stop import Stopped, StopRequest
     from biotune_optuna.study.storage import open_storage
@@ -42,6 +43,7 @@ def worker(
     study = load_study(
         study_name(backend, name), storage=backend, data=data, weights=weights, device=device
     )
+    check_apart(study.spec.data, default_artifact_dir(storage), advice="have the storage elsewhere")
     attachments = Attachments(storage, study.setup.classes)
     total = trials if trials is not None else study.n_trials
     if total is None and timeout is None:

@@ -163,7 +163,7 @@ class Comparison:
                     f"{what} {twice[0]!r} is named twice; "
                     f"{own if what == 'task' else 'give each its own name'}"
                 )
-        if "/" in self.name or not self.name:
+        if "/" in self.name or self.name in ("", ".", ".."):
             raise StudyError(f"comparison name {self.name!r} must be a word without '/'")
         names = [one.name for one in self.everyone]
         if any(one.kind == "budget" for one in self.everyone) and "biotune" not in names:

@@ -161,6 +161,12 @@ class StudyView:
         return tuple(t for t in self.in_state(TrialState.COMPLETE) if _finite(t.value))
 
     @property
+    def none_complete(self) -> str:
+        """The beginning of a sentence for a study without a `complete` trial."""
+        ended = self.in_state(TrialState.COMPLETE)
+        return "No trial has a finite value yet" if ended else "No trial is complete yet"
+
+    @property
     def evaluated(self) -> int:
         """Trials that count towards a study's total: complete, stopped early, slots given up."""
         return count_trials(self.trials).finished

@@ -143,7 +143,7 @@ def _without_confirmation(view: StudyView) -> Verdict:
     best = view.best
     running = len(view.in_state(TrialState.RUNNING))
     if best is None:
-        headline = "No trial is complete yet."
+        headline = f"{view.none_complete}."
         verb = "is" if running == 1 else "are"
         more = f"{plural(running, 'trial')} {verb} running." if running else ""
         failed = len(view.in_state(TrialState.FAIL))

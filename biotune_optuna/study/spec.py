@@ -27,6 +27,7 @@ __all__ = ["Run", "StudySpec", "default_name"]
 # on; what it *is* is settled by the fingerprints.
 MAY_CHANGE = frozenset({"data", "weights", "skip_bad_images"})
 
+_LARGEST_SEED = 2**63 - 1  # a PyTorch generator takes no more than 64 bits
 _SEARCH, _CONFIRM, _FINAL = 1, 2, 3  # streams of run seeds that never meet
 
 
@@ -121,6 +122,8 @@ class StudySpec:
         _at_least("n_folds", self.n_folds, 2 if self.scheme == "kfold" else 1)
         _at_least("max_blocks", self.max_blocks, MIN_MAX_BLOCKS)
         _at_least("seed", self.seed, 0)
+        if self.seed > _LARGEST_SEED:
+            raise StudyError(f"seed {self.seed} is too large; give at most {_LARGEST_SEED}")
         if self.image_size is not None:
             _at_least("image_size", self.image_size, 8)
         if self.scheme not in ("holdout", "kfold"):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from biotune_optuna.cli import cli
+from biotune_optuna.compare.plan import Comparison
 from biotune_optuna.compare.rows import write_csv
+from biotune_optuna.compare.work import Progress
 from biotune_optuna.errors import DataError
 
 from .rows_kit import make_rows
@@ -31,6 +34,10 @@ def test_a_report_from_the_table_alone(tmp_path: Path) -> None:
         ([], "a comparison needs --data and --model, or --from a results.csv"),
         (["--data", "digits", "--model", "m", "--methods", "full, prayer"], "'prayer' is not one"),
         (["--data", "digits", "--model", "m", "--methods", ","], "a comparison needs a method"),
+        (
+            ["--data", "digits", "--model", "m", "--name", ".."],
+            "comparison name '..' is no folder name; give another --name",
+        ),
         (["--from", "nothing.csv"], "'nothing.csv' cannot be read"),
         (
             ["--from", "r.csv", "--data", "digits", "--methods", "full", "--no-equal-budget"],
@@ -49,10 +56,13 @@ def test_mistakes_take_one_line(
     assert len(ran.output.strip().splitlines()) == 1
 
 
-def test_what_cannot_be_prepared_does_not_hide_what_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_fails_does_not_hide_what_is_done_and_what_is_refused_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, begun: bool
 ) -> None:
-    def fails(*_args: object, **_options: object) -> None:
+    def fails(plan: Comparison, *, tell: Callable[[Progress], None], **_options: object) -> None:
+        if begun:
+            tell(Progress(plan.cells()[0], "begins", 0, 1))
         raise DataError("no images in 'flowers'")
 
     rows = make_rows({"biotune": [0.9, 0.8], "full": [0.7, 0.7]})
@@ -63,8 +73,12 @@ def test_what_cannot_be_prepared_does_not_hide_what_is_done(
     ran = CliRunner().invoke(cli, line)
     assert ran.exit_code == 2
     assert ran.stderr == "Error: no images in 'flowers'\n"
-    path = json.loads(ran.stdout)["path"]
-    assert (tmp_path / path).is_file()
+    said = [json.loads(line) for line in ran.stdout.splitlines()]
+    if begun:
+        assert (tmp_path / said[-1]["path"]).is_file()
+    else:
+        assert said == []
+        assert list(tmp_path.glob("biotune-out/*/*")) == []
 
 
 @pytest.mark.parametrize("source", ["--from", "--data"])

@@ -356,6 +356,10 @@ def test_several_objectives_are_refused_in_one_line() -> None:
 def test_infinite_values_are_left_out() -> None:
     figure = figures.search_history(study_of([{"value": math.inf}, {"value": 0.5}]))
     assert list(trace(figure, "trial").y) == [0.5]
+    study = study_of([{"value": math.inf}])
+    assert verdict(as_view(study)).headline == "No trial has a finite value yet."
+    with pytest.raises(NothingToShow, match="No trial has a finite value yet, so there is no hist"):
+        figures.search_history(study)
 
 
 @pytest.fixture(scope="module")

@@ -143,6 +143,10 @@ def test_the_study_of_another_major_version_is_refused(setup: Setup, tmp_path: P
         ({"preset": "best"}, "'best'"),
         ({"val_fraction": 1.0}, "val_fraction 1.0"),
         ({"seed": -1}, "seed -1"),
+        (
+            {"seed": 2**63},
+            "seed 9223372036854775808 is too large; give at most 9223372036854775807",
+        ),
         ({"preset": "paper", "scheme": "kfold", "n_folds": 2}, "preset 'paper'"),
     ],
 )

@@ -37,7 +37,7 @@ def search_history(study: Study | StudyView, *, max_points: int = MAX_POINTS) ->
     """
     view = as_view(study)
     if not view.complete:
-        raise NothingToShow("No trial is complete yet, so there is no history to draw.")
+        raise NothingToShow(f"{view.none_complete}, so there is no history to draw.")
     generations = {generation(t) for t in view.complete} - {None}
     figure = make_subplots(
         rows=2 if generations else 1,
@@ -180,7 +180,7 @@ def lineage(study: Study | StudyView, *, max_ancestors: int = MAX_ANCESTORS) -> 
     view = as_view(study)
     winner = view.chosen_trial
     if winner is None or winner.value is None:
-        raise NothingToShow("No trial is complete yet, so nobody has ancestors.")
+        raise NothingToShow(f"{view.none_complete}, so nobody has ancestors.")
     family, total = _ancestors(view, winner, max_ancestors)
     if len(family) < 2:
         role = mark(winner.user_attrs.get("role")).words
