@@ -182,6 +182,8 @@ def class_names(labels: Any, count: int) -> tuple[NDArray[np.int64], tuple[str, 
         raise DataError(f"labels of shape {values.shape} do not fit {count} images")
     if values.dtype.kind == "f" and not _are_whole(values):
         raise DataError("labels are not whole numbers; regression targets cannot be classified")
+    if values.dtype.kind == "O" and all(isinstance(one, (int, np.integer)) for one in values):
+        values = np.array(values.tolist())
     names, indices = np.unique(
         values if values.dtype.kind in "iubf" else values.astype(str), return_inverse=True
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,7 +81,12 @@ def open_manifest(file: str | Path, *, skip_bad_images: bool = False) -> ImageSo
 def _rows(file: Path) -> list[_Row]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
-            reader = csv.reader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+            reader = csv.reader(
+                text,
+                delimiter="\t" if file.suffix.lower() == ".tsv" else ",",
+                skipinitialspace=True,
+                strict=True,  # or a stray quote would take in the rows after it
+            )
             header = [name.strip().lower() for name in next(reader, [])]
             at = _columns(file, header)
             lines = list(_numbered(reader))
@@ -98,6 +104,11 @@ def _rows(file: Path) -> list[_Row]:
         if row.path in seen:
             raise DataError(f"{where}: {row.path!r} is listed in line {seen[row.path]} already")
         seen[row.path] = number
+        if any(cell.strip() for cell in cells[len(header) :]):
+            raise DataError(
+                f"{where} has more cells than the first line has columns; put a text that holds "
+                "a comma or a tab between double quotes"
+            )
         rows.append(row)
     return rows
 
@@ -138,7 +149,8 @@ def _row(line: int, found: list[str], at: dict[str, int], where: str) -> _Row:
     if given and given not in SPLIT_ALIASES:
         raise DataError(f"{where}: split {given!r} is not train, val, test or empty")
     split = SPLIT_ALIASES[given] if given else ""
-    return _Row(line, cells["path"], cells["label"], split, cells.get("group", ""))
+    label, group = (unicodedata.normalize("NFC", cells.get(one, "")) for one in ("label", "group"))
+    return _Row(line, cells["path"], label, split, group)
 
 
 def _as_numbers(labels: list[str]) -> list[str] | list[int]:

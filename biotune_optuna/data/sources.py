@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from biotune_optuna.data.arrays import open_array, open_digits, open_sequence
 from biotune_optuna.data.folder import open_folder
@@ -64,6 +67,8 @@ def _open(data: Any, labels: Any, skip_bad_images: bool) -> ImageSource:
         return _open_in_memory(data, labels, skip_bad_images)
     if labels is not None:
         raise DataError(f"labels are given together with {str(data)!r}, which has its own")
+    if not os.fspath(data):
+        raise DataError("the name of the data is empty; give a folder, a CSV file or a data set")
     name = str(data)
     path = path_of(name)
     if isinstance(data, str):
@@ -88,6 +93,8 @@ def _open_in_memory(data: Any, labels: Any, skip_bad_images: bool) -> ImageSourc
         if labels is not None:
             raise DataError(f"labels are given together with {data.name!r}, which has its own")
         return data
+    if isinstance(data, np.ndarray) and data.ndim == 1 and data.dtype.kind in "UO":
+        data = data.tolist()  # of paths or pictures
     if hasattr(data, "__array_interface__") or hasattr(data, "detach"):
         return open_array(data, labels)
     if isinstance(data, Sequence) and len(data):

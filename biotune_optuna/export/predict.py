@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from biotune_optuna.data.decode import (
@@ -28,12 +27,13 @@ from biotune_optuna.data.loaders import DeviceImages, PixelStore
 from biotune_optuna.data.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.files import replace_text
-from biotune_optuna.finetune.device import amp_dtype, kernels, resolve_device
+from biotune_optuna.finetune.device import amp_dtype, channels_last, kernels, resolve_device
 from biotune_optuna.finetune.inference import probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import torch
     from numpy.typing import NDArray
     from torch import nn
 
@@ -102,10 +102,8 @@ class Exported:
         device: str | torch.device = "auto",
     ) -> None:
         self.device = resolve_device(device)
-        memory: dict[str, Any] = (
-            {"memory_format": torch.channels_last} if preprocessing.channels_last else {}
-        )
-        self.model = model.to(device=self.device, **memory).eval()
+        model = model.to(self.device).eval()
+        self.model = channels_last(model) if preprocessing.channels_last else model
         self.name = name
         self.classes = tuple(classes)
         self.preprocessing = preprocessing
@@ -292,7 +290,8 @@ def _named(images: Any) -> Iterator[tuple[str, Any]]:
     number = 0
     for item in images:
         if isinstance(item, str | os.PathLike):
-            for path in _files(Path(item)):
+            # Path("") is the working directory, which nobody means who gives an empty name.
+            for path in _files(Path(item)) if os.fspath(item) else [Path()]:
                 yield str(path), path
                 number += 1
         else:

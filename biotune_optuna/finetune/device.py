@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 
@@ -22,6 +22,7 @@ __all__ = [
     "PeakMemory",
     "amp_dtype",
     "autocast",
+    "channels_last",
     "full_precision",
     "isolated_randomness",
     "kernels",
@@ -35,8 +36,21 @@ ONE_AT_A_TIME = threading.RLock()
 generator, which a process has but one of, and a trainer has but one network."""
 
 _MIB = 2**20
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
 # the last is what cuDNN and cuBLAS say: CUDNN_STATUS_ALLOC_FAILED
 _OOM_PHRASES = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+
+
+def channels_last(model: _Module) -> _Module:
+    """Puts a model's tensors of four dimensions into the memory format ``torch.channels_last``.
+
+    ``model.to(memory_format=...)`` fails at those of five, which the lambda layers of timm have.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return model
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:

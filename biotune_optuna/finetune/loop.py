@@ -20,7 +20,7 @@ from biotune_optuna.finetune.device import (
     release_memory,
 )
 from biotune_optuna.finetune.inference import probabilities
-from biotune_optuna.finetune.optim import Schedule, build_optimizer
+from biotune_optuna.finetune.optim import Schedule, build_optimizer, carry_state, with_base
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 
 if TYPE_CHECKING:
@@ -123,15 +123,14 @@ class Run:
         Parameters that go on training keep their optimiser state; newly freed ones join with none.
         """
         old = self.optimizer
+        known = set().union(*(one.state for one in with_base(old)))
         groups = []
         for group in recipe.apply(self.model):  # fused kernels want all of a group in one state
             for joins in (False, True):
-                params = [p for p in group["params"] if (p not in old.state) == joins]
+                params = [p for p in group["params"] if (p not in known) == joins]
                 groups += [{**group, "params": params, "joins": joins}] if params else []
         self.use_groups(groups)
-        for parameter, state in old.state.items():
-            if parameter.requires_grad:
-                self.optimizer.state[parameter] = state
+        carry_state(old, self.optimizer)
         self.recipe = recipe
         self._find_modes()
         self._count_parameters()

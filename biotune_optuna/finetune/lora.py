@@ -106,8 +106,9 @@ class _Whole(Tactic):
 def adaptable_layers(trainer: Trainer) -> list[str]:
     """Paths of the layers that get adapters.
 
-    These are the linear layers and the ungrouped convolutions outside the last block, but for those
-    that standardise their weight.
+    These are the linear layers and the ungrouped, undilated convolutions outside the last block,
+    but for those that standardise their weight. (peft's adapter beside a dilated convolution is not
+    dilated, and its output has another size.)
 
     Raises:
         ModelError: If there is none.
@@ -116,7 +117,8 @@ def adaptable_layers(trainer: Trainer) -> list[str]:
     found = [
         path
         for path, module in trainer.model.named_modules()
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+        if isinstance(module, nn.Linear)
+        or (isinstance(module, nn.Conv2d) and module.groups == 1 and module.dilation == (1, 1))
         if _STANDARDISED not in type(module).__name__ and f"{path}.weight" not in head
     ]
     if not found:

@@ -36,18 +36,46 @@ def build_optimizer(
         device: Where the parameters live; decides whether a fused kernel is used.
 
     Raises:
-        BioTuneError: If the name is unknown.
+        BioTuneError: If the name is unknown, or the optimiser needs what is not here.
     """
     check_optimizer(name)
     create: Any = _timm("optim").create_optimizer_v2
     fused = {"fused": True} if name.lower() in _FUSED and device.type in _FUSED_DEVICES else {}
     # every group states its rate; this one is timm's required default and is never used
-    optimizer: torch.optim.Optimizer = create(
-        _merged(groups), opt=name, lr=groups[0]["lr"], **fused
-    )
+    try:
+        optimizer: torch.optim.Optimizer = create(
+            _merged(groups), opt=name, lr=groups[0]["lr"], **fused
+        )
+    except (AssertionError, ImportError) as error:  # it needs a GPU, or another package
+        raise BioTuneError(
+            f"optimizer {name!r} cannot be used here: {error or type(error).__name__}; choose "
+            "another, such as adamw"
+        ) from None
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def with_base(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """The optimiser, and the one that it steers, as Lookahead does."""
+    base = getattr(optimizer, "_base_optimizer", None)
+    return [optimizer] if base is None else [optimizer, *with_base(base)]
+
+
+def carry_state(old: torch.optim.Optimizer, new: torch.optim.Optimizer) -> None:
+    """Gives a new optimiser what an old one of the same kind remembers.
+
+    That is the state of each parameter that still trains, and what some (LAMB, Adan) keep of a
+    whole group, such as the number of its steps; groups of parameters without state keep nothing.
+    """
+    for before, after in zip(with_base(old), with_base(new), strict=True):
+        group_of = {p: group for group in before.param_groups for p in group["params"]}
+        for group in after.param_groups:
+            kept = [p for p in group["params"] if p in before.state]
+            after.state.update({p: before.state[p] for p in kept})
+            known = [p for p in group["params"] if p in group_of]
+            for key, value in (group_of[known[0]] if known else {}).items():
+                group.setdefault(key, value)
 
 
 def _merged(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

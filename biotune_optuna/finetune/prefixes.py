@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.cut import close, find_cut
 from biotune_optuna.finetune.device import (
     autocast,
@@ -271,9 +272,19 @@ def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Copies values into a model's parameters and buffers; leaves it in eval mode."""
+    """Copies values into a model's parameters and buffers; leaves it in eval mode.
+
+    Raises:
+        ModelError: One of them has another shape by now: copied all the same, its values would be
+            repeated along it.
+    """
     with torch.no_grad():
         for name, tensor in all_tensors(model).items():
+            if tensor.shape != values[name].shape:
+                raise ModelError(
+                    f"{name} of {type(model).__name__} has changed its shape while it ran, from "
+                    f"{tuple(values[name].shape)} to {tuple(tensor.shape)}; choose another model"
+                )
             tensor.copy_(values[name])
     fresh_eval(model)
 

@@ -117,7 +117,7 @@ class Unfreezing(RateMethod):
         if phases == 1:
             return [full]
         others = len(full.blocks) - 1
-        at_once = math.ceil(others / (phases - 1))
+        at_once = max(1, math.ceil(others / (phases - 1)))
         found = []
         for count in [*range(0, others, at_once), others]:
             joined = range(count) if self.from_input else range(others - count, others)

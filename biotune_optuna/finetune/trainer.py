@@ -17,6 +17,7 @@ from biotune_optuna.finetune.batches import Loss, Order, class_weights, mixer
 from biotune_optuna.finetune.device import (
     ONE_AT_A_TIME,
     amp_dtype,
+    channels_last,
     isolated_randomness,
     kernels,
     resolve_device,
@@ -321,9 +322,15 @@ def _place(model: nn.Module, device: torch.device, images: Images) -> nn.Module:
     sample = images.batch(np.zeros(2, dtype=np.int64))
     if sample.device != device:
         raise DataError(f"the images are on {sample.device} and training is on {device}")
+    model = model.to(device)
     if sample.is_contiguous(memory_format=torch.channels_last):
-        return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-    return model.to(device)
+        model = channels_last(model)
+    # Some networks make a buffer to the images' size when they first see one: not within a run.
+    fresh_eval(model)
+    with torch.no_grad():
+        model(sample)
+    fresh_eval(model)
+    return model
 
 
 def _derived(seed: int, purpose: int) -> int:

@@ -22,6 +22,7 @@ logger = logging.getLogger("biotune_optuna.models")
 # Where training scripts put the state dict inside a checkpoint; averaged weights first, as timm.
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
 _WRAPPERS = ("module.", "_orig_mod.")
+_COUNTER = ".num_batches_tracked"  # old files lack it, and the usual BatchNorm has no use for it
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -37,14 +38,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ModelError: If the file does not exist, cannot be looked up or holds anything but tensors.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     check_lookup(path, ModelError)
     if not path.is_file():
         raise ModelError(
             f"weights {str(path)!r}: no such file; give 'auto', 'hub', 'none' "
             "or a .safetensors or .pth file"
         )
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -99,7 +100,8 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], described: str) ->
     replaced = _replaced_head(model, state, target)
     if replaced:
         logger.info("new classifier: %s had another size in %s", ", ".join(replaced), described)
-    model.load_state_dict({k: target[k] if k in replaced else state[k] for k in target})
+    own = {k: value for k, value in target.items() if k in replaced or k not in state}
+    model.load_state_dict({k: own[k] if k in own else state[k] for k in target})
     return not replaced
 
 
@@ -112,7 +114,9 @@ def _misfits(
         for key, value in target.items()
         if key in state and key not in replaced and state[key].shape != value.shape
     ]
-    missing = [f"{key} is missing" for key in target if key not in state]
+    missing = [
+        f"{key} is missing" for key in target if key not in state and not key.endswith(_COUNTER)
+    ]
     unknown = [f"{key} is unknown" for key in state if key not in target]
     return wrong + missing + unknown
 

@@ -58,6 +58,32 @@ def test_labels_in_numeric_order() -> None:
     assert open_source(COLOUR, labels=[10.0, 9.0, 10.0, 2.0]).classes == ("2", "9", "10")
 
 
+def test_whole_numbers_that_numpy_keeps_as_objects_are_in_numeric_order() -> None:
+    labels = np.array([10, 5, 0, 10], dtype=object)
+    source = open_source(np.zeros((4, 8, 8), dtype=np.uint8), labels=labels)
+    assert source.classes == ("0", "5", "10")
+    assert source.labels.tolist() == [2, 1, 0, 2]
+
+
+def test_an_array_of_paths_is_a_list_of_paths(tmp_path: Path) -> None:
+    names = []
+    for seed in range(4):
+        names.append(str(tmp_path / f"{seed}.png"))
+        picture(seed).save(names[-1])
+    for kind in (np.array(names), np.array(names, dtype=object)):
+        assert open_source(kind, labels=[0, 1, 0, 1]).fingerprint == (
+            open_source(names, labels=[0, 1, 0, 1]).fingerprint
+        )
+
+
+def test_an_empty_name_is_not_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="the name of the data is empty; give a folder"):
+        open_source("")
+
+
 def test_labels_too_large_for_whole_numbers_stay_apart() -> None:
     source = open_source(COLOUR, labels=[1e20, 9e19, 1e20, 3.0])
     assert source.classes == ("3.0", "9e+19", "1e+20")

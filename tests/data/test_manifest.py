@@ -54,6 +54,14 @@ def test_tabs(root: Path) -> None:
     assert open_source(write(root, text, "list.tsv")).classes == ("a, b", "c")
 
 
+def test_a_space_before_a_quote_and_accents_taken_apart_are_the_same_label(root: Path) -> None:
+    labels = ["é, big", "e\u0301, big", "small"]
+    lines = [f'shots/00{i}.png, "{label}"' for i, label in enumerate(labels)]
+    source = open_source(write(root, "\n".join(["path,label", *lines])))
+    assert source.classes == ("small", "é, big")
+    assert source.labels.tolist() == [1, 1, 0]
+
+
 def test_numbers_beyond_64_bits_are_names(root: Path) -> None:
     text = f"path,label\nshots/000.png,{2**63}\nshots/001.png,{2**63 + 1}\nshots/002.png,-1\n"
     assert open_source(write(root, text)).classes == ("-1", str(2**63), str(2**63 + 1))
@@ -85,6 +93,18 @@ def test_row_order_does_not_matter(root: Path) -> None:
             "line 4: 'shots/000.png' is listed in line 2 already",
         ),
         ("path,label\n\n\nshots/000.png,a\n ,b\n", "list.csv line 5: path is empty"),
+        (
+            'path,label\nshots/000.png,a\nshots/001.png,"b\nshots/002.png,b\n',
+            "list.csv' is no UTF-8 CSV file: unexpected end of data",
+        ),
+        (
+            'path,label\nshots/000.png,a\n"shots/001.png,b\nshots/002.png,"b"\n',
+            "list.csv' is no UTF-8 CSV file: ',' expected after '\"'",
+        ),
+        (
+            "path,label\nshots/000.png,cat, big\nshots/001.png,cat, small\n",
+            "list.csv line 2 has more cells than the first line has columns; put a text that",
+        ),
         (
             'path,label,note\r\nshots/000.png,a,"two\r\nlines"\r\n\r\n../x.png,"b\r\nc"\r\n',
             "list.csv line 5: '../x.png' leads out",

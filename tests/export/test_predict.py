@@ -35,6 +35,13 @@ def test_predictions_equal_those_in_memory_to_the_bit(tuned, exported):
     assert len(np.unique(probabilities(found)[:, 0])) > 3  # no constant model
 
 
+def test_an_empty_path_is_no_folder(tuned, exported, monkeypatch):
+    monkeypatch.chdir(tuned["paths"][0].parent)
+    found = load_exported(exported, device="cpu").predict(["", tuned["paths"][0]])
+    assert [one.error is None for one in found] == [False, True]
+    assert len(load_exported(exported, device="cpu").predict(".")) > 1
+
+
 def test_another_batch_size_gives_the_same_but_for_rounding(tuned, exported):
     found = load_exported(exported, device="cpu").predict(tuned["paths"], batch_size=1)
     np.testing.assert_allclose(probabilities(found), tuned["probabilities"], atol=1e-5)

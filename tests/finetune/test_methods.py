@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune import rgn, rivals
 from biotune_optuna.finetune.methods import METHODS, get_method
+from biotune_optuna.finetune.optim import build_optimizer, with_base
 from biotune_optuna.finetune.results import StopTraining
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.recipe import Recipe
@@ -156,6 +158,36 @@ def test_unfreezing_keeps_the_state_of_what_trained_already_and_hurries_when_epo
     trainer.fit(full, *split, seed=0, tactic=Spy(method.recipes(full, 3), 1))
     per_epoch = 3  # 40 images in batches of 16
     assert states == [(0, 0), (per_epoch, per_epoch), (2 * per_epoch, 2 * per_epoch)]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "adan", "lookahead_adamw"])
+def test_unfreezing_keeps_what_an_optimiser_remembers_of_a_group_or_below_it(
+    images, split, optimizer
+):
+    trainer = make_trainer(images, epochs=2, optimizer=optimizer)
+    recipes = METHODS["unfreeze-last-first"].recipes(Recipe.full(trainer.blocks, lr=1e-3), 2)
+    remembered = []
+
+    class Spy(rivals._Phases):
+        def before_epoch(self, run, epoch):
+            super().before_epoch(run, epoch)
+            head = run.model.get_parameter("fc.weight")
+            base = with_base(run.optimizer)[-1]
+            (group,) = [g for g in base.param_groups if any(p is head for p in g["params"])]
+            steps = {**group, **base.state.get(head, {})}.get("step", 0)
+            moments = [v for v in base.state.get(head, {}).values() if getattr(v, "ndim", 0)]
+            remembered.append((int(steps), any(bool(m.any()) for m in moments)))
+
+    trainer.fit(recipes[0], *split, seed=0, tactic=Spy(recipes, 1))
+    assert remembered == [(0, False), (3, True)]  # 40 images in batches of 16
+
+
+def test_an_optimiser_that_needs_another_package_is_named():
+    if importlib.util.find_spec("apex"):
+        pytest.skip("the package is here")
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1e-3, "weight_decay": 0.0}]
+    with pytest.raises(BioTuneError, match="optimizer 'fusedadam' cannot be used here: "):
+        build_optimizer(groups, "fusedadam", torch.device("cpu"))
 
 
 def test_patience_waits_until_all_blocks_train(images, split):

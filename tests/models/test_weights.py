@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from biotune_optuna.errors import ModelError
 from biotune_optuna.models import create_model, hub, packages, reset_head
 from biotune_optuna.models.blocks import output_layers
+from biotune_optuna.models.states import read_state_dict
 from biotune_optuna.models.weights import meta_model, trunk_fingerprint
 
 SMALL = "test_resnet"  # timm's own small test network, 3 stages
@@ -71,6 +72,24 @@ def test_wrapped_safetensors_are_unwrapped(checkpoint, tmp_path, wrapper):
     state = {f"{wrapper}{key}": value for key, value in checkpoint.items()}
     path = write(state, tmp_path / "w.safetensors")
     assert_trunk_equal(create_model(SMALL, num_classes=3, weights=path).model, checkpoint)
+
+
+def test_a_file_without_the_counters_of_batch_norm_fits(checkpoint, tmp_path):
+    old = {key: v for key, v in checkpoint.items() if not key.endswith("num_batches_tracked")}
+    assert len(old) < len(checkpoint)
+    loaded = create_model(SMALL, num_classes=7, weights=write(old, tmp_path / "old.pth"))
+    state = loaded.model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in old.items())
+    del old["layer1.0.bn1.running_mean"]
+    with pytest.raises(ModelError, match=r": layer1\.0\.bn1\.running_mean is missing$"):
+        create_model(SMALL, num_classes=7, weights=write(old, tmp_path / "less.pth"))
+
+
+def test_weights_are_found_at_home_and_by_capital_letters(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tensors = {"a": torch.ones(2)}
+    save_file(tensors, tmp_path / "W.SAFETENSORS")
+    assert torch.equal(read_state_dict("~/W.SAFETENSORS")["a"], tensors["a"])
 
 
 def test_head_and_fingerprint_depend_on_seed_and_trunk_alone(checkpoint, tmp_path):
