@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from biotune_optuna.errors import BioTuneError
+from biotune_optuna.models.states import one_line
 
 if TYPE_CHECKING:
     from biotune_optuna.finetune.settings import TrainSettings
@@ -48,8 +49,8 @@ def build_optimizer(
         )
     except (AssertionError, ImportError) as error:  # it needs a GPU, or another package
         raise BioTuneError(
-            f"optimizer {name!r} cannot be used here: {error or type(error).__name__}; choose "
-            "another, such as adamw"
+            f"optimizer {name!r} cannot be used here: {one_line(error)}; choose another, such as "
+            "adamw"
         ) from None
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]

@@ -87,12 +87,12 @@ class Search:
 
     def look(self, study: optuna.Study) -> None:
         """Reads the trials and folds in what changed."""
-        self._load_config(study)
         pending = self._history.pending if self._history is not None else ()
         trials = claims.read_trials(study, self._trials, pending)
         if _are_of_another_study(self._trials, trials):
             self._config = self._drawn = self._history = None
-            self._load_config(study)
+        # After the trials: without a configuration then, none of their claims is this search's.
+        self._load_config(study)
         config = self._config or self._wanted
         if self._history is None or self._history.first != config.first:
             names = None if config.space is None else config.space.names

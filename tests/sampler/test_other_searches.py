@@ -10,10 +10,12 @@ from sampler_kit import make_sampler, make_space
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.sampler import BioTuneSampler, slot_of
+from biotune_optuna.slots import claims
 from biotune_optuna.slots.claims import CONFIG_KEY
 from biotune_optuna.study.storage import open_storage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from optuna.storages import BaseStorage
@@ -55,6 +57,36 @@ def test_added_trials_of_a_search_fill_no_slots(n_added: int) -> None:
     )
     assert begin(ours) == begin(foreign_copy)
     assert begin(foreign)[0] == (0, 0, "initial")
+
+
+def test_a_claim_published_while_another_looks_is_seen_or_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    first, second = (
+        optuna.create_study(
+            study_name="s", storage=storage, sampler=make_sampler(space=SPACE), load_if_exists=True
+        )
+        for _ in range(2)
+    )
+    below = storage.create_new_trial(first._study_id)  # its worker is about to claim
+    waiting = [below]
+
+    def finishing_the_first(read: Callable[..., object]) -> Callable[..., object]:
+        def read_and_finish(*arguments: object) -> object:
+            found = read(*arguments)
+            found = list(found) if isinstance(found, list) else found
+            if waiting:
+                trial = optuna.trial.Trial(first, waiting.pop())
+                first.tell(trial, objective(trial))
+            return found
+
+        return read_and_finish
+
+    for name in ("read_trials", "study_config"):
+        monkeypatch.setattr(claims, name, finishing_the_first(getattr(claims, name)))
+    trial = second.ask()
+    assert [slot_of(one).index for one in (first.trials[0], trial)] == [0, 1]
 
 
 def test_a_copied_study_goes_on_in_its_generation() -> None:
