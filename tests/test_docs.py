@@ -158,3 +158,32 @@ def test_ranks_over_both_tables_are_told_as_they_are() -> None:
     steady = [row for row in rows if (row.data, row.repeat) != ("dtd10", 5)]
     ranks = summarise(steady).ranks
     assert f"has {ranks['lora']:.1f}, BioTune {ranks['biotune']:.1f};" in " ".join(page.split())
+
+
+def test_equal_budgets_are_told_as_they_are() -> None:
+    from biotune_optuna.compare import read_csv
+    from biotune_optuna.compare.statistics import mean_ranks
+
+    scores: dict[tuple[str, str], list[float]] = {}
+    for row in read_csv(ROOT / "studies" / "results.csv"):
+        scores.setdefault((row.data, row.method), []).append(row.score)
+    sets = ("hymenoptera", "pneumoniamnist", "usps")
+    section = (ROOT / "docs" / "results.md").read_text().partition("### With the same budget")[2]
+    section = section.partition("\n### ")[0]
+    names = {
+        "BioTune": "biotune",
+        "full fine-tuning, the same image passes": "full@budget",
+        "LoRA, the same image passes": "lora@budget",
+        "layer-wise decay, the same image passes": "layer-decay@budget",
+        "probe, then full fine-tuning, the same image passes": "lp-ft@budget",
+    }
+    means = {m: [sum(scores[s, m]) / len(scores[s, m]) for s in sets] for m in names.values()}
+    for words, method in names.items():
+        assert f"| {words} | " + " | ".join(f"{mean:.3f}" for mean in means[method]) in section
+    by_set = [{method: row[i] for method, row in means.items()} for i in range(len(sets))]
+    ranks = mean_ranks(by_set)
+    best = [method for method, rank in ranks.items() if rank == pytest.approx(min(ranks.values()))]
+    assert set(best) == {"biotune", "lora@budget", "layer-decay@budget"}
+    assert f"a mean rank of {ranks['biotune']:.1f}, which LoRA and layer-wise" in " ".join(
+        section.split()
+    )
