@@ -318,7 +318,7 @@ class Trainer:
 
 
 def _place(model: nn.Module, device: torch.device, images: Images) -> nn.Module:
-    """Moves a model to a device, in the memory format of the images."""
+    """Moves a model to a device, in the memory format of the images, and shows it one batch."""
     sample = images.batch(np.zeros(2, dtype=np.int64))
     if sample.device != device:
         raise DataError(f"the images are on {sample.device} and training is on {device}")

@@ -148,6 +148,7 @@ class Journal(JournalStorage):
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
+        self._file._is_locked = False  # by a thread of the process that this one was forked from
         _journals.add(self)
 
 

@@ -96,6 +96,18 @@ def test_a_queued_trial_is_taken_by_one_of_the_children(tmp_path: Path) -> None:
     assert dict([answers.get(), answers.get()]) == {"first": True, "late": False}
 
 
+def test_a_child_forked_from_a_writer_locks_for_itself(tmp_path: Path) -> None:
+    journal = open_storage(str(tmp_path / "study.log"))._backend
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=lambda: answers.put(journal._file._is_locked))
+    with journal._file.alone():
+        assert journal._file._is_locked
+        child.start()
+    child.join()
+    assert answers.get() is False
+
+
 @pytest.mark.parametrize(
     "content",
     [
