@@ -8,51 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pytest
+from cli_kit import TINY, fails, tree, tune
 from click.testing import CliRunner
-from PIL import Image
 from tiny import tiny_spec
 
 from biotune_optuna.cli import cli
 from biotune_optuna.study.study import create_study
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BIOTUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("BIOTUNE_STORAGE", raising=False)
-    return tmp_path
-
-
-def tree(root: Path, classes: dict[str, int], size: int = 16) -> Path:
-    rng = np.random.default_rng(0)
-    for label, count in classes.items():
-        (root / label).mkdir(parents=True)
-        for i in range(count):
-            pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / label / f"{i}.png")
-    return root
-
-
-def fails(*args: str) -> str:
-    """The one line that a failing command prints."""
-    result = CliRunner().invoke(cli, list(args))
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    *before, last = result.stderr.splitlines()
-    assert last.startswith("Error: "), result.output
-    assert not any(line.startswith("Error: ") for line in before), result.output
-    return last.removeprefix("Error: ")
-
-
-TINY = ("--model", "test_efficientnet", "--weights", "none", "--image-size", "32", "--epochs", "1")
-
-
-def tune(data: Path | str, *args: str) -> str:
-    return fails("tune", "--data", str(data), *TINY, "--trials", "2", *args)
 
 
 def test_no_such_folder(home: Path) -> None:
@@ -89,12 +52,6 @@ def test_an_unknown_model_gets_the_nearest_names(home: Path) -> None:
     assert "resnet5o" in message
     assert "resnet50" in message
     assert "resnet50" in fails("blocks", "resnet5o")
-
-
-def test_the_fewest_blocks_are_the_same_everywhere() -> None:
-    assert "2 is not in the range x>=3" in fails("blocks", "resnet18", "--max-blocks", "2")
-    assert "2 is not in the range x>=3" in tune("digits", "--max-blocks", "2")
-    assert CliRunner().invoke(cli, ["blocks", "resnet18", "--max-blocks", "3"]).exit_code == 0
 
 
 def test_weights_of_another_architecture_are_listed(home: Path) -> None:
@@ -160,59 +117,6 @@ def test_zero_trials(home: Path) -> None:
     assert "--trials 0" in message
 
 
-def test_training_settings_are_read_or_refused(home: Path) -> None:
-    from biotune_optuna.cli.spec import make_spec
-
-    spec = make_spec(
-        preset="default",
-        settings=(
-            "label_smoothing=0.1",
-            "class_weights=balanced",
-            "patience=None",
-            "augment=none",
-            "deterministic=False",
-        ),
-        data="digits",
-        model="resnet18",
-        epochs=7,
-        seeds=None,
-        folds=3,
-    )
-    assert (spec.train.label_smoothing, spec.train.class_weights) == (0.1, "balanced")
-    assert (spec.train.patience, spec.train.epochs) == (None, 7)
-    assert (spec.train.deterministic, spec.train.augment) == (False, "none")
-    assert (spec.n_seeds, spec.n_folds) == (1, 3)
-    data = tree(home / "data", {"cat": 9, "dog": 9})
-    assert "'colour'" in tune(data, "--set", "colour=red")
-    assert "batch_size -3" in tune(data, "--set", "batch_size=-3")
-    assert "NAME=VALUE" in tune(data, "--set", "epochs")
-    assert "compile 'no' is neither true nor false" in tune(data, "--set", "compile=no")
-    assert "'beauty'" in tune(data, "--metric", "beauty")
-
-
-def test_the_papers_protocol_is_a_preset_that_options_change() -> None:
-    from biotune_optuna import StudySpec
-    from biotune_optuna.cli.spec import make_spec
-
-    given = {"data": "digits", "model": "resnet18", "folds": None}
-    spec = make_spec(preset="paper", settings=(), **given, seeds=None, epochs=None)
-    assert spec == StudySpec.paper(data="digits", model="resnet18")
-    spec = make_spec(preset="paper", settings=("grad_clip=1.0",), **given, seeds=2, epochs=7)
-    assert (spec.preset, spec.n_folds, spec.n_seeds) == ("paper", 2, 2)
-    paper = StudySpec.paper(data="d", model="m").train
-    assert spec.train == dataclasses.replace(paper, epochs=7, grad_clip=1.0)
-
-
-def test_nothing_is_said_twice() -> None:
-    message = tune("digits", "--set", "epochs=5")
-    assert "epochs is given twice, as 1 and with --set as 5" in message
-    assert "augment is given twice" in tune("digits", "--augment", "flip", "--set", "augment=none")
-    twice = ("--set", "patience=2", "--set", "patience=3")
-    assert "patience is given twice, as 2 and with --set as 3" in tune("digits", *twice)
-    message = tune("digits", "--val-size", "20", "--val-fraction", "0.1")
-    assert "--val-size 20 and --val-fraction 0.1 both say how many images" in message
-
-
 def test_an_unknown_method_gets_the_known_ones() -> None:
     message = fails("baseline", "prayer", "--data", "digits", *TINY)
     assert "'prayer'" in message
@@ -272,20 +176,6 @@ def test_the_demo_is_a_job_like_any_other(monkeypatch: pytest.MonkeyPatch) -> No
         "demo", module.DEMO_TRIALS, Path("elsewhere/demo"), "plain",
     )  # fmt: skip
     assert (job.spec.data, job.spec.seed) == ("digits", 3)
-
-
-def test_the_usual_number_of_trials_is_told() -> None:
-    assert "[default: 60;" in CliRunner().invoke(cli, ["tune", "--help"]).output
-
-
-def test_times_are_read_or_refused() -> None:
-    from biotune_optuna.cli.options import DURATION
-
-    assert DURATION.convert("20m", None, None) == 1200
-    assert DURATION.convert("1h30m", None, None) == 5400
-    assert DURATION.convert("90", None, None) == 90
-    assert "soon" in fails("tune", "--data", "x", *TINY, "--timeout", "soon")
-    assert "0s" in fails("tune", "--data", "x", *TINY, "--timeout", "0s")
 
 
 def test_looking_at_studies_that_are_not_there(home: Path) -> None:

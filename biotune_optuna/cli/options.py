@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,11 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     FloatType = click.ParamType[float]
+    RangeType = click.ParamType["float | tuple[float, float]"]
 else:  # in older releases of click it is not generic
-    FloatType = click.ParamType
+    FloatType = RangeType = click.ParamType
 
 __all__ = [
     "DURATION",
+    "Rates",
     "device_option",
     "display_option",
     "out_option",
@@ -51,6 +54,39 @@ class Duration(FloatType):
 
 
 DURATION = Duration()
+
+
+class Rates(RangeType):
+    """A rate, or the bounds it is searched in: ``1e-3`` or ``1e-4,3e-3``.
+
+    Args:
+        zero: Whether the rate may be 0.
+    """
+
+    name = "rates"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self.zero = zero
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | tuple[float, float]:
+        """The rate, or the lower and the upper bound."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        try:
+            numbers = [float(part) for part in value.split(",")]
+        except ValueError:
+            numbers = []
+        if self.zero and numbers == [0.0]:
+            return 0.0
+        if not 1 <= len(numbers) <= 2 or not all(0 < number < math.inf for number in numbers):
+            least = "of at least 0" if self.zero else "above 0"
+            self.fail(f"{value!r} is no rate {least}; write 1e-3, or bounds: 1e-4,3e-3", param, ctx)
+        low, *high = numbers
+        if not high:
+            return low
+        if low >= high[0]:
+            self.fail(f"{value!r} has no low and high bound; write 1e-4,3e-3", param, ctx)
+        return low, high[0]
 
 
 def study_options(command: F) -> F:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from biotune_optuna.cli.options import device_option
+from biotune_optuna.cli.options import Rates, device_option
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 if TYPE_CHECKING:
@@ -59,7 +59,20 @@ _TRAINING = (
         help="Any other field of TrainSettings, such as class_weights=balanced; may be repeated.",
     ),
 )
-_EVALUATION = (
+_SEARCH = (
+    click.option(
+        "--lr",
+        type=Rates(),
+        metavar="RATE|LOW,HIGH",
+        help="Base learning rate, or the bounds it is searched in.  [default: 1e-3,3e-2; paper: "
+        "1e-3]",
+    ),
+    click.option(
+        "--weight-decay",
+        type=Rates(zero=True),
+        metavar="RATE|LOW,HIGH",
+        help="Weight decay, or the bounds it is searched in.  [default: 0.01; paper: 0]",
+    ),
     click.option(
         "--seeds", type=int, help="Trainings per evaluation and fold.  [default: 1; paper: 3]"
     ),
@@ -101,16 +114,16 @@ _RENAMED = {"seeds": "n_seeds", "folds": "n_folds"}
 
 def spec_options(command: F) -> F:
     """All options that define a study."""
-    return _with(command, (*_TASK, *_TRAINING, *_EVALUATION, *_DATA))
+    return _with(command, (*_TASK, *_TRAINING, *_SEARCH, *_DATA))
 
 
 def protocol_options(command: F) -> F:
     """Those that define a study but for its data and model."""
-    return _with(command, (*_TRAINING, *_EVALUATION, *_DATA))
+    return _with(command, (*_TRAINING, *_SEARCH, *_DATA))
 
 
 def baseline_options(command: F) -> F:
-    """Those that define a study but for how a search evaluates its genomes."""
+    """Those that define a study but for how genomes are searched and evaluated."""
     return _with(command, (*_TASK, *_TRAINING, *_DATA))
 
 
