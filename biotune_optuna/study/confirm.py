@@ -20,7 +20,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import report
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.candidates import Candidate, choose, leading
-from biotune_optuna.study.confirm_plan import ConfirmPlan
+from biotune_optuna.study.confirm_plan import ConfirmPlan, further_rate
 from biotune_optuna.study.evidence import bootstrap_interval, paired_test
 from biotune_optuna.study.final import train_finally
 from biotune_optuna.study.fitting import fitting
@@ -196,20 +196,28 @@ class _Confirmation:
         ]
 
     def _tune_rival(self, name: str) -> Candidate:
-        run = self.setup.spec.search_runs()[0]
-        grid = []
-        for rate in self.plan.rates:
-            recipe = self._rival_recipe(name, rate)
-            record = self._train(f"{name} at {rate:g}", "rivals' rates", recipe, run.seed)
-            grid.append({"lr": rate, "value": record["score"]})
-        best = max(grid, key=lambda point: point["value"])
+        scores = {rate: self._rival_score(name, rate) for rate in self.plan.rates}
+        for _ in range(self.plan.more_rates):
+            rate = further_rate(scores)
+            if rate is None:
+                break
+            self.total += 1
+            scores[rate] = self._rival_score(name, rate)
+        rates = sorted(scores)
+        best = max(rates, key=scores.__getitem__)
         return Candidate(
             name=name,
             method=name,
-            recipe=self._rival_recipe(name, best["lr"]),
-            search_value=best["value"],
-            grid=grid,
+            recipe=self._rival_recipe(name, best),
+            search_value=scores[best],
+            grid=[{"lr": rate, "value": scores[rate]} for rate in rates],
         )
+
+    def _rival_score(self, name: str, rate: float) -> float:
+        """The score of one run on the search's first run's seed."""
+        run, recipe = self.setup.spec.search_runs()[0], self._rival_recipe(name, rate)
+        record = self._train(f"{name} at {rate:g}", "rivals' rates", recipe, run.seed)
+        return float(record["score"])
 
     def _rival_recipe(self, name: str, rate: float) -> Recipe:
         make = Recipe.full if name == "full" else Recipe.linear_probe
@@ -393,6 +401,8 @@ def _basis(finished: Sequence[FrozenTrial], plan: ConfirmPlan) -> dict[str, Any]
         "rates": list(plan.rates),
     }
     usual = ConfirmPlan()
+    if plan.more_rates != usual.more_rates:
+        basis["more_rates"] = plan.more_rates
     if (plan.rivals, plan.tolerance) != (usual.rivals, usual.tolerance):
         basis |= {"rivals": list(plan.rivals), "tolerance": plan.tolerance}
     return basis

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.plain import make_plain
 
-__all__ = ["ConfirmPlan"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ConfirmPlan", "further_rate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +23,8 @@ class ConfirmPlan:
         top_k: Recipes of the search that are trained again, default 3.
         n_runs: Fresh seeds for each recipe and rival, default 3.
         rates: Base rates tried for each rival, one run each on the search's first run.
+        more_rates: How many further ones a rival gets at most while its lowest or highest rate is
+            its best, see `further_rate`; default 3.
         mistakes: Test images listed as most confidently wrong.
         rivals: Trained beside the recipes, and a possible winner: ``"full"``, ``"linear-probe"``,
             both (default) or neither.
@@ -30,6 +37,7 @@ class ConfirmPlan:
     top_k: int = 3
     n_runs: int = 3
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    more_rates: int = 3
     mistakes: int = 12
     rivals: tuple[str, ...] = ("full", "linear-probe")
     tolerance: float = 1.0
@@ -40,6 +48,8 @@ class ConfirmPlan:
         for name in ("top_k", "n_runs"):
             if getattr(self, name) < 1:
                 raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
+        if self.more_rates < 0:
+            raise StudyError(f"more_rates {self.more_rates} is negative; give 0 or more")
         for name in self.rivals:
             if name not in ("full", "linear-probe"):
                 raise StudyError(f"rival {name!r} is unknown here; choose full or linear-probe")
@@ -47,3 +57,32 @@ class ConfirmPlan:
             raise StudyError(f"tolerance {self.tolerance} is negative; give 0 or more")
         if self.rivals and not self.rates:
             raise StudyError("the rivals need at least one base rate to try")
+
+
+def further_rate(scores: Mapping[float, float]) -> float | None:
+    """The rate to try next where those tried may not reach the best one.
+
+    A network without normalisation layers, for instance, can need a tenth of what others do.
+
+    Args:
+        scores: The score of each rate tried, higher is better.
+
+    Returns:
+        The next lower of …, 1e-4, 3e-4, 1e-3, …, about a third, where none is better than the
+        lowest; the next higher where the highest is better than all others; else None.
+    """
+    rates = sorted(scores)
+    top = max(scores.values())
+    if len(rates) < 2:
+        return None
+    if scores[rates[0]] == top:
+        return _neighbour(rates[0], -1)
+    if all(scores[rate] < top for rate in rates[:-1]):
+        return _neighbour(rates[-1], 1)
+    return None
+
+
+def _neighbour(rate: float, step: int) -> float:
+    """The next rate of 1, 3, 10, 30, … times a power of ten, below or above."""
+    half_decades = round(2 * math.log10(rate)) + step
+    return float(f"{10 ** (half_decades / 2):.0e}")

@@ -35,7 +35,7 @@ def searched(setup: Setup) -> TuningStudy:
     return TuningStudy(study, setup)
 
 
-PLAN = ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2))
+PLAN = ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2), more_rates=0)
 
 
 def test_confirmation_end_to_end(searched: TuningStudy) -> None:
@@ -342,13 +342,6 @@ def test_nothing_to_confirm_is_said(setup: Setup) -> None:
         confirm(empty)
     with pytest.raises(StudyError, match="no confirmed winner"):
         train_winner(empty)
-
-
-def test_bad_plans_are_named() -> None:
-    with pytest.raises(StudyError, match="top_k 0"):
-        ConfirmPlan(top_k=0)
-    with pytest.raises(StudyError, match="base rate"):
-        ConfirmPlan(rates=())
 
 
 def test_the_best_by_value_is_confirmed_whatever_the_model_believes(searched: TuningStudy) -> None:
