@@ -6,7 +6,7 @@ Pure NumPy. Optuna is imported only inside the methods that speak to it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     import optuna
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Genome", "GenomeSpace", "Variant"]
+__all__ = ["USUAL_RATES", "Genome", "GenomeSpace", "Variant"]
 
 Variant = Literal["exponential", "scaled", "normalized", "discriminative"]
 Range = tuple[float, float]
+
+USUAL_RATES: Final = (1e-3, 3e-2)
+"""Bounds of the base learning rate that suit most networks with AdamW."""
 
 THRESHOLD = "gene.threshold"
 LR = "lr"
@@ -105,7 +108,7 @@ class GenomeSpace:
         head_trains: bool = True,
         threshold: Literal["gene"] | float | None = "gene",
         variant: Variant = "exponential",
-        lr: float | Range = (1e-3, 3e-2),
+        lr: float | Range = USUAL_RATES,
         weight_decay: float | Range = 0.0,
     ) -> None:
         self.blocks = tuple(blocks)

@@ -15,6 +15,8 @@ from click.testing import CliRunner
 from tiny import tiny_spec
 
 from biotune_optuna.cli import cli
+from biotune_optuna.study.rates import RateCheck
+from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import create_study
 
 
@@ -101,6 +103,24 @@ def test_a_foreign_model_folder_is_refused_before_the_search(home: Path) -> None
     assert "holds notes.txt" in tune(data, "--out", str(home / "out"))
     (study,) = optuna.get_all_study_summaries(f"sqlite:///{home}/biotune.db")
     assert study.n_trials == 0
+
+
+def test_a_range_of_rates_that_had_to_be_lowered_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lowered(setup: Setup) -> RateCheck:
+        return RateCheck((1e-4, 3e-3), 2.3, ({"lr": 0.0055, "loss": 2.3},), 9, 9, 1.0)
+
+    monkeypatch.setattr("biotune_optuna.study.study.find_rates", lowered)
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    model = home / "biotune-out" / "data-test_efficientnet" / "model"
+    model.mkdir(parents=True)
+    (model / "notes.txt").write_text("mine")  # so that it ends before the search
+    command = ["tune", "--data", str(data), *TINY, "--trials", "2"]
+    said = CliRunner().invoke(cli, command).stderr
+    assert "Base rates are searched between 0.0001 and 0.003: at higher ones" in said
+    said = CliRunner().invoke(cli, [*command, "--study", "own", "--lr", "1e-4,3e-3"]).stderr
+    assert "Base rates" not in said
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

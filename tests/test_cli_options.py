@@ -92,6 +92,8 @@ def test_rates_are_read_or_refused() -> None:
     spec = make_spec(**given, lr=rates.convert("1e-4,3e-3", None, None), weight_decay=0.0)
     assert (spec.lr, spec.weight_decay) == ((1e-4, 3e-3), 0.0)
     assert make_spec(**given, lr=rates.convert("2e-4", None, None)).lr == 2e-4
+    assert make_spec(**given, lr=Rates(auto=True).convert("auto", None, None)).lr == "auto"
+    assert "'auto' is no rate" in tune("digits", "--weight-decay", "auto")
     assert decays.convert("0", None, None) == 0
     for bad in ("0", "-1", "fast", "1e-4,", "1e-4,1e-3,1e-2", "0,1e-3", "nan", "inf", "1e-4,inf"):
         assert f"{bad!r} is no rate above 0; write 1e-3" in tune("digits", "--lr", bad)

@@ -19,6 +19,7 @@ def tiny_spec(**changes: Any) -> StudySpec:
         "val_size": 40,
         "test_fraction": 0.1,
         "n_seeds": 2,
+        "lr": (1e-3, 3e-2),
         "train": TrainSettings(epochs=2, batch_size=20),
     }
     return StudySpec(**(options | changes))

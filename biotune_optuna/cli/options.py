@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     FloatType = click.ParamType[float]
-    RangeType = click.ParamType["float | tuple[float, float]"]
+    RangeType = click.ParamType["float | tuple[float, float] | str"]
 else:  # in older releases of click it is not generic
     FloatType = RangeType = click.ParamType
 
@@ -61,16 +61,17 @@ class Rates(RangeType):
 
     Args:
         zero: Whether the rate may be 0.
+        auto: Whether ``auto`` may stand for bounds.
     """
 
     name = "rates"
 
-    def __init__(self, *, zero: bool = False) -> None:
-        self.zero = zero
+    def __init__(self, *, zero: bool = False, auto: bool = False) -> None:
+        self.zero, self.auto = zero, auto
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> float | tuple[float, float]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | tuple[float, float] | str:
         """The rate, or the lower and the upper bound."""
-        if not isinstance(value, str):
+        if not isinstance(value, str) or (self.auto and value == "auto"):
             return value  # type: ignore[no-any-return]
         try:
             numbers = [float(part) for part in value.split(",")]

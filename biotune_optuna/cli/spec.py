@@ -62,10 +62,10 @@ _TRAINING = (
 _SEARCH = (
     click.option(
         "--lr",
-        type=Rates(),
+        type=Rates(auto=True),
         metavar="RATE|LOW,HIGH",
-        help="Base learning rate, or the bounds it is searched in.  [default: 1e-3,3e-2; paper: "
-        "1e-3]",
+        help="Base learning rate, or the bounds it is searched in; auto: 1e-3,3e-2, or a tenth or "
+        "hundredth of that for a network that learns nothing there.  [default: auto; paper: 1e-3]",
     ),
     click.option(
         "--weight-decay",

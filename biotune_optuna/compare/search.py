@@ -14,7 +14,7 @@ from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.confirm import ConfirmPlan, confirm
 from biotune_optuna.study.setup import split
-from biotune_optuna.study.study import study_of
+from biotune_optuna.study.study import RATES_KEY, study_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,9 +51,12 @@ def run_search(
     Returns:
         The outcome, charged with everything that was trained, and the search's own time.
     """
-    setup = varied(setup, contender.spec)
-    sampler = _sampler(contender, setup, storage, name)
-    study = study_of(setup, storage=storage, name=name, sampler=sampler)
+    study = study_of(
+        varied(setup, contender.spec),
+        storage=storage,
+        name=name,
+        sampler=lambda setup: _sampler(contender, setup, storage, name),
+    )
     study.search(contender.trials or plan.trials, stop=stop)
     stop.check()
     confirmed = confirm(
@@ -78,7 +81,8 @@ def _outcome(study: TuningStudy, confirmed: Mapping[str, Any]) -> Outcome:
         deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
     )
     trained = [t.user_attrs for t in finished if "runs" in t.user_attrs]
-    costs = [*trained, *confirmed["candidates"], final]
+    begun = [study.optuna.user_attrs[RATES_KEY]] if RATES_KEY in study.optuna.user_attrs else []
+    costs = [*trained, *begun, *confirmed["candidates"], final]
     test = next(test for test in confirmed["tests"] if test["name"] == winner["name"])
     return Outcome(
         score=test["score"],

@@ -276,12 +276,19 @@ class StudyView:
     # ---- training --------------------------------------------------------------------------
 
     def passes(self, key: str) -> int:
-        """Image passes of all trainings: the search's, of confirmations and the final ones.
+        """Image passes of all trainings: for bounds of the rate, of search, confirmations and test.
 
         Args:
             key: ``"forward"`` or ``"backward"``.
         """
-        return round(_sum((*(t.user_attrs for t in self.trials), *self._confirming), key))
+        searching = (self.rate_check, *(t.user_attrs for t in self.trials))
+        return round(_sum((*searching, *self._confirming), key))
+
+    @property
+    def rate_check(self) -> Mapping[str, Any]:
+        """What showed between which bounds base rates are searched; empty if that was given."""
+        found = self.user_attrs.get("rates")
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def confirm_seconds(self) -> float:

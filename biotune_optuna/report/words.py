@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.report.figures.cost import time_spent
 from biotune_optuna.report.text import count, duration, method_words, plural
 from biotune_optuna.report.view import generation
@@ -272,6 +273,13 @@ def search_sentences(view: StudyView) -> list[str]:
         f"{plural(view.evaluated, 'recipe')} {'was' if view.evaluated == 1 else 'were'} evaluated"
         f" ({said or 'none yet'}).",
     ]
+    low, high = view.rate_check.get("bounds", (None, None))
+    dead = [f"{run['lr']:.2g}" for run in view.rate_check.get("tried", ())][:-1]
+    if dead and low != USUAL_RATES[0]:
+        sentences.append(
+            f"Base rates were searched between {low:g} and {high:g}: in a short training at"
+            f" {' and at '.join(dead)} the whole network had learned nothing."
+        )
     generations = {generation(t) for t in view.trials} - {None}
     if len(generations) > 1:
         sentences.append(

@@ -12,7 +12,7 @@ import numpy as np
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.settings import TrainSettings
-from biotune_optuna.genome import GenomeSpace, Variant
+from biotune_optuna.genome import USUAL_RATES, GenomeSpace, Variant
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 from biotune_optuna.plain import make_plain
 
@@ -25,7 +25,7 @@ __all__ = ["Run", "StudySpec", "default_name"]
 
 # Where the same thing may be found at another place, or looked for in another way, the study goes
 # on; what it *is* is settled by the fingerprints.
-MAY_CHANGE = frozenset({"data", "weights", "skip_bad_images"})
+MAY_CHANGE = frozenset({"data", "weights", "skip_bad_images", "lr_found"})
 
 _LARGEST_SEED = 2**63 - 1  # a PyTorch generator takes no more than 64 bits
 _SEARCH, _CONFIRM, _FINAL = 1, 2, 3  # streams of run seeds that never meet
@@ -64,7 +64,9 @@ class StudySpec:
         max_blocks: Blocks the model is divided into at most, at least 3, default 16.
         preset: Preset of the search strategy, ``"default"`` or ``"paper"``.
         population_size: Individuals in a generation; None is the preset's.
-        lr: Base learning rate, or the bounds it is searched in; default (1e-3, 3e-2).
+        lr: Base learning rate, or the bounds it is searched in. ``"auto"`` (default) is (1e-3,
+            3e-2), or a tenth or a hundredth of it where full fine-tuning learns nothing in their
+            middle, see `biotune_optuna.study.rates.find_rates`.
         weight_decay: Weight decay, or its bounds; default 0.01.
         head_trains: Whether the head trains whatever its gene says, default True.
         threshold: ``"gene"``, a fixed freezing threshold, or None: nothing is frozen.
@@ -85,7 +87,8 @@ class StudySpec:
         train: How each run trains.
         racing: Whether an evaluation that is clearly beaten gets no further runs.
         seed: Seed of the whole study.
-        fingerprints: ``{"data", "splits", "weights"}``: what was found, filled in by `prepared`.
+        fingerprints: ``{"data", "splits", "weights"}``: what was found, filled in by `prepare`.
+        lr_found: The bounds that ``lr="auto"`` came to, filled in when the study begins.
     """
 
     model: str
@@ -96,7 +99,7 @@ class StudySpec:
     max_blocks: int = DEFAULT_MAX_BLOCKS
     preset: Literal["default", "paper"] = "default"
     population_size: int | None = None
-    lr: float | tuple[float, float] = (1e-3, 3e-2)
+    lr: float | tuple[float, float] | Literal["auto"] = "auto"
     weight_decay: float | tuple[float, float] = 0.01
     head_trains: bool = True
     threshold: Literal["gene"] | float | None = "gene"
@@ -115,6 +118,7 @@ class StudySpec:
     racing: bool = True
     seed: int = 0
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    lr_found: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -126,6 +130,8 @@ class StudySpec:
             raise StudyError(f"seed {self.seed} is too large; give at most {_LARGEST_SEED}")
         if self.image_size is not None:
             _at_least("image_size", self.image_size, 8)
+        if isinstance(self.lr, str) and self.lr != "auto":
+            raise StudyError(f"lr {self.lr!r} is unknown; give a rate, two bounds or auto")
         if self.scheme not in ("holdout", "kfold"):
             raise StudyError(f"scheme {self.scheme!r} is unknown; choose holdout or kfold")
         if self.preset not in ("default", "paper"):
@@ -170,7 +176,7 @@ class StudySpec:
             head_trains=self.head_trains,
             threshold=self.threshold,
             variant=self.variant,
-            lr=self.lr,
+            lr=(self.lr_found or USUAL_RATES) if self.lr == "auto" else self.lr,
             weight_decay=self.weight_decay,
         )
 

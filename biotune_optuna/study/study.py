@@ -15,6 +15,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.plain import plain_value
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.objective import Objective
+from biotune_optuna.study.rates import RateCheck, find_rates
 from biotune_optuna.study.setup import Setup, prepare
 from biotune_optuna.study.spec import StudySpec, default_name
 from biotune_optuna.study.storage import keep_user_attr, open_storage
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 SPEC_KEY = "biotune"
 TOTAL_KEY = "n_trials"
+RATES_KEY = "rates"
 
 Storage = str | os.PathLike[str] | optuna.storages.BaseStorage | None
 
@@ -160,24 +162,29 @@ def study_of(
     *,
     storage: Storage,
     name: str,
-    sampler: optuna.samplers.BaseSampler | None = None,
+    sampler: Callable[[Setup], optuna.samplers.BaseSampler] | None = None,
 ) -> TuningStudy:
     """Creates the study of a setup that is there already, or goes on with it.
+
+    Where the spec leaves the bounds of the learning rate to it, they are found first.
 
     Args:
         setup: Data, model and trainer.
         storage: URL or Optuna storage, as in `create_study`.
         name: The study's name.
-        sampler: What proposes genomes; None is the spec's own.
+        sampler: Makes what proposes genomes; None is the spec's own.
 
     Raises:
         StudyError: If a study of that name has another identity; the field is named.
     """
+    backend = _backend(storage)
+    make = sampler or _sampler
+    setup, check = _settle_rates(setup, _stored_spec(backend, name))
     study = optuna.create_study(
-        storage=_backend(storage),
+        storage=backend,
         study_name=name,
         direction="maximize",
-        sampler=sampler or _sampler(setup),
+        sampler=make(setup),
         pruner=optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
@@ -187,6 +194,11 @@ def study_of(
     own = {"version": __version__, "spec": setup.spec.to_dict()}
     stored = _parse_spec(name, keep_user_attr(study, SPEC_KEY, own))
     _check_same(name, stored, setup.spec, fingerprints=True)
+    if stored is not None and stored.lr_found != setup.spec.lr_found:  # another worker was first
+        setup = _with_rates(setup, stored.lr_found)
+        study.sampler = make(setup)
+    elif check is not None:
+        study.set_user_attr(RATES_KEY, check.to_dict())
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -281,6 +293,21 @@ def _check_same(
     raise StudyError(
         f"study {name!r} exists and is another study: it has {'; '.join(different)}; {cure}"
     )
+
+
+def _settle_rates(setup: Setup, stored: StudySpec | None) -> tuple[Setup, RateCheck | None]:
+    """The setup with bounds of the learning rate, the study's own or found now, and how."""
+    if setup.spec.lr != "auto" or setup.spec.lr_found is not None:
+        return setup, None
+    if stored is not None and stored.lr_found is not None:
+        return _with_rates(setup, stored.lr_found), None
+    check = find_rates(setup)
+    return _with_rates(setup, check.bounds), check
+
+
+def _with_rates(setup: Setup, bounds: tuple[float, float] | None) -> Setup:
+    spec = dataclasses.replace(setup.spec, lr_found=bounds)
+    return dataclasses.replace(setup, spec=spec, space=spec.space(setup.blocks))
 
 
 def _backend(storage: Storage) -> optuna.storages.BaseStorage:

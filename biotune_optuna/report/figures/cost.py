@@ -133,6 +133,7 @@ def time_spent(study: Study | StudyView) -> dict[str, float]:
     view = as_view(study)
     parts = dict.fromkeys(
         (
+            "finding the range of rates",
             "training, trial kept",
             "training, trial stopped early",
             "trials that failed or were stopped",
@@ -141,6 +142,7 @@ def time_spent(study: Study | StudyView) -> dict[str, float]:
         ),
         0.0,
     )
+    parts["finding the range of rates"] = float(view.rate_check.get("seconds", 0.0))
     for trial in view.trials:
         if not trial.state.is_finished():
             continue

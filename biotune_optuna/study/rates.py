@@ -1,0 +1,130 @@
+"""Bounds of the base learning rate that suit the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from biotune_optuna.genome import USUAL_RATES
+from biotune_optuna.recipe import Recipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from biotune_optuna.study.setup import Setup
+
+__all__ = ["RateCheck", "find_rates", "guessing_loss"]
+
+_SCALES: Final = (1.0, 0.1, 0.01)
+_STEPS: Final = 30
+_EPOCHS: Final = 3
+_LEARNED: Final = 0.9  # of the loss of guessing
+
+
+@dataclass(frozen=True)
+class RateCheck:
+    """What the short trainings showed.
+
+    Attributes:
+        bounds: Lower and upper bound of the base learning rate.
+        guess: Training loss of whoever knows no more than how often each class occurs.
+        tried: ``{"lr", "loss"}`` of each short training; the loss is that of its last epoch, None
+            where it was not finite.
+        forward: Image passes forward.
+        backward: Image passes backward.
+        seconds: Wall time.
+    """
+
+    bounds: tuple[float, float]
+    guess: float
+    tried: tuple[dict[str, float | None], ...]
+    forward: int
+    backward: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return dataclasses.asdict(self) | {"bounds": list(self.bounds), "tried": list(self.tried)}
+
+
+def find_rates(setup: Setup) -> RateCheck:
+    """Bounds of the base learning rate in whose middle full fine-tuning learns at all.
+
+    The usual bounds suit networks with normalisation layers. Others, such as VGG, are destroyed by
+    them, and a search that begins with dead networks learns from none of its trials. So the whole
+    network is trained for some 30 steps at the geometric middle of the bounds. Where its training
+    loss stays above nine tenths of that of guessing, the bounds are lowered tenfold, and once more.
+    Where that does not help either, it is not the rate, and the usual bounds are taken.
+
+    Args:
+        setup: Data, model and trainer.
+
+    Returns:
+        The bounds, and what was seen.
+    """
+    settings = setup.spec.train
+    images = _some(setup, most=math.ceil(_STEPS / _EPOCHS) * settings.batch_size)
+    steps = math.ceil(len(images) / settings.batch_size)
+    trainer = setup.trainer.with_epochs(math.ceil(_STEPS / steps))
+    guess = guessing_loss(
+        setup.source.labels[images],
+        len(setup.classes),
+        label_smoothing=settings.label_smoothing,
+        balanced="balanced" in (settings.class_weights, settings.sampling),
+    )
+    tried: list[dict[str, float | None]] = []
+    results = []
+    found = USUAL_RATES
+    for scale in _SCALES:
+        bounds = (_times(USUAL_RATES[0], scale), _times(USUAL_RATES[1], scale))
+        rate = math.sqrt(bounds[0] * bounds[1])
+        recipe = Recipe.full(setup.blocks, lr=rate, weight_decay=setup.space.base_weight_decay)
+        result = trainer.fit(recipe, images, seed=setup.spec.search_runs()[0].seed)
+        results.append(result)
+        loss = result.epochs[-1].train_loss if result.epochs else math.nan
+        tried.append({"lr": rate, "loss": loss if math.isfinite(loss) else None})
+        if not result.diverged and loss < _LEARNED * guess:
+            found = bounds
+            break
+    return RateCheck(
+        bounds=found,
+        guess=guess,
+        tried=tuple(tried),
+        forward=sum(result.images_forward for result in results),
+        backward=sum(result.images_backward for result in results),
+        seconds=round(sum(result.seconds for result in results), 3),
+    )
+
+
+def guessing_loss(
+    labels: NDArray[np.int64], n_classes: int, *, label_smoothing: float, balanced: bool
+) -> float:
+    """Cross-entropy of the best prediction that is the same for all images, in nats.
+
+    Args:
+        labels: Labels, (n,).
+        n_classes: Number of classes C.
+        label_smoothing: Share of probability spread over all classes.
+        balanced: Whether all classes weigh the same, however often they occur.
+    """
+    counts = np.bincount(labels, minlength=n_classes).astype(np.float64)
+    if balanced:
+        counts = (counts > 0).astype(np.float64)
+    shares = (1 - label_smoothing) * counts / counts.sum() + label_smoothing / n_classes
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _some(setup: Setup, *, most: int) -> NDArray[np.int64]:
+    """So many training images at most, always the same ones."""
+    train = setup.splits.run(None)[0]
+    order = np.random.default_rng([setup.spec.seed, most]).permutation(train)
+    return np.sort(order[:most])
+
+
+def _times(rate: float, scale: float) -> float:
+    return float(f"{rate * scale:.3g}")
