@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from biotune_optuna.study.setup import Setup
 
 __all__ = ["RateCheck", "find_rates", "guessing_loss"]
+
+_log = logging.getLogger(__name__)
 
 _SCALES: Final = (1.0, 0.1, 0.01)
 _STEPS: Final = 30
@@ -90,6 +93,13 @@ def find_rates(setup: Setup) -> RateCheck:
         if not result.diverged and loss < _LEARNED * guess:
             found = bounds
             break
+        last = scale == _SCALES[-1]
+        _log.warning(
+            "in %d steps at a base rate of %.2g the whole network learned nothing: %s",
+            steps * trainer.settings.epochs,
+            rate,
+            "it is not the rate, and the usual range is searched" if last else "trying a tenth",
+        )
     return RateCheck(
         bounds=found,
         guess=guess,

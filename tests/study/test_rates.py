@@ -91,7 +91,11 @@ def test_guessing_takes_a_bit_for_two_equal_classes() -> None:
     ],
 )
 def test_the_range_is_lowered_until_the_network_learns(
-    auto: Setup, monkeypatch: pytest.MonkeyPatch, losses: list[float], bounds: tuple[float, float]
+    auto: Setup,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    losses: list[float],
+    bounds: tuple[float, float],
 ) -> None:
     rates: list[float] = []
 
@@ -118,6 +122,9 @@ def test_the_range_is_lowered_until_the_network_learns(
     )
     told = [None if np.isnan(loss) else pytest.approx(loss * np.log(10)) for loss in losses]
     assert [run["loss"] for run in found.tried] == told
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("trying a tenth" in line for line in said) == min(len(losses), 3) - 1
+    assert sum("the usual range" in line for line in said) == (losses[-1] == 1.0)
 
 
 def test_thirty_steps_on_training_images_show_it(auto: Setup) -> None:
