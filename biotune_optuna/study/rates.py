@@ -61,7 +61,7 @@ def find_rates(setup: Setup) -> RateCheck:
     them, and a search that begins with dead networks learns from none of its trials. So the whole
     network is trained for some 30 steps at the geometric middle of the bounds. Where its training
     loss stays above nine tenths of that of guessing, the bounds are lowered tenfold, and once more.
-    Where that does not help either, it is not the rate, and the usual bounds are taken.
+    Where that does not help either, the usual bounds are taken.
 
     Args:
         setup: Data, model and trainer.
@@ -98,7 +98,7 @@ def find_rates(setup: Setup) -> RateCheck:
             "in %d steps at a base rate of %.2g the whole network learned nothing: %s",
             steps * trainer.settings.epochs,
             rate,
-            "it is not the rate, and the usual range is searched" if last else "trying a tenth",
+            "lower rates do not help, so the usual range is searched" if last else "trying a tenth",
         )
     return RateCheck(
         bounds=found,
