@@ -67,7 +67,11 @@ def test_what_was_stopped_goes_on_with_the_same_command(
     def interrupted(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    study = SimpleNamespace(search=interrupted, setup=SimpleNamespace(classes=()))
+    study = SimpleNamespace(
+        search=interrupted,
+        setup=SimpleNamespace(classes=()),
+        spec=SimpleNamespace(lr_found=None),
+    )
     monkeypatch.setattr("biotune_optuna.study.study.create_study", lambda *_a, **_o: study)
     monkeypatch.setattr("biotune_optuna.outcome.check_export", lambda *_a: None)
     result = CliRunner().invoke(cli, [*command, "--out", str(tmp_path), "--plain"])

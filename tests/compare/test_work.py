@@ -37,6 +37,7 @@ SMALL: dict[str, Any] = {
     "train_size": 30,
     "val_size": 20,
     "n_seeds": 1,
+    "lr": "auto",
     "train": TrainSettings(epochs=1, batch_size=15),
 }
 OPTIONS = shlex.split(
@@ -91,18 +92,20 @@ def test_a_matrix_is_filled_once_and_charged_for_everything(tmp_path: Path, cach
     assert (by["full"].train, by["full"].val, by["full"].test) == (30, 20, 180)
     assert by["full"].pool == 1797 - 180
     assert len({row.split for row in rows}) == 1
+    attributes = storage.get_study_user_attrs(
+        storage.get_study_id_from_name("compare/digits-test_efficientnet/0/biotune")
+    )
+    begun = attributes["rates"]
+    assert begun["forward"] == begun["backward"] == len(begun["tried"]) * 30 * 15
     # three trials, one fresh run, a final training on 50 images: one epoch each
-    assert by["biotune"].backward == 3 * 30 + 30 + 50
+    assert by["biotune"].backward == begun["backward"] + 3 * 30 + 30 + 50
     assert by["biotune"].forward == by["biotune"].backward + 4 * 20
     assert by["full"].backward == 5 * 30 + 30 + 50
     assert by["linear-probe"].trainable < by["full"].trainable == 100.0
     assert by["biotune"].evaluations == 3
     assert by["full"].evaluations == 5
     assert 0 < by["full@budget"].passes <= by["biotune"].passes
-    looks = storage.get_study_user_attrs(
-        storage.get_study_id_from_name("compare/digits-test_efficientnet/0/biotune")
-    )["test_looks"]
-    assert len(looks) == 1, "one test a repeat"
+    assert len(attributes["test_looks"]) == 1, "one test a repeat"
 
     again, log = run(make_plan(), storage, cache)
     assert again == rows
@@ -157,7 +160,7 @@ def test_no_method_profits_from_what_another_computed(
 
 
 def test_a_search_whose_final_training_diverges_is_tested_as_a_rival_is(cache: Path) -> None:
-    spec = tiny_spec(**SMALL, lr=1e8)
+    spec = tiny_spec(**(SMALL | {"lr": 1e8}))
     plan = make_plan(tasks=(spec,), contenders=("biotune",), equal_budget=False)
     (row,), _ = run(plan, optuna.storages.InMemoryStorage(), cache)
     assert 0 <= row.score < 0.5
