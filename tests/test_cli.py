@@ -108,8 +108,10 @@ def test_a_foreign_model_folder_is_refused_before_the_search(home: Path) -> None
 def test_a_range_of_rates_that_had_to_be_lowered_is_told(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lowered(setup: Setup) -> RateCheck:
-        return RateCheck((1e-4, 3e-3), 2.3, ({"lr": 0.0055, "loss": 2.3},), 9, 9, 1.0)
+    def lowered(setup: Setup, **_options: object) -> RateCheck:
+        tried: tuple[dict[str, float | None], ...] = ({"lr": 0.0055, "loss": None},)
+        tried += ({"lr": 0.00055, "loss": 1.3},)
+        return RateCheck((1e-4, 3e-3), 2.3, tried, 9, 9, 1.0)
 
     monkeypatch.setattr("biotune_optuna.study.study.find_rates", lowered)
     data = tree(home / "data", {"cat": 9, "dog": 9})
@@ -118,7 +120,10 @@ def test_a_range_of_rates_that_had_to_be_lowered_is_told(
     (model / "notes.txt").write_text("mine")  # so that it ends before the search
     command = ["tune", "--data", str(data), *TINY, "--trials", "2"]
     said = CliRunner().invoke(cli, command).stderr
-    assert "Base rates are searched between 0.0001 and 0.003: at higher ones" in said
+    assert (
+        "Base rates are searched between 0.0001 and 0.003: in a short training at 0.0055 the"
+        in said
+    )
     said = CliRunner().invoke(cli, [*command, "--study", "own", "--lr", "1e-4,3e-3"]).stderr
     assert "Base rates" not in said
 

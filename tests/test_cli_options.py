@@ -93,10 +93,12 @@ def test_rates_are_read_or_refused() -> None:
     assert (spec.lr, spec.weight_decay) == ((1e-4, 3e-3), 0.0)
     assert make_spec(**given, lr=rates.convert("2e-4", None, None)).lr == 2e-4
     assert make_spec(**given, lr=Rates(auto=True).convert("auto", None, None)).lr == "auto"
-    assert "'auto' is no rate" in tune("digits", "--weight-decay", "auto")
+    assert "'auto' is neither" in tune("digits", "--weight-decay", "auto")
     assert decays.convert("0", None, None) == 0
     for bad in ("0", "-1", "fast", "1e-4,", "1e-4,1e-3,1e-2", "0,1e-3", "nan", "inf", "1e-4,inf"):
-        assert f"{bad!r} is no rate above 0; write 1e-3" in tune("digits", "--lr", bad)
-    assert "'-1' is no rate of at least 0" in tune("digits", "--weight-decay", "-1")
+        message = f"{bad!r} is neither a rate above 0 nor two bounds above 0; write 1e-3, or 1e-4,"
+        assert message in tune("digits", "--lr", bad)
+    for bad in ("-1", "0,0.01"):
+        assert f"{bad!r} is neither a rate of at" in tune("digits", "--weight-decay", bad)
     for bad in ("1e-2,1e-3", "1e-3,1e-3"):
         assert f"{bad!r} has no low and high bound" in tune("digits", "--lr", bad)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 from click.testing import CliRunner
 
@@ -70,7 +71,7 @@ def test_what_was_stopped_goes_on_with_the_same_command(
     study = SimpleNamespace(
         search=interrupted,
         setup=SimpleNamespace(classes=()),
-        spec=SimpleNamespace(lr_found=None),
+        optuna=optuna.create_study(),
     )
     monkeypatch.setattr("biotune_optuna.study.study.create_study", lambda *_a, **_o: study)
     monkeypatch.setattr("biotune_optuna.outcome.check_export", lambda *_a: None)

@@ -81,7 +81,12 @@ class Rates(RangeType):
             return 0.0
         if not 1 <= len(numbers) <= 2 or not all(0 < number < math.inf for number in numbers):
             least = "of at least 0" if self.zero else "above 0"
-            self.fail(f"{value!r} is no rate {least}; write 1e-3, or bounds: 1e-4,3e-3", param, ctx)
+            self.fail(
+                f"{value!r} is neither a rate {least} nor two bounds above 0; write 1e-3, or "
+                "1e-4,3e-3",
+                param,
+                ctx,
+            )
         low, *high = numbers
         if not high:
             return low

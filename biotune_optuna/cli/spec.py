@@ -50,6 +50,13 @@ _TRAINING = (
         "--epochs", type=int, help="Most epochs of one training.  [default: 10; paper: 30]"
     ),
     click.option("--batch-size", type=int, help="Images per step.  [default: 32; paper: 96]"),
+    click.option(
+        "--weight-decay",
+        type=Rates(zero=True),
+        metavar="RATE|LOW,HIGH",
+        help="Weight decay, or the bounds it is searched in (rivals: their middle).  "
+        "[default: 0.01; paper: 0]",
+    ),
     click.option("--augment", help="none, flip, crop-flip or trivial.  [default: none]"),
     click.option(
         "--set",
@@ -63,15 +70,9 @@ _SEARCH = (
     click.option(
         "--lr",
         type=Rates(auto=True),
-        metavar="RATE|LOW,HIGH",
+        metavar="RATE|LOW,HIGH|auto",
         help="Base learning rate, or the bounds it is searched in; auto: 1e-3,3e-2, or a tenth or "
         "hundredth of that for a network that learns nothing there.  [default: auto; paper: 1e-3]",
-    ),
-    click.option(
-        "--weight-decay",
-        type=Rates(zero=True),
-        metavar="RATE|LOW,HIGH",
-        help="Weight decay, or the bounds it is searched in.  [default: 0.01; paper: 0]",
     ),
     click.option(
         "--seeds", type=int, help="Trainings per evaluation and fold.  [default: 1; paper: 3]"

@@ -146,12 +146,13 @@ def demo_spec(seed: int = 0) -> StudySpec:
 
 def run(job: Job) -> None:
     """Searches, confirms, exports and reports; prints where things are and what to type next."""
-    from biotune_optuna.genome import USUAL_RATES
     from biotune_optuna.outcome import check_export, export_winner
     from biotune_optuna.report.attach import Attachments
     from biotune_optuna.report.dashboard import default_artifact_dir
     from biotune_optuna.report.html import write_report
     from biotune_optuna.report.live import Progress
+    from biotune_optuna.report.view import as_view
+    from biotune_optuna.report.words import rate_sentences
     from biotune_optuna.study.confirm import confirm
     from biotune_optuna.study.stop import Stopped, StopRequest
     from biotune_optuna.study.study import create_study
@@ -165,13 +166,8 @@ def run(job: Job) -> None:
     check_no_comparison(job.out, advice="give another --study or --out")
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     study = create_study(job.spec, storage=job.storage, name=job.name, device=job.device)
-    if study.spec.lr_found not in (None, USUAL_RATES):
-        low, high = study.spec.lr_found
-        click.echo(
-            f"Base rates are searched between {low:g} and {high:g}: at higher ones the whole "
-            "network learns nothing.",
-            err=True,
-        )
+    for sentence in rate_sentences(as_view(study.optuna)):
+        click.echo(sentence, err=True)
     check_export(study, job.out / "model")
     attachments = Attachments(job.storage, study.setup.classes)
     deadline = None if job.timeout is None else time.monotonic() + job.timeout

@@ -14,7 +14,7 @@ from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.sampler import BioTuneSampler
 from biotune_optuna.study.confirm import ConfirmPlan, confirm
 from biotune_optuna.study.setup import split
-from biotune_optuna.study.study import RATES_KEY, study_of
+from biotune_optuna.study.study import SPEC_KEY, study_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +56,7 @@ def run_search(
         storage=storage,
         name=name,
         sampler=lambda setup: _sampler(contender, setup, storage, name),
+        checkpoint=stop.check,
     )
     study.search(contender.trials or plan.trials, stop=stop)
     stop.check()
@@ -81,8 +82,8 @@ def _outcome(study: TuningStudy, confirmed: Mapping[str, Any]) -> Outcome:
         deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
     )
     trained = [t.user_attrs for t in finished if "runs" in t.user_attrs]
-    begun = [study.optuna.user_attrs[RATES_KEY]] if RATES_KEY in study.optuna.user_attrs else []
-    costs = [*trained, *begun, *confirmed["candidates"], final]
+    rates = study.optuna.user_attrs[SPEC_KEY].get("rates")
+    costs = [*trained, *([rates] if rates else []), *confirmed["candidates"], final]
     test = next(test for test in confirmed["tests"] if test["name"] == winner["name"])
     return Outcome(
         score=test["score"],

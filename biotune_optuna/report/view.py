@@ -287,7 +287,8 @@ class StudyView:
     @property
     def rate_check(self) -> Mapping[str, Any]:
         """What showed between which bounds base rates are searched; empty if that was given."""
-        found = self.user_attrs.get("rates")
+        stored = self.user_attrs.get("biotune")
+        found = stored.get("rates") if isinstance(stored, Mapping) else None
         return found if isinstance(found, Mapping) else {}
 
     @property

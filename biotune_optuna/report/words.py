@@ -273,13 +273,7 @@ def search_sentences(view: StudyView) -> list[str]:
         f"{plural(view.evaluated, 'recipe')} {'was' if view.evaluated == 1 else 'were'} evaluated"
         f" ({said or 'none yet'}).",
     ]
-    low, high = view.rate_check.get("bounds", (None, None))
-    dead = [f"{run['lr']:.2g}" for run in view.rate_check.get("tried", ())][:-1]
-    if dead and low != USUAL_RATES[0]:
-        sentences.append(
-            f"Base rates were searched between {low:g} and {high:g}: in a short training at"
-            f" {' and at '.join(dead)} the whole network had learned nothing."
-        )
+    sentences += rate_sentences(view)
     generations = {generation(t) for t in view.trials} - {None}
     if len(generations) > 1:
         sentences.append(
@@ -295,6 +289,25 @@ def search_sentences(view: StudyView) -> list[str]:
         f" judged by its {'mean ' * (trainings > 1)}{view.metric_words} on validation images."
     )
     return sentences
+
+
+def rate_sentences(view: StudyView) -> list[str]:
+    """Between which bounds base rates are searched, where the usual ones do not suit.
+
+    Args:
+        view: The study read.
+    """
+    check = view.rate_check
+    tried = [f"{run['lr']:.2g}" for run in check.get("tried", ())]
+    if len(tried) < 2:
+        return []
+    low, high = check["bounds"]
+    lowered = (low, high) != USUAL_RATES
+    at = ", at ".join(tried[:-1] if lowered else tried)
+    learned = f"in a short training at {at} the whole network learned nothing."
+    if lowered:
+        return [f"Base rates are searched between {low:g} and {high:g}: {learned}"]
+    return [f"Neither the usual base rates nor lower ones may suit: {learned}"]
 
 
 def cost_sentences(view: StudyView) -> list[str]:

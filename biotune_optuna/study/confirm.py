@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.finetune.metrics import report
+from biotune_optuna.finetune.metrics import report, worst
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.candidates import Candidate, choose, leading
 from biotune_optuna.study.confirm_plan import ConfirmPlan, further_rate
@@ -198,7 +198,7 @@ class _Confirmation:
     def _tune_rival(self, name: str) -> Candidate:
         scores = {rate: self._rival_score(name, rate) for rate in self.plan.rates}
         for _ in range(self.plan.more_rates):
-            rate = further_rate(scores)
+            rate = further_rate(scores, worst=worst(self.setup.spec.train.metric))
             if rate is None:
                 break
             self.total += 1
@@ -401,7 +401,7 @@ def _basis(finished: Sequence[FrozenTrial], plan: ConfirmPlan) -> dict[str, Any]
         "rates": list(plan.rates),
     }
     usual = ConfirmPlan()
-    if plan.more_rates != usual.more_rates:
+    if plan.more_rates:
         basis["more_rates"] = plan.more_rates
     if (plan.rivals, plan.tolerance) != (usual.rivals, usual.tolerance):
         basis |= {"rivals": list(plan.rivals), "tolerance": plan.tolerance}

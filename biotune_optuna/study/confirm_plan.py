@@ -59,27 +59,28 @@ class ConfirmPlan:
             raise StudyError("the rivals need at least one base rate to try")
 
 
-def further_rate(scores: Mapping[float, float]) -> float | None:
+def further_rate(scores: Mapping[float, float], *, worst: float = 0.0) -> float | None:
     """The rate to try next where those tried may not reach the best one.
 
     A network without normalisation layers, for instance, can need a tenth of what others do.
 
     Args:
-        scores: The score of each rate tried, higher is better.
+        scores: The score of each rate tried, at most 1, higher is better.
+        worst: The score of a run that diverged.
 
     Returns:
-        The next lower of …, 1e-4, 3e-4, 1e-3, …, about a third, where none is better than the
-        lowest; the next higher where the highest is better than all others; else None.
+        The next lower of …, 1e-4, 3e-4, 1e-3, …, about a third, where the lowest is better than
+        all others, or where all that did not diverge score the same and less than 1, as dead
+        networks do; the next higher where the highest is better than all others; else None.
     """
-    rates = sorted(scores)
-    top = max(scores.values())
-    if len(rates) < 2:
+    low, *others = (scores[rate] for rate in sorted(scores))
+    if not others:
         return None
-    if scores[rates[0]] == top:
-        return _neighbour(rates[0], -1)
-    if all(scores[rate] < top for rate in rates[:-1]):
-        return _neighbour(rates[-1], 1)
-    return None
+    dead = low < 1 and set(others) <= {low, worst}
+    if low > max(others) or dead:
+        return _neighbour(min(scores), -1)
+    *others, high = low, *others
+    return _neighbour(max(scores), 1) if high > max(others) else None
 
 
 def _neighbour(rate: float, step: int) -> float:

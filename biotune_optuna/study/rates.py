@@ -14,6 +14,8 @@ from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from biotune_optuna.study.setup import Setup
@@ -54,17 +56,19 @@ class RateCheck:
         return dataclasses.asdict(self) | {"bounds": list(self.bounds), "tried": list(self.tried)}
 
 
-def find_rates(setup: Setup) -> RateCheck:
+def find_rates(setup: Setup, *, checkpoint: Callable[[], None] | None = None) -> RateCheck:
     """Bounds of the base learning rate in whose middle full fine-tuning learns at all.
 
     The usual bounds suit networks with normalisation layers. Others, such as VGG, are destroyed by
     them, and a search that begins with dead networks learns from none of its trials. So the whole
     network is trained for some 30 steps at the geometric middle of the bounds. Where its training
     loss stays above nine tenths of that of guessing, the bounds are lowered tenfold, and once more.
-    Where that does not help either, the usual bounds are taken.
+    Where that does not help either, the usual bounds are taken. What only makes the loss another
+    one, label smoothing and mixed images, is left out.
 
     Args:
         setup: Data, model and trainer.
+        checkpoint: Called after each epoch; raises to stop.
 
     Returns:
         The bounds, and what was seen.
@@ -73,12 +77,11 @@ def find_rates(setup: Setup) -> RateCheck:
     images = _some(setup, most=math.ceil(_STEPS / _EPOCHS) * settings.batch_size)
     steps = math.ceil(len(images) / settings.batch_size)
     trainer = setup.trainer.with_epochs(math.ceil(_STEPS / steps))
-    guess = guessing_loss(
-        setup.source.labels[images],
-        len(setup.classes),
-        label_smoothing=settings.label_smoothing,
-        balanced="balanced" in (settings.class_weights, settings.sampling),
+    trainer.settings = dataclasses.replace(
+        trainer.settings, label_smoothing=0.0, mixup=0.0, cutmix=0.0
     )
+    balanced = "balanced" in (settings.class_weights, settings.sampling)
+    guess = guessing_loss(setup.source.labels[images], balanced=balanced)
     tried: list[dict[str, float | None]] = []
     results = []
     found = USUAL_RATES
@@ -86,7 +89,12 @@ def find_rates(setup: Setup) -> RateCheck:
         bounds = (_times(USUAL_RATES[0], scale), _times(USUAL_RATES[1], scale))
         rate = math.sqrt(bounds[0] * bounds[1])
         recipe = Recipe.full(setup.blocks, lr=rate, weight_decay=setup.space.base_weight_decay)
-        result = trainer.fit(recipe, images, seed=setup.spec.search_runs()[0].seed)
+        result = trainer.fit(
+            recipe,
+            images,
+            seed=setup.spec.search_runs()[0].seed,
+            on_epoch=lambda _record: checkpoint() if checkpoint else None,
+        )
         results.append(result)
         loss = result.epochs[-1].train_loss if result.epochs else math.nan
         tried.append({"lr": rate, "loss": loss if math.isfinite(loss) else None})
@@ -110,22 +118,15 @@ def find_rates(setup: Setup) -> RateCheck:
     )
 
 
-def guessing_loss(
-    labels: NDArray[np.int64], n_classes: int, *, label_smoothing: float, balanced: bool
-) -> float:
+def guessing_loss(labels: NDArray[np.int64], *, balanced: bool) -> float:
     """Cross-entropy of the best prediction that is the same for all images, in nats.
 
     Args:
         labels: Labels, (n,).
-        n_classes: Number of classes C.
-        label_smoothing: Share of probability spread over all classes.
         balanced: Whether all classes weigh the same, however often they occur.
     """
-    counts = np.bincount(labels, minlength=n_classes).astype(np.float64)
-    if balanced:
-        counts = (counts > 0).astype(np.float64)
-    shares = (1 - label_smoothing) * counts / counts.sum() + label_smoothing / n_classes
-    shares = shares[shares > 0]
+    _, counts = np.unique(labels, return_counts=True)
+    shares = np.full(len(counts), 1 / len(counts)) if balanced else counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 

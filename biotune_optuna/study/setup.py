@@ -42,7 +42,8 @@ class Setup:
     """What a worker holds while it works on a study.
 
     Attributes:
-        spec: The spec, with the fingerprints of what was found.
+        spec: The spec, with the fingerprints of what was found; where it leaves the range of rates
+            open, that is settled with the study.
         source: The images and labels.
         splits: Training, validation and test parts.
         images: The images as the trainer sees them.
@@ -120,7 +121,7 @@ def prepare(
         "weights": loaded.weights_fingerprint,
     }
     return Setup(
-        spec=dataclasses.replace(spec, fingerprints=found),
+        spec=dataclasses.replace(spec, fingerprints=found, lr_found=None),
         source=source,
         splits=splits,
         images=images,

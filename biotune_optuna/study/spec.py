@@ -52,8 +52,9 @@ class StudySpec:
 
     The spec is stored in the study, so that a worker needs only the database and the study's name.
     All fields are identity, a study goes on only where they agree, except ``data`` and ``weights``,
-    which say where to look (the fingerprints say what must be found there), and
-    ``skip_bad_images``. NumPy's numbers and paths become Python's numbers and text.
+    which say where to look (the fingerprints say what must be found there), ``skip_bad_images``,
+    and ``lr_found``, which the study knows. NumPy's numbers and paths become Python's numbers and
+    text.
 
     Attributes:
         model: A timm architecture, such as ``"resnet50"``.

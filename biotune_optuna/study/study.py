@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 SPEC_KEY = "biotune"
 TOTAL_KEY = "n_trials"
-RATES_KEY = "rates"
 
 Storage = str | os.PathLike[str] | optuna.storages.BaseStorage | None
 
@@ -163,6 +162,7 @@ def study_of(
     storage: Storage,
     name: str,
     sampler: Callable[[Setup], optuna.samplers.BaseSampler] | None = None,
+    checkpoint: Callable[[], None] | None = None,
 ) -> TuningStudy:
     """Creates the study of a setup that is there already, or goes on with it.
 
@@ -173,13 +173,14 @@ def study_of(
         storage: URL or Optuna storage, as in `create_study`.
         name: The study's name.
         sampler: Makes what proposes genomes; None is the spec's own.
+        checkpoint: Called between epochs while the range of rates is found; raises to stop.
 
     Raises:
         StudyError: If a study of that name has another identity; the field is named.
     """
     backend = _backend(storage)
     make = sampler or _sampler
-    setup, check = _settle_rates(setup, _stored_spec(backend, name))
+    setup, check = _settle_rates(setup, _stored_spec(backend, name), checkpoint)
     study = optuna.create_study(
         storage=backend,
         study_name=name,
@@ -191,14 +192,14 @@ def study_of(
     # Looked for again after the trials: another worker may have begun the study in between.
     if not read_spec(study) and study.get_trials(deepcopy=False) and not read_spec(study):
         raise StudyError(f"study {name!r} holds trials of another kind; choose another study name")
-    own = {"version": __version__, "spec": setup.spec.to_dict()}
+    own: dict[str, Any] = {"version": __version__, "spec": setup.spec.to_dict()}
+    if check is not None:
+        own["rates"] = check.to_dict()
     stored = _parse_spec(name, keep_user_attr(study, SPEC_KEY, own))
     _check_same(name, stored, setup.spec, fingerprints=True)
     if stored is not None and stored.lr_found != setup.spec.lr_found:  # another worker was first
         setup = _with_rates(setup, stored.lr_found)
         study.sampler = make(setup)
-    elif check is not None:
-        study.set_user_attr(RATES_KEY, check.to_dict())
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -295,13 +296,15 @@ def _check_same(
     )
 
 
-def _settle_rates(setup: Setup, stored: StudySpec | None) -> tuple[Setup, RateCheck | None]:
+def _settle_rates(
+    setup: Setup, stored: StudySpec | None, checkpoint: Callable[[], None] | None
+) -> tuple[Setup, RateCheck | None]:
     """The setup with bounds of the learning rate, the study's own or found now, and how."""
     if setup.spec.lr != "auto" or setup.spec.lr_found is not None:
         return setup, None
     if stored is not None and stored.lr_found is not None:
         return _with_rates(setup, stored.lr_found), None
-    check = find_rates(setup)
+    check = find_rates(setup, checkpoint=checkpoint)
     return _with_rates(setup, check.bounds), check
 
 

@@ -95,7 +95,7 @@ def test_a_matrix_is_filled_once_and_charged_for_everything(tmp_path: Path, cach
     attributes = storage.get_study_user_attrs(
         storage.get_study_id_from_name("compare/digits-test_efficientnet/0/biotune")
     )
-    begun = attributes["rates"]
+    begun = attributes["biotune"]["rates"]
     assert begun["forward"] == begun["backward"] == len(begun["tried"]) * 30 * 15
     # three trials, one fresh run, a final training on 50 images: one epoch each
     assert by["biotune"].backward == begun["backward"] + 3 * 30 + 30 + 50

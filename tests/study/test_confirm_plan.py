@@ -34,7 +34,9 @@ def test_bad_plans_are_named() -> None:
     [
         ({3e-4: 0.7, 1e-3: 0.8, 3e-3: 0.6}, None),
         ({3e-4: 0.9, 1e-3: 0.8, 3e-3: 0.6}, 1e-4),
-        ({3e-4: 0.1, 1e-3: 0.1, 3e-3: 0.1}, 1e-4),  # all of them guess
+        ({3e-4: 0.1, 1e-3: 0.1, 3e-3: 0.0}, 1e-4),  # all of them guess or diverge
+        ({3e-4: 0.9, 1e-3: 0.9, 3e-3: 0.8}, None),
+        ({3e-4: 1.0, 1e-3: 1.0, 3e-3: 1.0}, None),
         ({3e-4: 0.7, 1e-3: 0.8, 3e-3: 0.9}, 1e-2),
         ({3e-4: 0.7, 1e-3: 0.9, 3e-3: 0.9}, None),
         ({1e-3: 0.9}, None),  # one rate is no range

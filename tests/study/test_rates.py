@@ -14,7 +14,9 @@ from tiny import tiny_spec
 from torch import nn
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.batches import Loss, class_weights
 from biotune_optuna.finetune.results import EpochRecord, RunResult
+from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.models.blocks import model_blocks
@@ -23,7 +25,7 @@ from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import search_sentences
 from biotune_optuna.study import study as studies
 from biotune_optuna.study.rates import find_rates, guessing_loss
-from biotune_optuna.study.setup import Setup
+from biotune_optuna.study.setup import Setup, prepare
 from biotune_optuna.study.storage import open_storage
 from biotune_optuna.study.study import create_study, load_study, study_of
 
@@ -51,33 +53,40 @@ class Loud(nn.Module):
 
 @given(
     arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 3)),
-    st.sampled_from([0.0, 0.1, 0.5]),
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
-def test_nobody_guesses_better(
-    labels: np.ndarray, smoothing: float, balanced: bool, seed: int
+def test_nobody_guesses_better(labels: np.ndarray, balanced: bool, seed: int) -> None:
+    """The trainer's own loss of a prediction that is the same for all images is no lower."""
+    weights = class_weights(labels, 4) if balanced else None
+    loss = Loss(label_smoothing=0.0, weights=weights, device=torch.device("cpu"))
+    present = np.bincount(labels, minlength=4) > 0
+    best = present / present.sum() if balanced else np.bincount(labels, minlength=4) / len(labels)
+    other = np.random.default_rng(seed).dirichlet(np.ones(4))
+    least = guessing_loss(labels, balanced=balanced)
+    for prediction in (best, other):
+        logits = torch.log(torch.tensor(np.maximum(prediction, 1e-9))).repeat(len(labels), 1)
+        found = loss(logits, torch.from_numpy(labels)).item() / loss.mass(labels, mixed=False)
+        assert found >= least - 1e-5
+        assert prediction is other or found == pytest.approx(least, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label_smoothing": 0.5, "mixup": 1.0, "cutmix": 1.0},
+        {"label_smoothing": 0.1, "class_weights": "balanced"},
+    ],
+)
+def test_what_only_makes_the_loss_another_one_is_left_out(
+    cache_dir: Path, changes: dict[str, Any]
 ) -> None:
-    """Torch's own loss of any prediction that is the same for all images is no lower."""
-    least = guessing_loss(labels, 4, label_smoothing=smoothing, balanced=balanced)
-    counts = np.bincount(labels, minlength=4)
-    weights = np.where(counts > 0, 1 / np.maximum(counts, 1), 0.0) if balanced else np.ones(4)
-    loss = nn.CrossEntropyLoss(reduction="none", label_smoothing=smoothing)
-    shares = np.random.default_rng(seed).dirichlet(np.ones(4))
-    for prediction in (shares, np.full(4, 0.25)):
-        logits = torch.log(torch.tensor(np.maximum(prediction, 1e-12))).repeat(len(labels), 1)
-        each = loss(logits, torch.from_numpy(labels)).numpy()
-        assert np.average(each, weights=weights[labels]) >= least - 1e-9
-
-
-def test_guessing_takes_a_bit_for_two_equal_classes() -> None:
-    two = np.array([0, 1] * 5)
-    assert guessing_loss(two, 2, label_smoothing=0, balanced=False) == pytest.approx(np.log(2))
-    one_in_four = np.array([0, 0, 0, 1])
-    uneven = guessing_loss(one_in_four, 2, label_smoothing=0, balanced=False)
-    assert uneven == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
-    even = guessing_loss(one_in_four, 2, label_smoothing=0, balanced=True)
-    assert even == pytest.approx(np.log(2))
+    train = TrainSettings(epochs=2, batch_size=20, **changes)
+    setup = prepare(tiny_spec(lr="auto", train=train), device="cpu", cache_dir=cache_dir)
+    found = find_rates(setup)
+    assert found.bounds == USUAL_RATES
+    assert len(found.tried) == 1
+    assert setup.trainer.settings == train
 
 
 @pytest.mark.parametrize(
@@ -148,7 +157,7 @@ def test_a_study_finds_its_range_once(
     storage = open_storage(f"sqlite:///{tmp_path}/s.db")
     lowered = []
 
-    def find(setup: Setup) -> Any:
+    def find(setup: Setup, **_options: Any) -> Any:
         lowered.append(setup)
         return dataclasses.replace(find_rates(setup), bounds=TENTH)
 
@@ -177,11 +186,15 @@ def test_what_finding_the_range_took_is_told(auto: Setup) -> None:
     (trial,) = study.optuna.trials
     assert view.passes("forward") == trial.user_attrs["forward"] + 30 * 20
     assert "Base rates" not in " ".join(search_sentences(view))
-    check = {**study.optuna.user_attrs["rates"], "bounds": list(TENTH)}
-    check["tried"] = [{"lr": 0.0055, "loss": 2.3}, {"lr": 0.00055, "loss": 1.0}]
-    study.optuna.set_user_attr("rates", check)
-    told = " ".join(search_sentences(as_view(study.optuna)))
-    assert "between 0.0001 and 0.003: in a short training at 0.0055 the whole network" in told
+    stored = study.optuna.user_attrs["biotune"]
+    tried = [{"lr": 0.0055, "loss": 2.3}, {"lr": 0.00055, "loss": 1.0}]
+    for bounds, words in (
+        (TENTH, "between 0.0001 and 0.003: in a short training at 0.0055 the whole network"),
+        (USUAL_RATES, "lower ones may suit: in a short training at 0.0055, at 0.00055 the whole"),
+    ):
+        check = {**stored["rates"], "bounds": list(bounds), "tried": tried}
+        study.optuna.set_user_attr("biotune", {**stored, "rates": check})
+        assert words in " ".join(search_sentences(as_view(study.optuna)))
 
 
 def test_of_two_who_begin_a_study_the_first_ones_range_counts(
@@ -189,7 +202,7 @@ def test_of_two_who_begin_a_study_the_first_ones_range_counts(
 ) -> None:
     slow, fast = (open_storage(tmp_path / "study.db") for _ in range(2))
 
-    def find_late(setup: Setup) -> Any:
+    def find_late(setup: Setup, **_options: Any) -> Any:
         monkeypatch.setattr(studies, "find_rates", find_rates)
         study_of(setup, storage=fast, name="s")
         return dataclasses.replace(find_rates(setup), bounds=TENTH)
@@ -197,8 +210,29 @@ def test_of_two_who_begin_a_study_the_first_ones_range_counts(
     monkeypatch.setattr(studies, "find_rates", find_late)
     second = study_of(auto, storage=slow, name="s")
     assert second.spec.lr_found == second.setup.space.lr == USUAL_RATES
-    assert second.optuna.user_attrs["rates"]["bounds"] == list(USUAL_RATES)
+    assert second.optuna.user_attrs["biotune"]["rates"]["bounds"] == list(USUAL_RATES)
     second.search(1)
+
+
+def test_a_spec_that_is_used_for_another_network_brings_no_range_along(
+    auto: Setup, cache_dir: Path
+) -> None:
+    study = study_of(auto, storage=open_storage("memory://"), name="s")
+    other = dataclasses.replace(study.spec, model="test_resnet", lr_found=TENTH)
+    assert prepare(other, device="cpu", cache_dir=cache_dir).spec.lr_found is None
+
+
+def test_finding_the_range_can_be_stopped(auto: Setup) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stop
+
+    storage = open_storage("memory://")
+    with pytest.raises(Stop):
+        study_of(auto, storage=storage, name="s", checkpoint=stop)
+    assert storage.get_all_studies() == []
 
 
 def test_a_rate_in_words_is_refused() -> None:
