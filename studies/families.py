@@ -7,14 +7,16 @@ r"""Other kinds of networks than BatchNorm's: a transformer, a ConvNeXt and an N
 
 To run where the weights lie that pretrain.py has written; the target is scikit-learn's digits.
 These are timm's test networks, of a third of a million parameters, with small-scale pre-training:
-they show whether the method depends on the kind of network, not what a large one gains. Needs the
-extra lora. The same command goes on where it stopped, and several share the work.
+they show whether the method depends on the kind of network, not what a large one gains. The last
+contender searches the usual range of rates whatever the network. Needs the extra lora. The same
+command goes on where it stopped, and several share the work.
 """
 
 import sys
 
 from biotune_optuna import StudySpec, TrainSettings
-from biotune_optuna.compare import Comparison, run_comparison, write_comparison
+from biotune_optuna.compare import Comparison, Contender, run_comparison, write_comparison
+from biotune_optuna.genome import USUAL_RATES
 
 SIZES = {"test_vit": 64, "test_convnext": 32, "test_nfnet": 32}
 """Images' sides in pixels."""
@@ -34,7 +36,12 @@ plan = Comparison(
         )
         for model in models
     ),
-    contenders=("biotune", "full", "linear-probe", "auto-rgn", "layer-decay", "lora"),
+    contenders=(
+        *("biotune", "full", "linear-probe", "auto-rgn", "layer-decay", "lora"),
+        Contender(
+            name="biotune-usual-rates", kind="search", method="biotune", spec={"lr": USUAL_RATES}
+        ),
+    ),
     trials=28,
     repeats=10,
     equal_budget=False,

@@ -115,6 +115,7 @@ def test_every_public_name_is_documented() -> None:
         ("development", "development"),
         ("ablation", "ablation"),
         ("architectures", "architectures"),
+        ("families", "families"),
     ],
 )
 def test_the_results_are_what_their_table_says(table: str, page: str, tmp_path: Path) -> None:
@@ -158,6 +159,46 @@ def test_ranks_over_both_tables_are_told_as_they_are() -> None:
     steady = [row for row in rows if (row.data, row.repeat) != ("dtd10", 5)]
     ranks = summarise(steady).ranks
     assert f"has {ranks['lora']:.1f}, BioTune {ranks['biotune']:.1f};" in " ".join(page.split())
+
+
+@pytest.mark.parametrize(
+    ("table", "section", "models"),
+    [
+        (
+            "architectures",
+            "The paper's four architectures",
+            ("densenet121", "inception_v3", "resnet50", "vgg19"),
+        ),
+        ("families", "Other kinds of networks", ("test_vit", "test_convnext", "test_nfnet")),
+    ],
+)
+def test_means_on_a_small_scale_are_told_as_they_are(
+    table: str, section: str, models: tuple[str, ...]
+) -> None:
+    from biotune_optuna.compare import read_csv
+
+    names = {
+        "BioTune": "biotune",
+        "BioTune, from 24 November": "biotune",
+        "BioTune, before": "biotune-usual-rates",
+        "BioTune, the usual range of rates": "biotune-usual-rates",
+        "layer-wise decay": "layer-decay",
+        "full fine-tuning": "full",
+        "LoRA": "lora",
+        "Auto-RGN": "auto-rgn",
+        "linear probe": "linear-probe",
+    }
+    scores: dict[tuple[str, str], list[float]] = {}
+    for row in read_csv(ROOT / "studies" / f"{table}.csv"):
+        scores.setdefault((row.model, row.method), []).append(row.score)
+    page = (ROOT / "docs" / "results.md").read_text()
+    text = page.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) > len(models)
+    for name, *means in rows[1:]:
+        for model, mean in zip(models, means, strict=True):
+            known = scores.get((model, names[name])) or scores[model, "biotune"]
+            assert float(mean) == pytest.approx(sum(known) / len(known), abs=0.00051)
 
 
 def test_equal_budgets_are_told_as_they_are() -> None:
