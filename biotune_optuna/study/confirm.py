@@ -76,7 +76,7 @@ def confirm(
     """
     plan = plan or ConfirmPlan()
     finished = _finished(study)
-    basis = _basis(finished, plan)
+    basis = plan.basis(len(finished))
     stored = _stored(study, basis)
     return stored or _Confirmation(study, plan, finished, observer, checkpoint).run(basis)
 
@@ -390,19 +390,3 @@ def _finished(study: TuningStudy) -> list[FrozenTrial]:
             f"study {study.name!r} has no finished trial to confirm; run more trials first"
         )
     return finished
-
-
-def _basis(finished: Sequence[FrozenTrial], plan: ConfirmPlan) -> dict[str, Any]:
-    """What a confirmation stands on: finished trials and the plan."""
-    basis: dict[str, Any] = {
-        "trials": len(finished),
-        "top_k": plan.top_k,
-        "n_runs": plan.n_runs,
-        "rates": list(plan.rates),
-    }
-    usual = ConfirmPlan()
-    if plan.more_rates:
-        basis["more_rates"] = plan.more_rates
-    if (plan.rivals, plan.tolerance) != (usual.rivals, usual.tolerance):
-        basis |= {"rivals": list(plan.rivals), "tolerance": plan.tolerance}
-    return basis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.plain import make_plain
@@ -57,6 +57,25 @@ class ConfirmPlan:
             raise StudyError(f"tolerance {self.tolerance} is negative; give 0 or more")
         if self.rivals and not self.rates:
             raise StudyError("the rivals need at least one base rate to try")
+
+    def basis(self, trials: int) -> dict[str, Any]:
+        """What a confirmation stands on, as JSON-ready data: one with an equal basis still holds.
+
+        Args:
+            trials: How many trials had finished.
+        """
+        basis: dict[str, Any] = {
+            "trials": trials,
+            "top_k": self.top_k,
+            "n_runs": self.n_runs,
+            "rates": list(self.rates),
+        }
+        if self.more_rates:
+            basis["more_rates"] = self.more_rates
+        usual = ConfirmPlan()
+        if (self.rivals, self.tolerance) != (usual.rivals, usual.tolerance):
+            basis |= {"rivals": list(self.rivals), "tolerance": self.tolerance}
+        return basis
 
 
 def further_rate(scores: Mapping[float, float], *, worst: float = 0.0) -> float | None:

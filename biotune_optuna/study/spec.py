@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "StudySpec", "default_name"]
 
 # Where the same thing may be found at another place, or looked for in another way, the study goes
-# on; what it *is* is settled by the fingerprints.
+# on; what it *is* is settled by the fingerprints. The range that was found is the study's.
 MAY_CHANGE = frozenset({"data", "weights", "skip_bad_images", "lr_found"})
 
 _LARGEST_SEED = 2**63 - 1  # a PyTorch generator takes no more than 64 bits

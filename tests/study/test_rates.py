@@ -96,7 +96,7 @@ def test_what_only_makes_the_loss_another_one_is_left_out(
         ([1.0, 0.8], TENTH),
         ([0.95, 1.2, 0.1], HUNDREDTH),
         ([float("nan"), 0.8], TENTH),
-        ([1.0, 1.0, 1.0], USUAL_RATES),  # so it is not the rate
+        ([1.0, 1.0, 1.0], USUAL_RATES),  # lower rates do not help
     ],
 )
 def test_the_range_is_lowered_until_the_network_learns(
