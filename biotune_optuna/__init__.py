@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from biotune_optuna.recipe import BlockRecipe, Recipe
     from biotune_optuna.report.html import write_report
     from biotune_optuna.sampler import BioTuneSampler, rank_finished, slot_of
+    from biotune_optuna.storage.open import open_storage
     from biotune_optuna.study.confirm import ConfirmPlan, confirm
     from biotune_optuna.study.objective import Objective
     from biotune_optuna.study.setup import prepare
     from biotune_optuna.study.spec import StudySpec
-    from biotune_optuna.study.storage import open_storage
     from biotune_optuna.study.study import TuningStudy, create_study, load_study
 
 _HOME = {

@@ -14,12 +14,12 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from biotune_optuna.evolution import strategy
-from biotune_optuna.lease import ENDED_KEY, LostTrialError
 from biotune_optuna.slots import claims, codec
 from biotune_optuna.slots.claims import Claim, SlotInfo, slot_of
 from biotune_optuna.slots.config import Config
 from biotune_optuna.slots.ranking import rank_finished
 from biotune_optuna.slots.search import Search
+from biotune_optuna.storage.lease import ENDED_KEY, LostTrialError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -21,7 +21,7 @@ from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler import BioTuneSampler, slot_of
 from biotune_optuna.slots.claims import Claim
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage.open import open_storage
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

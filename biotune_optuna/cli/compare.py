@@ -125,8 +125,8 @@ def _run(
     What is refused before the first of them has begun changes no report.
     """
     from biotune_optuna.compare import read_rows, run_comparison
+    from biotune_optuna.storage.open import open_storage
     from biotune_optuna.study.stop import Stopped, StopRequest
-    from biotune_optuna.study.storage import open_storage
 
     quieten_optuna()
     backend = open_storage(storage)

@@ -34,7 +34,7 @@ def export(
 ) -> None:
     """Write the confirmed winner as a folder: weights, labels, recipe, model card."""
     from biotune_optuna.outcome import export_winner
-    from biotune_optuna.study.storage import open_storage
+    from biotune_optuna.storage.open import open_storage
     from biotune_optuna.study.study import load_study
 
     quieten_optuna()

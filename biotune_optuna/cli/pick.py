@@ -107,7 +107,7 @@ def open_study(url: str | None, name: str | None) -> optuna.Study:
     """Opens an existing study for looking at it; nothing is written, nor need it be allowed."""
     import optuna
 
-    from biotune_optuna.study.storage import open_storage
+    from biotune_optuna.storage.open import open_storage
 
     storage = open_storage(url, create=False, read_only=True)
     return optuna.load_study(study_name=study_name(storage, name), storage=storage)

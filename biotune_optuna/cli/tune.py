@@ -204,7 +204,7 @@ def run(job: Job) -> None:
 
 def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job) -> None:
     """The outcome in a few lines."""
-    from biotune_optuna.study.urls import parse_url
+    from biotune_optuna.storage.urls import parse_url
 
     metric = str(result["metric"]).replace("_", " ")
     winner = result["winner"]

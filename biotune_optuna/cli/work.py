@@ -34,8 +34,8 @@ def worker(
     from biotune_optuna.report.attach import Attachments
     from biotune_optuna.report.dashboard import default_artifact_dir
     from biotune_optuna.report.live import Progress
+    from biotune_optuna.storage.open import open_storage
     from biotune_optuna.study.stop import Stopped, StopRequest
-    from biotune_optuna.study.storage import open_storage
     from biotune_optuna.study.study import load_study
 
     quieten_optuna()
@@ -101,8 +101,8 @@ def launch(
     trials: int | None,
 ) -> None:
     """Run one worker per device of this machine; one that dies is started again."""
+    from biotune_optuna.storage.open import open_storage
     from biotune_optuna.study.launch import launch as run_workers
-    from biotune_optuna.study.storage import open_storage
 
     study = study_name(open_storage(storage, create=False), name)
     options = {"--data": data, "--weights": weights, "--trials": trials}

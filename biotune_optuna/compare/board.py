@@ -19,10 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
+from biotune_optuna.storage.open import keep_user_attr
+from biotune_optuna.storage.resilient import ResilientStorage
+from biotune_optuna.storage.urls import scrub
 from biotune_optuna.study.reaper import Reaper, end_trial
-from biotune_optuna.study.resilient import ResilientStorage
-from biotune_optuna.study.storage import keep_user_attr
-from biotune_optuna.study.urls import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -27,12 +27,12 @@ from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.outcome import preprocessing_of
 from biotune_optuna.sampler import rank_finished
+from biotune_optuna.storage.open import open_storage
+from biotune_optuna.storage.urls import scrub
 from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
 from biotune_optuna.study.final import train_finally
 from biotune_optuna.study.spec import StudySpec, default_name
-from biotune_optuna.study.storage import open_storage
 from biotune_optuna.study.study import TuningStudy, create_study, read_spec
-from biotune_optuna.study.urls import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

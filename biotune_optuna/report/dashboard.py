@@ -77,7 +77,7 @@ def default_artifact_dir(url: str | None) -> Path:
     Args:
         url: The storage's URL as in `biotune_optuna.open_storage`.
     """
-    from biotune_optuna.study.urls import parse_url
+    from biotune_optuna.storage.urls import parse_url
 
     path = parse_url(url).path
     return path.with_name(f"{path.stem}-artifacts") if path else Path("biotune-artifacts")
@@ -259,7 +259,7 @@ def run_dashboard(
         StudyError: There is no such study.
         BioTuneError: optuna-dashboard is missing, the port is taken or the host is not this one.
     """
-    from biotune_optuna.study.storage import open_storage
+    from biotune_optuna.storage.open import open_storage
 
     storage = open_storage(url, create=False, read_only=read_only)
     path = _page_of(storage, study, renew=not read_only)

@@ -17,9 +17,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.storage.urls import StorageURL
 from biotune_optuna.study.ledger import trainings
 from biotune_optuna.study.totals import count_trials, unconfirmed
-from biotune_optuna.study.urls import StorageURL
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -17,8 +17,8 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.holder import Holder, current_holder
-from biotune_optuna.lease import ENDED_KEY, HOLDER_KEY, LeaseWatch
+from biotune_optuna.storage.holder import Holder, current_holder
+from biotune_optuna.storage.lease import ENDED_KEY, HOLDER_KEY, LeaseWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,11 +11,11 @@ from optuna.trial import TrialState
 from biotune_optuna.evolution import strategy
 from biotune_optuna.evolution.domain import Domain
 from biotune_optuna.evolution.strategy import Generation, Individual
-from biotune_optuna.holder import current_holder
 from biotune_optuna.slots import claims, codec
 from biotune_optuna.slots.archivist import Archivist
 from biotune_optuna.slots.claims import Claim, Liveness, Opening
 from biotune_optuna.slots.history import History, Record
+from biotune_optuna.storage.holder import current_holder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.storage.urls import ENVIRONMENT, parse_url
 from biotune_optuna.study.stop import StopRequest
-from biotune_optuna.study.urls import ENVIRONMENT, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.holder import current_holder
-from biotune_optuna.lease import (
+from biotune_optuna.storage.heartbeat import is_kept_here
+from biotune_optuna.storage.holder import current_holder
+from biotune_optuna.storage.lease import (
     BEAT_SECONDS,
     ENDED_KEY,
     LEASE_KEY,
@@ -18,8 +19,7 @@ from biotune_optuna.lease import (
     read_holder,
     read_token,
 )
-from biotune_optuna.study.keeper import is_kept_here
-from biotune_optuna.study.resilient import ResilientStorage
+from biotune_optuna.storage.resilient import ResilientStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

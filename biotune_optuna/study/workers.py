@@ -14,12 +14,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StorageError, StudyError
-from biotune_optuna.lease import LEASE_KEY, LostTrialError, read_holder
+from biotune_optuna.storage.lease import LEASE_KEY, LostTrialError, read_holder
+from biotune_optuna.storage.resilient import ResilientStorage
+from biotune_optuna.storage.urls import scrub
 from biotune_optuna.study.reaper import Reaper, end_trial
-from biotune_optuna.study.resilient import ResilientStorage
 from biotune_optuna.study.stop import Stopped, StopRequest
 from biotune_optuna.study.totals import Totals, count
-from biotune_optuna.study.urls import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def run_trials(
     that the sampler gave up. A trial that raises ends as FAIL with the error in its user attribute
     ``error``, and the worker goes on. Trials of dead workers are failed and their place in the
     search comes back. With a storage from
-    :func:`~biotune_optuna.study.storage.open_storage`, lost connections and a trial wrongly
+    :func:`~biotune_optuna.storage.open.open_storage`, lost connections and a trial wrongly
     declared dead cost nothing.
 
     Args:

@@ -12,7 +12,7 @@ from tiny import tiny_spec
 from biotune_optuna.compare.board import Board
 from biotune_optuna.compare.plan import Cell, Comparison, Contender, contender
 from biotune_optuna.errors import StorageError, StudyError
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage.open import open_storage
 
 PLAN = Comparison(tasks=(tiny_spec(),), contenders=("full",))
 CELL = Cell("t", 3, contender("full"))

@@ -28,9 +28,9 @@ from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.trainer import Trainer
+from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.stop import Stopped, StopRequest
-from biotune_optuna.study.storage import open_storage
 
 SMALL: dict[str, Any] = {
     "crop_pct": None,

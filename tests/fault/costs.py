@@ -20,9 +20,10 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import insert
+from tests.study.postgres import Postgres
 
 from biotune_optuna.sampler import slot_of
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.workers import run_trials
 from tests.fault.soak import (
     N_PARAMS,
@@ -33,7 +34,6 @@ from tests.fault.soak import (
     _start,
     read_log,
 )
-from tests.study.postgres import Postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from threadpoolctl import threadpool_limits
 
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage.open import open_storage
 from tests.report.kit import N_TRIALS
 from tests.report.lab import SPEC, Lab, confirm, evolve
 

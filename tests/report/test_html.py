@@ -18,8 +18,8 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.report.html import page, write_report
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import verdict
-from biotune_optuna.study.storage import open_storage
-from biotune_optuna.study.urls import parse_url
+from biotune_optuna.storage.open import open_storage
+from biotune_optuna.storage.urls import parse_url
 
 
 class Reader(HTMLParser):

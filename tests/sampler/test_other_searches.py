@@ -12,7 +12,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.sampler import BioTuneSampler, slot_of
 from biotune_optuna.slots import claims
 from biotune_optuna.slots.claims import CONFIG_KEY
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage.open import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

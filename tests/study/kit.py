@@ -9,7 +9,7 @@ import optuna
 from optuna.study import StudyDirection
 
 from biotune_optuna.sampler import BioTuneSampler
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage.open import open_storage
 
 
 def make(url: str = "memory://", sampler: str = "biotune") -> optuna.Study:

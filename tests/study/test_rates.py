@@ -24,10 +24,10 @@ from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import search_sentences
+from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study import study as studies
 from biotune_optuna.study.rates import find_rates, guessing_loss
 from biotune_optuna.study.setup import Setup, prepare
-from biotune_optuna.study.storage import open_storage
 from biotune_optuna.study.study import create_study, load_study, study_of
 
 TENTH, HUNDREDTH = (1e-4, 3e-3), (1e-5, 3e-4)

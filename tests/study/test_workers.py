@@ -11,16 +11,17 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from tests.study.faults import Faults
 
 from biotune_optuna.errors import StorageError, StudyError
-from biotune_optuna.holder import current_holder
-from biotune_optuna.lease import HOLDER_KEY, LeaseWatch
-from biotune_optuna.study import retry, workers
+from biotune_optuna.storage import retry
+from biotune_optuna.storage.holder import current_holder
+from biotune_optuna.storage.lease import HOLDER_KEY, LeaseWatch
+from biotune_optuna.storage.open import open_storage
+from biotune_optuna.study import workers
 from biotune_optuna.study.reaper import Reaper
-from biotune_optuna.study.storage import open_storage
 from biotune_optuna.study.totals import count
 from biotune_optuna.study.workers import StopRequest, run_trials, worker_status
-from tests.study.faults import Faults
 from tests.study.kit import make, objective, states
 
 pytestmark = pytest.mark.usefixtures("quiet")

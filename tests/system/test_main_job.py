@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from biotune_optuna.cli import cli
 from biotune_optuna.data.decode import preprocess
 from biotune_optuna.export import load_exported
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.study import load_study
 
 TRIALS = 6

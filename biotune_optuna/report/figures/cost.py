@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
-from biotune_optuna.lease import ENDED_KEY
 from biotune_optuna.report.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, finish
 from biotune_optuna.report.text import duration
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view, seconds
+from biotune_optuna.storage.lease import ENDED_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

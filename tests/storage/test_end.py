@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage.open import open_storage
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import TrialState
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.study.journal import JournalFile
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage.journal import JournalFile
+from biotune_optuna.storage.open import open_storage
 
 if TYPE_CHECKING:
     from pathlib import Path

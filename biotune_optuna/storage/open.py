@@ -15,11 +15,11 @@ from urllib.parse import quote
 from optuna.storages import InMemoryStorage, _CachedStorage
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.study.database import Database, engine_settings, reading
-from biotune_optuna.study.journal import Journal, JournalFile, check_journal
-from biotune_optuna.study.resilient import ResilientStorage
-from biotune_optuna.study.retry import RetryPolicy
-from biotune_optuna.study.urls import (
+from biotune_optuna.storage.database import Database, engine_settings, reading
+from biotune_optuna.storage.journal import Journal, JournalFile, check_journal
+from biotune_optuna.storage.resilient import ResilientStorage
+from biotune_optuna.storage.retry import RetryPolicy
+from biotune_optuna.storage.urls import (
     StorageURL,
     describe_url,
     file_url,

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 
-from biotune_optuna.study import keeper
-from biotune_optuna.study.keeper import LeaseKeeper, is_kept_here
+from biotune_optuna.storage import heartbeat as keeper
+from biotune_optuna.storage.heartbeat import LeaseKeeper, is_kept_here
 
 
 class Counters:

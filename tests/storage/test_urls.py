@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.study.storage import open_storage
-from biotune_optuna.study.urls import describe_url, parse_url, scrub, scrub_logs
+from biotune_optuna.storage.open import open_storage
+from biotune_optuna.storage.urls import describe_url, parse_url, scrub, scrub_logs
 
 SECRET = "s3cr:t@/%"  # needs quoting in a URL
 QUOTED = "s3cr%3At%40%2F%25"
@@ -122,7 +122,7 @@ def test_logs_of_optuna_and_sqlalchemy_are_scrubbed_with_their_tracebacks() -> N
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="Linux only")
 def test_the_password_leaves_the_process_title() -> None:
     code = (
-        "import sys; from biotune_optuna.study.urls import parse_url; parse_url(sys.argv[2]);"
+        "import sys; from biotune_optuna.storage.urls import parse_url; parse_url(sys.argv[2]);"
         "print(open('/proc/self/cmdline').read()); print(sys.argv[2])"
     )
     url = f"postgresql://me:{QUOTED}@host/db"

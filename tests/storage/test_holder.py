@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from biotune_optuna.holder import Holder, current_holder
+from biotune_optuna.storage.holder import Holder, current_holder
 
 _SAY_HOLDER = (
-    "from biotune_optuna.holder import current_holder;"
+    "from biotune_optuna.storage.holder import current_holder;"
     "print(current_holder().to_str(), flush=True); input()"
 )
 
@@ -91,7 +91,7 @@ def test_elsewhere_nothing_is_known(field: str) -> None:
 def test_without_proc_only_oneself_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = Holder("host", "", "", 5, 0)
     assert bare.is_dead() is None
-    monkeypatch.setattr("biotune_optuna.holder.current_holder", lambda: bare)
+    monkeypatch.setattr("biotune_optuna.storage.holder.current_holder", lambda: bare)
     assert bare.is_dead() is False
 
 

@@ -21,15 +21,15 @@ from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
 from sqlalchemy.exc import DisconnectionError
 
-from biotune_optuna.lease import HOLDER_KEY
-from biotune_optuna.study.rows import load_trials
+from biotune_optuna.storage.fast_read import load_trials
+from biotune_optuna.storage.lease import HOLDER_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
     from sqlalchemy.engine import URL, Connection, Engine
 
-    from biotune_optuna.study.urls import StorageURL
+    from biotune_optuna.storage.urls import StorageURL
 
 __all__ = ["Database", "engine_settings", "reading"]
 

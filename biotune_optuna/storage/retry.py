@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import tenacity
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.study.database_errors import Fault, fault_of
+from biotune_optuna.storage.database_errors import Fault, fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

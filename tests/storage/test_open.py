@@ -19,8 +19,8 @@ from sqlalchemy import event
 
 from biotune_optuna.errors import StorageError
 from biotune_optuna.slots import claims
-from biotune_optuna.study import storage as module
-from biotune_optuna.study.storage import is_on_network, open_storage
+from biotune_optuna.storage import open as module
+from biotune_optuna.storage.open import is_on_network, open_storage
 from tests.study.kit import check_first_writer
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ def test_a_worker_may_change_its_folder(
 
 def test_processes_that_create_the_same_database_at_once(path: Path) -> None:
     code = (
-        "import sys, optuna; from biotune_optuna.study.storage import open_storage\n"
+        "import sys, optuna; from biotune_optuna.storage.open import open_storage\n"
         "s = optuna.create_study(study_name='s', storage=open_storage(sys.argv[1]),"
         "load_if_exists=True); s.optimize(lambda t: t.suggest_float('x', 0, 1), n_trials=3)"
     )

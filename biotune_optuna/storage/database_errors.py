@@ -6,7 +6,7 @@ import errno
 import sqlite3
 from typing import Literal, NamedTuple
 
-from biotune_optuna.study.urls import scrub
+from biotune_optuna.storage.urls import scrub
 
 __all__ = ["Fault", "fault_of"]
 

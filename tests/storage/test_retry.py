@@ -10,18 +10,18 @@ import optuna
 import pytest
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
+from tests.study.faults import Faults, connection_lost
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.lease import HOLDER_KEY, read_holder
-from biotune_optuna.study import retry
-from biotune_optuna.study.storage import open_storage
-from tests.study.faults import Faults, connection_lost
+from biotune_optuna.storage import retry
+from biotune_optuna.storage.lease import HOLDER_KEY, read_holder
+from biotune_optuna.storage.open import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from biotune_optuna.study.resilient import ResilientStorage
+    from biotune_optuna.storage.resilient import ResilientStorage
 
 SPACE = {"x": optuna.distributions.FloatDistribution(0, 1)}
 

@@ -12,11 +12,11 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.holder import current_holder
-from biotune_optuna.lease import ENDED_KEY, HOLDER_KEY, LEASE_KEY
-from biotune_optuna.study.keeper import LeaseKeeper
-from biotune_optuna.study.orphans import Orphan, Orphans
-from biotune_optuna.study.retrying import RetryingStorage
+from biotune_optuna.storage.heartbeat import LeaseKeeper
+from biotune_optuna.storage.holder import current_holder
+from biotune_optuna.storage.lease import ENDED_KEY, HOLDER_KEY, LEASE_KEY
+from biotune_optuna.storage.orphans import Orphan, Orphans
+from biotune_optuna.storage.retrying import RetryingStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ CREATED_KEY = "biotune:created"
 
 
 class ResilientStorage(RetryingStorage):
-    """Wraps an Optuna storage; made by :func:`~biotune_optuna.study.storage.open_storage`.
+    """Wraps an Optuna storage; made by :func:`~biotune_optuna.storage.open.open_storage`.
 
     - Every call that fails because the storage cannot be reached is retried. A write whose outcome
       is unknown is never done twice: creations carry a token that is looked up first, and a

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.holder import Holder
+from biotune_optuna.storage.holder import Holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

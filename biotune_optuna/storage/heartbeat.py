@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from optuna.exceptions import UpdateFinishedTrialError
 
-from biotune_optuna.lease import BEAT_SECONDS
+from biotune_optuna.storage.lease import BEAT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from biotune_optuna.study.storage import open_storage
+from biotune_optuna.storage.open import open_storage
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from biotune_optuna.holder import Holder, current_holder
-from biotune_optuna.lease import HOLDER_KEY, LEASE_KEY, LeaseWatch, read_holder
+from biotune_optuna.storage.holder import Holder, current_holder
+from biotune_optuna.storage.lease import HOLDER_KEY, LEASE_KEY, LeaseWatch, read_holder
 
 
 class Clock:
