@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from biotune_optuna.outcome import export_winner
     from biotune_optuna.recipe import BlockRecipe, Recipe
     from biotune_optuna.report.html import write_report
-    from biotune_optuna.sampler import BioTuneSampler, rank_finished, slot_of
+    from biotune_optuna.sampler.sampler import BioTuneSampler, rank_finished, slot_of
     from biotune_optuna.storage.open import open_storage
     from biotune_optuna.study.confirm import ConfirmPlan, confirm
     from biotune_optuna.study.objective import Objective

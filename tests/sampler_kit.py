@@ -19,8 +19,8 @@ from sqlalchemy import event
 
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
-from biotune_optuna.sampler import BioTuneSampler, slot_of
-from biotune_optuna.slots.claims import Claim
+from biotune_optuna.sampler.claims import Claim
+from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.storage.open import open_storage
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

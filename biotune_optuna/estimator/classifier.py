@@ -26,7 +26,7 @@ from biotune_optuna.export import Exported
 from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.outcome import preprocessing_of
-from biotune_optuna.sampler import rank_finished
+from biotune_optuna.sampler.sampler import rank_finished
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.storage.urls import scrub
 from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner

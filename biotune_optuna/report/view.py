@@ -206,7 +206,7 @@ class StudyView:
     @cached_property
     def _space(self) -> GenomeSpace | None:
         from biotune_optuna.genome import GenomeSpace
-        from biotune_optuna.slots.claims import study_config
+        from biotune_optuna.sampler.claims import study_config
 
         stored = (study_config(self.study) or {}).get("space")
         return GenomeSpace.from_dict(stored) if isinstance(stored, Mapping) else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
-from biotune_optuna.slots.ranking import rank_finished
+from biotune_optuna.sampler.ranking import rank_finished
 from biotune_optuna.study.objective import recipe_summary
 
 if TYPE_CHECKING:

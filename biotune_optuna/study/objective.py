@@ -12,7 +12,7 @@ import optuna
 from biotune_optuna.finetune.metrics import worst
 from biotune_optuna.finetune.results import standard_error
 from biotune_optuna.finetune.trainer import EpochRecord, RunResult, StopTraining
-from biotune_optuna.sampler import slot_of
+from biotune_optuna.sampler.sampler import slot_of
 from biotune_optuna.study.racing import make_race
 
 if TYPE_CHECKING:

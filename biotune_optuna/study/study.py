@@ -13,7 +13,7 @@ import optuna
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.plain import plain_value
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.storage.open import keep_user_attr, open_storage
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.rates import RateCheck, find_rates

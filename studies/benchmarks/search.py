@@ -32,7 +32,7 @@ from _tasks import DEVELOPMENT
 
 import biotune_optuna
 from biotune_optuna.evolution.informed import informed_genomes
-from biotune_optuna.sampler import rank_finished
+from biotune_optuna.sampler.sampler import rank_finished
 
 if TYPE_CHECKING:
     from biotune_optuna import GenomeSpace

@@ -24,7 +24,7 @@ from biotune_optuna.evolution.strategy import Settings
 from biotune_optuna.finetune.methods import METHODS
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.sampler.sampler import BioTuneSampler
 
 
 def test_by_default_everybody_takes_part() -> None:

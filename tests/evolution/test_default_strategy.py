@@ -12,7 +12,7 @@ import pytest
 from biotune_optuna.evolution.strategy import Settings, plan
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.sampler.sampler import BioTuneSampler
 
 GOLDEN = Path(__file__).parent / "golden_default.json"
 WORKERS = {"alone": 1, "two workers": 2}

@@ -14,8 +14,8 @@ from biotune_optuna.evolution.domain import Domain
 from biotune_optuna.evolution.strategy import Generation, Individual, Settings, plan, propose
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
-from biotune_optuna.sampler import BioTuneSampler
-from biotune_optuna.slots.claims import study_config
+from biotune_optuna.sampler.claims import study_config
+from biotune_optuna.sampler.sampler import BioTuneSampler
 
 GOLDEN = Path(__file__).parent / "golden_paper.json"
 P, E, G, SEED = 10, 3, 10, 11

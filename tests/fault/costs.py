@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from sqlalchemy import insert
 from tests.study.postgres import Postgres
 
-from biotune_optuna.sampler import slot_of
+from biotune_optuna.sampler.sampler import slot_of
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.workers import run_trials
 from tests.fault.soak import (

@@ -25,7 +25,7 @@ from sqlalchemy.engine import make_url
 
 from biotune_optuna.evolution.strategy import Settings
 from biotune_optuna.evolution.strategy import plan as plan_slots
-from biotune_optuna.sampler import BioTuneSampler, slot_of
+from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.workers import run_trials
 

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.workers import run_trials
 

@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import TrialState
 from tests.study.postgres import Postgres
 
-from biotune_optuna.sampler import slot_of
+from biotune_optuna.sampler.sampler import slot_of
 from biotune_optuna.storage.lease import LEASE_SECONDS, read_holder
 from biotune_optuna.storage.open import open_storage
 

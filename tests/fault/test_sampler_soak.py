@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from biotune_optuna.slots.claims import study_config
+from biotune_optuna.sampler.claims import study_config
 from tests.sampler_kit import (
     FINISHED,
     OPENERS,

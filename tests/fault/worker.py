@@ -9,7 +9,7 @@ import time
 
 import optuna
 
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.stop import StopRequest
 from biotune_optuna.study.workers import run_trials

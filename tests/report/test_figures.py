@@ -367,7 +367,7 @@ def own_objective() -> optuna.Study:
     """Plain ``optuna.create_study`` with our sampler and somebody's own objective."""
     from biotune_optuna.genome import GenomeSpace
     from biotune_optuna.recipe import BlockRecipe
-    from biotune_optuna.sampler import BioTuneSampler
+    from biotune_optuna.sampler.sampler import BioTuneSampler
 
     space = GenomeSpace([BlockRecipe(name, 1.0) for name in ("stem", "body", "head")])
     study = optuna.create_study(

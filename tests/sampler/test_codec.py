@@ -7,7 +7,7 @@ import math
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from biotune_optuna.slots import codec
+from biotune_optuna.sampler import codec
 
 DISTRIBUTIONS = {
     "integers": (IntDistribution(-3, 4), range(-3, 5)),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from biotune_optuna.sampler import BioTuneSampler, rank_finished, slot_of
+from biotune_optuna.sampler.sampler import BioTuneSampler, rank_finished, slot_of
 from tests.sampler_kit import (
     PRESETS,
     make_sampler,

@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.sampler.sampler import BioTuneSampler
 
 ROOT = Path(__file__).parents[2] / "package"
 

@@ -9,7 +9,7 @@ from optuna.testing.pytest_samplers import (
     SingleOnlySamplerTestCase,
 )
 
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.sampler.sampler import BioTuneSampler
 
 
 @pytest.fixture(params=["paper", "default"])

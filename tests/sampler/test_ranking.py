@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 from optuna.trial import create_trial
 
-from biotune_optuna.sampler import rank_finished
+from biotune_optuna.sampler.sampler import rank_finished
 from tests.sampler_kit import make_space
 
 

@@ -11,8 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.sampler import slot_of
-from biotune_optuna.slots.claims import Claim
+from biotune_optuna.sampler.claims import Claim
+from biotune_optuna.sampler.sampler import slot_of
 from tests.sampler_kit import (
     FINISHED,
     OPENERS,

@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.genome import Genome
-from biotune_optuna.sampler import BioTuneSampler
-from biotune_optuna.slots.claims import CONFIG_KEY, Claim
+from biotune_optuna.sampler.claims import CONFIG_KEY, Claim
+from biotune_optuna.sampler.sampler import BioTuneSampler
 from tests.sampler_kit import (
     PRESETS,
     audit,

@@ -12,9 +12,9 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.sampler import BioTuneSampler, slot_of
-from biotune_optuna.slots.claims import Claim
-from biotune_optuna.slots.history import MAX_FAILURES
+from biotune_optuna.sampler.claims import Claim
+from biotune_optuna.sampler.history import MAX_FAILURES
+from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from tests.sampler_kit import (
     PRESETS,
     genes,

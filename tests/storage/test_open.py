@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.slots import claims
+from biotune_optuna.sampler import claims
 from biotune_optuna.storage import open as module
 from biotune_optuna.storage.open import is_on_network, open_storage
 from tests.study.kit import check_first_writer

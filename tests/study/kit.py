@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import optuna
 from optuna.study import StudyDirection
 
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.storage.open import open_storage
 
 

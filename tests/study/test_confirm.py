@@ -15,7 +15,7 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.outcome import check_export, export_winner
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.report.view import as_view
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
 from biotune_optuna.study.fitting import fitting
 from biotune_optuna.study.ledger import trainings

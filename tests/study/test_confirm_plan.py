@@ -12,7 +12,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.recipe import Recipe
-from biotune_optuna.sampler import BioTuneSampler
+from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.study.confirm import ConfirmPlan, confirm
 from biotune_optuna.study.confirm_plan import further_rate
 from biotune_optuna.study.objective import Objective

@@ -18,7 +18,7 @@ from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.genome import Genome, GenomeSpace
 from biotune_optuna.recipe import Recipe
-from biotune_optuna.sampler import BioTuneSampler, slot_of
+from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup, prepare
 

@@ -68,7 +68,7 @@ def test_a_stop_reaches_a_worker_that_waits_for_others() -> None:
 
 WORKER = """
     import hashlib, sys, time, optuna
-    from biotune_optuna.sampler import BioTuneSampler
+    from biotune_optuna.sampler.sampler import BioTuneSampler
     from biotune_optuna.storage.open import open_storage
     from biotune_optuna.study.workers import run_trials, StopRequest, Stopped
     optuna.logging.set_verbosity(optuna.logging.ERROR)

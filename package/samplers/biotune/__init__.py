@@ -2,7 +2,7 @@
 
 from biotune_optuna.genome import Genome, GenomeSpace
 from biotune_optuna.recipe import BlockRecipe, Recipe
-from biotune_optuna.sampler import BioTuneSampler, rank_finished, slot_of
+from biotune_optuna.sampler.sampler import BioTuneSampler, rank_finished, slot_of
 
 __all__ = [
     "BioTuneSampler",

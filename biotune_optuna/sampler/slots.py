@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 from biotune_optuna.evolution import strategy
 from biotune_optuna.evolution.domain import Domain
 from biotune_optuna.evolution.strategy import Generation, Individual
-from biotune_optuna.slots import claims, codec
-from biotune_optuna.slots.archivist import Archivist
-from biotune_optuna.slots.claims import Claim, Liveness, Opening
-from biotune_optuna.slots.history import History, Record
+from biotune_optuna.sampler import claims, codec
+from biotune_optuna.sampler.archive import Archivist
+from biotune_optuna.sampler.claims import Claim, Liveness, Opening
+from biotune_optuna.sampler.history import History, Record
 from biotune_optuna.storage.holder import current_holder
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from biotune_optuna.evolution.breeding import Archive
     from biotune_optuna.genome import GenomeSpace
-    from biotune_optuna.slots.config import Config
+    from biotune_optuna.sampler.config import Config
 
 __all__ = ["Search"]
 

@@ -1,7 +1,7 @@
 """Claims: what a trial says about the slot it fills, and how that is kept in Optuna's storage.
 
-This module and `biotune_optuna.sampler` are the only ones of the sampler that reach for Optuna's
-private storage calls. docs/method, "Slots, claims and leases" has the protocol.
+This module and `biotune_optuna.sampler.sampler` are the only ones of the sampler that reach for
+Optuna's private storage calls. docs/method, "Slots, claims and leases" has the protocol.
 """
 
 from __future__ import annotations

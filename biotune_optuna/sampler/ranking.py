@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from biotune_optuna.evolution import surrogate
 from biotune_optuna.evolution.domain import Domain
-from biotune_optuna.slots import codec
+from biotune_optuna.sampler import codec
 
 if TYPE_CHECKING:
     import optuna

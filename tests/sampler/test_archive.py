@@ -7,7 +7,7 @@ import pytest
 
 from biotune_optuna.evolution.domain import Domain
 from biotune_optuna.evolution.strategy import Individual
-from biotune_optuna.slots.archivist import Archivist
+from biotune_optuna.sampler.archive import Archivist
 from tests.sampler_kit import make_space
 
 

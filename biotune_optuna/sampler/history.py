@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.slots.claims import FIXED_KEY, RAISED_KEY, SOURCE_KEY, Claim, Opening
+from biotune_optuna.sampler.claims import FIXED_KEY, RAISED_KEY, SOURCE_KEY, Claim, Opening
 from biotune_optuna.storage.lease import ENDED_KEY
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from biotune_optuna.evolution import strategy
-from biotune_optuna.slots import claims, codec
-from biotune_optuna.slots.claims import Claim, SlotInfo, slot_of
-from biotune_optuna.slots.config import Config
-from biotune_optuna.slots.ranking import rank_finished
-from biotune_optuna.slots.search import Search
+from biotune_optuna.sampler import claims, codec
+from biotune_optuna.sampler.claims import Claim, SlotInfo, slot_of
+from biotune_optuna.sampler.config import Config
+from biotune_optuna.sampler.ranking import rank_finished
+from biotune_optuna.sampler.slots import Search
 from biotune_optuna.storage.lease import ENDED_KEY, LostTrialError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.genome import Genome, GenomeSpace
-    from biotune_optuna.slots.config import Preset
+    from biotune_optuna.sampler.config import Preset
 
 __all__ = ["BioTuneSampler", "SlotInfo", "rank_finished", "slot_of"]
 
