@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.compare.search import searcher
 from biotune_optuna.errors import StudyError
-from biotune_optuna.finetune.methods import get_method
 from biotune_optuna.finetune.metrics import score, worst
 from biotune_optuna.finetune.results import epochs_of_final_run
+from biotune_optuna.methods.registry import get_method
 from biotune_optuna.study.final import train_finally
 from biotune_optuna.study.objective import run_record
 from biotune_optuna.study.racing import make_race
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.compare.plan import Comparison
-    from biotune_optuna.finetune.methods import Method
     from biotune_optuna.finetune.results import EpochRecord, RunResult
+    from biotune_optuna.methods.registry import Method
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.spec import Run
     from biotune_optuna.study.stop import StopRequest
@@ -56,7 +56,7 @@ def run_budget(
 
     Args:
         setup: Data, model and trainer of the repeat.
-        method: A name in `biotune_optuna.finetune.methods.METHODS`.
+        method: A name in `biotune_optuna.methods.registry.METHODS`.
         plan: How much is confirmed.
         budget: Image passes, forward and backward, for everything.
         storage: Where the study is kept.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from biotune_optuna.finetune.methods import METHODS, Method, get_method
-    from biotune_optuna.finetune.prefix_cache import PrefixCache
+    from biotune_optuna.finetune.prefix.cache import PrefixCache
     from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.finetune.trainer import Trainer
+    from biotune_optuna.methods.registry import METHODS, Method, get_method
 
 __all__ = [
     "METHODS",

@@ -26,8 +26,8 @@ from biotune_optuna.finetune.feeds import PixelFeed
 from biotune_optuna.finetune.inference import probabilities
 from biotune_optuna.finetune.loop import Run
 from biotune_optuna.finetune.optim import check_optimizer
-from biotune_optuna.finetune.prefix_cache import PrefixCache, PrefixFeed
-from biotune_optuna.finetune.prefixes import Prefixes, all_tensors, fresh_eval, restore
+from biotune_optuna.finetune.prefix.cache import PrefixCache, PrefixFeed
+from biotune_optuna.finetune.prefix.plan import Prefixes, all_tensors, fresh_eval, restore
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.tactic import Tactic
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from biotune_optuna.finetune.feeds import Images
-    from biotune_optuna.finetune.prefixes import CachedPrefix
+    from biotune_optuna.finetune.prefix.plan import CachedPrefix
     from biotune_optuna.finetune.tactic import Feed
     from biotune_optuna.recipe import BlockLike, Recipe
 

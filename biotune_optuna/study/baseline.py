@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biotune_optuna.finetune.methods import get_method
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
+from biotune_optuna.methods.registry import get_method
 from biotune_optuna.study.evidence import Interval, bootstrap_interval
 from biotune_optuna.study.final import train_finally
 
@@ -94,7 +94,7 @@ def run_baseline(
 
     Args:
         setup: Data, model and trainer.
-        method: A name in `biotune_optuna.finetune.methods.METHODS`.
+        method: A name in `biotune_optuna.methods.registry.METHODS`.
         n_runs: Fresh seeds.
         observer: Told of the progress.
         checkpoint: Called after each epoch; raises to stop.

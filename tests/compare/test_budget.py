@@ -14,9 +14,9 @@ from tiny import tiny_spec
 
 from biotune_optuna.compare.budget import _Budget
 from biotune_optuna.compare.outcome import Outcome
-from biotune_optuna.finetune.methods import get_method
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer
+from biotune_optuna.methods.registry import get_method
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.spec import StudySpec

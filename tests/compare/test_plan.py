@@ -21,8 +21,8 @@ from biotune_optuna.compare.plan import (
 from biotune_optuna.compare.search import searcher
 from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution.strategy import Settings
-from biotune_optuna.finetune.methods import METHODS
 from biotune_optuna.genome import GenomeSpace
+from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler.sampler import BioTuneSampler
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.device import channels_last
-from biotune_optuna.finetune.methods import METHODS
-from biotune_optuna.finetune.prefixes import all_tensors, restore
+from biotune_optuna.finetune.prefix.plan import all_tensors, restore
+from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.models import model_blocks
 from biotune_optuna.recipe import Recipe
 
@@ -66,7 +66,7 @@ def test_only_tensors_of_four_dimensions_have_channels():
 
 
 def test_lora_leaves_dilated_convolutions_frozen(images, split):
-    lora = pytest.importorskip("biotune_optuna.finetune.lora")
+    lora = pytest.importorskip("biotune_optuna.methods.lora")
     pytest.importorskip("peft")
     trainer = make_trainer(images, "test_resnet", {"output_stride": 8})
     modules = dict(trainer.model.named_modules())

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from biotune_optuna.finetune.cut import find_cut
-from biotune_optuna.finetune.prefix_cache import CachedFeatures, PrefixCache
+from biotune_optuna.finetune.prefix.cache import CachedFeatures, PrefixCache
+from biotune_optuna.finetune.prefix.cut import find_cut
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models import model_blocks
 from biotune_optuna.recipe import Recipe

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from biotune_optuna.finetune import lora, metrics
+from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.device import ONE_AT_A_TIME
-from biotune_optuna.finetune.methods import METHODS
 from biotune_optuna.finetune.trainer import StopTraining, Trainer
+from biotune_optuna.methods import lora
+from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.recipe import Recipe
 
 from .kit import curve, make_trainer, recipe_for, state_of

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from biotune_optuna.finetune.cut import Features, PrefixCut
     from biotune_optuna.finetune.feeds import Images
+    from biotune_optuna.finetune.prefix.cut import Features, PrefixCut
 
     Indices = NDArray[np.int64]
 

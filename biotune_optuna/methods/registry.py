@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from biotune_optuna.errors import BioTuneError
-from biotune_optuna.finetune.lora import LoRA
-from biotune_optuna.finetune.rgn import AutoRGN
-from biotune_optuna.finetune.rivals import (
+from biotune_optuna.methods.base import (
     RATES,
     LinearProbeThenFull,
     Setting,
@@ -24,6 +22,8 @@ from biotune_optuna.finetune.rivals import (
     Unfreezing,
     base,
 )
+from biotune_optuna.methods.lora import LoRA
+from biotune_optuna.methods.rgn import AutoRGN
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from biotune_optuna.errors import BioTuneError
-from biotune_optuna.finetune import rgn, rivals
-from biotune_optuna.finetune.methods import METHODS, get_method
 from biotune_optuna.finetune.optim import build_optimizer
 from biotune_optuna.finetune.results import StopTraining
 from biotune_optuna.finetune.tactic import Tactic
+from biotune_optuna.methods import base as rivals
+from biotune_optuna.methods import rgn
+from biotune_optuna.methods.registry import METHODS, get_method
 from biotune_optuna.recipe import Recipe
 
 from .kit import make_trainer, state_of

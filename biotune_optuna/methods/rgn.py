@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from biotune_optuna.finetune.results import StopTraining
-from biotune_optuna.finetune.rivals import RateMethod, base
 from biotune_optuna.finetune.tactic import Tactic
+from biotune_optuna.methods.base import RateMethod, base
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from biotune_optuna.finetune.loop import Run
     from biotune_optuna.finetune.results import RunResult
-    from biotune_optuna.finetune.rivals import Setting
     from biotune_optuna.finetune.trainer import Trainer
+    from biotune_optuna.methods.base import Setting
 
 __all__ = ["AutoRGN", "relative_gradient_norms", "rgn_recipe"]
 

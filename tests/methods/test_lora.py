@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from biotune_optuna.errors import ModelError
-from biotune_optuna.finetune.methods import METHODS
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
+from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.models import model_blocks
 
 from .kit import make_trainer, state_of
@@ -17,7 +17,7 @@ from .kit import make_trainer, state_of
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_nfnet"])
 def test_lora_merged_equals_unmerged(images, split, name, monkeypatch):
-    lora = pytest.importorskip("biotune_optuna.finetune.lora")
+    lora = pytest.importorskip("biotune_optuna.methods.lora")
     pytest.importorskip("peft")
     trainer = make_trainer(images, name, {"img_size": 32} if name == "test_vit" else None)
     unmerged = []
@@ -49,7 +49,7 @@ def test_lora_merged_equals_unmerged(images, split, name, monkeypatch):
 
 
 def test_lora_leaves_grouped_convolutions_frozen(images):
-    lora = pytest.importorskip("biotune_optuna.finetune.lora")
+    lora = pytest.importorskip("biotune_optuna.methods.lora")
     trainer = make_trainer(images, "test_efficientnet")
     modules = dict(trainer.model.named_modules())
     grouped = {n for n, m in modules.items() if isinstance(m, nn.Conv2d) and m.groups > 1}
@@ -80,7 +80,7 @@ def test_lora_does_not_count_adapters_that_the_network_passes_by(images, split, 
 
 
 def test_lora_refuses_a_network_that_its_merged_adapters_change(images, split):
-    lora = pytest.importorskip("biotune_optuna.finetune.lora")
+    lora = pytest.importorskip("biotune_optuna.methods.lora")
     pytest.importorskip("peft")
 
     class Tripled(nn.Linear):
@@ -96,7 +96,7 @@ def test_lora_refuses_a_network_that_its_merged_adapters_change(images, split):
 
 
 def test_lora_adapts_layers_by_their_whole_names(images):
-    lora = pytest.importorskip("biotune_optuna.finetune.lora")
+    lora = pytest.importorskip("biotune_optuna.methods.lora")
     pytest.importorskip("peft")
 
     class Deep(nn.Module):

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from biotune_optuna.errors import ModelError
-from biotune_optuna.finetune.cut import close
 from biotune_optuna.finetune.device import ONE_AT_A_TIME, full_precision, isolated_randomness
-from biotune_optuna.finetune.prefix_cache import PrefixCache
-from biotune_optuna.finetune.prefixes import fresh_eval
-from biotune_optuna.finetune.rivals import RateMethod, base
+from biotune_optuna.finetune.prefix.cache import PrefixCache
+from biotune_optuna.finetune.prefix.cut import close
+from biotune_optuna.finetune.prefix.plan import fresh_eval
 from biotune_optuna.finetune.tactic import Tactic
+from biotune_optuna.methods.base import RateMethod, base
 from biotune_optuna.recipe import BlockRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from biotune_optuna.finetune.results import RunResult
-    from biotune_optuna.finetune.rivals import Setting
     from biotune_optuna.finetune.trainer import Trainer
+    from biotune_optuna.methods.base import Setting
 
 __all__ = ["LoRA", "adaptable_layers", "with_adapters"]
 

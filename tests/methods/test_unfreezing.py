@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from biotune_optuna.finetune import rivals
-from biotune_optuna.finetune.methods import METHODS, get_method
 from biotune_optuna.finetune.optim import with_base
+from biotune_optuna.methods import base as rivals
+from biotune_optuna.methods.registry import METHODS, get_method
 from biotune_optuna.recipe import Recipe
 
 from .kit import make_trainer, state_of

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from biotune_optuna.errors import ModelError
-from biotune_optuna.finetune.cut import close, find_cut
 from biotune_optuna.finetune.device import (
     autocast,
     full_precision,
     isolated_randomness,
     out_of_memory,
 )
-from biotune_optuna.finetune.prefix_cache import CHUNK, compute_features, digest
+from biotune_optuna.finetune.prefix.cache import CHUNK, compute_features, digest
+from biotune_optuna.finetune.prefix.cut import close, find_cut
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from biotune_optuna.finetune.cut import Features, PrefixCut
     from biotune_optuna.finetune.feeds import Images
-    from biotune_optuna.finetune.prefix_cache import CachedFeatures, PrefixCache
+    from biotune_optuna.finetune.prefix.cache import CachedFeatures, PrefixCache
+    from biotune_optuna.finetune.prefix.cut import Features, PrefixCut
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.recipe import BlockLike
 

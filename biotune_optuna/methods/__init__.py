@@ -1,0 +1,1 @@
+"""Ways to fine-tune, one file a paper: BioTune's rivals."""
