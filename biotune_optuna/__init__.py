@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from biotune_optuna._version import __version__
 
 if TYPE_CHECKING:
-    from biotune_optuna.data.sources import open_source
+    from biotune_optuna.data.sources.open import open_source
     from biotune_optuna.errors import BioTuneError, DataError, ModelError, StorageError, StudyError
     from biotune_optuna.estimator import BioTuneClassifier
     from biotune_optuna.export import Exported, load_exported

@@ -62,7 +62,7 @@ def check_apart(data: str, folder: Path, *, advice: str) -> None:
     Raises:
         StudyError: If it lies there.
     """
-    from biotune_optuna.data.scan import path_of
+    from biotune_optuna.data.sources.scan import path_of
 
     root = path_of(data)
     if root.is_dir() and folder.resolve().is_relative_to(root.resolve()):

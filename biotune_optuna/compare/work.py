@@ -15,7 +15,7 @@ from biotune_optuna.compare.board import RESULT_KEY, Board
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.compare.plan import Cell, Comparison, data_name
 from biotune_optuna.compare.rows import Row
-from biotune_optuna.data.sources import open_source
+from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.models.weights import check_name
 from biotune_optuna.storage.open import open_storage
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from biotune_optuna.data.sources import ImageSource
+    from biotune_optuna.data.sources.open import ImageSource
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.spec import StudySpec
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from biotune_optuna.data.decode import decode_image, preprocess, read_image
     from biotune_optuna.data.loaders import AUGMENTATIONS, DeviceImages, Normalize, augment
     from biotune_optuna.data.pixels import PixelStore
-    from biotune_optuna.data.sources import ImageSource, open_source
+    from biotune_optuna.data.sources.open import ImageSource, open_source
     from biotune_optuna.data.splits import Duplicate, Splits, make_splits
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from biotune_optuna.data.affine import warp
 from biotune_optuna.data.trivial import trivial_augment
-from biotune_optuna.data.warp import warp
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:

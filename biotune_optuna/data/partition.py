@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from biotune_optuna.data.image_source import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
 
     Indices = NDArray[np.int64]
 

@@ -25,7 +25,7 @@ import PIL
 
 from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.decode import check_geometry, preprocess
-from biotune_optuna.data.scan import worker_count
+from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from biotune_optuna.data.image_source import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
 
 __all__ = ["PixelStore"]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biotune_optuna.data.image_source import SPLIT_NAMES, ImageSource
 from biotune_optuna.data.partition import GroupDealer, StratifiedDealer
+from biotune_optuna.data.sources.image_source import SPLIT_NAMES, ImageSource
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from biotune_optuna.data.warp import warp
+from biotune_optuna.data.affine import warp
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from sklearn.utils import Tags
 
-    from biotune_optuna.data.sources import ImageSource
+    from biotune_optuna.data.sources.open import ImageSource
     from biotune_optuna.recipe import Recipe
 
 __all__ = ["BioTuneClassifier"]

@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
-from biotune_optuna.data.arrays import check_labels
-from biotune_optuna.data.sources import ImageSource, open_source
+from biotune_optuna.data.sources.arrays import check_labels
+from biotune_optuna.data.sources.open import ImageSource, open_source
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:

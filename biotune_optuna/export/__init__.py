@@ -8,9 +8,9 @@ The folder has timm's hub layout, so using it elsewhere needs nothing of this pa
 Beside the weights lie the class names, the exact preprocessing, the recipe and a model card.
 """
 
+from biotune_optuna.data.preprocessing import Preprocessing
 from biotune_optuna.export.folder import export_model, load_exported
 from biotune_optuna.export.predict import Exported, Prediction, write_csv
-from biotune_optuna.export.preprocessing import Preprocessing
 
 __all__ = [
     "Exported",

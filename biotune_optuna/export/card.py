@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from biotune_optuna._version import __version__
 
 if TYPE_CHECKING:
-    from biotune_optuna.export.preprocessing import Preprocessing
+    from biotune_optuna.data.preprocessing import Preprocessing
     from biotune_optuna.recipe import Recipe
 
 __all__ = ["render_card"]

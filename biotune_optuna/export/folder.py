@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from timm.models import PretrainedCfg
 
 from biotune_optuna._version import __version__
+from biotune_optuna.data.preprocessing import Preprocessing
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export.card import render_card
 from biotune_optuna.export.predict import Exported
-from biotune_optuna.export.preprocessing import Preprocessing
 from biotune_optuna.files import check_lookup
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.weights import create_model

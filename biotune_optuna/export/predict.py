@@ -24,7 +24,7 @@ from biotune_optuna.data.decode import (
     read_image,
 )
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
-from biotune_optuna.data.scan import worker_count
+from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.files import replace_text
 from biotune_optuna.finetune.device import amp_dtype, channels_last, kernels, resolve_device
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from biotune_optuna.export.preprocessing import Preprocessing
+    from biotune_optuna.data.preprocessing import Preprocessing
     from biotune_optuna.recipe import Recipe
 
 __all__ = ["Exported", "Prediction", "write_csv"]

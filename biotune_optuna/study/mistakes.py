@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from biotune_optuna.data.image_source import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
 
 __all__ = ["list_mistakes"]
 

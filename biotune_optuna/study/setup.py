@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
-from biotune_optuna.data.sources import ImageSource, open_source
+from biotune_optuna.data.sources.open import ImageSource, open_source
 from biotune_optuna.data.splits import Splits, make_splits
 from biotune_optuna.errors import DataError, ModelError
 from biotune_optuna.finetune import metrics

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from biotune_optuna.data.sources import ImageSource
+    from biotune_optuna.data.sources.open import ImageSource
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.stop import StopRequest
 

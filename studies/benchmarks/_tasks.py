@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from biotune_optuna import StudySpec, TrainSettings
-from biotune_optuna.data.sources import ImageSource, open_source
+from biotune_optuna.data.sources.open import ImageSource, open_source
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.setup import Setup, prepare
 

@@ -28,13 +28,13 @@ from scipy.stats import t as student
 from sklearn.model_selection import StratifiedKFold
 
 from biotune_optuna import Recipe, StudySpec, TrainSettings, create_study
-from biotune_optuna.data.sources import open_source
+from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.finetune.metrics import score
 from biotune_optuna.study.candidates import leading
 
 if TYPE_CHECKING:
     from biotune_optuna import TuningStudy
-    from biotune_optuna.data.sources import ImageSource
+    from biotune_optuna.data.sources.open import ImageSource
 
 TASKS = ("digits", "dtd10", "mnist")
 MODEL, SIZE, TRAIN, VAL, TRIALS = "test_resnet", 24, 120, 60, 28

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from biotune_optuna.data.image_source import ImageSource, content_hash
+from biotune_optuna.data.sources.image_source import ImageSource, content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable

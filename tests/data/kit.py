@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from biotune_optuna.data.image_source import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
     from biotune_optuna.data.splits import Splits
 
 

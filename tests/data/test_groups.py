@@ -17,7 +17,7 @@ from tests.data.conftest import make_source
 from tests.data.kit import assert_partition, names
 
 if TYPE_CHECKING:
-    from biotune_optuna.data.image_source import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
 
 
 @given(

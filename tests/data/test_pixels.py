@@ -13,7 +13,7 @@ import pytest
 
 from biotune_optuna.data import PixelStore, default_cache_dir, open_source, preprocess
 from biotune_optuna.data import pixels as module
-from biotune_optuna.data.image_source import ImageSource
+from biotune_optuna.data.sources.image_source import ImageSource
 from biotune_optuna.errors import DataError
 
 Tree = Callable[..., Path]

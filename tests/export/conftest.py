@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
-from biotune_optuna.data.sources import open_source
+from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.export import Preprocessing
 from biotune_optuna.finetune import Trainer, TrainSettings
 from biotune_optuna.models import create_model, model_blocks

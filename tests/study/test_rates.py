@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from tiny import tiny_spec
 from torch import nn
 
-from biotune_optuna.data.arrays import open_array
+from biotune_optuna.data.sources.arrays import open_array
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.batches import Loss, class_weights
 from biotune_optuna.finetune.results import EpochRecord, RunResult

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from biotune_optuna.data.arrays import open_array, open_digits, open_sequence
-from biotune_optuna.data.folder import open_folder
-from biotune_optuna.data.image_source import ImageSource
-from biotune_optuna.data.manifest import open_manifest
-from biotune_optuna.data.named import NAMED, open_named
-from biotune_optuna.data.scan import path_of
-from biotune_optuna.data.timm_names import PREFIXES, open_timm
+from biotune_optuna.data.sources.arrays import open_array, open_digits, open_sequence
+from biotune_optuna.data.sources.folder import open_folder
+from biotune_optuna.data.sources.image_source import ImageSource
+from biotune_optuna.data.sources.manifest import open_manifest
+from biotune_optuna.data.sources.named import NAMED, open_named
+from biotune_optuna.data.sources.scan import path_of
+from biotune_optuna.data.sources.timm_names import PREFIXES, open_timm
 from biotune_optuna.errors import DataError
 
 __all__ = ["ImageSource", "open_source"]

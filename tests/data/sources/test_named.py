@@ -20,12 +20,13 @@ import pytest
 import torchvision.datasets as tv
 from scipy.io import savemat
 
-from biotune_optuna.data import make_splits, named, open_source
+from biotune_optuna.data import make_splits, open_source
+from biotune_optuna.data.sources import named
 from biotune_optuna.errors import DataError
 from tests.data.conftest import picture
 
 if TYPE_CHECKING:
-    from biotune_optuna.data.image_source import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
 
 RNG = np.random.default_rng(0)
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from biotune_optuna.data.arrays import open_files
 from biotune_optuna.data.decode import IMAGE_SUFFIXES
-from biotune_optuna.data.scan import SKIP_HINT, check_inside
+from biotune_optuna.data.sources.arrays import open_files
+from biotune_optuna.data.sources.scan import SKIP_HINT, check_inside
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from biotune_optuna.data.image_source import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
 
 __all__ = ["SPLIT_ALIASES", "open_folder"]
 

@@ -7,16 +7,16 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from biotune_optuna.data.arrays import class_names, open_files
-from biotune_optuna.data.folder import SPLIT_ALIASES
-from biotune_optuna.data.scan import check_inside
+from biotune_optuna.data.sources.arrays import class_names, open_files
+from biotune_optuna.data.sources.folder import SPLIT_ALIASES
+from biotune_optuna.data.sources.scan import check_inside
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
     from _csv import Reader
     from collections.abc import Iterator
 
-    from biotune_optuna.data.image_source import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
 
 __all__ = ["open_manifest"]
 

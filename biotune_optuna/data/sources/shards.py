@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biotune_optuna.data.arrays import class_names
 from biotune_optuna.data.decode import IMAGE_SUFFIXES, decode_image
-from biotune_optuna.data.folder import SPLIT_ALIASES
-from biotune_optuna.data.image_source import ImageSource
-from biotune_optuna.data.scan import (
+from biotune_optuna.data.sources.arrays import class_names
+from biotune_optuna.data.sources.folder import SPLIT_ALIASES
+from biotune_optuna.data.sources.image_source import ImageSource
+from biotune_optuna.data.sources.scan import (
     ScannedFile,
     check_inside,
     refuse_or_skip,

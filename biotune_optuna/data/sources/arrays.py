@@ -16,8 +16,8 @@ from biotune_optuna.data.decode import (
     read_bytes,
     to_rgb,
 )
-from biotune_optuna.data.image_source import ImageSource, content_hash
-from biotune_optuna.data.scan import scan_files
+from biotune_optuna.data.sources.image_source import ImageSource, content_hash
+from biotune_optuna.data.sources.scan import scan_files
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:

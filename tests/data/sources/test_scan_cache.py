@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from biotune_optuna.data import remembered as module
-from biotune_optuna.data import scan
-from biotune_optuna.data.remembered import Remembered
+from biotune_optuna.data.sources import scan
+from biotune_optuna.data.sources import scan_cache as module
+from biotune_optuna.data.sources.scan_cache import Remembered
 from tests.data.conftest import picture
 
 

@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from biotune_optuna.data.arrays import class_names
 from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.decode import decode_image, first_line
-from biotune_optuna.data.folder import SPLIT_ALIASES, open_folder
-from biotune_optuna.data.image_source import ImageSource
-from biotune_optuna.data.named import obtain, reachable, split_root, stack_parts
-from biotune_optuna.data.scan import (
+from biotune_optuna.data.sources.arrays import class_names
+from biotune_optuna.data.sources.folder import SPLIT_ALIASES, open_folder
+from biotune_optuna.data.sources.image_source import ImageSource
+from biotune_optuna.data.sources.named import obtain, reachable, split_root, stack_parts
+from biotune_optuna.data.sources.scan import (
     ScannedFile,
     path_of,
     refuse_or_skip,
     scan_content,
     worker_count,
 )
-from biotune_optuna.data.shards import open_shards
+from biotune_optuna.data.sources.shards import open_shards
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biotune_optuna.data.arrays import class_names, open_array, open_files
 from biotune_optuna.data.cache_dir import default_cache_dir
-from biotune_optuna.data.scan import check_inside, path_of
+from biotune_optuna.data.sources.arrays import class_names, open_array, open_files
+from biotune_optuna.data.sources.scan import check_inside, path_of
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from biotune_optuna.data.image_source import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
 
 __all__ = ["NAMED", "obtain", "open_named", "reachable", "split_root", "stack_parts"]
 

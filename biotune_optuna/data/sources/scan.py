@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biotune_optuna.data.decode import check_image, read_bytes
-from biotune_optuna.data.image_source import content_hash
-from biotune_optuna.data.remembered import Remembered
+from biotune_optuna.data.sources.image_source import content_hash
+from biotune_optuna.data.sources.scan_cache import Remembered
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:

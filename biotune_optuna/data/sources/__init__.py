@@ -1,0 +1,1 @@
+"""Every way in: whatever names a set of labelled images becomes one ."""
