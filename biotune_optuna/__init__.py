@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from biotune_optuna._version import __version__
 
 if TYPE_CHECKING:
+    from biotune_optuna.confirm.confirm import ConfirmPlan, confirm
+    from biotune_optuna.confirm.winner import export_winner
     from biotune_optuna.data.sources.open import open_source
     from biotune_optuna.errors import BioTuneError, DataError, ModelError, StorageError, StudyError
     from biotune_optuna.estimator import BioTuneClassifier
@@ -19,12 +21,10 @@ if TYPE_CHECKING:
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.genome import Genome, GenomeSpace
     from biotune_optuna.models.blocks import Block, model_blocks
-    from biotune_optuna.outcome import export_winner
     from biotune_optuna.recipe import BlockRecipe, Recipe
     from biotune_optuna.report.html import write_report
     from biotune_optuna.sampler.sampler import BioTuneSampler, rank_finished, slot_of
     from biotune_optuna.storage.open import open_storage
-    from biotune_optuna.study.confirm import ConfirmPlan, confirm
     from biotune_optuna.study.objective import Objective
     from biotune_optuna.study.setup import prepare
     from biotune_optuna.study.spec import StudySpec

@@ -13,11 +13,11 @@ from optuna.trial import TrialState
 
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.compare.search import searcher
+from biotune_optuna.confirm.protocol import train_finally
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import score, worst
 from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.methods.registry import get_method
-from biotune_optuna.study.final import train_finally
 from biotune_optuna.study.objective import run_record
 from biotune_optuna.study.racing import make_race
 from biotune_optuna.study.workers import run_trials

@@ -18,6 +18,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from biotune_optuna.confirm.confirm import ConfirmPlan, confirm, train_winner
+from biotune_optuna.confirm.protocol import train_finally
+from biotune_optuna.confirm.winner import preprocessing_of
 from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator import keeping
 from biotune_optuna.estimator.inputs import InputError, images_of, training_images
@@ -25,12 +28,9 @@ from biotune_optuna.estimator.results import results_of, snapshot
 from biotune_optuna.export import Exported
 from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.finetune.settings import TrainSettings
-from biotune_optuna.outcome import preprocessing_of
 from biotune_optuna.sampler.sampler import rank_finished
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.storage.urls import scrub
-from biotune_optuna.study.confirm import ConfirmPlan, confirm, train_winner
-from biotune_optuna.study.final import train_finally
 from biotune_optuna.study.spec import StudySpec, default_name
 from biotune_optuna.study.study import TuningStudy, create_study, read_spec
 
@@ -90,7 +90,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         study_: The Optuna study; all of Optuna's tools work on it.
         cv_results_: The trials as a dict of arrays, ready for ``pandas.DataFrame``.
         best_score_: Best validation score of the search.
-        confirmation_: What `biotune_optuna.study.confirm.confirm` found; None without it.
+        confirmation_: What `biotune_optuna.confirm.confirm.confirm` found; None without it.
         exported_: The trained network with its preprocessing.
     """
 

@@ -33,11 +33,11 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from biotune_optuna import Recipe, StudySpec, TrainSettings, TuningStudy, create_study
+from biotune_optuna.confirm.candidates import leading
 from biotune_optuna.data.sources.arrays import open_array
 from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.finetune.metrics import score
 from biotune_optuna.finetune.trainer import Trainer
-from biotune_optuna.study.candidates import leading
 from biotune_optuna.study.setup import prepare
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tiny import tiny_spec
 
+from biotune_optuna.confirm.winner import preprocessing_of
 from biotune_optuna.data.decode import DECODE_ERRORS
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
 from biotune_optuna.export import (
@@ -23,7 +24,6 @@ from biotune_optuna.export import (
     write_csv,
 )
 from biotune_optuna.finetune.settings import TrainSettings
-from biotune_optuna.outcome import preprocessing_of
 from biotune_optuna.study.setup import prepare
 
 from .kit import CLASSES, NAME, picture, probabilities

@@ -10,11 +10,11 @@ import numpy as np
 import optuna
 import pytest
 
+from biotune_optuna.confirm.record import add_training
 from biotune_optuna.report import dashboard
 from biotune_optuna.report.artifacts import artifact_store
 from biotune_optuna.report.dashboard import dashboard_app, default_artifact_dir, refresh_study
 from biotune_optuna.report.tidy import TidyStorage
-from biotune_optuna.study.ledger import add_training
 from tests.report.kit import call, detail
 
 

@@ -10,10 +10,10 @@ import optuna
 import pytest
 from tiny import tiny_spec
 
+from biotune_optuna.confirm.plan import ConfirmPlan
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.storage.open import open_storage
-from biotune_optuna.study.confirm_plan import ConfirmPlan
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.spec import StudySpec, default_name
 from biotune_optuna.study.study import study_of

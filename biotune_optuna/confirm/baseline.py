@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biotune_optuna.confirm.protocol import train_finally
+from biotune_optuna.confirm.statistics import Interval, bootstrap_interval
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
 from biotune_optuna.methods.registry import get_method
-from biotune_optuna.study.evidence import Interval, bootstrap_interval
-from biotune_optuna.study.final import train_finally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biotune_optuna.confirm.confirm import ConfirmPlan, confirm
+from biotune_optuna.confirm.plan import further_rate
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.sampler.sampler import BioTuneSampler
-from biotune_optuna.study.confirm import ConfirmPlan, confirm
-from biotune_optuna.study.confirm_plan import further_rate
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy

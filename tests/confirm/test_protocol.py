@@ -6,11 +6,11 @@ import optuna
 import pytest
 from tiny import tiny_spec
 
+from biotune_optuna.confirm.baseline import run_baseline
+from biotune_optuna.confirm.confirm import _fit_final
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.recipe import Recipe
-from biotune_optuna.study.baseline import run_baseline
-from biotune_optuna.study.confirm import _fit_final
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.spec import StudySpec
 from biotune_optuna.study.study import TuningStudy

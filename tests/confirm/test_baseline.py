@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from tiny import tiny_spec
 
+from biotune_optuna.confirm.baseline import run_baseline
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.metrics import score
 from biotune_optuna.finetune.results import RunResult, epochs_of_final_run
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.recipe import Recipe
-from biotune_optuna.study.baseline import run_baseline
 from biotune_optuna.study.setup import Setup, prepare
 
 
