@@ -60,7 +60,7 @@ def dashboard(
     artifact_dir: str | None,
 ) -> None:
     """Open a study in optuna-dashboard."""
-    from biotune_optuna.report.dashboard import run_dashboard
+    from biotune_optuna.report.dashboard.serve import run_dashboard
 
     run_dashboard(
         storage, name, host=host, port=port, artifact_dir=artifact_dir, read_only=read_only

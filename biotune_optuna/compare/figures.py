@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from biotune_optuna.compare.rows import BUDGET_SUFFIX
-from biotune_optuna.report.style import BLACK, BLUE, GREY, ORANGE, finish, safe
+from biotune_optuna.page.style import BLACK, BLUE, GREY, ORANGE, finish, safe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,8 @@ from biotune_optuna.compare import ablation, figures
 from biotune_optuna.compare.rows import write_csv
 from biotune_optuna.compare.tables import Summary, summarise
 from biotune_optuna.errors import StudyError
-from biotune_optuna.report.shell import document, figure_html, replace_file
-from biotune_optuna.report.text import count, duration
+from biotune_optuna.page.html import document, figure_html, replace_file
+from biotune_optuna.page.text import count, duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

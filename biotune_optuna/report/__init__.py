@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from biotune_optuna.report.artifacts import attach_model, attach_trial_artifacts
-    from biotune_optuna.report.dashboard import refresh_study, run_dashboard
+    from biotune_optuna.cli.progress import Progress
+    from biotune_optuna.report.dashboard.artifacts import attach_model, attach_trial_artifacts
+    from biotune_optuna.report.dashboard.serve import refresh_study, run_dashboard
     from biotune_optuna.report.html import write_report
-    from biotune_optuna.report.live import Progress
     from biotune_optuna.report.status import StudyStatus, study_status
 
 _HOMES = {

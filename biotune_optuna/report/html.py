@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
+from biotune_optuna.page.html import document, figure_html, replace_file
+from biotune_optuna.page.text import plural
 from biotune_optuna.report import sections
 from biotune_optuna.report.figures import FIGURES, NothingToShow
-from biotune_optuna.report.shell import document, figure_html, replace_file
-from biotune_optuna.report.text import plural
 from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import search_sentences, verdict
 

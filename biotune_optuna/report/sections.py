@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from biotune_optuna.page.text import count, duration, label, method_words, plural
 from biotune_optuna.report.figures.cost import time_spent
-from biotune_optuna.report.text import count, duration, label, method_words, plural
 from biotune_optuna.report.view import StudyView, seconds
 from biotune_optuna.report.words import cost_sentences, describe, describe_trial
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.genome import USUAL_RATES
+from biotune_optuna.page.text import count, duration, method_words, plural
 from biotune_optuna.report.figures.cost import time_spent
-from biotune_optuna.report.text import count, duration, method_words, plural
 from biotune_optuna.report.view import generation
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ __all__ = ["Objective", "Observer", "recipe_summary", "run_record"]
 
 
 class Observer(Protocol):
-    """Who is told of the progress of a study; `biotune_optuna.report.live.Progress` is one."""
+    """Who is told of the progress of a study; `biotune_optuna.cli.progress.Progress` is one."""
 
     def trial_started(self, trial: optuna.Trial) -> None:
         """A trial's recipe is known and its first run begins."""

@@ -40,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from biotune_optuna.confirm.confirm import ConfirmPlan, confirm
     from biotune_optuna.confirm.winner import export_winner
     from biotune_optuna.finetune.settings import TrainSettings
-    from biotune_optuna.report.attach import Attachments
+    from biotune_optuna.report.dashboard.attach import Attachments
     from biotune_optuna.report.html import write_report
     from biotune_optuna.study.spec import StudySpec
     from biotune_optuna.study.study import create_study
@@ -76,7 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dashboard(finished: Path) -> str:
     """Address of the study in the dashboard."""
-    from biotune_optuna.report.dashboard import run_dashboard
+    from biotune_optuna.report.dashboard.serve import run_dashboard
 
     address: list[str] = []
     ready = threading.Event()

@@ -9,8 +9,8 @@ from typing import Any
 
 import optuna
 
-from biotune_optuna.report.artifacts import artifact_store
-from biotune_optuna.report.dashboard import dashboard_app
+from biotune_optuna.report.dashboard.artifacts import artifact_store
+from biotune_optuna.report.dashboard.serve import dashboard_app
 
 N_TRIALS = 40
 

@@ -12,9 +12,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from biotune_optuna.report import live
-from biotune_optuna.report.live import Progress
-from biotune_optuna.report.text import count, duration
+from biotune_optuna.cli import progress as live
+from biotune_optuna.cli.progress import Progress
+from biotune_optuna.page.text import count, duration
 
 Run = namedtuple("Run", "index fold seed")
 Record = namedtuple("Record", "epoch train_loss score seconds")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from biotune_optuna.report.style import (
+from biotune_optuna.page.style import (
     BLACK,
     BLUE,
     GREEN,
@@ -17,7 +17,7 @@ from biotune_optuna.report.style import (
     safe,
     shorten,
 )
-from biotune_optuna.report.text import label
+from biotune_optuna.page.text import label
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
-from biotune_optuna.report.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, finish
-from biotune_optuna.report.text import duration
+from biotune_optuna.page.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, finish
+from biotune_optuna.page.text import duration
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view, seconds
 from biotune_optuna.storage.lease import ENDED_KEY
 

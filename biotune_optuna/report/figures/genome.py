@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from plotly.subplots import make_subplots
 
-from biotune_optuna.report.style import (
+from biotune_optuna.page.style import (
     BLACK,
     BLUE,
     GREY,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
+from biotune_optuna.page.style import BLUE, ORANGE, finish, shorten
 from biotune_optuna.report.figures.genome import with_recipe
-from biotune_optuna.report.style import BLUE, ORANGE, finish, shorten
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view
 
 if TYPE_CHECKING:

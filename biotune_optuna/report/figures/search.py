@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from biotune_optuna.report.style import BLACK, GREY, LIGHT, OTHER, ROLES, VERMILION, finish, mark
+from biotune_optuna.page.style import BLACK, GREY, LIGHT, OTHER, ROLES, VERMILION, finish, mark
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view, generation, parents
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.report.style import GREY, PALETTE, finish
+from biotune_optuna.page.style import GREY, PALETTE, finish
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view
 
 if TYPE_CHECKING:

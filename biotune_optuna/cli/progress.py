@@ -19,7 +19,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from biotune_optuna.report.text import duration
+from biotune_optuna.page.text import duration
 from biotune_optuna.report.view import StudyView, as_view, generation, seconds
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.files import replace_text
-from biotune_optuna.report.style import at_height
+from biotune_optuna.page.style import at_height
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,8 +6,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.report.artifacts import artifact_store, attach_model, attach_trial_artifacts
-from biotune_optuna.report.dashboard import default_artifact_dir, refresh_study
+from biotune_optuna.report.dashboard.artifacts import (
+    artifact_store,
+    attach_model,
+    attach_trial_artifacts,
+)
+from biotune_optuna.report.dashboard.serve import default_artifact_dir, refresh_study
 from biotune_optuna.report.view import generation
 
 if TYPE_CHECKING:

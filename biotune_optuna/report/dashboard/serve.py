@@ -23,12 +23,12 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna.exceptions import ExperimentalWarning
 
 from biotune_optuna.errors import BioTuneError, StudyError
-from biotune_optuna.report.artifacts import artifact_store
+from biotune_optuna.page.style import at_height
+from biotune_optuna.report.dashboard.artifacts import artifact_store
+from biotune_optuna.report.dashboard.storage import TidyStorage
 from biotune_optuna.report.figures import NothingToShow, genome, search, training
 from biotune_optuna.report.figures.cost import accuracy_against_cost
 from biotune_optuna.report.figures.importance import block_importance
-from biotune_optuna.report.style import at_height
-from biotune_optuna.report.tidy import TidyStorage
 from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import search_sentences, verdict
 

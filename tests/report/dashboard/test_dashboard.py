@@ -11,10 +11,10 @@ import optuna
 import pytest
 
 from biotune_optuna.confirm.record import add_training
-from biotune_optuna.report import dashboard
-from biotune_optuna.report.artifacts import artifact_store
-from biotune_optuna.report.dashboard import dashboard_app, default_artifact_dir, refresh_study
-from biotune_optuna.report.tidy import TidyStorage
+from biotune_optuna.report.dashboard import serve as dashboard
+from biotune_optuna.report.dashboard.artifacts import artifact_store
+from biotune_optuna.report.dashboard.serve import dashboard_app, default_artifact_dir, refresh_study
+from biotune_optuna.report.dashboard.storage import TidyStorage
 from tests.report.kit import call, detail
 
 

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from biotune_optuna.cli import cli
 from biotune_optuna.errors import BioTuneError, StudyError
-from biotune_optuna.report import dashboard
-from biotune_optuna.report.dashboard import run_dashboard
+from biotune_optuna.report.dashboard import serve as dashboard
+from biotune_optuna.report.dashboard.serve import run_dashboard
 from tests.report.kit import N_TRIALS
 
 

@@ -15,10 +15,14 @@ import pytest
 from optuna.artifacts import download_artifact, get_all_artifact_meta
 from PIL import Image
 
-from biotune_optuna.report import artifacts
-from biotune_optuna.report.artifacts import artifact_store, attach_model, attach_trial_artifacts
-from biotune_optuna.report.attach import Attachments
-from biotune_optuna.report.dashboard import dashboard_app
+from biotune_optuna.report.dashboard import artifacts
+from biotune_optuna.report.dashboard.artifacts import (
+    artifact_store,
+    attach_model,
+    attach_trial_artifacts,
+)
+from biotune_optuna.report.dashboard.attach import Attachments
+from biotune_optuna.report.dashboard.serve import dashboard_app
 from tests.report.kit import call, detail
 from tests.report.lab import BLOCKS
 

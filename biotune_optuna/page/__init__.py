@@ -1,0 +1,1 @@
+"""Pages: headings, texts, tables and figures, as one HTML file or as Markdown."""
