@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from biotune_optuna.cli.checks import check_apart, folder_of, quieten_optuna
 from biotune_optuna.cli.options import storage_option
-from biotune_optuna.cli.pick import check_apart, folder_of, quieten_optuna
 from biotune_optuna.cli.spec import make_spec, protocol_options
 from biotune_optuna.errors import BioTuneError, StorageError, StudyError
 from biotune_optuna.files import check_output
 
 if TYPE_CHECKING:
     from biotune_optuna.compare import Row
-    from biotune_optuna.compare.work import Progress
+    from biotune_optuna.compare.run import Progress
 
 _COUNT = click.IntRange(min=1)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from biotune_optuna.cli.checks import quieten_optuna, study_name
 from biotune_optuna.cli.options import device_option, study_options
-from biotune_optuna.cli.pick import quieten_optuna, study_name
 
 
 @click.command()

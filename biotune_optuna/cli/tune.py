@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from biotune_optuna.cli.checks import check_apart, check_no_comparison, folder_of, quieten_optuna
 from biotune_optuna.cli.options import (
     DURATION,
     device_option,
@@ -17,7 +18,6 @@ from biotune_optuna.cli.options import (
     out_option,
     study_options,
 )
-from biotune_optuna.cli.pick import check_apart, check_no_comparison, folder_of, quieten_optuna
 from biotune_optuna.cli.spec import make_spec, spec_options
 from biotune_optuna.errors import StudyError
 from biotune_optuna.files import check_output

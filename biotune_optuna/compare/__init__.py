@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from biotune_optuna.compare.pages import write_comparison
     from biotune_optuna.compare.plan import Comparison, Contender
     from biotune_optuna.compare.rows import Row, read_csv, write_csv
-    from biotune_optuna.compare.work import read_rows, run_comparison
+    from biotune_optuna.compare.run import read_rows, run_comparison
 
 _HOMES = {
     "Comparison": "plan",

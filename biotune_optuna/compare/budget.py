@@ -20,7 +20,7 @@ from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.study.objective import run_record
 from biotune_optuna.study.racing import make_race
-from biotune_optuna.study.workers import run_trials
+from biotune_optuna.study.worker import run_trials
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

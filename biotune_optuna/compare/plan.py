@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from biotune_optuna.compare.rows import BUDGET_SUFFIX
 from biotune_optuna.data.sources.named import NAMED, split_root
 from biotune_optuna.errors import StudyError
+from biotune_optuna.jsonable import plain_value
 from biotune_optuna.methods.registry import METHODS
-from biotune_optuna.plain import plain_value
 from biotune_optuna.study.spec import StudySpec, default_name
 
 if TYPE_CHECKING:

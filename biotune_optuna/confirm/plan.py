@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.plain import make_plain
+from biotune_optuna.jsonable import make_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

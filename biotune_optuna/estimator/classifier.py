@@ -22,7 +22,7 @@ from biotune_optuna.confirm.confirm import ConfirmPlan, confirm, train_winner
 from biotune_optuna.confirm.protocol import train_finally
 from biotune_optuna.confirm.winner import preprocessing_of
 from biotune_optuna.errors import StudyError
-from biotune_optuna.estimator import keeping
+from biotune_optuna.estimator import persistence as keeping
 from biotune_optuna.estimator.inputs import InputError, images_of, training_images
 from biotune_optuna.estimator.results import results_of, snapshot
 from biotune_optuna.export import Exported

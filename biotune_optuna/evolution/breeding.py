@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biotune_optuna.evolution import moves, operators, surrogate
+from biotune_optuna.evolution import moves, surrogate
+from biotune_optuna.evolution import paper as operators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container

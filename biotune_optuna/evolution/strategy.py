@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.evolution import breeding, operators
+from biotune_optuna.evolution import breeding
+from biotune_optuna.evolution import paper as operators
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.metrics import METRICS
-from biotune_optuna.plain import make_plain
+from biotune_optuna.jsonable import make_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

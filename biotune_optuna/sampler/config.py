@@ -10,7 +10,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution.informed import informed_genomes
 from biotune_optuna.evolution.strategy import Settings
 from biotune_optuna.genome import Genome, GenomeSpace
-from biotune_optuna.plain import plain_value
+from biotune_optuna.jsonable import plain_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -130,7 +130,7 @@ class History:
 
     @property
     def offset(self) -> float:
-        """See `biotune_optuna.evolution.operators.extinction`."""
+        """See `biotune_optuna.evolution.paper.extinction`."""
         return 1.0 if self._sign < 0 else 0.0
 
     @property

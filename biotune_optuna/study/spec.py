@@ -13,8 +13,8 @@ from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.genome import USUAL_RATES, GenomeSpace, Variant
+from biotune_optuna.jsonable import make_plain
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
-from biotune_optuna.plain import make_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

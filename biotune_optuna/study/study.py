@@ -12,14 +12,14 @@ import optuna
 
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
-from biotune_optuna.plain import plain_value
+from biotune_optuna.jsonable import plain_value
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.storage.open import keep_user_attr, open_storage
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.rates import RateCheck, find_rates
 from biotune_optuna.study.setup import Setup, prepare
 from biotune_optuna.study.spec import StudySpec, default_name
-from biotune_optuna.study.workers import run_trials
+from biotune_optuna.study.worker import run_trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

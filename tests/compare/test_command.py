@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from biotune_optuna.cli import cli
 from biotune_optuna.compare.plan import Comparison
 from biotune_optuna.compare.rows import write_csv
-from biotune_optuna.compare.work import Progress
+from biotune_optuna.compare.run import Progress
 from biotune_optuna.errors import DataError
 
 from .rows_kit import make_rows

@@ -24,7 +24,7 @@ from tests.study.postgres import Postgres
 
 from biotune_optuna.sampler.sampler import slot_of
 from biotune_optuna.storage.open import open_storage
-from biotune_optuna.study.workers import run_trials
+from biotune_optuna.study.worker import run_trials
 from tests.fault.soak import (
     N_PARAMS,
     STUDY,

@@ -27,7 +27,7 @@ from biotune_optuna.evolution.strategy import Settings
 from biotune_optuna.evolution.strategy import plan as plan_slots
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.storage.open import open_storage
-from biotune_optuna.study.workers import run_trials
+from biotune_optuna.study.worker import run_trials
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from biotune_optuna.errors import StorageError
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.storage.open import open_storage
-from biotune_optuna.study.workers import run_trials
+from biotune_optuna.study.worker import run_trials
 
 pymysql = pytest.importorskip("pymysql")
 

@@ -12,7 +12,7 @@ import optuna
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.stop import StopRequest
-from biotune_optuna.study.workers import run_trials
+from biotune_optuna.study.worker import run_trials
 
 
 def main(url: str, n_trials: str, seconds: str, log: str, sampler: str = "biotune") -> None:

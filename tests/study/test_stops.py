@@ -15,7 +15,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from biotune_optuna.study.workers import Stopped, StopRequest, run_trials, worker_status
+from biotune_optuna.study.worker import Stopped, StopRequest, run_trials, worker_status
 from tests.study.kit import make, objective, states
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -70,7 +70,7 @@ WORKER = """
     import hashlib, sys, time, optuna
     from biotune_optuna.sampler.sampler import BioTuneSampler
     from biotune_optuna.storage.open import open_storage
-    from biotune_optuna.study.workers import run_trials, StopRequest, Stopped
+    from biotune_optuna.study.worker import run_trials, StopRequest, Stopped
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(study_name="s", storage=open_storage(sys.argv[1]),
         direction="maximize", sampler=BioTuneSampler(seed=1), load_if_exists=True)

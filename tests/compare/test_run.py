@@ -19,11 +19,11 @@ import torch
 from examples import digit_folder
 from tiny import tiny_spec
 
-from biotune_optuna.compare import work
+from biotune_optuna.compare import run as work
 from biotune_optuna.compare.plan import Comparison
 from biotune_optuna.compare.rows import Row
+from biotune_optuna.compare.run import Progress, read_rows, run_comparison
 from biotune_optuna.compare.search import varied
-from biotune_optuna.compare.work import Progress, read_rows, run_comparison
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.settings import TrainSettings

@@ -22,7 +22,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.storage.open import keep_user_attr
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.storage.urls import scrub
-from biotune_optuna.study.reaper import Reaper, end_trial
+from biotune_optuna.study.stale import Reaper, end_trial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

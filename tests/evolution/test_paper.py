@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from biotune_optuna.evolution import operators
+from biotune_optuna.evolution import paper as operators
 
 
 def twin(seed):

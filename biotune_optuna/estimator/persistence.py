@@ -15,7 +15,7 @@ from biotune_optuna.data.sources.arrays import label_names
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export import Exported, export_model, load_exported
 from biotune_optuna.files import replace_text
-from biotune_optuna.plain import plain_value
+from biotune_optuna.jsonable import plain_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

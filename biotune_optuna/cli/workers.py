@@ -6,8 +6,8 @@ import time
 
 import click
 
+from biotune_optuna.cli.checks import check_apart, quieten_optuna, study_name
 from biotune_optuna.cli.options import DURATION, device_option, display_option, study_options
-from biotune_optuna.cli.pick import check_apart, quieten_optuna, study_name
 from biotune_optuna.errors import StudyError
 
 

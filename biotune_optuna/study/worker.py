@@ -17,7 +17,7 @@ from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.storage.lease import LEASE_KEY, LostTrialError, read_holder
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.storage.urls import scrub
-from biotune_optuna.study.reaper import Reaper, end_trial
+from biotune_optuna.study.stale import Reaper, end_trial
 from biotune_optuna.study.stop import Stopped, StopRequest
 from biotune_optuna.study.totals import Totals, count
 

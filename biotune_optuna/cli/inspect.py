@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from biotune_optuna.cli.checks import check_no_comparison, folder_of, open_study
 from biotune_optuna.cli.options import study_options
-from biotune_optuna.cli.pick import check_no_comparison, folder_of, open_study
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_spec
 
-from biotune_optuna.compare.board import Board
+from biotune_optuna.compare.cells import Board
 from biotune_optuna.compare.plan import Cell, Comparison, Contender, contender
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.storage.open import open_storage

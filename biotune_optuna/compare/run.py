@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from biotune_optuna.compare.board import RESULT_KEY, Board
+from biotune_optuna.compare.cells import RESULT_KEY, Board
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.compare.plan import Cell, Comparison, data_name
 from biotune_optuna.compare.rows import Row

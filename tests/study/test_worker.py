@@ -18,10 +18,10 @@ from biotune_optuna.storage import retry
 from biotune_optuna.storage.holder import current_holder
 from biotune_optuna.storage.lease import HOLDER_KEY, LeaseWatch
 from biotune_optuna.storage.open import open_storage
-from biotune_optuna.study import workers
-from biotune_optuna.study.reaper import Reaper
+from biotune_optuna.study import worker as workers
+from biotune_optuna.study.stale import Reaper
 from biotune_optuna.study.totals import count
-from biotune_optuna.study.workers import StopRequest, run_trials, worker_status
+from biotune_optuna.study.worker import StopRequest, run_trials, worker_status
 from tests.study.kit import make, objective, states
 
 pytestmark = pytest.mark.usefixtures("quiet")
