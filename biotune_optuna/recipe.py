@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 
 
 class BlockLike(Protocol):
-    """What a recipe needs to know of a block; `biotune_optuna.models.Block` is one."""
+    """What a recipe needs to know of a block; `biotune_optuna.models.blocks.Block` is one."""
 
     @property
     def name(self) -> str:

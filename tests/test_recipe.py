@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from biotune_optuna.errors import ModelError
-from biotune_optuna.models import model_blocks
+from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import BlockRecipe, Recipe
 
 

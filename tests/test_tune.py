@@ -74,7 +74,7 @@ def test_what_was_stopped_goes_on_with_the_same_command(
         optuna=optuna.create_study(),
     )
     monkeypatch.setattr("biotune_optuna.study.study.create_study", lambda *_a, **_o: study)
-    monkeypatch.setattr("biotune_optuna.confirm.winner.check_export", lambda *_a: None)
+    monkeypatch.setattr("biotune_optuna.confirmation.winner.check_export", lambda *_a: None)
     result = CliRunner().invoke(cli, [*command, "--out", str(tmp_path), "--plain"])
     assert result.exit_code == 130, result.output
     assert result.stderr.splitlines()[-1] == (

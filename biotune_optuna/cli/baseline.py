@@ -26,7 +26,7 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
     all but the test images and tested once.
     """
     from biotune_optuna.cli.progress import Progress
-    from biotune_optuna.confirm.baseline import run_baseline, setting_words
+    from biotune_optuna.confirmation.baseline import run_baseline, setting_words
     from biotune_optuna.methods.registry import get_method
     from biotune_optuna.study.setup import prepare
     from biotune_optuna.study.stop import Stopped, StopRequest

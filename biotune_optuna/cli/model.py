@@ -33,7 +33,7 @@ def export(
     device: str,
 ) -> None:
     """Write the confirmed winner as a folder: weights, labels, recipe, model card."""
-    from biotune_optuna.confirm.winner import export_winner
+    from biotune_optuna.confirmation.winner import export_winner
     from biotune_optuna.storage.open import open_storage
     from biotune_optuna.study.study import load_study
 

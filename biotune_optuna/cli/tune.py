@@ -147,8 +147,8 @@ def demo_spec(seed: int = 0) -> StudySpec:
 def run(job: Job) -> None:
     """Searches, confirms, exports and reports; prints where things are and what to type next."""
     from biotune_optuna.cli.progress import Progress
-    from biotune_optuna.confirm.confirm import confirm
-    from biotune_optuna.confirm.winner import check_export, export_winner
+    from biotune_optuna.confirmation.confirm import confirm
+    from biotune_optuna.confirmation.winner import check_export, export_winner
     from biotune_optuna.report.dashboard.attach import Attachments
     from biotune_optuna.report.dashboard.serve import default_artifact_dir
     from biotune_optuna.report.html import write_report

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.compare.search import searcher
-from biotune_optuna.confirm.protocol import train_finally
+from biotune_optuna.confirmation.protocol import train_finally
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import score, worst
 from biotune_optuna.finetune.results import epochs_of_final_run

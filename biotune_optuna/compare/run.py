@@ -15,7 +15,7 @@ from biotune_optuna.compare.cells import RESULT_KEY, Board
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.compare.plan import Cell, Comparison, data_name
 from biotune_optuna.compare.rows import Row
-from biotune_optuna.confirm.baseline import run_baseline, setting_words
+from biotune_optuna.confirmation.baseline import run_baseline, setting_words
 from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.models.weights import check_name

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from biotune_optuna.compare.outcome import Outcome
-from biotune_optuna.confirm.confirm import ConfirmPlan, confirm
+from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.study.setup import split
 from biotune_optuna.study.study import SPEC_KEY, study_of

@@ -18,9 +18,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from biotune_optuna.confirm.confirm import ConfirmPlan, confirm, train_winner
-from biotune_optuna.confirm.protocol import train_finally
-from biotune_optuna.confirm.winner import preprocessing_of
+from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm, train_winner
+from biotune_optuna.confirmation.protocol import train_finally
+from biotune_optuna.confirmation.winner import preprocessing_of
 from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator import persistence as keeping
 from biotune_optuna.estimator.inputs import InputError, images_of, training_images
@@ -90,7 +90,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         study_: The Optuna study; all of Optuna's tools work on it.
         cv_results_: The trials as a dict of arrays, ready for ``pandas.DataFrame``.
         best_score_: Best validation score of the search.
-        confirmation_: What `biotune_optuna.confirm.confirm.confirm` found; None without it.
+        confirmation_: What `biotune_optuna.confirmation.confirm.confirm` found; None without it.
         exported_: The trained network with its preprocessing.
     """
 

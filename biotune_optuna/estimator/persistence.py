@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biotune_optuna._version import __version__
-from biotune_optuna.confirm.confirm import ConfirmPlan
+from biotune_optuna.confirmation.confirm import ConfirmPlan
 from biotune_optuna.data.sources.arrays import label_names
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export import Exported, export_model, load_exported

@@ -18,7 +18,7 @@ __all__ = ["Images", "PixelFeed"]
 
 
 class Images(Protocol):
-    """What training needs of a set of images; `biotune_optuna.data.DeviceImages` is one."""
+    """What training needs of a set of images; `biotune_optuna.data.loaders.DeviceImages` is one."""
 
     def __len__(self) -> int:
         """Number of images, N."""

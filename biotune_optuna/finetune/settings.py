@@ -76,7 +76,7 @@ class TrainSettings:
         label_smoothing: Share of probability spread over all classes, in [0, 1).
         mixup: MixUp's alpha; 0 switches it off.
         cutmix: CutMix's alpha; 0 switches it off. With both, a coin decides for each batch.
-        augment: Name in `biotune_optuna.data.AUGMENTATIONS`; ``"none"`` is off.
+        augment: Name in `biotune_optuna.data.loaders.AUGMENTATIONS`; ``"none"`` is off.
         frozen_norm: ``"eval"`` leaves BatchNorm statistics of frozen blocks untouched; ``"train"``
             lets them drift, as the paper's released code does (and rules out the prefix cache).
         metric: Name in `biotune_optuna.finetune.metrics.METRICS`.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.confirm.record import trainings
+from biotune_optuna.confirmation.record import trainings
 from biotune_optuna.errors import StudyError
 from biotune_optuna.storage.urls import StorageURL
 from biotune_optuna.study.totals import count_trials, unconfirmed

@@ -71,7 +71,7 @@ def unconfirmed(confirmation: Mapping[str, Any], trials: Iterable[FrozenTrial]) 
     """A sentence where a search went on after its confirmation, None where all is confirmed.
 
     Args:
-        confirmation: What `biotune_optuna.confirm.confirm.confirm` stored, or an empty mapping.
+        confirmation: What `biotune_optuna.confirm` stored, or an empty mapping.
         trials: The study's trials as they are now.
     """
     confirmed = (confirmation.get("basis") or {}).get("trials")

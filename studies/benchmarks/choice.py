@@ -28,7 +28,7 @@ from scipy.stats import t as student
 from sklearn.model_selection import StratifiedKFold
 
 from biotune_optuna import Recipe, StudySpec, TrainSettings, create_study
-from biotune_optuna.confirm.candidates import leading
+from biotune_optuna.confirmation.candidates import leading
 from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.finetune.metrics import score
 

@@ -30,7 +30,7 @@ from _engine_common import (
 from torch import nn
 
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
-from biotune_optuna.models import model_blocks
+from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:

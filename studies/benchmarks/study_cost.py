@@ -33,7 +33,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from biotune_optuna import Recipe, StudySpec, TrainSettings, TuningStudy, create_study
-from biotune_optuna.confirm.candidates import leading
+from biotune_optuna.confirmation.candidates import leading
 from biotune_optuna.data.sources.arrays import open_array
 from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.finetune.metrics import score

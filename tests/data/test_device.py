@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from biotune_optuna.data import DeviceImages, PixelStore, open_source
 from biotune_optuna.data.augment import AUGMENTATIONS, augment
+from biotune_optuna.data.loaders import DeviceImages
+from biotune_optuna.data.pixels import PixelStore
+from biotune_optuna.data.sources.open import open_source
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from biotune_optuna.data import make_splits
 from biotune_optuna.data.partition import StratifiedDealer
+from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
 from tests.data.conftest import make_source
 from tests.data.kit import assert_partition

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biotune_optuna.data import make_splits
 from biotune_optuna.data.partition import _give_to_the_needy
+from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
 from tests.data.conftest import make_source
 from tests.data.kit import assert_partition, names

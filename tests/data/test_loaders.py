@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from biotune_optuna.data import DeviceImages, Normalize, PixelStore, open_source
 from biotune_optuna.data.augment import AUGMENTATIONS, augment
+from biotune_optuna.data.loaders import DeviceImages, Normalize
+from biotune_optuna.data.pixels import PixelStore
+from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.errors import DataError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biotune_optuna.data import PixelStore, default_cache_dir, open_source, preprocess
 from biotune_optuna.data import pixels as module
+from biotune_optuna.data.cache_dir import default_cache_dir
+from biotune_optuna.data.decode import preprocess
+from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.image_source import ImageSource
+from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.errors import DataError
 
 Tree = Callable[..., Path]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biotune_optuna.data import make_splits, open_source
 from biotune_optuna.data.partition import apportion
+from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
 from tests.data.conftest import make_source
 from tests.data.kit import assert_partition, labels_of, names

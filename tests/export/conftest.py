@@ -8,8 +8,10 @@ import pytest
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
 from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.export import Preprocessing
-from biotune_optuna.finetune import Trainer, TrainSettings
-from biotune_optuna.models import create_model, model_blocks
+from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.finetune.trainer import Trainer
+from biotune_optuna.models.blocks import model_blocks
+from biotune_optuna.models.weights import create_model
 from biotune_optuna.recipe import Recipe
 
 from .kit import NAME, SIZE, export, picture

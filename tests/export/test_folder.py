@@ -19,7 +19,8 @@ from biotune_optuna.export import (
     load_exported,
 )
 from biotune_optuna.export.folder import FILES, check_target
-from biotune_optuna.models import create_model, model_blocks
+from biotune_optuna.models.blocks import model_blocks
+from biotune_optuna.models.weights import create_model
 from biotune_optuna.recipe import Recipe
 
 from .kit import CLASSES, NAME, SIZE, export

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tiny import tiny_spec
 
-from biotune_optuna.confirm.winner import preprocessing_of
+from biotune_optuna.confirmation.winner import preprocessing_of
 from biotune_optuna.data.decode import DECODE_ERRORS
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
 from biotune_optuna.export import (

@@ -9,7 +9,7 @@ from torch import nn
 
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
-from biotune_optuna.models import model_blocks
+from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
 
 

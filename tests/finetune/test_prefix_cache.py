@@ -10,7 +10,7 @@ from torch import nn
 from biotune_optuna.finetune.prefix.cache import CachedFeatures, PrefixCache
 from biotune_optuna.finetune.prefix.cut import find_cut
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
-from biotune_optuna.models import model_blocks
+from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
 
 from .kit import make_images, make_model

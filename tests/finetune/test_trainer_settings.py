@@ -26,7 +26,7 @@ from biotune_optuna.finetune.device import (
 )
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
-from biotune_optuna.models import model_blocks
+from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
 
 from .kit import make_model, make_trainer

@@ -10,7 +10,7 @@ from torch import nn
 from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.methods.registry import METHODS
-from biotune_optuna.models import model_blocks
+from biotune_optuna.models.blocks import model_blocks
 
 from .kit import make_trainer, state_of
 

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from biotune_optuna.errors import ModelError
-from biotune_optuna.models import model_blocks
-from biotune_optuna.models.blocks import classifier_paths, output_layers
+from biotune_optuna.models.blocks import classifier_paths, model_blocks, output_layers
 
 
 def build(name, **kwargs):

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from biotune_optuna.errors import ModelError
-from biotune_optuna.models import create_model, hub, packages, reset_head
+from biotune_optuna.models import hub, packages
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.states import read_state_dict
-from biotune_optuna.models.weights import meta_model, trunk_fingerprint
+from biotune_optuna.models.weights import create_model, meta_model, reset_head, trunk_fingerprint
 
 SMALL = "test_resnet"  # timm's own small test network, 3 stages
 

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from tiny import tiny_spec
 
-from biotune_optuna.confirm.plan import ConfirmPlan
+from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.storage.open import open_storage

@@ -22,15 +22,14 @@ import timm
 import torch
 
 from biotune_optuna.errors import ModelError
-from biotune_optuna.models import model_blocks
-from biotune_optuna.models.blocks import output_layers
+from biotune_optuna.models.blocks import model_blocks, output_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from torch import nn
 
-    from biotune_optuna.models import Block
+    from biotune_optuna.models.blocks import Block
 
 COMMAND = "python tests/sweep/block_sweep.py --table docs/benchmarks/blocks.md"
 CLASSES = 10

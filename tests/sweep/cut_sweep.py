@@ -20,8 +20,9 @@ import timm
 import torch
 
 from biotune_optuna.errors import BioTuneError
-from biotune_optuna.finetune import Trainer, TrainSettings
-from biotune_optuna.models import model_blocks
+from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.finetune.trainer import Trainer
+from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
 
 COMMAND = "python tests/sweep/cut_sweep.py --table docs/benchmarks/cuts.md"

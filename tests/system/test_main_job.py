@@ -209,7 +209,7 @@ def test_exported_model_predicts_what_the_model_in_memory_does(finished: Path) -
             device="cpu",
             cache_dir=finished / "cache",
         )
-        from biotune_optuna.confirm.confirm import train_winner
+        from biotune_optuna.confirmation.confirm import train_winner
 
         train_winner(study)
         index = study.setup.splits.test

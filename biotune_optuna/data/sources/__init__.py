@@ -1,1 +1,1 @@
-"""Every way in: whatever names a set of labelled images becomes one ."""
+"""Every way in: whatever names a set of labelled images becomes one `ImageSource`."""

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from biotune_optuna.data import open_source
 from biotune_optuna.data.decode import DECODE_ERRORS
+from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.errors import DataError
 from tests.data.conftest import picture
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from biotune_optuna.data import open_source
+from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.errors import DataError
 
 Tree = Callable[..., Path]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from biotune_optuna.data import make_splits, open_source
+from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
 
 Tree = Callable[..., Path]

@@ -20,8 +20,9 @@ import pytest
 import torchvision.datasets as tv
 from scipy.io import savemat
 
-from biotune_optuna.data import make_splits, open_source
 from biotune_optuna.data.sources import named
+from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
 from tests.data.conftest import picture
 

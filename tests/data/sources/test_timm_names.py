@@ -13,9 +13,10 @@ import pytest
 import torchvision.datasets as tv
 from timm.data import create_dataset
 
-from biotune_optuna.data import make_splits, open_source
 from biotune_optuna.data.sources import named
+from biotune_optuna.data.sources.open import open_source
 from biotune_optuna.data.sources.timm_names import _hub_labels, _one_for_each_part, _Part
+from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
 from tests.data.conftest import picture
 

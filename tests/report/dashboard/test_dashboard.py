@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
-from biotune_optuna.confirm.record import add_training
+from biotune_optuna.confirmation.record import add_training
 from biotune_optuna.report.dashboard import serve as dashboard
 from biotune_optuna.report.dashboard.artifacts import artifact_store
 from biotune_optuna.report.dashboard.serve import dashboard_app, default_artifact_dir, refresh_study

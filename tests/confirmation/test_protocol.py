@@ -6,8 +6,8 @@ import optuna
 import pytest
 from tiny import tiny_spec
 
-from biotune_optuna.confirm.baseline import run_baseline
-from biotune_optuna.confirm.confirm import _fit_final
+from biotune_optuna.confirmation.baseline import run_baseline
+from biotune_optuna.confirmation.confirm import _fit_final
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.recipe import Recipe

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import tiny_spec
 
-from biotune_optuna.confirm.baseline import run_baseline
+from biotune_optuna.confirmation.baseline import run_baseline
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.metrics import score
 from biotune_optuna.finetune.results import RunResult, epochs_of_final_run

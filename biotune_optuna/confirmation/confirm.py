@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 
-from biotune_optuna.confirm.candidates import Candidate, choose, leading
-from biotune_optuna.confirm.fitting import fitting
-from biotune_optuna.confirm.mistakes import list_mistakes
-from biotune_optuna.confirm.plan import ConfirmPlan, further_rate
-from biotune_optuna.confirm.protocol import train_finally
-from biotune_optuna.confirm.record import add_training, trainings
-from biotune_optuna.confirm.statistics import bootstrap_interval, paired_test
+from biotune_optuna.confirmation.candidates import Candidate, choose, leading
+from biotune_optuna.confirmation.fitting import fitting
+from biotune_optuna.confirmation.mistakes import list_mistakes
+from biotune_optuna.confirmation.plan import ConfirmPlan, further_rate
+from biotune_optuna.confirmation.protocol import train_finally
+from biotune_optuna.confirmation.record import add_training, trainings
+from biotune_optuna.confirmation.statistics import bootstrap_interval, paired_test
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import report, worst
 from biotune_optuna.recipe import Recipe

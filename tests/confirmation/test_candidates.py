@@ -4,7 +4,7 @@ import numpy as np
 import optuna
 import pytest
 
-from biotune_optuna.confirm.candidates import Candidate, choose, leading
+from biotune_optuna.confirmation.candidates import Candidate, choose, leading
 from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.sampler.sampler import rank_finished
 from biotune_optuna.study.setup import Setup

@@ -9,10 +9,10 @@ import optuna
 import pytest
 from threadpoolctl import threadpool_limits
 
-from biotune_optuna.confirm.confirm import ConfirmPlan, confirm, train_winner
-from biotune_optuna.confirm.fitting import fitting
-from biotune_optuna.confirm.record import trainings
-from biotune_optuna.confirm.winner import check_export, export_winner
+from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm, train_winner
+from biotune_optuna.confirmation.fitting import fitting
+from biotune_optuna.confirmation.record import trainings
+from biotune_optuna.confirmation.winner import check_export, export_winner
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer
@@ -292,7 +292,7 @@ def test_an_export_is_made_again_only_where_another_model_lies(
     tuned = weights.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(
-            "biotune_optuna.confirm.winner.train_winner", None
+            "biotune_optuna.confirmation.winner.train_winner", None
         )  # would be called and fail
         export_winner(searched, tmp_path)
     weights.write_bytes(tuned[:-4] + b"else")  # another study's, say
@@ -311,7 +311,7 @@ def test_a_model_of_other_images_is_left_alone(
     monkeypatch.setattr(searched, "setup", dataclasses.replace(searched.setup, spec=other))
     searched.optuna.set_user_attr("model_dir", None)  # as a study of another database has
     monkeypatch.setattr(
-        "biotune_optuna.confirm.winner.train_winner", None
+        "biotune_optuna.confirmation.winner.train_winner", None
     )  # would be called and fail
     for refused in (check_export, export_winner):
         with pytest.raises(BioTuneError, match="holds a model of other images"):
@@ -336,7 +336,7 @@ def test_a_folder_with_something_else_is_refused_before_training(
     confirm(searched, PLAN)
     (tmp_path / "notes.txt").write_text("mine")
     monkeypatch.setattr(
-        "biotune_optuna.confirm.winner.train_winner", None
+        "biotune_optuna.confirmation.winner.train_winner", None
     )  # would be called and fail
     with pytest.raises(BioTuneError, match=r"holds notes\.txt"):
         export_winner(searched, tmp_path)

@@ -17,7 +17,7 @@ def fitting(result: dict[str, Any]) -> dict[str, Any]:
     First those by class of all tests but the winner's go, then the thumbnails, then the winner's.
 
     Args:
-        result: What `biotune_optuna.confirm.confirm.confirm` returns; left as it is.
+        result: What `biotune_optuna.confirmation.confirm.confirm` returns; left as it is.
     """
     result = copy.deepcopy(result)
     steps = [test["metrics"] for test in result["tests"] if test["name"] != result["winner"]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from biotune_optuna.confirm.mistakes import list_mistakes
+from biotune_optuna.confirmation.mistakes import list_mistakes
 from biotune_optuna.errors import DataError
 from biotune_optuna.study.setup import Setup
 

@@ -6,7 +6,7 @@ import json
 
 import optuna
 
-from biotune_optuna.confirm.record import add_training, trainings
+from biotune_optuna.confirmation.record import add_training, trainings
 
 
 def test_no_attribute_grows_with_the_number_of_trainings() -> None:

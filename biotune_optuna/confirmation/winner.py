@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from biotune_optuna.confirm.confirm import CONFIRM_KEY, LOOKS_KEY, train_winner
+from biotune_optuna.confirmation.confirm import CONFIRM_KEY, LOOKS_KEY, train_winner
 from biotune_optuna.data.preprocessing import Preprocessing
 from biotune_optuna.export.folder import WEIGHTS, check_target, export_model
 from biotune_optuna.study.totals import unconfirmed

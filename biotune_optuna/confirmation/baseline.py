@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biotune_optuna.confirm.protocol import train_finally
-from biotune_optuna.confirm.statistics import Interval, bootstrap_interval
+from biotune_optuna.confirmation.protocol import train_finally
+from biotune_optuna.confirmation.statistics import Interval, bootstrap_interval
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
 from biotune_optuna.methods.registry import get_method
 
