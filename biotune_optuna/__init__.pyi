@@ -1,10 +1,10 @@
 from ._version import __version__
 from .confirmation.confirm import ConfirmPlan, confirm
 from .confirmation.winner import export_winner
-from .data.sources.open import open_source
+from .data.sources.open import open_images
 from .errors import BioTuneError, DataError, ModelError, StorageError, StudyError
 from .estimator import BioTuneClassifier
-from .export import Exported, load_exported
+from .export import Predictor, load_exported
 from .finetune.settings import TrainSettings
 from .genome import Genome, GenomeSpace
 from .models.blocks import Block, model_blocks
@@ -25,11 +25,11 @@ __all__ = [
     "BlockRecipe",
     "ConfirmPlan",
     "DataError",
-    "Exported",
     "Genome",
     "GenomeSpace",
     "ModelError",
     "Objective",
+    "Predictor",
     "Recipe",
     "StorageError",
     "StudyError",
@@ -43,7 +43,7 @@ __all__ = [
     "load_exported",
     "load_study",
     "model_blocks",
-    "open_source",
+    "open_images",
     "open_storage",
     "prepare",
     "rank_finished",

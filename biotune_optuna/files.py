@@ -36,7 +36,7 @@ def check_lookup(path: Path, error: type[BioTuneError] = BioTuneError) -> None:
 
 
 def check_output(folder: Path) -> None:
-    """Makes a folder for results, unless it is there, and tries whether files can be written to it.
+    """Make a folder for results, unless it is there, and tries whether files can be written to it.
 
     Args:
         folder: The folder; the ``--out`` of a command.
@@ -56,7 +56,7 @@ def check_output(folder: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file: a reader sees the old one or the new one, whole.
+    """Write a UTF-8 text file: a reader sees the old one or the new one, whole.
 
     What UTF-8 cannot hold (bytes of a file name that are no text) is written as an escape.
 

@@ -62,7 +62,7 @@ class Genome:
         return dict(zip(self.space.gene_names, self.values, strict=True)) | dict(self.extras)
 
     def decode(self) -> Recipe:
-        """What the genome means: learning rates and frozen blocks (BioTune paper, Sec. III)."""
+        """Return the genome's meaning: rates and frozen blocks (BioTune paper, Sec. III)."""
         return Recipe.from_multipliers(
             self.space.blocks,
             self.space.multipliers(self.values).tolist(),
@@ -139,7 +139,7 @@ class GenomeSpace:
 
     @classmethod
     def from_blocks(cls, blocks: Sequence[BlockLike], **options: Any) -> GenomeSpace:
-        """The space over ``blocks``; options as for the constructor."""
+        """Return the space over ``blocks``; options as for the constructor."""
         return cls(blocks, **options)
 
     # -- names and ranges ----------------------------------------------------------------------
@@ -199,7 +199,7 @@ class GenomeSpace:
     # -- meaning -------------------------------------------------------------------------------
 
     def thresholds(self, values: ArrayLike) -> NDArray[np.float64]:
-        """The freezing threshold of each genome.
+        """Return the freezing threshold of each genome.
 
         Args:
             values: Genes, shape (..., n_genes).
@@ -256,7 +256,7 @@ class GenomeSpace:
         return bool(self.mask(values).any(axis=-1).all())
 
     def repair(self, values: ArrayLike) -> NDArray[np.float64]:
-        """A valid genome near this one: the block with the largest gene is activated.
+        """Return a valid genome near this one: the block with the largest gene is activated.
 
         Args:
             values: Genes, shape (n_genes,).
@@ -277,7 +277,7 @@ class GenomeSpace:
         return genes
 
     def encode(self, recipe: Recipe) -> Genome:
-        """The genome whose decoding comes nearest to a recipe.
+        """Return the genome whose decoding comes nearest to a recipe.
 
         Multipliers are clipped to what a gene can say, 0.1 … 10. Where the base rate is fixed, a
         recipe's other base rate is folded into the multipliers. With "scaled" and "normalized" a
@@ -330,7 +330,7 @@ class GenomeSpace:
         return Genome(self, genes, extras)
 
     def genome(self, params: Mapping[str, Any]) -> Genome:
-        """The genome that a trial's parameters spell.
+        """Return the genome that a trial's parameters spell.
 
         Raises:
             StudyError: If a parameter is missing.
@@ -349,7 +349,7 @@ class GenomeSpace:
     # -- keeping it ----------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The space as JSON-ready data: block names and settings, without parameter names."""
+        """Return the space as JSON-ready data: block names and settings, no parameter names."""
         return {
             "blocks": [block.name for block in self.blocks],
             "head_trains": self.head_trains,
@@ -382,7 +382,7 @@ class GenomeSpace:
 
 
 def _bounds(name: str, value: float | Sequence[float]) -> float | Range:
-    """Checks a fixed value or a pair of bounds."""
+    """Check a fixed value or a pair of bounds."""
     if isinstance(value, (int, float)):
         if not np.isfinite(value) or value < 0 or (name == LR and value == 0):
             raise StudyError(f"{name} {value} is out of range; give a positive number")

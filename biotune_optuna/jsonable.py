@@ -27,7 +27,7 @@ def plain_value(value: Any) -> Any:
 
 
 def make_plain(record: DataclassInstance) -> None:
-    """Makes the fields of a frozen dataclass plain, while it is being made."""
+    """Make the fields of a frozen dataclass plain, while it is being made."""
     for field in dataclasses.fields(record):
         object.__setattr__(record, field.name, plain_value(getattr(record, field.name)))
 

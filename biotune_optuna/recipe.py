@@ -102,7 +102,7 @@ class Recipe:
         lr: float,
         weight_decay: float = 0.0,
     ) -> Recipe:
-        """Builds a recipe from one multiplier a block.
+        """Build a recipe from one multiplier a block.
 
         Args:
             blocks: The model's blocks, in order.
@@ -200,7 +200,7 @@ class Recipe:
         return next((i for i, b in enumerate(self.blocks) if not b.frozen), len(self.blocks))
 
     def key(self) -> tuple[Any, ...]:
-        """What training depends on, rounded to six digits: equal keys train the same way."""
+        """Return what training depends on, rounded to six digits: equal keys train the same way."""
         return (
             *(f"{b.multiplier * self.lr:.6g}" for b in self.blocks),
             f"{self.weight_decay:.6g}",
@@ -212,7 +212,7 @@ class Recipe:
         return f"{runs or 'none'} of {len(self.blocks)}"
 
     def describe(self) -> str:
-        """The recipe in words: ``"blocks 1-4 frozen, fc at 6×, base rate 0.003"``."""
+        """Return the recipe in words: ``"blocks 1-4 frozen, fc at 6×, base rate 0.003"``."""
         parts = []
         frozen = [i + 1 for i, b in enumerate(self.blocks) if b.frozen]
         if frozen:
@@ -230,7 +230,7 @@ class Recipe:
     # -- using it ------------------------------------------------------------------------------
 
     def apply(self, model: nn.Module, lr: float | None = None) -> list[dict[str, Any]]:
-        """Sets ``requires_grad`` throughout the model and returns parameter groups.
+        """Set ``requires_grad`` throughout the model and returns parameter groups.
 
         Args:
             model: The model this recipe was made for.
@@ -274,7 +274,7 @@ class Recipe:
         return groups
 
     def train_mode(self, model: nn.Module, frozen_norm: Literal["eval", "train"] = "eval") -> None:
-        """Puts the model into train mode and its frozen blocks into eval mode.
+        """Put the model into train mode and its frozen blocks into eval mode.
 
         A module counts as frozen when it holds tensors and all of them belong to frozen blocks. A
         module without tensors (dropout, drop-path, activations) follows its nearest ancestor.
@@ -324,7 +324,7 @@ class Recipe:
     # -- keeping it ----------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON-ready data, with ``schema_version``."""
+        """Return the recipe as JSON-ready data, with ``schema_version``."""
         return {
             "schema_version": SCHEMA_VERSION,
             "lr": self.lr,
@@ -368,14 +368,14 @@ class Recipe:
             raise ModelError(f"the recipe lacks or garbles a field: {error}") from None
 
     def save(self, path: str | Path) -> Path:
-        """Writes the recipe as JSON and returns the path."""
+        """Write the recipe as JSON and returns the path."""
         target = Path(path)
         target.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         return target
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
-        """Reads a recipe that `save` wrote.
+        """Read a recipe that `save` wrote.
 
         Args:
             path: The JSON file.
@@ -393,7 +393,7 @@ class Recipe:
 
 
 def _runs(numbers: Sequence[int]) -> str:
-    """Writes 1, 2, 3, 5 as "1-3, 5"."""
+    """Write 1, 2, 3, 5 as "1-3, 5"."""
     runs: list[list[int]] = []
     for n in numbers:
         if runs and n == runs[-1][1] + 1:

@@ -21,7 +21,7 @@ def work(storage: str, data: str) -> None:
     spec = StudySpec(model="tf_efficientnet_lite0", data=data, image_size=64, train_size=400)
     study = create_study(spec, storage=storage, name="together")
     study.search(TRIALS)
-    print(f"{len(study.optuna.trials)} trials, best {study.optuna.best_value:.3f}")
+    print(f"{len(study.study.trials)} trials, best {study.study.best_value:.3f}")
 
 
 if __name__ == "__main__":

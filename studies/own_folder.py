@@ -21,4 +21,4 @@ for test in result["tests"]:
 print(f"{result['winner']} was chosen: {result['why']}")
 
 print(export_winner(study, "own-model"))
-print(write_report(study.optuna, "own-report.html"))
+print(write_report(study.study, "own-report.html"))

@@ -19,7 +19,7 @@ whole = create_study(spec, storage=STORAGE, name="in-one-go").search(TRIALS)
 create_study(spec, storage=STORAGE, name="in-two-parts").search(TRIALS // 2)
 parts = load_study("in-two-parts", storage=STORAGE).search(TRIALS)  # in all, not in addition
 
-for one, other in zip(whole.optuna.trials, parts.optuna.trials, strict=True):
+for one, other in zip(whole.study.trials, parts.study.trials, strict=True):
     assert one.params == other.params, (one.number, one.params, other.params)
     assert one.value == other.value, (one.number, one.value, other.value)
     print(f"trial {one.number:2}  {one.user_attrs['role']:10} {one.value}  equal in both studies")

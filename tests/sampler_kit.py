@@ -55,7 +55,7 @@ def make_space(blocks: int = 2, **options) -> GenomeSpace:
 
 
 def make_sampler(preset="paper", *, space=None, seed=3, **options) -> BioTuneSampler:
-    options = {"population_size": 3, "n_elites": 1, "silence": 0.2} | options
+    options = {"population_size": 3, "n_elites": 1, "grace_period": 0.2} | options
     return BioTuneSampler(space=space or make_space(), preset=preset, seed=seed, **options)
 
 

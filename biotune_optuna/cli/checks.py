@@ -34,7 +34,7 @@ def folder_of(
     of: str = "study",
     advice: str = "give another --study",
 ) -> Path:
-    """The folder of a study's files; names come from a database and must not lead out of it.
+    """Return the folder of a study's files; names come from a database and must not lead out of it.
 
     Args:
         name: The study's name.
@@ -83,7 +83,7 @@ def check_no_comparison(folder: Path, *, advice: str) -> None:
 
 
 def study_name(storage: optuna.storages.BaseStorage, name: str | None) -> str:
-    """The study's name; without one, the storage's only study.
+    """Return the study's name; without one, the storage's only study.
 
     Raises:
         StudyError: If there is no such study, or a choice is left open.
@@ -104,7 +104,7 @@ def study_name(storage: optuna.storages.BaseStorage, name: str | None) -> str:
 
 
 def open_study(url: str | None, name: str | None) -> optuna.Study:
-    """Opens an existing study for looking at it; nothing is written, nor need it be allowed."""
+    """Open an existing study for looking at it; nothing is written, nor need it be allowed."""
     import optuna
 
     from biotune_optuna.storage.open import open_storage

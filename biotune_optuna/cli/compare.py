@@ -120,7 +120,7 @@ def _check_folder(folder: Path) -> None:
 def _run(
     plan: Any, storage: str | None, device: str, *, as_json: bool
 ) -> tuple[list[Row], BioTuneError | None]:
-    """Runs what is missing; some failed cells do not hide the others.
+    """Run what is missing; some failed cells do not hide the others.
 
     What is refused before the first of them has begun changes no report.
     """

@@ -74,5 +74,5 @@ def predict(
 
 
 def _printable(name: str) -> str:
-    """A file's name, with bytes that are no UTF-8 written out."""
+    """Return a file's name, with bytes that are no UTF-8 written out."""
     return os.fsencode(name).decode(errors="backslashreplace")

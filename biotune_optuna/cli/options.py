@@ -70,7 +70,7 @@ class Rates(RangeType):
         self.zero, self.auto = zero, auto
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float | tuple[float, float] | str:
-        """The rate, or the lower and the upper bound."""
+        """Return the rate, or the lower and the upper bound."""
         if not isinstance(value, str) or (self.auto and value == "auto"):
             return value  # type: ignore[no-any-return]
         try:

@@ -109,7 +109,7 @@ class Progress:
     # ---- events ----------------------------------------------------------------------------
 
     def trial_started(self, trial: Trial) -> None:
-        """A trial begins.
+        """Show that a trial begins.
 
         Args:
             trial: The trial as asked; what the sampler stored on it is read from the storage.
@@ -122,7 +122,7 @@ class Progress:
         self._emit("trial_started", self._trial)
 
     def epoch(self, run: object, record: object) -> None:
-        """An epoch of the current trial is over.
+        """Show that an epoch of the current trial is over.
 
         Args:
             run: The run, with ``index``, ``fold`` and ``seed``.
@@ -138,7 +138,7 @@ class Progress:
         self._emit("epoch", {"trial": self._trial.get("trial"), **self._run})
 
     def trial_finished(self, study: Study, trial: FrozenTrial) -> None:
-        """A trial has ended, in whatever state.
+        """Show that a trial has ended, in whatever state.
 
         Args:
             study: The study, read for the best value and the number of finished trials.
@@ -166,7 +166,7 @@ class Progress:
     def stage(
         self, name: str, detail: str = "", done: int | None = None, total: int | None = None
     ) -> None:
-        """A step outside the search, such as the confirmation.
+        """Show a step outside the search, such as the confirmation.
 
         Args:
             name: The step: ``"confirm"``, ``"test"``, ``"export"``.
@@ -182,7 +182,7 @@ class Progress:
             self._line(f"{name}{part}: {detail}" if detail else f"{name}{part}")
 
     def result(self, outcome: Mapping[str, Any], report: Path, model: Path) -> None:
-        """The end of a study, for a machine; people are told in words elsewhere.
+        """Tell a machine how a study ended; people are told in words elsewhere.
 
         Args:
             outcome: The confirmation.
@@ -302,13 +302,13 @@ def _facts(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _number(value: object) -> float | None:
-    """The value where JSON can hold it."""
+    """Return the value where JSON can hold it."""
     known = isinstance(value, (int, float)) and math.isfinite(value)
     return float(value) if known else None  # type: ignore[arg-type]
 
 
 def _finite(tree: Any) -> Any:
-    """The same with None for every number that JSON cannot hold."""
+    """Return the same with None for every number that JSON cannot hold."""
     if isinstance(tree, Mapping):
         return {key: _finite(value) for key, value in tree.items()}
     if isinstance(tree, list):

@@ -135,7 +135,7 @@ def _with(command: F, options: Sequence[Callable[[F], F]]) -> F:
 
 
 def make_spec(*, preset: str, settings: tuple[str, ...], **options: Any) -> StudySpec:
-    """Builds the spec; options left out take the preset's defaults.
+    """Build the spec; options left out take the preset's defaults.
 
     Raises:
         BioTuneError: If a value is out of range.

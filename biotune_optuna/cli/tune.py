@@ -126,7 +126,7 @@ def demo(
 
 
 def demo_spec(seed: int = 0) -> StudySpec:
-    """The demo's study: 1,797 real digit images, 200 of them to train on."""
+    """Return the demo's study: 1,797 real digit images, 200 of them to train on."""
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.study.spec import StudySpec
 
@@ -145,7 +145,7 @@ def demo_spec(seed: int = 0) -> StudySpec:
 
 
 def run(job: Job) -> None:
-    """Searches, confirms, exports and reports; prints where things are and what to type next."""
+    """Search, confirms, exports and reports; prints where things are and what to type next."""
     from biotune_optuna.cli.progress import Progress
     from biotune_optuna.confirmation.confirm import confirm
     from biotune_optuna.confirmation.winner import check_export, export_winner
@@ -166,7 +166,7 @@ def run(job: Job) -> None:
     check_no_comparison(job.out, advice="give another --study or --out")
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     study = create_study(job.spec, storage=job.storage, name=job.name, device=job.device)
-    for sentence in rate_sentences(as_view(study.optuna)):
+    for sentence in rate_sentences(as_view(study.study)):
         click.echo(sentence, err=True)
     check_export(study, job.out / "model")
     attachments = Attachments(job.storage, study.setup.classes)
@@ -195,15 +195,15 @@ def run(job: Job) -> None:
         click.echo("Stopped; everything finished is kept. The same command goes on.", err=True)
         raise SystemExit(130) from None
     winner = next((c for c in result["candidates"] if c["name"] == result["winner"]), None)
-    attachments.finished(study.optuna, model_dir, winner["trial"] if winner else None)
-    report = write_report(study.optuna, job.out / "report.html")
+    attachments.finished(study.study, model_dir, winner["trial"] if winner else None)
+    report = write_report(study.study, job.out / "report.html")
     progress.result(result, report, model_dir)
     if job.display != "json":
         _say_result(result, report, model_dir, job)
 
 
 def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job) -> None:
-    """The outcome in a few lines."""
+    """Print the outcome in a few lines."""
     from biotune_optuna.storage.urls import parse_url
 
     metric = str(result["metric"]).replace("_", " ")
@@ -244,7 +244,7 @@ def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job)
 
 
 def _rival_ahead(result: dict[str, Any]) -> str | None:
-    """The rival that did best on the test, where it did better than the winner."""
+    """Return the rival that did best on the test, where it did better than the winner."""
     scores = {test["name"]: test["score"] for test in result["tests"]}
     rivals = [c["name"] for c in result["rivals"] if c["name"] in scores]
     best = max(rivals, key=lambda name: scores[name], default=None)

@@ -48,7 +48,7 @@ FACTORS: Final[dict[str, tuple[str, dict[str, Any], dict[str, Any], float]]] = {
 
 
 def ablations(trials: int, names: Sequence[str] | None = None) -> tuple[Contender, ...]:
-    """The bases and one contender for each factor, to be compared on equal tasks.
+    """Return the bases and one contender for each factor, to be compared on equal tasks.
 
     Args:
         trials: Trials of the search; two factors take half and twice as many.
@@ -75,7 +75,7 @@ def ablations(trials: int, names: Sequence[str] | None = None) -> tuple[Contende
 
 
 def references(names: Sequence[str] | None = None) -> dict[str, str]:
-    """The base that each factor is compared with; the paper's is compared with the default's.
+    """Return each factor's base of comparison; the paper's base is compared with the default's.
 
     Args:
         names: The factors wanted, None for all of them.

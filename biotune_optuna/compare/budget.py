@@ -48,7 +48,7 @@ def run_budget(
     name: str,
     stop: StopRequest,
 ) -> Outcome:
-    """Searches a rival's rate, weight decay and epochs with a given number of image passes.
+    """Search a rival's rate, weight decay and epochs with a given number of image passes.
 
     The settings of its own row come first, then TPE proposes. An evaluation is judged by the runs
     and the race of a BioTune trial. As much of the budget as training the best few again and the
@@ -126,7 +126,7 @@ class _Budget:
         return tuple(dataclasses.replace(run, fold=None) for run in runs)
 
     def _evaluate(self, trial: optuna.Trial) -> float:
-        """The mean validation score over the runs, as a BioTune trial's."""
+        """Return the mean validation score over the runs, as a BioTune trial's."""
         setting, runs = self._suggest(trial), self._runs()
         n_val = len(self.setup.splits.run(runs[0].fold)[1])
         race = None
@@ -177,7 +177,7 @@ class _Budget:
         return bool(sum(spent) + sum(spent) / len(spent) + self._kept(trials) > self.budget)
 
     def _kept(self, trials: list[FrozenTrial]) -> float:
-        """Passes that the end will take, if the best few stay the best few."""
+        """Return the passes that the end will take, if the best few stay the best few."""
         per_run = [
             (t.user_attrs["forward"] + t.user_attrs["backward"]) / len(t.user_attrs["runs"])
             for t in self._ranked(trials)[: self.plan.top_k]

@@ -88,7 +88,7 @@ class Board:
         """Whether data or weights are looked for at another place than when the task was begun."""
 
     def look(self) -> Standing:
-        """Reads how the task stands, and opens the cells of dead workers."""
+        """Read how the task stands, and opens the cells of dead workers."""
         trials = self._trials()
         running = [t for t in trials if t.state == TrialState.RUNNING]
         if running and self.reaper.sweep(running):
@@ -119,7 +119,7 @@ class Board:
                 )
 
     def pin(self, found: Mapping[str, str]) -> None:
-        """Keeps the fingerprints of data and weights, or compares them with those kept.
+        """Keep the fingerprints of data and weights, or compares them with those kept.
 
         Raises:
             StudyError: If they are others.
@@ -136,7 +136,7 @@ class Board:
         return self.study._storage.get_all_trials(self.study._study_id, deepcopy=False)
 
     def claim(self, cell: Cell) -> optuna.Trial | None:
-        """A trial that holds the cell, None where somebody else does."""
+        """Return a trial that holds the cell, None where somebody else does."""
         trial = self.study.ask()
         try:
             trial.set_user_attr(CELL_KEY, cell.key)
@@ -155,25 +155,25 @@ class Board:
         return trial
 
     def hand_back(self, trial: optuna.Trial, why: str) -> None:
-        """Gives a cell up; it is open again."""
+        """Give a cell up; it is open again."""
         try:
             end_trial(self.study, self.study._storage.get_trial(trial._trial_id), why)
         finally:
             self.forget(trial)  # where that failed, nobody works on it all the same
 
     def forget(self, trial: optuna.Trial) -> None:
-        """Keeps the lease of a cell no longer, so that it is open once the lease has run out."""
+        """Keep the lease of a cell no longer, so that it is open once the lease has run out."""
         storage = self.study._storage
         if isinstance(storage, ResilientStorage):
             storage.keeper.remove(trial._trial_id)
 
     def finish(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
-        """Writes what came out."""
+        """Write what came out."""
         trial.set_user_attr(RESULT_KEY, dict(result))
         self.study.tell(trial, float(result["score"]))
 
     def fail(self, trial: optuna.Trial, error: Exception) -> str:
-        """Writes why a cell failed, and returns it in one line."""
+        """Write why a cell failed, and returns it in one line."""
         text = " ".join(scrub(f"{type(error).__name__}: {error}").split())[:1000]
         trial.set_user_attr("error", text)
         self.study.tell(trial, state=TrialState.FAIL)
@@ -181,7 +181,7 @@ class Board:
 
 
 def _as_stored(data: Mapping[str, Any]) -> Any:
-    """Data as they come back from JSON: tuples are lists."""
+    """Return data as they come back from JSON: tuples are lists."""
     return json.loads(json.dumps(data))
 
 

@@ -31,7 +31,7 @@ class Outcome:
         return self.forward + self.backward
 
     def charge(self, result: RunResult) -> RunResult:
-        """Adds a run's cost."""
+        """Add a run's cost."""
         self.forward += result.images_forward
         self.backward += result.images_backward
         self.seconds += result.seconds
@@ -39,7 +39,7 @@ class Outcome:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """The outcome as JSON-ready data, rounded to what a table needs."""
+        """Return the outcome as JSON-ready data, rounded to what a table needs."""
         data = asdict(self)
         for name, digits in (("score", 6), ("validation", 6), ("trainable", 4), ("seconds", 2)):
             data[name] = round(data[name], digits)

@@ -78,7 +78,7 @@ def write_comparison(
     extra: Sequence[Part] = (),
     plan: Comparison | None = None,
 ) -> Path:
-    """Writes ``report.html``, ``report.md`` and ``results.csv`` of a comparison.
+    """Write ``report.html``, ``report.md`` and ``results.csv`` of a comparison.
 
     Args:
         rows: Raw results, at least one.

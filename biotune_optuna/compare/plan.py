@@ -62,14 +62,14 @@ class Contender:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """The contender as JSON-ready data, without its name."""
+        """Return the contender as JSON-ready data, without its name."""
         data = dataclasses.asdict(self)
         del data["name"]
         return data
 
 
 def contender(name: str) -> Contender:
-    """The contender of a name: ``biotune``, a searcher, a method, or ``METHOD@budget``.
+    """Return the contender of a name: ``biotune``, a searcher, a method, or ``METHOD@budget``.
 
     Raises:
         StudyError: If there is none of that name.
@@ -97,7 +97,7 @@ def default_methods() -> tuple[str, ...]:
 
 
 def data_name(data: str) -> str:
-    """What tables call a data set: its name, or the name of its folder or file."""
+    """Return what tables call a data set: its name, or the name of its folder or file."""
     name, root = split_root(data)
     if root is not None and name in NAMED:
         return name
@@ -195,7 +195,7 @@ class Comparison:
         ]
 
     def identity(self, spec: StudySpec) -> dict[str, Any]:
-        """What must agree for a task to go on: all that its cells have in common."""
+        """Return what must agree for a task to go on: all that its cells have in common."""
         return {
             "spec": spec.to_dict(),
             "trials": self.trials,

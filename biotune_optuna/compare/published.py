@@ -63,7 +63,7 @@ DIFFERENCES: Final = (
 
 
 def beside(rows: Iterable[Row]) -> str:
-    """The paper's table and ours as Markdown, in percent.
+    """Return the paper's table and ours as Markdown, in percent.
 
     Args:
         rows: Results of the paper's protocol.

@@ -93,7 +93,7 @@ _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Row)}
 
 
 def write_csv(rows: Iterable[Row], path: str | Path) -> Path:
-    """Writes rows as CSV, sorted, so that equal results are equal files.
+    """Write rows as CSV, sorted, so that equal results are equal files.
 
     Args:
         rows: The rows.
@@ -111,7 +111,7 @@ def write_csv(rows: Iterable[Row], path: str | Path) -> Path:
 
 
 def read_csv(path: str | Path) -> list[Row]:
-    """Reads what `write_csv` wrote.
+    """Read what `write_csv` wrote.
 
     Args:
         path: The file.

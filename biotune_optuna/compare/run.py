@@ -16,7 +16,7 @@ from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.compare.plan import Cell, Comparison, data_name
 from biotune_optuna.compare.rows import Row
 from biotune_optuna.confirmation.baseline import run_baseline, setting_words
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.models.weights import check_name
 from biotune_optuna.storage.open import open_storage
@@ -80,7 +80,7 @@ def run_comparison(
     tell: Callable[[Progress], object] | None = None,
     stop: StopRequest | None = None,
 ) -> list[Row]:
-    """Fills the cells of a comparison that are not filled yet, and returns all of its results.
+    """Fill the cells of a comparison that are not filled yet, and returns all of its results.
 
     Any number of processes may do this on one storage at the same time: they share the cells. A
     cell whose worker died is taken over by another, and its search goes on where it was. The call
@@ -118,7 +118,7 @@ def run_comparison(
 
 
 def read_rows(storage: optuna.storages.BaseStorage, name: str) -> list[Row]:
-    """The results of a comparison so far, of all its tasks.
+    """Return the results of a comparison so far, of all its tasks.
 
     Args:
         storage: Where it is kept.
@@ -134,7 +134,7 @@ def read_rows(storage: optuna.storages.BaseStorage, name: str) -> list[Row]:
 
 
 def _rows_by_task(storage: optuna.storages.BaseStorage, name: str) -> dict[str, dict[str, Row]]:
-    """The results of a comparison so far: task -> key of the cell -> row."""
+    """Return the results of a comparison so far: task -> key of the cell -> row."""
     found: dict[str, dict[str, Row]] = {}
     for study in storage.get_all_studies():
         comparison, _, task = study.study_name.partition("/")
@@ -201,7 +201,7 @@ class _Worker:
             )
 
     def _check_tasks(self) -> None:
-        """Looks for models and data of all tasks, so that no slip shows after the first cells."""
+        """Look for models and data of all tasks, so that no slip shows after the first cells."""
         done = _rows_by_task(self.storage, self.plan.name)
         unfinished = {cell.task for cell in self.cells if cell.key not in done.get(cell.task, {})}
         specs = [spec for task, spec in self.specs.items() if task in unfinished]
@@ -213,7 +213,7 @@ class _Worker:
     # -- choosing --------------------------------------------------------------------------------
 
     def _next(self) -> tuple[Cell | None, bool]:
-        """The cell to work on now, and whether others are being worked on or waited for."""
+        """Return the cell to work on now, and whether others are being worked on or waited for."""
         standings = {task: board.look() for task, board in self.boards.items()}
         self.n_done = sum(cell.key in standings[cell.task].done for cell in self.cells)
         free, waiting = [], False
@@ -298,7 +298,7 @@ class _Worker:
         key = (spec.data, spec.group_regex, spec.skip_bad_images)
         if self.source is None or self.source[0] != key:
             self.source = None  # its memory goes before the next one's comes
-            opened = open_source(
+            opened = open_images(
                 spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
             )
             self.source = (key, opened)
@@ -330,13 +330,13 @@ def _as_row(task: str, result: Mapping[str, Any]) -> Row:
 
 
 def _hand_back(board: Board, trial: optuna.Trial) -> None:
-    """Opens a cell again; where that cannot be told, its lease will tell."""
+    """Open a cell again; where that cannot be told, its lease will tell."""
     with contextlib.suppress(Exception):
         board.hand_back(trial, "stopped")
 
 
 def _run_rival(setup: Setup, method: str, runs: int, stop: StopRequest) -> Outcome:
-    """A rival as `biotune baseline` runs it."""
+    """Return a rival as `biotune baseline` runs it."""
     found = run_baseline(setup, method, n_runs=runs, checkpoint=stop.check)
     return Outcome(
         score=found.test.value,

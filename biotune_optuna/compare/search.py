@@ -36,7 +36,7 @@ def run_search(
     name: str,
     stop: StopRequest,
 ) -> Outcome:
-    """Searches genomes, trains the best few again, and tests the one with the best mean.
+    """Search genomes, trains the best few again, and tests the one with the best mean.
 
     The study of the search is kept under ``name``; interrupted, it goes on there.
 
@@ -78,11 +78,11 @@ def run_search(
 def _outcome(study: TuningStudy, confirmed: Mapping[str, Any]) -> Outcome:
     winner = next(c for c in confirmed["candidates"] if c["name"] == confirmed["winner"])
     final = confirmed["final_training"][winner["name"]]
-    finished = study.optuna.get_trials(
+    finished = study.study.get_trials(
         deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
     )
     trained = [t.user_attrs for t in finished if "runs" in t.user_attrs]
-    rates = study.optuna.user_attrs[SPEC_KEY].get("rates")
+    rates = study.study.user_attrs[SPEC_KEY].get("rates")
     costs = [*trained, *([rates] if rates else []), *confirmed["candidates"], final]
     test = next(test for test in confirmed["tests"] if test["name"] == winner["name"])
     return Outcome(
@@ -99,7 +99,7 @@ def _outcome(study: TuningStudy, confirmed: Mapping[str, Any]) -> Outcome:
 
 
 def varied(setup: Setup, changes: Mapping[str, Any]) -> Setup:
-    """The setup of a spec that differs in how it searches: same images, weights and trainer.
+    """Return the setup of a spec that differs in how it searches: same images, weights and trainer.
 
     Args:
         setup: A setup.
@@ -146,7 +146,7 @@ def searcher(name: str, *, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _seed(seed: int, storage: optuna.storages.BaseStorage, name: str) -> int:
-    """A seed that differs where a study goes on: samplers would repeat their first draws."""
+    """Return a seed that differs where a study goes on: samplers would repeat their first draws."""
     try:
         begun = storage.get_n_trials(storage.get_study_id_from_name(name))
     except KeyError:

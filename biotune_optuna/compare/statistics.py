@@ -39,7 +39,7 @@ class Effect(NamedTuple):
 
 
 def mean_interval(values: Sequence[float], *, ratio: float = 0.0) -> Effect:
-    """A mean over repeats and its t interval.
+    """Return a mean over repeats and its t interval.
 
     Args:
         values: One value a repeat.
@@ -51,7 +51,7 @@ def mean_interval(values: Sequence[float], *, ratio: float = 0.0) -> Effect:
 
 
 def corrected_t(differences: Sequence[float], *, ratio: float) -> Effect:
-    """The paired t test with the correction of Nadeau and Bengio (2003) for resampled splits.
+    """Test pairs by t with the correction of Nadeau and Bengio (2003) for resampled splits.
 
     Splits of one data set overlap, so their results are correlated and the usual variance of the
     mean, s²/k, is far too small. The corrected one is (1/k + n_test/n_train)·s²: it takes for the
@@ -124,7 +124,7 @@ def _signed_rank_p(d: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> floa
 
 
 def _critical_rank(k: int) -> int:
-    """The largest rank sum that the exact two-sided test of 6 or more rejects at 5 %.
+    """Return the largest rank sum that the exact two-sided test of 6 or more rejects at 5 %.
 
     So many of the extreme pairwise means lie outside the interval on each side.
     """

@@ -64,7 +64,7 @@ class Baseline:
         return standard_error(self.scores)
 
     def charge(self, result: RunResult) -> RunResult:
-        """Adds a run's cost."""
+        """Add a run's cost."""
         self.forward += result.images_forward
         self.backward += result.images_backward
         self.seconds += result.seconds
@@ -72,7 +72,7 @@ class Baseline:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """The baseline as JSON-ready data."""
+        """Return the baseline as JSON-ready data."""
         data = asdict(self) | {"mean": self.mean, "stderr": self.stderr}
         tested = math.isfinite(self.test.value)
         return data | {"test": self.test._asdict() if tested else None}
@@ -153,5 +153,5 @@ def run_baseline(
 
 
 def setting_words(setting: Mapping[str, float]) -> str:
-    """A rival's setting, or a point of its grid, in words: "lr 0.003, decay 0.75"."""
+    """Return a rival's setting, or a point of its grid, in words: "lr 0.003, decay 0.75"."""
     return ", ".join(f"{name} {value:g}" for name, value in setting.items() if name != "score")

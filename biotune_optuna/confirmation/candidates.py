@@ -78,7 +78,7 @@ class Candidate:
         return epochs_of_final_run(self.best_epochs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The candidate as JSON-ready data."""
+        """Return the candidate as JSON-ready data."""
         data = asdict(self)
         return data | {
             "recipe": recipe_summary(self.recipe),
@@ -94,7 +94,7 @@ class Candidate:
 def leading(
     study: TuningStudy, most: int, *, among: Collection[int] | None = None
 ) -> list[tuple[FrozenTrial, Recipe]]:
-    """The search's best recipes by model and by value in turn, different ones.
+    """Return the search's best recipes by model and by value in turn, different ones.
 
     Args:
         study: The study.
@@ -102,11 +102,11 @@ def leading(
         among: Numbers of the trials to take them from; None takes all that are COMPLETE.
     """
     space = study.setup.space
-    trials = {trial.number: trial for trial in study.optuna.get_trials(deepcopy=False)}
+    trials = {trial.number: trial for trial in study.study.get_trials(deepcopy=False)}
     by_model, by_value = (
         [
             number
-            for number in rank_finished(study.optuna, space, smooth=smooth)
+            for number in rank_finished(study.study, space, smooth=smooth)
             if (number in trials if among is None else number in among)
         ]
         for smooth in (True, False)

@@ -52,7 +52,7 @@ def confirm(
     observer: Observer | None = None,
     checkpoint: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """Confirms the best recipes, chooses the winner and tests it once.
+    """Confirm the best recipes, chooses the winner and tests it once.
 
     Every training on validation data is written to the study as it ends, so an interrupted
     confirmation goes on; final trainings that were cut short are made, and tested, again. A
@@ -92,7 +92,7 @@ def train_winner(study: TuningStudy, observer: Observer | None = None) -> Recipe
     Raises:
         StudyError: If the study has not been confirmed.
     """
-    stored = study.optuna.user_attrs.get(CONFIRM_KEY)
+    stored = study.study.user_attrs.get(CONFIRM_KEY)
     if not stored:
         raise StudyError(f"study {study.name!r} has no confirmed winner yet; finish it first")
     entry = next(
@@ -173,13 +173,13 @@ class _Confirmation:
         except _DoneElsewhere as done:
             return done.result
         result["seconds"] = time.perf_counter() - started + self.seconds_before
-        self.study.optuna.set_user_attr(CONFIRM_KEY, fitting(result))
+        self.study.study.set_user_attr(CONFIRM_KEY, fitting(result))
         return result
 
     # -- validation data -----------------------------------------------------------------------
 
     def _candidates(self) -> list[Candidate]:
-        """The search's best recipes by model and by value in turn, different ones.
+        """Return the search's best recipes by model and by value in turn, different ones.
 
         Trials that another process has finished since the confirmation began are left out.
         """
@@ -214,7 +214,7 @@ class _Confirmation:
         )
 
     def _rival_score(self, name: str, rate: float) -> float:
-        """The score of one run on the search's first run's seed."""
+        """Return the score of one run on the search's first run's seed."""
         run, recipe = self.setup.spec.search_runs()[0], self._rival_recipe(name, rate)
         record = self._train(f"{name} at {rate:g}", "rivals' rates", recipe, run.seed)
         return float(record["score"])
@@ -241,7 +241,7 @@ class _Confirmation:
         self.done += 1
         key = f"{name} | seed {seed}"
         # Read anew each time: another process may be confirming the same study.
-        known = trainings(self.study.optuna.user_attrs).get(key)
+        known = trainings(self.study.study.user_attrs).get(key)
         if known and known["key"] == list(recipe.key()):
             self.seconds_before += known["seconds"]
             return dict(known)
@@ -249,7 +249,7 @@ class _Confirmation:
         self.study.trained = None
         result = self.setup.trainer.fit(recipe, train, val, seed=seed, on_epoch=self._on_epoch)
         record = _record(recipe, result)
-        add_training(self.study.optuna, key, record)
+        add_training(self.study.study, key, record)
         return record
 
     def _on_epoch(self, _record: EpochRecord) -> None:
@@ -323,7 +323,7 @@ class _Confirmation:
         return {"tests": tests, "paired": paired, "mistakes": mistakes, "final_training": cost}
 
     def _log_look(self, what: str) -> None:
-        study = self.study.optuna
+        study = self.study.study
         looks = [*study.user_attrs.get(LOOKS_KEY, []), {"time": _now(), "what": what}]
         study.set_user_attr(LOOKS_KEY, looks)
 
@@ -372,19 +372,19 @@ def _now() -> str:
 
 
 def _stored(study: TuningStudy, basis: dict[str, Any]) -> dict[str, Any] | None:
-    """The study's confirmation, if it stands on this basis."""
-    stored = study.optuna.user_attrs.get(CONFIRM_KEY)
+    """Return the study's confirmation, if it stands on this basis."""
+    stored = study.study.user_attrs.get(CONFIRM_KEY)
     return dict(stored) if stored and stored.get("basis") == basis else None
 
 
 def _finished(study: TuningStudy) -> list[FrozenTrial]:
-    """The trials to confirm.
+    """Return the trials to confirm.
 
     Raises:
         StudyError: If there is none.
     """
     states = (optuna.trial.TrialState.COMPLETE,)
-    finished = study.optuna.get_trials(deepcopy=False, states=states)
+    finished = study.study.get_trials(deepcopy=False, states=states)
     if not finished:
         raise StudyError(
             f"study {study.name!r} has no finished trial to confirm; run more trials first"

@@ -12,7 +12,7 @@ _MOST_STORED = 60_000  # bytes; an attribute of a study holds 64 KB on MySQL
 
 
 def fitting(result: dict[str, Any]) -> dict[str, Any]:
-    """A result without those of its details that a row has no room for.
+    """Return a result without those of its details that a row has no room for.
 
     First those by class of all tests but the winner's go, then the thumbnails, then the winner's.
 

@@ -61,7 +61,7 @@ def list_mistakes(
 
 
 def _thumbnail(source: ImageSource, index: int, side: int = 56) -> str:
-    """A small JPEG as a data URI, "" where the image cannot be read any more."""
+    """Return a small JPEG as a data URI, "" where the image cannot be read any more."""
     try:
         small = source.load(index).convert("RGB")
     except DataError:

@@ -59,7 +59,7 @@ class ConfirmPlan:
             raise StudyError("the rivals need at least one base rate to try")
 
     def basis(self, trials: int) -> dict[str, Any]:
-        """What a confirmation stands on, as JSON-ready data: one with an equal basis still holds.
+        """Return what a confirmation stands on as JSON-ready data; one with an equal basis holds.
 
         Args:
             trials: How many trials had finished.
@@ -79,7 +79,7 @@ class ConfirmPlan:
 
 
 def further_rate(scores: Mapping[float, float], *, worst: float = 0.0) -> float | None:
-    """The rate to try next where those tried may not reach the best one.
+    """Return the rate to try next where those tried may not reach the best one.
 
     A network without normalisation layers, for instance, can need a tenth of what others do.
 
@@ -103,6 +103,6 @@ def further_rate(scores: Mapping[float, float], *, worst: float = 0.0) -> float 
 
 
 def _neighbour(rate: float, step: int) -> float:
-    """The next rate of 1, 3, 10, 30, … times a power of ten, below or above."""
+    """Return the next rate of 1, 3, 10, 30, … times a power of ten, below or above."""
     half_decades = round(2 * math.log10(rate)) + step
     return float(f"{10 ** (half_decades / 2):.0e}")

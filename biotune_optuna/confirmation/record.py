@@ -20,7 +20,7 @@ _PREFIX = f"{LEDGER_KEY}: "
 
 
 def trainings(user_attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """What has been trained to confirm, by name.
+    """Return what has been trained to confirm, by name.
 
     Args:
         user_attrs: User attributes of the study.
@@ -31,5 +31,5 @@ def trainings(user_attrs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def add_training(study: optuna.Study, name: str, record: Mapping[str, Any]) -> None:
-    """Writes a training down."""
+    """Write a training down."""
     study.set_user_attr(_PREFIX + name, dict(record))

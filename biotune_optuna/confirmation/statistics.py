@@ -38,7 +38,7 @@ class PairedTest(NamedTuple):
 def bootstrap_interval(
     metric: str, labels: NDArray[np.int64], probs: NDArray[np.floating], *, seed: int = 0
 ) -> Interval:
-    """A metric and its 95 % percentile interval over resampled test images.
+    """Return a metric and its 95 % percentile interval over resampled test images.
 
     Images are resampled with replacement within each class, 1,000 times, so that every class stays
     present. The interval says how much the value owes to these test images; it does not cover the
@@ -64,7 +64,7 @@ def paired_test(
     *,
     seed: int = 0,
 ) -> PairedTest:
-    """Compares two models on the same test images.
+    """Compare two models on the same test images.
 
     The interval is a paired bootstrap of the metric's difference; p is McNemar's exact test of
     the hypothesis that both models are right equally often.

@@ -33,7 +33,7 @@ def export_winner(
     *,
     observer: Observer | None = None,
 ) -> Path:
-    """Writes the confirmed winner as a folder; see `biotune_optuna.export.export_model`.
+    """Write the confirmed winner as a folder; see `biotune_optuna.export.export_model`.
 
     The model is the one that was tested: it is trained anew, the same way and so (on a CPU, same
     thread count) to the same bits, where this process has not just trained it. Where trials were
@@ -53,8 +53,8 @@ def export_winner(
             be written.
     """
     target = Path(directory)
-    stored: dict[str, Any] = study.optuna.user_attrs.get(CONFIRM_KEY, {})
-    if missing := unconfirmed(stored, study.optuna.get_trials(deepcopy=False)):
+    stored: dict[str, Any] = study.study.user_attrs.get(CONFIRM_KEY, {})
+    if missing := unconfirmed(stored, study.study.get_trials(deepcopy=False)):
         _log.warning(missing)
     if _stands(study, target):
         return target
@@ -72,7 +72,7 @@ def export_winner(
         model_args=setup.loaded.model_args,
         origin=_origin(study),
     )
-    study.optuna.set_user_attr(MODEL_KEY, _mark(stored, target))
+    study.study.set_user_attr(MODEL_KEY, _mark(stored, target))
     return target
 
 
@@ -94,7 +94,7 @@ def _origin(study: TuningStudy) -> str:
 
 def _stands(study: TuningStudy, target: Path) -> bool:
     """Whether the winner is there already."""
-    attributes = study.optuna.user_attrs
+    attributes = study.study.user_attrs
     stored: dict[str, Any] = attributes.get(CONFIRM_KEY, {})
     return bool(stored) and attributes.get(MODEL_KEY) == _mark(stored, target)
 
@@ -118,7 +118,7 @@ def _digest(file: Path) -> str | None:
 
 
 def preprocessing_of(setup: Setup) -> Preprocessing:
-    """What the study's models expect of images."""
+    """Return what the study's models expect of images."""
     config = setup.loaded.data_config
     return Preprocessing(
         size=setup.image_size,
@@ -143,7 +143,7 @@ def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[st
         for test in sorted(result["tests"], key=lambda t: -t["score"])
     ]
     states = (TrialState.COMPLETE, TrialState.PRUNED)
-    trials = study.optuna.get_trials(deepcopy=False, states=states)
+    trials = study.study.get_trials(deepcopy=False, states=states)
     return {
         "Recipe": f"{recipe.describe()}. {_choice(result)}",
         "Metrics": metrics,
@@ -152,7 +152,7 @@ def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[st
             "classes": len(setup.classes),
             "training and validation images": result["n_train"] + result["n_val"],
             "test images": result["n_test"],
-            "looks at the test set": len(study.optuna.user_attrs.get(LOOKS_KEY, [])),
+            "looks at the test set": len(study.study.user_attrs.get(LOOKS_KEY, [])),
             "data fingerprint": spec.fingerprints["data"],
             "split fingerprint": spec.fingerprints["splits"],
         },

@@ -106,7 +106,7 @@ def read_image(path: str | Path, *, name: str | None = None) -> Image.Image:
 
 
 def read_bytes(path: Path, *, name: str) -> bytes:
-    """The bytes of an image file.
+    """Return the bytes of an image file.
 
     Raises:
         DataError: There is no such file, it is no ordinary file, or it cannot be read.
@@ -264,7 +264,7 @@ def _too_large(name: str, how: str) -> str:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """An upright 8-bit RGB picture of any picture, by the rules of :func:`decode_image`.
+    """Return an upright 8-bit RGB picture of any picture, by the rules of :func:`decode_image`.
 
     Raises:
         ValueError: Pixels are no colours: negative, NaN or above the mode's range.
@@ -283,7 +283,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """A copy of a picture, turned as its metadata say, which it then has no more.
+    """Return a copy of a picture, turned as its metadata say, which it then has no more.
 
     Pillow's own ``exif_transpose`` writes all of EXIF anew, and fails where any of it is odd.
     """
@@ -320,10 +320,10 @@ def _centre_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _margin(have: int, wanted: int) -> int:
-    """What is cut off before the centre, negative if something is added; rounded as timm does."""
+    """Return what is cut off before the centre, rounded as in timm; negative is added."""
     return round((have - wanted) / 2.0) if have >= wanted else -((wanted - have) // 2)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, or its name if it says nothing."""
+    """Return what an error says, or its name if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -25,7 +25,7 @@ _RESIDENT_SHARE = 0.4
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, without waiting for it where that is safe.
+    """Return a tensor on a device, without waiting for it where that is safe.
 
     CUDA puts pageable memory aside before the call returns; Metal reads it later, when a temporary
     tensor's memory may hold something else.
@@ -64,7 +64,7 @@ class Normalize:
         return floats.mul_(scale).add_(shift)
 
     def _spread_over(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """The factors written out per pixel, channels last: on a CPU 3 to 5 times as fast.
+        """Return the factors written out per pixel, channels last: on a CPU 3 to 5 times as fast.
 
         An innermost dimension of three defeats vectorisation; one of three times the width does
         not. The numbers are the same.
@@ -169,7 +169,7 @@ class DeviceImages:
         return self._normalize(images.contiguous(memory_format=memory_format))
 
     def raw(self, idx: Tensor | NDArray[np.int64]) -> Tensor:
-        """The stored pixels, uint8 of shape (B, 3, H, W) on the device, channels last."""
+        """Return the stored pixels, uint8 of shape (B, 3, H, W) on the device, channels last."""
         where = torch.as_tensor(idx)
         if self.resident:
             found = self._pixels.index_select(0, to_device(where, self.device))
@@ -184,7 +184,7 @@ class DeviceImages:
 
 
 def _as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """A tensor over the same memory, which for a memory map is read only."""
+    """Return a tensor over the same memory, which for a memory map is read only."""
     import warnings
 
     with warnings.catch_warnings():

@@ -44,11 +44,11 @@ class StratifiedDealer:
         self._rank[order] = np.arange(len(source))
 
     def order(self, indices: Indices) -> Indices:
-        """The same images in the order of their content."""
+        """Return the same images in the order of their content."""
         return indices[np.argsort(self._rank[indices])]
 
     def units(self, indices: Indices) -> tuple[str, Indices]:
-        """What is dealt ("images"), and how many there are of each class."""
+        """Return what is dealt ("images"), and how many there are of each class."""
         return "images", np.bincount(self._labels[indices], minlength=self._n_classes)
 
     def deal(
@@ -130,11 +130,11 @@ class GroupDealer:
         self._hashes = source.content_hashes
 
     def order(self, indices: Indices) -> Indices:
-        """The same images in the order of their content."""
+        """Return the same images in the order of their content."""
         return self._by_image.order(indices)
 
     def units(self, indices: Indices) -> tuple[str, Indices]:
-        """What is dealt ("groups"), and how many there are of each class."""
+        """Return what is dealt ("groups"), and how many there are of each class."""
         return "groups", np.count_nonzero(self._table(indices)[1], axis=0)
 
     def deal(
@@ -179,7 +179,7 @@ class GroupDealer:
         return member.astype(np.int64), table
 
     def _group_keys(self, indices: Indices, member: Indices, count: int) -> list[str]:
-        """A random order among groups that follows from the seed and what they hold."""
+        """Return a random order among groups that follows from the seed and what they hold."""
         held: list[list[str]] = [[] for _ in range(count)]
         for group, index in zip(member.tolist(), indices.tolist(), strict=True):
             held[group].append(self._hashes[index])
@@ -212,7 +212,7 @@ def _next_move(
     order: Indices,
     counts: NDArray[np.int64],
 ) -> tuple[int, int] | None:
-    """A group and a part that needs it more than the one it is in."""
+    """Return a group and a part that needs it more than the one it is in."""
     for part, label in np.argwhere(counts < least[:, np.newaxis]).tolist():
         for group in order[held[order, label]].tolist():
             giver = home[group]

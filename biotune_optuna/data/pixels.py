@@ -171,7 +171,7 @@ def _image_shape(header: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def _map(path: Path, header: dict[str, Any], mode: Any = "r") -> NDArray[np.uint8]:
-    """The pixels as (N, 3, H, W); stored channels last, so neither decoder nor GPU transposes."""
+    """Return pixels (N, 3, H, W), stored channels last: neither decoder nor GPU transposes."""
     shape = (header["count"], *_image_shape(header))
     mapped = np.memmap(path, dtype=np.uint8, mode=mode, offset=_HEADER_BYTES, shape=shape)
     return mapped.transpose(0, 3, 1, 2)
@@ -206,7 +206,7 @@ def _is_sound(path: Path, header: dict[str, Any]) -> bool:
 
 
 def _map_if_sound(path: Path, header: dict[str, Any]) -> NDArray[np.uint8] | None:
-    """The pixels of a cache file, None if it is not sound or cannot be read."""
+    """Return the pixels of a cache file, None if it is not sound or cannot be read."""
     try:
         return _map(path, header) if _is_sound(path, header) else None
     except OSError:
@@ -247,7 +247,7 @@ def _write(
 
 
 def _reserve(handle: int, size: int) -> None:
-    """Makes a file that long, on the disk: a mapped file that finds it full kills the process."""
+    """Make a file that long, on the disk: a mapped file that finds it full kills the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle, 0, size)
     else:

@@ -43,7 +43,7 @@ class Duplicate:
     classes: tuple[str, ...]
 
     def __str__(self) -> str:
-        """The first image in each part, and how many more there are."""
+        """Return the first image in each part, and how many more there are."""
         firsts = [self.parts.index(part) for part in dict.fromkeys(self.parts)]
         shown = " = ".join(f"{self.ids[i]!r} ({self.parts[i]})" for i in firsts)
         rest = len(self.ids) - len(firsts)
@@ -242,7 +242,7 @@ class _Plan:
     def _hold_out(
         self, pool: Indices, wanted: float, part: str, *, left: int, firm: bool
     ) -> tuple[Indices, Indices]:
-        """A part and the rest, which will be divided into ``left`` parts."""
+        """Return a part and the rest, which will be divided into ``left`` parts."""
         share = max(1, round(wanted)) / len(pool)
         if share >= 1.0:
             raise DataError(f"{part} cannot take {round(wanted)} of {len(pool)} images")

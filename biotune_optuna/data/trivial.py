@@ -123,7 +123,7 @@ def _blended(images: Tensor, operations: Tensor, strengths: Tensor, signs: Tenso
 
 
 def _blurred(floats: Tensor) -> Tensor:
-    """A 3 x 3 blur that leaves the outermost pixels as they are."""
+    """Return a 3 x 3 blur that leaves the outermost pixels as they are."""
     kernel = torch.ones(3, 3, device=floats.device)
     kernel[1, 1] = 5.0
     blurred = floats.clone()

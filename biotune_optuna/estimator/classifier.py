@@ -25,7 +25,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator import persistence as keeping
 from biotune_optuna.estimator.inputs import InputError, images_of, training_images
 from biotune_optuna.estimator.results import results_of, snapshot
-from biotune_optuna.export import Exported
+from biotune_optuna.export import Predictor
 from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.sampler.sampler import rank_finished
@@ -138,12 +138,12 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # -- learning ------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: ArrayLike | None = None) -> Self:
-        """Searches, confirms and trains the winner on all images.
+        """Search, confirms and trains the winner on all images.
 
         Args:
             X: Array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or float in [0, 1] or
                 [0, 255]; or a list of image files, or of PIL pictures; or an `ImageSource`, whose
-                given train, val and test parts are kept, or what `open_source` understands.
+                given train, val and test parts are kept, or what `open_images` understands.
             y: N labels, numbers or strings; None where ``X`` has its own.
 
         Raises:
@@ -175,8 +175,8 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, self._scale = classes, scale
         self.recipe_, self.confirmation_, self.exported_ = recipe, confirmation, exported
         self._model_args = dict(study.setup.loaded.model_args)
-        self.study_ = study.optuna
-        self.best_score_ = float(study.optuna.best_value)
+        self.study_ = study.study
+        self.best_score_ = float(study.study.best_value)
         return self
 
     def _default_name(self, source: ImageSource) -> str:
@@ -205,7 +205,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return StudySpec(**fields)
 
     def _seed(self, backend: optuna.storages.BaseStorage, name: str) -> int:
-        """The seed given, else that of the study in the storage, else a new one."""
+        """Return the seed given, else that of the study in the storage, else a new one."""
         if isinstance(self.random_state, (int, np.integer)):
             return int(self.random_state)
         if self.random_state is None:
@@ -230,10 +230,10 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             result = confirm(study, plan)
             return train_winner(study), result
         space, splits = study.setup.space, study.setup.splits
-        ranked = rank_finished(study.optuna, space)
+        ranked = rank_finished(study.study, space)
         if not ranked:
             raise StudyError("no trial has finished; give more n_trials or a longer timeout")
-        trial = study.optuna.get_trials(deepcopy=False)[ranked[0]]
+        trial = study.study.get_trials(deepcopy=False)[ranked[0]]
         recipe = space.genome(trial.params).decode()
         best_epochs = [run["best_epoch"] for run in trial.user_attrs["runs"]]
         images = np.sort(np.concatenate([splits.train, splits.val]))
@@ -274,7 +274,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The most probable label of each image, shape (N,), of the type given to `fit`."""
+        """Return the most probable label of each image, shape (N,), of the type given to `fit`."""
         probabilities = self.predict_proba(X)
         return np.asarray(self.classes_[probabilities.argmax(axis=1)])
 
@@ -295,7 +295,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # -- keeping -------------------------------------------------------------------------------
 
     def save(self, directory: str | Path) -> Path:
-        """Writes the fitted classifier as a folder, weights as safetensors.
+        """Write the fitted classifier as a folder, weights as safetensors.
 
         The subfolder ``model`` is what ``biotune export`` writes: timm and ``biotune predict`` read
         it. The study is not part of it, nor are storage, callbacks, device and cache folder.
@@ -325,7 +325,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def load(cls, directory: str | Path, *, device: str = "auto") -> Self:
-        """Reads what `save` wrote; nothing is unpickled.
+        """Read what `save` wrote; nothing is unpickled.
 
         Args:
             directory: The folder.
@@ -393,7 +393,7 @@ def _with(
 
 @contextlib.contextmanager
 def _cache_folder(given: str | Path | None) -> Iterator[str | Path]:
-    """The folder of decoded images; one for this call alone where none is given."""
+    """Give the folder of decoded images; one for this call alone where none is given."""
     if given is not None:
         yield given
         return
@@ -401,10 +401,10 @@ def _cache_folder(given: str | Path | None) -> Iterator[str | Path]:
         yield folder
 
 
-def _exported(study: TuningStudy, recipe: Recipe) -> Exported:
-    """The network that the trainer holds, on its own, with what belongs to it."""
+def _exported(study: TuningStudy, recipe: Recipe) -> Predictor:
+    """Return the network that the trainer holds, on its own, with what belongs to it."""
     setup = study.setup
-    return Exported(
+    return Predictor(
         copy.deepcopy(setup.trainer.model),
         name=setup.loaded.name,
         classes=setup.classes,

@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from biotune_optuna.data.sources.arrays import check_labels
-from biotune_optuna.data.sources.open import ImageSource, open_source
+from biotune_optuna.data.sources.open import ImageSource, open_images
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def training_images(
     if isinstance(X, (ImageSource, str)) or hasattr(X, "__fspath__"):
         if y is not None:
             raise InputError("y is given together with a source of images that has its own labels")
-        source = open_source(X, skip_bad_images=skip_bad_images)
+        source = open_images(X, skip_bad_images=skip_bad_images)
         return source, np.asarray(source.classes), None
     if y is None:
         raise InputError(
@@ -78,7 +78,7 @@ def training_images(
             f"y has {len(classes)} class{'' if len(classes) == 1 else 'es'}; "
             "a classifier needs at least 2"
         )
-    return open_source(X, labels=labels, skip_bad_images=skip_bad_images), classes, scale
+    return open_images(X, labels=labels, skip_bad_images=skip_bad_images), classes, scale
 
 
 def _labels(y: ArrayLike) -> NDArray[Any]:
@@ -104,7 +104,7 @@ def images_of(X: Any, scale: Scale) -> Iterator[Any]:
         DataError: If ``X`` cannot be images.
     """
     if isinstance(X, str) or hasattr(X, "__fspath__"):
-        X = open_source(X)
+        X = open_images(X)
     if isinstance(X, ImageSource):
         return (X.load(i) for i in range(len(X)))
     X = _listed(X)

@@ -13,7 +13,7 @@ from biotune_optuna._version import __version__
 from biotune_optuna.confirmation.confirm import ConfirmPlan
 from biotune_optuna.data.sources.arrays import label_names
 from biotune_optuna.errors import BioTuneError, ModelError
-from biotune_optuna.export import Exported, export_model, load_exported
+from biotune_optuna.export import Predictor, export_model, load_exported
 from biotune_optuna.files import replace_text
 from biotune_optuna.jsonable import plain_value
 
@@ -29,9 +29,9 @@ _NOT_SAVED = frozenset({"callbacks", "storage", "cache_dir", "device"})
 
 
 def write(
-    folder: Path, exported: Exported, model_args: Mapping[str, Any], content: Mapping[str, Any]
+    folder: Path, exported: Predictor, model_args: Mapping[str, Any], content: Mapping[str, Any]
 ) -> Path:
-    """Writes ``folder/model``, an exported model, and ``folder/estimator.json`` with the rest.
+    """Write ``folder/model``, an exported model, and ``folder/estimator.json`` with the rest.
 
     Raises:
         BioTuneError: If the folder cannot be written or holds something else.
@@ -64,14 +64,14 @@ def write(
 
 
 def _number(value: object) -> object:
-    """A NumPy number, as parameter grids have them, or a path as a plain value."""
+    """Return a NumPy number, as parameter grids have them, or a path as a plain value."""
     if isinstance(value, (np.generic, os.PathLike)):
         return plain_value(value)
     raise BioTuneError(f"{value!r} cannot be saved; a classifier's arguments must be plain values")
 
 
-def read(folder: Path, device: str) -> tuple[dict[str, Any], Exported]:
-    """Reads what `write` wrote; ``params`` and ``classes`` come back as they were given.
+def read(folder: Path, device: str) -> tuple[dict[str, Any], Predictor]:
+    """Read what `write` wrote; ``params`` and ``classes`` come back as they were given.
 
     Raises:
         ModelError: If the folder is no such classifier, is damaged or of another schema.
@@ -102,7 +102,7 @@ def read(folder: Path, device: str) -> tuple[dict[str, Any], Exported]:
 
 
 def plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments as JSON; what belongs to a place or process is left out."""
+    """Return constructor arguments as JSON; what belongs to a place or process is left out."""
     data = {key: value for key, value in params.items() if key not in _NOT_SAVED}
     if isinstance(data["confirm"], ConfirmPlan):
         data["confirm"] = dataclasses.asdict(data["confirm"])

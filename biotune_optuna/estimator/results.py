@@ -17,7 +17,7 @@ _ATTRIBUTES = ("role", "generation", "frozen", "trainable_pct")
 
 
 def results_of(study: optuna.Study) -> dict[str, NDArray[Any]]:
-    """The trials that have ended, as in ``BioTuneClassifier.cv_results_``."""
+    """Return the trials that have ended, as in ``BioTuneClassifier.cv_results_``."""
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     trials = study.get_trials(deepcopy=False, states=states)
     means = np.array(
@@ -42,7 +42,7 @@ def results_of(study: optuna.Study) -> dict[str, NDArray[Any]]:
 
 
 def snapshot(study: optuna.Study) -> optuna.Study:
-    """A copy of a study in memory, which pickles whatever the storage of the original is."""
+    """Return a copy of a study in memory, which pickles whatever the storage of the original is."""
     storage = optuna.storages.InMemoryStorage()
     name = study.study_name
     optuna.copy_study(

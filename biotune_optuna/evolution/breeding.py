@@ -106,11 +106,11 @@ def breed(
     draw: Callable[[np.random.Generator], tuple[Vector, tuple[int, ...]]],
     *,
     candidates: int,
-    caution: float,
+    kappa: float,
     unique: bool,
     rng: np.random.Generator,
 ) -> tuple[Vector, tuple[int, ...]]:
-    """The most promising of several candidates.
+    """Return the most promising of several candidates.
 
     Args:
         domain: The search space.
@@ -118,7 +118,7 @@ def breed(
         landscape: What is believed.
         draw: Makes one candidate and names its parents.
         candidates: How many to compare; 1 takes the first.
-        caution: κ: the candidate with the least mean − κ · deviation is taken.
+        kappa: κ: the candidate with the least mean − κ · deviation is taken.
         unique: Whether genomes that are in the archive or running are left out.
         rng: The slot's generator.
 
@@ -144,13 +144,13 @@ def breed(
     if landscape.model is None or len(found) == 1:
         return found[0]
     means, spreads = landscape.model.predict(np.array([genes for genes, _ in found]))
-    return found[int(np.argmin(means - caution * spreads))]
+    return found[int(np.argmin(means - kappa * spreads))]
 
 
 def structured(
     domain: Domain, archive: Archive, parents: NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[Vector, tuple[int, ...]]:
-    """A child by moves in the space of meanings; now and then a genome from nowhere.
+    """Return a child by moves in the space of meanings; now and then a genome from nowhere.
 
     Args:
         domain: A domain whose genes are log multipliers.

@@ -43,7 +43,7 @@ class Domain:
         return len(self.names)
 
     def active(self, genes: Vector) -> NDArray[np.int64]:
-        """Indices of the genes that elite exploitation may move.
+        """Return the indices of the genes that elite exploitation may move.
 
         With a genome space these are the genes of blocks that train, without one all parameters
         that have an order (all, where none has).
@@ -59,7 +59,7 @@ class Domain:
         return self.space is None or self.space.is_valid(genes[: self.space.n_genes])
 
     def repair(self, genes: Vector) -> Vector:
-        """A valid genome near this one."""
+        """Return a valid genome near this one."""
         if self.space is None:
             return genes
         n = self.space.n_genes

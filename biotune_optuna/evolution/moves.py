@@ -39,7 +39,7 @@ class Meaning:
 
 
 def read(domain: Domain, genes: Vector) -> Meaning:
-    """What a genome means.
+    """Return what a genome means.
 
     Args:
         domain: A domain with a genome space.
@@ -56,7 +56,7 @@ def read(domain: Domain, genes: Vector) -> Meaning:
 
 
 def write(domain: Domain, meaning: Meaning) -> Vector:
-    """The genome that means it; the genes of frozen blocks all get one value, so none drifts."""
+    """Return the genome that means it; genes of frozen blocks get one value, so none drifts."""
     space = domain.space
     assert space is not None
     genes = np.clip(0.5 + 0.5 * meaning.logs, _LEAST_GENE, 1.0)
@@ -74,7 +74,7 @@ def write(domain: Domain, meaning: Meaning) -> Vector:
 
 
 def crossover(one: Meaning, other: Meaning, rng: np.random.Generator) -> Meaning:
-    """The lower blocks of one, the upper blocks of the other, and a mixture of the rest.
+    """Return the lower blocks of one, the upper blocks of the other, and a mixture of the rest.
 
     Draws: the cut, a vector of shares.
     """
@@ -89,7 +89,7 @@ def crossover(one: Meaning, other: Meaning, rng: np.random.Generator) -> Meaning
 
 
 def mutate(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Makes one move, chosen at random, in place."""
+    """Make one move, chosen at random, in place."""
     blocks = len(meaning.mask)
     kinds = [_shift, _tilt, _boundary, _flip, _single, _swap]
     weights = [0.3, 0.1, 0.2, 0.15, 0.15, 0.1]
@@ -125,13 +125,13 @@ def _shift(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
 
 
 def _tilt(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Raises the rates with depth, or lowers them."""
+    """Raise the rates with depth, or lowers them."""
     depth = np.linspace(-1.0, 1.0, len(meaning.logs))
     meaning.logs = np.clip(meaning.logs + _TILT * rng.standard_normal() * depth, -1.0, 1.0)
 
 
 def _boundary(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Moves the end of the frozen prefix by up to two blocks."""
+    """Move the end of the frozen prefix by up to two blocks."""
     blocks = len(meaning.mask)
     prefix = int(np.argmax(meaning.mask)) if meaning.mask.any() else blocks - 1
     steps = [s for s in (-2, -1, 1, 2) if 0 <= prefix + s < blocks]
@@ -160,7 +160,7 @@ def _flip(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
 
 
 def _single(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Changes the rate of one block that trains."""
+    """Change the rate of one block that trains."""
     active = np.flatnonzero(meaning.mask)
     b = int(active[rng.integers(len(active))])
     moved = meaning.logs[b] + _SINGLE * rng.standard_normal()

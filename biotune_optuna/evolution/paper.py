@@ -72,12 +72,12 @@ def draw_parents(size: int, rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def immigrant(size: int, rng: np.random.Generator) -> Vector:
-    """A uniformly random genome. Draws: one vector."""
+    """Return a uniformly random genome. Draws: one vector."""
     return rng.random(size)
 
 
 def exploit(genes: Vector, gene: int, rng: np.random.Generator) -> tuple[Vector, Vector]:
-    """Moves one gene of an elite both ways: clip(ν_b ± δ), δ = 0.25 · U(−1, 1).
+    """Move one gene of an elite both ways: clip(ν_b ± δ), δ = 0.25 · U(−1, 1).
 
     Draws: one number.
 
@@ -121,7 +121,7 @@ def cross(
 
 
 def mutate(child: Vector, factor: float, rng: np.random.Generator) -> Vector:
-    """Moves each gene by x·U(−1, 1) with probability (x·(n − 1) + 1) / n.
+    """Move each gene by x·U(−1, 1) with probability (x·(n − 1) + 1) / n.
 
     Draws: a vector that decides which genes move, a vector of moves.
 
@@ -141,7 +141,7 @@ def mutate(child: Vector, factor: float, rng: np.random.Generator) -> Vector:
 def adopt(
     child: Vector, parents: tuple[Vector, Vector], prototype: Vector, rng: np.random.Generator
 ) -> Vector:
-    """Pulls the child towards its parents' mean and towards the prototype.
+    """Pull the child towards its parents' mean and towards the prototype.
 
     c += w·u1·(mean(p1, p2) − c) + (1 − w)·u2·(q − c). Draws: the numbers u1, u2, w.
 
@@ -162,7 +162,7 @@ def adopt(
 
 
 def displacement(final: Vector, before: Vector, pull: Vector, rng: np.random.Generator) -> Vector:
-    """What the child remembers: ∇c = r'·pull + (c − c before mutation), r' ~ U(0, 1)^n.
+    """Return what the child remembers: ∇c = r'·pull + (c − c before mutation), r' ~ U(0, 1)^n.
 
     Draws: one vector.
 
@@ -182,7 +182,7 @@ def switch_choices(
     factor: float,
     rng: np.random.Generator,
 ) -> Vector:
-    """Gives the unordered genes of a child a choice instead of a mixture.
+    """Give the unordered genes of a child a choice instead of a mixture.
 
     Each takes the choice of p1, p2 or q with probability 2/5, 2/5, 1/5 and, as a numeric gene
     would, mutates with probability (x·(n − 1) + 1) / n: then it is redrawn with probability x.

@@ -64,7 +64,7 @@ class Settings:
         structured: Whether offspring come from moves in the space of what genomes mean.
         smoothing: Whether genomes are ranked by a model of the landscape, not by their own value.
         candidates: How many offspring the model compares before one is evaluated; 1: none.
-        caution: How much the model's uncertainty speaks for a candidate.
+        kappa: How much the model's uncertainty speaks for a candidate.
         unique: Whether offspring that mean the same as an evaluated genome are replaced.
         reevaluations: How many slots of a generation evaluate one of the best genomes again.
     """
@@ -80,13 +80,13 @@ class Settings:
     structured: bool = False
     smoothing: bool = False
     candidates: int = 1
-    caution: float = 0.0
+    kappa: float = 0.0
     unique: bool = False
     reevaluations: int = 0
 
     @classmethod
     def of(cls, preset: str) -> Settings:
-        """The settings of a preset, ``"paper"`` or ``"default"``."""
+        """Return the settings of a preset, ``"paper"`` or ``"default"``."""
         if preset == "paper":
             return cls()
         return cls(
@@ -110,7 +110,7 @@ class Settings:
         return 3
 
     def check(self) -> None:
-        """Raises StudyError where a number is out of range."""
+        """Raise StudyError where a number is out of range."""
         if self.population_size < 3:
             raise StudyError(f"population_size {self.population_size} is too small; give 3 or more")
         if not 0 <= self.n_elites < self.population_size:
@@ -120,8 +120,8 @@ class Settings:
             )
         if not 0 <= self.momentum < float("inf"):
             raise StudyError(f"momentum {self.momentum} must be a number >= 0; 0 switches it off")
-        if not 0 <= self.caution < float("inf"):
-            raise StudyError(f"caution {self.caution} must be a number >= 0")
+        if not 0 <= self.kappa < float("inf"):
+            raise StudyError(f"kappa {self.kappa} must be a number >= 0")
         if self.candidates < 1:
             raise StudyError(f"candidates {self.candidates} must be 1 or more; 1 compares none")
         free = self.population_size - self.n_elites
@@ -204,13 +204,13 @@ class Generation:
 
 
 def slot_rng(seed: int, generation: int, index: int) -> np.random.Generator:
-    """The generator of one slot: it depends on nothing else."""
+    """Return the generator of one slot: it depends on nothing else."""
     words = [seed, *slot_words(generation, index)]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
 def slot_words(generation: int, index: int) -> tuple[int, int]:
-    """A slot as words of a seed sequence; indices below 0 get numbers no slot has."""
+    """Return a slot as words of a seed sequence; indices below 0 get numbers no slot has."""
     return generation, index if index >= 0 else 2**31 - index
 
 
@@ -236,7 +236,7 @@ def plan(settings: Settings, generation: int, n_initial: int = 0) -> tuple[Role,
 def propose(
     settings: Settings, domain: Domain, generation: Generation, index: int, seed: int
 ) -> Proposal:
-    """The genome of slot ``index``.
+    """Return the genome of slot ``index``.
 
     Args:
         settings: The strategy's settings.
@@ -271,7 +271,7 @@ def propose(
 def _from_archive(
     settings: Settings, domain: Domain, generation: Generation, role: Role, rng: np.random.Generator
 ) -> Proposal:
-    """An offspring, or a re-evaluation, by what the default preset adds."""
+    """Return an offspring, or a re-evaluation, by what the default preset adds."""
     archive = generation.archive
     assert archive is not None
     landscape = breeding.Landscape.of(domain, archive, smooth=settings.smoothing)
@@ -300,7 +300,7 @@ def _from_archive(
         landscape,
         draw,
         candidates=settings.candidates,
-        caution=settings.caution,
+        kappa=settings.kappa,
         unique=settings.unique,
         rng=rng,
     )
@@ -325,7 +325,7 @@ def _exploit(domain: Domain, elite: Individual, generation: int, index: int, see
 
 
 def current(settings: Settings, generation: Generation) -> list[Individual]:
-    """The population and newcomers good enough to be of it, best first, at most P."""
+    """Return the population and newcomers good enough to be of it, best first, at most P."""
     everyone = sorted((*generation.population, *generation.newcomers), key=lambda one: one.key)
     return everyone[: settings.population_size]
 

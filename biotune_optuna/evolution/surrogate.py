@@ -40,7 +40,7 @@ _NORMAL = NormalDist()
 
 
 def features(domain: Domain, genes: Vector) -> list[Vector]:
-    """Groups of features, each with its own length scale.
+    """Group of features, each with its own length scale.
 
     With a genome space: the mean log rate of the blocks that train (decades); which blocks are
     frozen; the log rate of every block (decades, frozen ones half a decade below the slowest) and
@@ -231,7 +231,7 @@ def _squared(a: Vector, b: Vector) -> Vector:
 
 
 def _matern(squares: Vector) -> Vector:
-    """The Matérn kernel with ν = 5/2 and length scale 1."""
+    """Return the Matérn kernel with ν = 5/2 and length scale 1."""
     d = np.sqrt(5.0 * squares)
     result: Vector = (1.0 + d + d * d / 3.0) * np.exp(-d)
     return result

@@ -10,11 +10,11 @@ Beside the weights lie the class names, the exact preprocessing, the recipe and 
 
 from biotune_optuna.data.preprocessing import Preprocessing
 from biotune_optuna.export.folder import export_model, load_exported
-from biotune_optuna.export.predict import Exported, Prediction, write_csv
+from biotune_optuna.export.predict import Prediction, Predictor, write_csv
 
 __all__ = [
-    "Exported",
     "Prediction",
+    "Predictor",
     "Preprocessing",
     "export_model",
     "load_exported",

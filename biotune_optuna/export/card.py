@@ -35,7 +35,7 @@ def render_card(
     recipe: Recipe,
     facts: Mapping[str, Any],
 ) -> str:
-    """Renders a model card.
+    """Render a model card.
 
     Args:
         model_name: timm's model name.

@@ -17,7 +17,7 @@ from biotune_optuna._version import __version__
 from biotune_optuna.data.preprocessing import Preprocessing
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export.card import render_card
-from biotune_optuna.export.predict import Exported
+from biotune_optuna.export.predict import Predictor
 from biotune_optuna.files import check_lookup
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.weights import create_model
@@ -61,7 +61,7 @@ def export_model(
     model_args: Mapping[str, Any] | None = None,
     origin: str | None = None,
 ) -> Path:
-    """Writes a tuned model as a folder in timm's hub layout.
+    """Write a tuned model as a folder in timm's hub layout.
 
     The folder appears whole or not at all. An earlier export in the same place is replaced, unless
     it has another origin; any other folder with something in it is left alone.
@@ -125,8 +125,8 @@ def export_model(
     return target
 
 
-def load_exported(directory: str | Path, *, device: str | torch.device = "auto") -> Exported:
-    """Reads a folder that `export_model` wrote.
+def load_exported(directory: str | Path, *, device: str | torch.device = "auto") -> Predictor:
+    """Read a folder that `export_model` wrote.
 
     Args:
         directory: The folder.
@@ -164,7 +164,7 @@ def load_exported(directory: str | Path, *, device: str | torch.device = "auto")
             f"{LABELS} in {str(folder)!r} names {len(classes)} classes, "
             f"which is not the number in {WEIGHTS}"
         )
-    return Exported(
+    return Predictor(
         loaded.model,
         name=loaded.name,
         classes=[str(name) for name in classes],
@@ -221,7 +221,7 @@ def check_target(target: Path, origin: str | None = None) -> None:
 
 
 def _origin(target: Path) -> Any:
-    """What an earlier export was made of; None where it does not say."""
+    """Return what an earlier export was made of; None where it does not say."""
     try:
         return _read_json(target / CONFIG, dict).get(ORIGIN)
     except ModelError:
@@ -240,7 +240,7 @@ def _swap(new: Path, target: Path, old: Path) -> None:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict on the CPU in plain memory; tensors that modules share are written twice."""
+    """Return the state dict on the CPU in plain memory; shared tensors are written twice."""
     return {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in model.state_dict().items()

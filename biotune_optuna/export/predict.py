@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from biotune_optuna.data.preprocessing import Preprocessing
     from biotune_optuna.recipe import Recipe
 
-__all__ = ["Exported", "Prediction", "write_csv"]
+__all__ = ["Prediction", "Predictor", "write_csv"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +65,7 @@ class Prediction:
     error: str | None = None
 
 
-class Exported:
+class Predictor:
     """A tuned model with all that it takes to use it on new images.
 
     ::
@@ -244,7 +244,7 @@ class Exported:
 
 
 def write_csv(predictions: Iterable[Prediction], path: str | Path) -> Path:
-    """Writes predictions as a table: one line per image, the file whole or not at all.
+    """Write predictions as a table: one line per image, the file whole or not at all.
 
     The columns are ``image``, ``label``, ``probability``, then ``label_2``, ``probability_2`` and
     so on for the other classes in `Prediction.top`, and ``error``.
@@ -300,7 +300,7 @@ def _named(images: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The path, or the images below it; neither links are followed nor hidden files taken."""
+    """Yield the path, or the images below it; follow no links and leave out hidden files."""
     if not _is_folder(path):
         yield path
         return

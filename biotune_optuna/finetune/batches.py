@@ -106,12 +106,12 @@ class Loss:
         )
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Summed loss of logits (n, C) and labels (n,) or class probabilities (n, C)."""
+        """Return the summed loss of logits (n, C) and labels (n,) or class probabilities (n, C)."""
         total: torch.Tensor = self._sum(logits.float(), targets)
         return total
 
     def mass(self, labels: NDArray[np.int64], *, mixed: bool) -> float:
-        """What a batch's summed loss is divided by, as `torch.nn.CrossEntropyLoss` does.
+        """Return what a batch's summed loss is divided by, as `torch.nn.CrossEntropyLoss` does.
 
         Args:
             labels: Labels of the whole batch, (n,).

@@ -43,7 +43,7 @@ _OOM_PHRASES = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED"
 
 
 def channels_last(model: _Module) -> _Module:
-    """Puts a model's tensors of four dimensions into the memory format ``torch.channels_last``.
+    """Put a model's tensors of four dimensions into the memory format ``torch.channels_last``.
 
     ``model.to(memory_format=...)`` fails at those of five, which the lambda layers of timm have.
     """
@@ -54,7 +54,7 @@ def channels_last(model: _Module) -> _Module:
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """Turns ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that is there.
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that is there.
 
     Args:
         name: ``"auto"`` takes CUDA, else MPS, else the CPU.
@@ -85,7 +85,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 def amp_dtype(
     amp: Literal["auto", "off", "bf16", "fp16"], device: torch.device
 ) -> torch.dtype | None:
-    """The autocast type of a setting on a device; None means full precision.
+    """Return the autocast type of a setting on a device; None means full precision.
 
     Raises:
         BioTuneError: If fp16 is asked for on the CPU, where training in it is not supported.
@@ -184,7 +184,7 @@ def kernels(device: torch.device, *, deterministic: bool) -> Iterator[None]:
 
 
 def _without_deterministic_kernel(error: RuntimeError) -> str:
-    """The operation that an error of torch says has no deterministic kernel; else ""."""
+    """Return the operation that an error of torch says has no deterministic kernel; else ""."""
     text = str(error)
     operation, found, _ = text.partition(" does not have a deterministic")
     if found:
@@ -222,7 +222,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
 
     def sample(self) -> None:
-        """Looks at the memory in use now."""
+        """Look at the memory in use now."""
         if self._device.type != "cuda":
             self._peak = max(self._peak, _resident_mb())
 

@@ -21,7 +21,7 @@ class Images(Protocol):
     """What training needs of a set of images; `biotune_optuna.data.loaders.DeviceImages` is one."""
 
     def __len__(self) -> int:
-        """Number of images, N."""
+        """Return the number of images, N."""
 
     @property
     def n_classes(self) -> int:

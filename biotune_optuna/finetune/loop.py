@@ -114,7 +114,7 @@ class Run:
     # -- for tactics -----------------------------------------------------------------------------
 
     def use_groups(self, groups: list[dict[str, Any]]) -> None:
-        """Starts a new optimiser, without memory, over these groups."""
+        """Start a new optimiser, without memory, over these groups."""
         self.optimizer = build_optimizer(groups, self.settings.optimizer, self.device)
 
     def use_recipe(self, recipe: Recipe) -> None:
@@ -210,7 +210,7 @@ class Run:
         return epoch + 1 - max(self.result.best_epoch, self._tactic.patient_until) >= patience
 
     def _check_weights(self) -> None:
-        """Looks at what the last step left, which no loss has seen without validation images."""
+        """Look at what the last step left, which no loss has seen without validation images."""
         if not all(bool(p.detach().isfinite().all()) for p in self.model.parameters()):
             raise _Diverged
 
@@ -269,7 +269,7 @@ class Run:
         return loss
 
     def _accumulate(self, idx: Indices, *, sample: bool) -> torch.Tensor:
-        """The batch's gradient, and its loss."""
+        """Return the batch's gradient, and its loss."""
         self.optimizer.zero_grad(set_to_none=True)
         total: torch.Tensor | None = None
         for part, mass in self._portions(idx):
@@ -297,7 +297,7 @@ class Run:
         self._scaler.update()
 
     def _portions(self, idx: Indices) -> list[tuple[Indices, float]]:
-        """The batch in portions that fit, each with the whole batch's divisor."""
+        """Return the batch in portions that fit, each with the whole batch's divisor."""
         mass = self._loss.mass(self._labels[idx], mixed=self.feed.mixed)
         return [(idx[part], mass) for part in parts(len(idx), self._held)]
 
@@ -307,7 +307,7 @@ class Run:
         return self._loss(logits, targets) / mass, len(part)
 
     def _halve(self, n: int) -> None:
-        """Holds half as many images; a step still sees its whole batch, in portions."""
+        """Hold half as many images; a step still sees its whole batch, in portions."""
         held = min(n, self._held)
         if held <= _SMALLEST_BATCH:
             raise BioTuneError(
@@ -363,7 +363,7 @@ class Run:
         self.result.trainable_parameters = max(self.result.trainable_parameters, training)
 
     def _remember(self) -> None:
-        """Keeps what training can change; called at each new best epoch."""
+        """Keep what training can change; called at each new best epoch."""
         fixed = self._tactic.prefix_is_fixed  # else what is frozen now may train later
         every = self.model.named_parameters()
         trained = ((n, p) for n, p in every if p.requires_grad or not fixed)

@@ -172,7 +172,7 @@ def score(name: str, y_true: Labels, probs: Probabilities, n_classes: int) -> fl
 
 
 def worst(name: str) -> float:
-    """The least value that a metric can take."""
+    """Return the least value that a metric can take."""
     return _named(name).worst
 
 

@@ -26,7 +26,7 @@ _WARMUP_START = 0.01
 def build_optimizer(
     groups: list[dict[str, Any]], name: str, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Builds an optimiser over a recipe's parameter groups.
+    """Build an optimiser over a recipe's parameter groups.
 
     Groups of one rate and one weight decay become one, so that fused kernels run once for all.
 
@@ -58,13 +58,13 @@ def build_optimizer(
 
 
 def with_base(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
-    """The optimiser, and the one that it steers, as Lookahead does."""
+    """Return the optimiser, and the one that it steers, as Lookahead does."""
     base = getattr(optimizer, "_base_optimizer", None)
     return [optimizer] if base is None else [optimizer, *with_base(base)]
 
 
 def carry_state(old: torch.optim.Optimizer, new: torch.optim.Optimizer) -> None:
-    """Gives a new optimiser what an old one of the same kind remembers.
+    """Give a new optimiser what an old one of the same kind remembers.
 
     That is the state of each parameter that still trains, and what some (LAMB, Adan) keep of a
     whole group, such as the number of its steps; groups of parameters without state keep nothing.
@@ -102,7 +102,7 @@ def check_optimizer(name: str) -> None:
 
 
 def _timm(module: str) -> Any:
-    """A timm module, seen as untyped: its exports are not declared."""
+    """Return a timm module, seen as untyped: its exports are not declared."""
     return importlib.import_module(f"timm.{module}")
 
 
@@ -128,7 +128,7 @@ class Schedule:
         )
 
     def factor(self, epoch: int, step: int) -> float:
-        """The factor at a step.
+        """Return the factor at a step.
 
         Args:
             epoch: Counted from 0.
@@ -143,7 +143,7 @@ class Schedule:
         return float(self._stand_in.param_groups[0]["lr"])
 
     def apply(self, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:
-        """Sets every group's ``lr`` to its ``initial_lr`` times the factor.
+        """Set every group's ``lr`` to its ``initial_lr`` times the factor.
 
         Args:
             optimizer: Its groups carry ``initial_lr``.

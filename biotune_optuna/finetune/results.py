@@ -106,7 +106,7 @@ class RunResult:
 
 
 def standard_error(scores: Sequence[float]) -> float:
-    """Standard error of the mean of scores; 0 with one."""
+    """Return the standard error of the mean of scores; 0 with one."""
     n = len(scores)
     return float(np.std(scores, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
 

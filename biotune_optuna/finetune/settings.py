@@ -154,7 +154,7 @@ class TrainSettings:
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainSettings:
-        """The paper's protocol (BioTune paper, Sec. IV).
+        """Return the paper's protocol (BioTune paper, Sec. IV).
 
         Adam, at most 30 epochs, early stop after 3, cosine over 100 epochs (``epochs`` where they
         are more) stepped once an epoch,
@@ -176,7 +176,7 @@ class TrainSettings:
         return cls.from_dict({**paper, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON-ready data."""
+        """Return the settings as JSON-ready data."""
         return asdict(self)
 
     @classmethod

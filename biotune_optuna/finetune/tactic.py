@@ -48,7 +48,7 @@ class Tactic:
         return run.recipe.apply(run.model)
 
     def before_epoch(self, run: Run, epoch: int) -> None:
-        """Called before each epoch (counted from 0), in train mode."""
+        """Act before each epoch (counted from 0), in train mode."""
 
     @property
     def patient_until(self) -> int:
@@ -56,5 +56,5 @@ class Tactic:
         return 0
 
     def penalty(self, run: Run) -> torch.Tensor | None:  # noqa: ARG002 - a hook's signature
-        """A term added to the loss of each step, or None."""
+        """Return a term added to the loss of each step, or None."""
         return None

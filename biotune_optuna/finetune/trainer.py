@@ -178,7 +178,7 @@ class Trainer:
             return probabilities(feed.evaluate, positions, size, self.device, self._amp)[0]
 
     def reset(self, seed: int) -> None:
-        """Puts back the pre-trained weights and draws the head anew; leaves the model in eval mode.
+        """Put back the pre-trained weights and draws the head anew; leaves the model in eval mode.
 
         Args:
             seed: Seed of the head.
@@ -191,7 +191,7 @@ class Trainer:
         self._prefixes.clear()
 
     def with_epochs(self, epochs: int) -> Trainer:
-        """The same trainer with runs, and their schedule, of another length.
+        """Return the same trainer with runs, and their schedule, of another length.
 
         Model, weights and cached prefixes are shared, so only one of the two may train at a time. A
         schedule of its own length grows, and a warm-up shrinks, where it would not fit.
@@ -262,7 +262,7 @@ class Trainer:
         )
 
     def _network(self, recipe: Recipe, tactic: Tactic) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The model, or the model compiled anew for each pattern of frozen blocks and each tactic.
+        """Return the model, compiled anew for each pattern of frozen blocks and each tactic.
 
         One compiled network would keep a variant for each, and give up after a few: then a run
         would depend on those before it.
@@ -318,7 +318,7 @@ class Trainer:
 
 
 def _place(model: nn.Module, device: torch.device, images: Images) -> nn.Module:
-    """Moves a model to a device, in the memory format of the images, and shows it one batch."""
+    """Move a model to a device, in the memory format of the images, and shows it one batch."""
     sample = images.batch(np.zeros(2, dtype=np.int64))
     if sample.device != device:
         raise DataError(f"the images are on {sample.device} and training is on {device}")
@@ -334,5 +334,5 @@ def _place(model: nn.Module, device: torch.device, images: Images) -> nn.Module:
 
 
 def _derived(seed: int, purpose: int) -> int:
-    """A seed for one purpose; the purposes' streams do not meet."""
+    """Return a seed for one purpose; the purposes' streams do not meet."""
     return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> 1)

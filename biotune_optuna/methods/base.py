@@ -108,7 +108,7 @@ class Unfreezing(RateMethod):
         return trainer.fit(full, train_idx, val_idx, seed=seed, tactic=tactic, **options)
 
     def recipes(self, full: Recipe, phases: int) -> list[Recipe]:
-        """The recipe of each phase, the last one full.
+        """Return the recipe of each phase, the last one full.
 
         Args:
             full: Full fine-tuning.
@@ -213,7 +213,7 @@ class _FromHead(Tactic):
 
 
 def charge(result: RunResult, earlier: RunResult) -> RunResult:
-    """Adds an earlier phase's cost to a result, and returns it."""
+    """Add an earlier phase's cost to a result, and returns it."""
     result.seconds += earlier.seconds
     result.images_forward += earlier.images_forward
     result.images_backward += earlier.images_backward

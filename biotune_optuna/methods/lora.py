@@ -127,7 +127,7 @@ def adaptable_layers(trainer: Trainer) -> list[str]:
 
 
 def with_adapters(trainer: Trainer, *, rank: int, alpha: int, seed: int) -> nn.Module:
-    """A copy of a trainer's model with adapters beside its layers.
+    """Return a copy of a trainer's model with adapters beside its layers.
 
     Args:
         trainer: Its model is left as it is.
@@ -153,7 +153,7 @@ def with_adapters(trainer: Trainer, *, rank: int, alpha: int, seed: int) -> nn.M
 
 
 def merge_into(model: nn.Module, adapted: nn.Module) -> None:
-    """Merges adapters into their layers and copies all values into the plain network."""
+    """Merge adapters into their layers and copies all values into the plain network."""
     for module in _adapted_layers(adapted):
         module.merge()
     values = {
@@ -178,7 +178,7 @@ def _idle_parameters(adapted: nn.Module) -> int:
 
 
 def _merge_checked(trainer: Trainer, adapted: nn.Module, idx: NDArray[np.int64]) -> None:
-    """Merges adapters into a trainer's model and sees whether it still gives the same scores.
+    """Merge adapters into a trainer's model and sees whether it still gives the same scores.
 
     Raises:
         ModelError: If it does not.

@@ -46,10 +46,10 @@ class Method(Protocol):
         """The name users type."""
 
     def settings(self) -> list[dict[str, float]]:
-        """The five settings to choose from."""
+        """Return the five settings to choose from."""
 
     def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe | None:
-        """The recipe that trains as the method does, where there is one."""
+        """Return the recipe that trains as the method does, where there is one."""
 
     def run(
         self,
@@ -81,11 +81,11 @@ class RecipeMethod:
     choices: tuple[tuple[tuple[str, float], ...], ...] = tuple((("lr", lr),) for lr in RATES)
 
     def settings(self) -> list[dict[str, float]]:
-        """The five settings to choose from."""
+        """Return the five settings to choose from."""
         return [dict(choice) for choice in self.choices]
 
     def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe:
-        """The recipe of a setting."""
+        """Return the recipe of a setting."""
         return self.make(blocks, setting)
 
     def run(
@@ -135,7 +135,7 @@ METHODS: Final[dict[str, Method]] = {
 
 
 def get_method(name: str) -> Method:
-    """Looks a method up.
+    """Look a method up.
 
     Raises:
         BioTuneError: If there is none of that name.

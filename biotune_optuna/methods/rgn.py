@@ -114,7 +114,7 @@ def relative_gradient_norms(run: Run) -> dict[nn.Parameter, float]:
 def rgn_recipe(
     trainer: Trainer, train_idx: ArrayLike, *, lr: float, seed: int, weight_decay: float = 0.0
 ) -> Recipe:
-    """A recipe whose blocks train at their relative gradient norm over the largest one's.
+    """Return a recipe whose blocks train at their relative gradient norm over the largest one's.
 
     The norms are those that `AutoRGN` starts with, averaged over each block's tensors: a profile of
     the pre-trained network that can start a search.

@@ -158,7 +158,7 @@ def _has_ancestor(path: str, others: Iterable[str]) -> bool:
 
 
 def _prefixes(name: str) -> Iterator[str]:
-    """Module paths that hold a tensor, outermost first: ``a.b.weight`` -> ``a``, ``a.b``."""
+    """Yield module paths that hold a tensor, outermost first: ``a.b.weight`` -> ``a``, ``a.b``."""
     parts = name.split(".")[:-1]
     for end in range(1, len(parts) + 1):
         yield ".".join(parts[:end])
@@ -197,7 +197,7 @@ class _Layout:
         return any(name in self.parameters and self.parameters[name].ndim >= 2 for name in names)
 
     def units(self, group: Sequence[str]) -> dict[str, Group]:
-        """A group as its largest whole modules: path -> tensors, in order.
+        """Return a group as its largest whole modules: path -> tensors, in order.
 
         A tensor whose module is not wholly in the group stands for itself.
         """
@@ -230,7 +230,7 @@ class _Layout:
         return sorted(name for group in groups for name in group) == sorted(self.names)
 
     def name_blocks(self, groups: Sequence[Group]) -> list[Block]:
-        """Turns the final groups into blocks with unique names."""
+        """Turn the final groups into blocks with unique names."""
         blocks: list[Block] = []
         for index, group in enumerate(groups):
             name = self._name(group)
@@ -243,7 +243,7 @@ class _Layout:
         return blocks
 
     def block(self, name: str, group: Sequence[str]) -> Block:
-        """A block of the given tensors."""
+        """Return a block of the given tensors."""
         parameters = tuple(tensor for tensor in group if tensor in self.parameters)
         return Block(
             name=name,
@@ -253,7 +253,7 @@ class _Layout:
         )
 
     def _name(self, group: Sequence[str]) -> str:
-        """The path of the block's module, or of its first and last one."""
+        """Return the path of the block's module, or of its first and last one."""
         units = self.units(group)
         main = [path for path, names in units.items() if self.has_weight(names)] or list(units)
         first, last = main[0], main[-1]
@@ -294,7 +294,7 @@ def _initial_groupings(layout: _Layout, *, fine: bool) -> Iterator[list[Group]]:
 def _groups_of_matcher(
     layout: _Layout, matcher: Callable[..., Any], *, coarse: bool
 ) -> list[Group] | None:
-    """Grouping by timm, or None where the matcher refuses or does not give a partition."""
+    """Group by timm's matcher; None where it refuses or does not give a partition."""
     from timm.models._manipulate import group_with_matcher
 
     try:

@@ -29,7 +29,7 @@ _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @contextmanager
 def clear_errors(name: str) -> Iterator[None]:
-    """Turns every failure to get weights inside into one clear line.
+    """Turn every failure to get weights inside into one clear line.
 
     The hub is probed first, once and with a short timeout, unless the weights are in the cache:
     timm's own loading tries again for about a minute.
@@ -65,7 +65,7 @@ def location(name: str) -> str:
 
 
 def n_classes(name: str) -> int | None:
-    """Number of classes that a model's pre-trained weights know."""
+    """Return the number of classes that a model's pre-trained weights know."""
     return getattr(timm.get_pretrained_cfg(name), "num_classes", None)
 
 
@@ -93,7 +93,7 @@ def _probe_within(seconds: float, config: PretrainedCfg) -> None:
 
 
 def _probe(config: PretrainedCfg) -> None:
-    """Raises at once if the weights are neither cached nor within reach."""
+    """Raise at once if the weights are neither cached nor within reach."""
     repository, url = config.hf_hub_id or "", _url(config)
     if not repository:
         cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])

@@ -51,13 +51,13 @@ _BLOCK_KEY = re.compile(r"_blocks\.(\d+)\.([^.]+)\.(.+)")
 
 
 def package_of(name: str) -> str | None:
-    """The pip package with weights for a timm model name, installed or not."""
+    """Return the pip package with weights for a timm model name, installed or not."""
     architecture, _, tag = name.partition(".")
     return _PACKAGES.get(architecture) if tag in _TAGS else None
 
 
 def find(name: str) -> tuple[str, Path] | None:
-    """The installed package with weights for a model, and its weight file.
+    """Return the installed package with weights for a model, and its weight file.
 
     Args:
         name: A timm model name.
@@ -75,7 +75,7 @@ def find(name: str) -> tuple[str, Path] | None:
 
 
 def translate(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Renames a package's tensors to timm's names.
+    """Rename a package's tensors to timm's names.
 
     Args:
         state: The package's state dict, blocks numbered in one row.

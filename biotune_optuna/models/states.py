@@ -26,7 +26,7 @@ _COUNTER = ".num_batches_tracked"  # old files lack it, and the usual BatchNorm 
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Reads a state dict from a file without unpickling anything.
+    """Read a state dict from a file without unpickling anything.
 
     Args:
         path: A ``.safetensors`` file, or a PyTorch checkpoint (``.pth``, ``.pt``, ``.bin``,
@@ -73,7 +73,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], described: str) -> bool:
-    """Loads everything but a head of another size; refuses and lists whatever does not fit.
+    """Load everything but a head of another size; refuses and lists whatever does not fit.
 
     Args:
         model: A timm model; left untouched if the weights are refused.
@@ -154,7 +154,7 @@ def _strip(key: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line, cut where it rambles."""
+    """Return the message of an error on one line, cut where it rambles."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -70,7 +70,7 @@ def create_model(
     seed: int = 0,
     **kwargs: Any,
 ) -> LoadedModel:
-    """Builds a timm model with pre-trained weights and a head for ``num_classes`` classes.
+    """Build a timm model with pre-trained weights and a head for ``num_classes`` classes.
 
     Args:
         name: A timm model name, with or without a pre-trained tag (``resnet50.a1_in1k``).
@@ -119,7 +119,7 @@ def create_model(
 
 
 def meta_model(name: str, *, num_classes: int = 1000) -> nn.Module:
-    """A model without memory or values, for looking at its structure.
+    """Return a model without memory or values, for looking at its structure.
 
     Args:
         name: A timm model name.
@@ -137,7 +137,7 @@ def meta_model(name: str, *, num_classes: int = 1000) -> nn.Module:
 
 
 def reset_head(model: nn.Module, seed: int) -> None:
-    """Gives the classifier new weights that depend on ``seed`` alone.
+    """Give the classifier new weights that depend on ``seed`` alone.
 
     The layers that compute the class scores are drawn anew with PyTorch's default for their class
     (``reset_parameters``), on the CPU, so that every device gets the same values. Other layers of
@@ -224,7 +224,7 @@ def _build(name: str, num_classes: int, seed: int, kwargs: Mapping[str, Any]) ->
 
 
 def _load_local(model: nn.Module, name: str, source: str) -> tuple[str, bool]:
-    """Loads from a package or a file; returns what to call it and whether its head was taken."""
+    """Load from a package or a file; returns what to call it and whether its head was taken."""
     if source == "none":
         return "none: random initialisation", False
     if source == "package":

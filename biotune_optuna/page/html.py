@@ -23,7 +23,7 @@ __all__ = ["document", "figure_html", "replace_file"]
 
 
 def document(title: str, body: Iterable[str]) -> str:
-    """A page that needs nothing else, not even a network.
+    """Return a page that needs nothing else, not even a network.
 
     Args:
         title: Title of the window, unescaped.
@@ -53,7 +53,7 @@ def document(title: str, body: Iterable[str]) -> str:
 
 
 def figure_html(identity: str, caption: str, figure: go.Figure) -> str:
-    """A figure: its title as a heading, its data as JSON that cannot end the script element."""
+    """Return a figure: title as a heading, data as JSON that cannot end the script element."""
     title = html_escape.unescape(re.sub(r"<[^>]*>", " ", figure.layout.title.text or ""))
     figure.update_layout(title=None)
     at_height(figure, figure.layout.height, title_lines=0)

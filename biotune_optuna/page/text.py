@@ -46,7 +46,7 @@ def duration(total: float) -> str:
 
 
 def count(number: float) -> str:
-    """A large count in words: ``980``, ``45,200``, ``3.1 million``.
+    """Return a large count in words: ``980``, ``45,200``, ``3.1 million``.
 
     Args:
         number: The count, not negative.
@@ -57,7 +57,7 @@ def count(number: float) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """A count with its noun: ``1 trial``, ``1,200 trials``.
+    """Return a count with its noun: ``1 trial``, ``1,200 trials``.
 
     Args:
         number: How many.
@@ -67,7 +67,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def label(record: Mapping[str, Any]) -> str:
-    """A contender's short name in tables and figures: ``BioTune, trial 12`` or ``full``.
+    """Return a contender's short name in tables and figures: ``BioTune, trial 12`` or ``full``.
 
     Args:
         record: A confirmed candidate or rival.
@@ -77,7 +77,7 @@ def label(record: Mapping[str, Any]) -> str:
 
 
 def method_words(record: Mapping[str, Any]) -> str:
-    """A contender as a reader calls it.
+    """Return a contender as a reader calls it.
 
     Args:
         record: A confirmed candidate, rival or test result.

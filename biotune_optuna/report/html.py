@@ -69,7 +69,7 @@ def write_report(study: Study | StudyView, path: str | Path) -> Path:
 
 
 def page(view: StudyView) -> str:
-    """The report's HTML.
+    """Return the report's HTML.
 
     Args:
         view: The study read.

@@ -20,7 +20,7 @@ MAX_CLASS_ROWS = 20
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, winner: int | None = None) -> str:
-    """A table of escaped cells that scrolls sideways on a narrow screen.
+    """Return a table of escaped cells that scrolls sideways on a narrow screen.
 
     Args:
         head: Column titles; one that starts with ``~`` holds words and may wrap.
@@ -51,7 +51,7 @@ def paragraphs(sentences: Iterable[str]) -> str:
 
 
 def tiles(view: StudyView) -> str:
-    """The few numbers to take away."""
+    """Return the few numbers to take away."""
     found: list[tuple[str, str]] = []
     winner = view.winner
     test = view.tested(str(winner["name"])) if winner else None
@@ -141,7 +141,7 @@ def _grids(view: StudyView) -> list[str]:
 
 
 def recipe(view: StudyView) -> str:
-    """The recipe in words and as a picture of the blocks."""
+    """Return the recipe in words and as a picture of the blocks."""
     record = view.winner or {}
     multipliers = (record.get("recipe") or {}).get("multipliers")
     trial = view.chosen_trial
@@ -181,7 +181,7 @@ def _bar(block: str, multiplier: float) -> str:
 
 
 def cost(view: StudyView) -> str:
-    """What the study cost, in sentences."""
+    """Return what the study cost, in sentences."""
     return paragraphs(cost_sentences(view))
 
 
@@ -254,7 +254,7 @@ def use(view: StudyView) -> str:
 
 
 def _literal(text: str) -> str:
-    """A string as Python code, in double quotes."""
+    """Return a string as Python code, in double quotes."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -263,7 +263,7 @@ def _code(text: str) -> str:
 
 
 def trust(view: StudyView) -> str:
-    """What the numbers mean and what they do not."""
+    """Return what the numbers mean and what they do not."""
     sentences = []
     looks = view.test_looks
     if looks:

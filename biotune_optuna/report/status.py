@@ -132,7 +132,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
 
 
 def format_status(status: StudyStatus) -> str:
-    """The status in a few aligned lines.
+    """Return the status in a few aligned lines.
 
     Args:
         status: As `study_status` gave it.

@@ -120,13 +120,13 @@ class StudyView:
         return ".3~%" if self.is_accuracy else ".4~g"
 
     def say(self, value: float | None) -> str:
-        """A value for the reader: ``93.1 %`` for accuracies, ``0.931`` for anything else."""
+        """Return a value for the reader: ``93.1 %`` for accuracies, ``0.931`` for anything else."""
         if value is None or not math.isfinite(value):
             return "–"
         return f"{100 * value:.1f}\u00a0%" if self.is_accuracy else f"{value:.4g}"
 
     def say_difference(self, value: float, *, sign: bool = True) -> str:
-        """A difference of two values: points for accuracies, plain numbers otherwise."""
+        """Return a difference of two values: points for accuracies, plain numbers otherwise."""
         form = "+" if sign else ""
         scaled, digits, unit = (
             (100 * value, 1, "\u00a0points") if self.is_accuracy else (value, 4, "")
@@ -136,7 +136,7 @@ class StudyView:
         return text.replace("-", "−")
 
     def say_interval(self, low: float, high: float, *, difference: bool = False) -> str:
-        """An interval: ``91.0 to 94.9 %``, or of differences ``−0.4 to +2.2 points``."""
+        """Return an interval: ``91.0 to 94.9 %``, or of differences ``−0.4 to +2.2 points``."""
         say = self.say_difference if difference else self.say
         return f"{say(low).partition(chr(0xA0))[0]} to {say(high)}"
 
@@ -249,7 +249,7 @@ class StudyView:
         return url.shown if isinstance(url, StorageURL) and url.path is not None else None
 
     def contender(self, name: str) -> dict[str, Any] | None:
-        """The confirmed candidate or rival of this name."""
+        """Return the confirmed candidate or rival of this name."""
         return next((c for c in self.contenders if c.get("name") == name), None)
 
     def tested(self, name: str) -> dict[str, Any] | None:
@@ -355,12 +355,12 @@ def _sum(records: Sequence[Any], key: str) -> float:
 
 
 def attribute(trial: FrozenTrial, key: str, default: Any = None) -> Any:
-    """A trial's user attribute, without copying all of them."""
+    """Return a trial's user attribute, without copying all of them."""
     return trial.user_attrs.get(key, default)
 
 
 def generation(trial: FrozenTrial) -> int | None:
-    """The generation a trial belongs to."""
+    """Return the generation a trial belongs to."""
     value = trial.user_attrs.get("generation")
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 

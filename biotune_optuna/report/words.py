@@ -44,7 +44,7 @@ class Verdict:
 
 
 def verdict(view: StudyView) -> Verdict:
-    """What a study has found so far, never more than its numbers carry.
+    """Return what a study has found so far, never more than its numbers carry.
 
     Args:
         view: The study read.
@@ -59,7 +59,7 @@ def verdict(view: StudyView) -> Verdict:
 
 
 def _confirmed(view: StudyView, winner: Mapping[str, Any]) -> Verdict:
-    """What the confirmation found, whatever trials came after it."""
+    """Return what the confirmation found, whatever trials came after it."""
     sentences = [*_test_sentence(view, winner)]
     why = str(view.confirm.get("why") or "").strip().rstrip(".")
     if why:
@@ -110,7 +110,7 @@ def _chosen_on_validation(
 
 
 def _mean(one: Mapping[str, Any]) -> float:
-    """A contender's confirmed mean; without one it is behind everybody."""
+    """Return a contender's confirmed mean; without one it is behind everybody."""
     value = one.get("mean")
     known = isinstance(value, (int, float)) and math.isfinite(value)
     return float(value) if known else -math.inf  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def _rival_chosen(
     sentences: list[str],
     behind: list[str],
 ) -> Verdict:
-    """A rival was chosen: as the best, or as the cheapest of equals; the test may disagree."""
+    """Tell that a rival was chosen: as the best, or as the cheapest of equals."""
     if behind:
         who = " and ".join(behind)
         headline = f"{name} was chosen on validation, but {who} did better on the test."
@@ -203,7 +203,7 @@ def _against(
 
 
 def describe(multipliers: Mapping[str, float], lr: float | None = None) -> str:
-    """A recipe in words: ``blocks 1-4 frozen, layer4 at 0.3×, fc at 6×, base rate 0.003``.
+    """Return a recipe in words: ``blocks 1-4 frozen, layer4 at 0.3×, fc at 6×, base rate 0.003``.
 
     Args:
         multipliers: Learning-rate multiplier of each block from the input on, 0 for frozen.
@@ -228,7 +228,7 @@ def describe(multipliers: Mapping[str, float], lr: float | None = None) -> str:
 
 
 def describe_trial(view: StudyView, trial: FrozenTrial) -> str:
-    """A trial's recipe, or its parameters where it has none.
+    """Return a trial's recipe, or its parameters where it has none.
 
     Args:
         view: The study read.
@@ -250,7 +250,7 @@ def describe_trial(view: StudyView, trial: FrozenTrial) -> str:
 
 
 def search_sentences(view: StudyView) -> list[str]:
-    """What was searched, for a reader who has never seen a study.
+    """Return what was searched, for a reader who has never seen a study.
 
     Args:
         view: The study read.
@@ -311,7 +311,7 @@ def rate_sentences(view: StudyView) -> list[str]:
 
 
 def cost_sentences(view: StudyView) -> list[str]:
-    """What the study cost, and what that compares to.
+    """Return what the study cost, and what that compares to.
 
     Args:
         view: The study read.
@@ -364,7 +364,7 @@ class SearchTotals(NamedTuple):
 
 
 def search_totals(view: StudyView) -> SearchTotals:
-    """Adds up the records of all runs of the search.
+    """Add up the records of all runs of the search.
 
     Args:
         view: The study read.

@@ -39,7 +39,7 @@ class Archivist:
         self._counts = np.zeros(64)
 
     def take(self, numbers: Sequence[int], individual: Callable[[int], Individual | None]) -> None:
-        """Takes in what has been added to a list of trials since the last call.
+        """Take in what has been added to a list of trials since the last call.
 
         Args:
             numbers: Trials with finite values, in the order in which they were seen to finish.
@@ -54,7 +54,7 @@ class Archivist:
     def dismiss(
         self, numbers: Sequence[int], individual: Callable[[int], Individual | None]
     ) -> None:
-        """Notes the genomes that need no second look, as `take` does those with values.
+        """Note the genomes that need no second look, as `take` does those with values.
 
         Args:
             numbers: Trials that finished without a finite value, in the order seen.
@@ -90,7 +90,7 @@ class Archivist:
         self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
 
     def archive(self, running: Sequence[NDArray[np.float64]], most: int) -> Archive:
-        """The archive as it stands.
+        """Return the archive as it stands.
 
         Args:
             running: Genomes that are being evaluated.

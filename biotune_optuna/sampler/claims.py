@@ -127,7 +127,7 @@ class Claim:
     source: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The claim as JSON-ready data; floats keep every bit."""
+        """Return the claim as JSON-ready data; floats keep every bit."""
         data: dict[str, Any] = {
             "number": self.number,
             "home": list(self.home),
@@ -148,7 +148,7 @@ class Claim:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Claim:
-        """Reads what `to_json` wrote."""
+        """Read what `to_json` wrote."""
         opening = None
         if "population" in data:
             spans = tuple((int(a), int(b)) for a, b in data["unfinished"])
@@ -171,7 +171,7 @@ class Claim:
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Claim | None:
-        """The claim that a trial has published; None where it has none of its own."""
+        """Return the claim that a trial has published; None where it has none of its own."""
         data = trial.system_attrs.get(CLAIM_KEY)
         if data is None or data["number"] != trial.number:
             return None
@@ -332,18 +332,18 @@ def read_trials(
 
 
 def home_of(study: optuna.Study, trial: FrozenTrial) -> tuple[int, int, str]:
-    """What a claim names as its home."""
+    """Return what a claim names as its home."""
     return (study._study_id, trial._trial_id, _place(study._storage))
 
 
 def mark(study: optuna.Study, trial: FrozenTrial, key: str, value: Any) -> None:
-    """Sets a system attribute of a running trial, in the storage and on the given object."""
+    """Set a system attribute of a running trial, in the storage and on the given object."""
     study._storage.set_trial_system_attr(trial._trial_id, key, value)
     trial.system_attrs[key] = value
 
 
 def publish(study: optuna.Study, trial: FrozenTrial, claim: Claim) -> bool:
-    """Publishes a claim; False when the trial was failed meanwhile and must not start."""
+    """Publish a claim; False when the trial was failed meanwhile and must not start."""
     try:
         mark(study, trial, CLAIM_KEY, claim.to_json())
     except UpdateFinishedTrialError:
@@ -352,14 +352,14 @@ def publish(study: optuna.Study, trial: FrozenTrial, claim: Claim) -> bool:
 
 
 def annotate(study: optuna.Study, trial: FrozenTrial, attrs: Mapping[str, Any]) -> None:
-    """Sets user attributes of a running trial, in the storage and on the given object."""
+    """Set user attributes of a running trial, in the storage and on the given object."""
     for key, value in attrs.items():
         study._storage.set_trial_user_attr(trial._trial_id, key, value)
         trial.user_attrs[key] = value
 
 
 def fail(study: optuna.Study, trial: FrozenTrial, why: str) -> bool:
-    """Sets a trial to FAIL for a reason that is nobody's error; False where another was faster."""
+    """Set a trial to FAIL for a reason that is nobody's error; False where another was faster."""
     try:
         study._storage.set_trial_system_attr(trial._trial_id, ENDED_KEY, why)
         study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
@@ -369,13 +369,13 @@ def fail(study: optuna.Study, trial: FrozenTrial, why: str) -> bool:
 
 
 def fixed_params(trial: FrozenTrial) -> dict[str, Any] | None:
-    """The parameters an enqueued trial was given; None where it was not enqueued."""
+    """Return the parameters an enqueued trial was given; None where it was not enqueued."""
     fixed = trial.system_attrs.get(FIXED_KEY)
     return None if fixed is None else dict(fixed)
 
 
 def study_config(study: optuna.Study) -> dict[str, Any] | None:
-    """The search configuration kept in the study."""
+    """Return the search configuration kept in the study."""
     config: dict[str, Any] | None = study._storage.get_study_system_attrs(study._study_id).get(
         CONFIG_KEY
     )
@@ -383,5 +383,5 @@ def study_config(study: optuna.Study) -> dict[str, Any] | None:
 
 
 def keep_config(study: optuna.Study, config: Mapping[str, Any]) -> None:
-    """Writes the search configuration into the study."""
+    """Write the search configuration into the study."""
     study._storage.set_study_system_attr(study._study_id, CONFIG_KEY, dict(config))

@@ -18,19 +18,19 @@ __all__ = ["decode", "encode", "n_cells", "n_choices", "to_params", "to_unit"]
 
 
 def n_choices(distribution: BaseDistribution) -> int:
-    """Number of choices that have no order; 0 for a numeric distribution."""
+    """Return the number of choices that have no order; 0 for a numeric distribution."""
     if isinstance(distribution, CategoricalDistribution):
         return len(distribution.choices)
     return 0
 
 
 def n_cells(distribution: BaseDistribution) -> int:
-    """Number of values, each with an equal share of [0, 1]; 0 where they are many or unequal."""
+    """Return the number of values with equal shares of [0, 1]; 0 where many or unequal."""
     return n_choices(distribution) or _bounds(distribution)[2]
 
 
 def encode(distribution: BaseDistribution, value: Any) -> float:
-    """A parameter's value as a number in [0, 1].
+    """Return a parameter's value as a number in [0, 1].
 
     Values on a grid and choices map to the middle of their share. A plain float in [0, 1] maps to
     itself, bit for bit.
@@ -48,7 +48,7 @@ def encode(distribution: BaseDistribution, value: Any) -> float:
 
 
 def decode(distribution: BaseDistribution, unit: float) -> Any:
-    """The value that a number in [0, 1] stands for; always one the distribution contains."""
+    """Return the value that a number in [0, 1] stands for; always one the distribution contains."""
     if isinstance(distribution, CategoricalDistribution):
         size = len(distribution.choices)
         return distribution.choices[min(int(unit * size), size - 1)]
@@ -69,7 +69,7 @@ def decode(distribution: BaseDistribution, unit: float) -> Any:
 def to_unit(
     space: Mapping[str, BaseDistribution], params: Mapping[str, Any]
 ) -> NDArray[np.float64] | None:
-    """The genes that parameters spell in ``space``; None where one is missing or out of range."""
+    """Return the genes that parameters spell; None where one is missing or out of range."""
     genes = np.empty(len(space))
     for i, (name, distribution) in enumerate(space.items()):
         if name not in params:
@@ -82,7 +82,7 @@ def to_unit(
 
 
 def to_params(space: Mapping[str, BaseDistribution], genes: NDArray[np.float64]) -> dict[str, Any]:
-    """The parameters that genes stand for."""
+    """Return the parameters that genes stand for."""
     values = genes.tolist()
     return {name: decode(dist, u) for (name, dist), u in zip(space.items(), values, strict=True)}
 

@@ -23,6 +23,8 @@ _logger = logging.getLogger(__name__)
 
 CONFIG_VERSION = 1
 _WHOLE_NUMBERS = ("population_size", "n_elites", "candidates", "reevaluations")
+_RENAMED = {"caution": "kappa"}
+"""Settings that studies keep under an earlier name."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Config:
         initial: Sequence[Genome | Mapping[str, Any]],
         **settings: Any,
     ) -> Config:
-        """Checks what a user asks for, and makes it JSON-ready."""
+        """Check what a user asks for, and makes it JSON-ready."""
         seed = None if seed is None else _whole("seed", plain_value(seed))
         named = preset is not None
         preset = "default" if preset is None else preset
@@ -86,7 +88,7 @@ class Config:
         return cls(preset, chosen, seed, space, params, tuple(explicit), len(initial), named)
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON-ready data."""
+        """Return the configuration as JSON-ready data."""
         return {
             "version": CONFIG_VERSION,
             "preset": self.preset,
@@ -98,7 +100,7 @@ class Config:
         }
 
     def kept_as(self, data: Mapping[str, Any]) -> Config:
-        """The configuration that the study keeps, after comparison with this one.
+        """Return the configuration that the study keeps, after comparison with this one.
 
         Raises:
             StudyError: If the study was begun with another space or by a newer version.
@@ -117,7 +119,8 @@ class Config:
                 "sampler without a space, or begin a new study"
             )
         known = {one.name for one in fields(Settings)}
-        settings = Settings(**_checked({k: v for k, v in data["settings"].items() if k in known}))
+        kept = {_RENAMED.get(k, k): v for k, v in data["settings"].items()}
+        settings = Settings(**_checked({k: v for k, v in kept.items() if k in known}))
         for name in self.explicit:
             if getattr(self.settings, name) != getattr(settings, name):
                 _logger.warning(
@@ -147,7 +150,7 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(name: str, value: Any) -> int:
-    """A whole number, as which a quotient such as 60 / 10 counts too."""
+    """Return a whole number, as which a quotient such as 60 / 10 counts too."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, int):

@@ -52,7 +52,7 @@ class Record:
 
 
 def _hashable(value: Any) -> Any:
-    """A parameter's value; a choice that cannot be hashed, such as a list, as it is written."""
+    """Return a parameter's value; what cannot be hashed, such as a list, as it is written."""
     return value if isinstance(value, (float, int, str, NoneType)) else repr(value)
 
 
@@ -95,7 +95,7 @@ class History:
         slots: Its slots that have been claimed, by index.
         newcomers: The best individuals from elsewhere that finished since it opened, best first.
         common: The distributions that all completed trials share.
-        orphans: Enqueued trials whose worker died, and which no other trial stands in for yet.
+        waiting_again: Enqueued trials whose worker died and for which no other stands in yet.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class History:
         self.slots: dict[int, Slot] = {}
         self.newcomers: list[int] = []
         self.common: dict[str, BaseDistribution] | None = None
-        self.orphans: dict[int, FrozenTrial] = {}
+        self.waiting_again: dict[int, FrozenTrial] = {}
         self._adopted: set[int] = set()
         self._raised: dict[tuple[int, int], int] = {}
 
@@ -139,7 +139,7 @@ class History:
         return None if self.opener < 0 else self.claims[self.opener].opening
 
     def fold(self, trials: Sequence[FrozenTrial]) -> None:
-        """Takes in what changed.
+        """Take in what changed.
 
         Args:
             trials: All trials of the study by number, as the storage returns them.
@@ -155,7 +155,7 @@ class History:
             self._place(trial)
 
     def _look(self, trial: FrozenTrial) -> bool:
-        """Notes a trial's claim and, when it has finished, its result; True if either is new."""
+        """Note a trial's claim and, when it has finished, its result; True if either is new."""
         number = trial.number
         claim = self.claims.get(number)
         is_new = False
@@ -171,7 +171,7 @@ class History:
                     self.n_enqueued[claim.generation] = enqueued + 1
                 if claim.source is not None:
                     self._adopted.add(claim.source)
-                    self.orphans.pop(claim.source, None)
+                    self.waiting_again.pop(claim.source, None)
                 if claim.opening is not None:
                     first = min(number, self.openings.get(claim.generation, number))
                     self.openings[claim.generation] = first
@@ -180,7 +180,7 @@ class History:
             return is_new
         self.pending.discard(number)
         if trial.state == TrialState.FAIL:
-            self._note_orphan(trial, claim)
+            self._note_waiting_again(trial, claim)
             if claim is not None:
                 self._evaluations[self._key(claim.params)].discard(number)
                 self._note_raised(trial, claim)
@@ -194,14 +194,14 @@ class History:
         here = (claim.generation, claim.index)
         return dead is not None and (dead.generation, dead.index) == here
 
-    def _note_orphan(self, trial: FrozenTrial, claim: Claim | None) -> None:
+    def _note_waiting_again(self, trial: FrozenTrial, claim: Claim | None) -> None:
         enqueued = FIXED_KEY in trial.system_attrs or (
             claim is not None and claim.role == "enqueued"
         )
         if claim is None and SOURCE_KEY in trial.system_attrs:
             return  # it died before it took over: the one it was to stand in for still waits
         if enqueued and ENDED_KEY in trial.system_attrs and trial.number not in self._adopted:
-            self.orphans[trial.number] = trial
+            self.waiting_again[trial.number] = trial
 
     def _note_raised(self, trial: FrozenTrial, claim: Claim) -> None:
         # Counted for slots of all generations: a process that starts later enters the newest one
@@ -242,7 +242,7 @@ class History:
         return (2.0, -float(step), cost if math.isfinite(cost) else math.inf), math.nan
 
     def _enter(self, generation: int, trials: Sequence[FrozenTrial]) -> None:
-        """Moves on to the newest generation and sorts the trials into it."""
+        """Move on to the newest generation and sorts the trials into it."""
         self.generation = generation
         self.opener = self.openings[generation]
         self.slots, self.newcomers = {}, []
@@ -255,7 +255,7 @@ class History:
             self._place(trial)
 
     def _place(self, trial: FrozenTrial) -> None:
-        """Puts a trial into its slot, or among the newcomers."""
+        """Put a trial into its slot, or among the newcomers."""
         number = trial.number
         opening = self.opening
         if opening is not None and opening.judged(number, self.opener):
@@ -307,7 +307,7 @@ class History:
         return sum(slot.result is not None for slot in self.slots.values())
 
     def free_slot(self, planned: int) -> int:
-        """The first slot that is neither filled nor held; a new one when all are taken.
+        """Return the first slot that is neither filled nor held; a new one when all are taken.
 
         Args:
             planned: Number of slots that the generation has from the start.
@@ -330,7 +330,7 @@ class History:
         return slot.result is None and not slot.running
 
     def earlier_claim(self, index: int) -> Claim | None:
-        """The claim of a trial that failed on a slot: its genome is evaluated again."""
+        """Return the claim of a trial that failed on a slot: its genome is evaluated again."""
         slot = self.slots.get(index)
         return self.claims[slot.failed[-1]] if slot is not None and slot.failed else None
 

@@ -95,13 +95,13 @@ class BioTuneSampler(BaseSampler):
         smoothing: Rank genomes by a model of the landscape, which pools the noise of neighbours,
             so that a lucky value does not rule.
         candidates: How many offspring the model compares before one is evaluated; 1: none.
-        caution: How much of the model's standard deviation counts for a candidate.
+        kappa: How much of the model's standard deviation counts for a candidate.
         unique: Replace an offspring that means the same as a genome already evaluated.
         reevaluations: Slots of each generation that evaluate one of the best genomes again, on
             new runs (see `slot_of`).
         seed: Seed of the study. None draws one. The first trial keeps it in the study, and from
             then on the study's own seed and settings rule.
-        silence: Seconds that a new trial of a plain Optuna storage may go without saying which
+        grace_period: Seconds that a new trial of a plain Optuna storage may go without saying which
             slot it takes before it counts as lost. With `open_storage` a dead worker is known at
             once.
 
@@ -126,13 +126,13 @@ class BioTuneSampler(BaseSampler):
         structured: bool | None = None,
         smoothing: bool | None = None,
         candidates: int | None = None,
-        caution: float | None = None,
+        kappa: float | None = None,
         unique: bool | None = None,
         reevaluations: int | None = None,
         seed: int | None = None,
-        silence: float = 10.0,
+        grace_period: float = 10.0,
     ) -> None:
-        self._silence = silence
+        self._grace_period = grace_period
         self._wanted = Config.make(
             preset=preset,
             seed=seed,
@@ -149,7 +149,7 @@ class BioTuneSampler(BaseSampler):
             structured=structured,
             smoothing=smoothing,
             candidates=candidates,
-            caution=caution,
+            kappa=kappa,
             unique=unique,
             reevaluations=reevaluations,
         )
@@ -163,7 +163,7 @@ class BioTuneSampler(BaseSampler):
         self._asked: dict[tuple[int, int], tuple[Claim, dict[str, BaseDistribution]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_wanted": self._wanted, "_silence": self._silence}
+        return {"_wanted": self._wanted, "_grace_period": self._grace_period}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -194,7 +194,7 @@ class BioTuneSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The parameters that the trial's genome spells."""
+        """Return the parameters that the trial's genome spells."""
         self._check_single(study)
         asked = self._asked.get((id(study._storage), trial._trial_id))
         if asked is not None:
@@ -207,7 +207,7 @@ class BioTuneSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The genome that the trial's claim holds."""
+        """Return the genome that the trial's claim holds."""
         self._check_single(study)
         claim = self._claim_of(study, trial)
         if claim is not None:
@@ -224,7 +224,7 @@ class BioTuneSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """A uniformly random value that depends on the seed, the slot and the name alone."""
+        """Return a uniformly random value that depends on the seed, the slot and the name alone."""
         self._check_single(study)
         claim = self._claim_of(study, trial)
         slot = (0, trial.number) if claim is None else (claim.generation, claim.index)
@@ -240,7 +240,7 @@ class BioTuneSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,  # noqa: ARG002
     ) -> None:
-        """Notes that an objective raised; its slot comes back until it has raised three times."""
+        """Note that an objective raised; its slot comes back until it has raised three times."""
         self._asked.pop((id(study._storage), trial._trial_id), None)
         if state != TrialState.FAIL or ENDED_KEY in trial.system_attrs:
             return
@@ -276,13 +276,13 @@ class BioTuneSampler(BaseSampler):
         with self._lock:
             of_storage = self._searches.setdefault(study._storage, {})
             if study._study_id not in of_storage:
-                of_storage[study._study_id] = Search(self._wanted, silence=self._silence)
+                of_storage[study._study_id] = Search(self._wanted, grace_period=self._grace_period)
             return of_storage[study._study_id]
 
     def _claim(
         self, search: Search, study: optuna.Study, trial: FrozenTrial
     ) -> tuple[Claim, dict[str, BaseDistribution]]:
-        """Waits until all trials below have published, then chooses and publishes."""
+        """Wait until all trials below have published, then chooses and publishes."""
         pause = _FIRST_PAUSE
         while True:
             began = time.perf_counter()

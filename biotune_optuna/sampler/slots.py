@@ -40,14 +40,14 @@ class Search:
 
     Args:
         wanted: The configuration that the sampler was made with.
-        silence: See `Liveness`.
+        grace_period: See `Liveness`.
     """
 
-    def __init__(self, wanted: Config, *, silence: float) -> None:
+    def __init__(self, wanted: Config, *, grace_period: float) -> None:
         self._wanted = wanted
         self._config: Config | None = None
         self._drawn: int | None = None
-        self._liveness = Liveness(seconds=silence)
+        self._liveness = Liveness(seconds=grace_period)
         self._trials: list[FrozenTrial] = []
         self._history: History | None = None
         self._space: dict[str, BaseDistribution] = {}
@@ -59,7 +59,7 @@ class Search:
     # -- configuration -------------------------------------------------------------------------
 
     def seed(self, study: optuna.Study) -> int:
-        """The study's seed; before the first claim, the one it is going to have."""
+        """Return the study's seed; before the first claim, the one it is going to have."""
         self._load_config(study)
         known = self._config.seed if self._config is not None else self._wanted.seed
         if known is not None:
@@ -75,7 +75,7 @@ class Search:
                 self._config = self._wanted.kept_as(data)
 
     def _settle_config(self, study: optuna.Study, trial: FrozenTrial) -> Config:
-        """Reads the configuration, or keeps this sampler's: all trials below have published."""
+        """Read the configuration, or keeps this sampler's: all trials below have published."""
         self._load_config(study)
         if self._config is None:
             config = replace(self._wanted, seed=self.seed(study), first=trial.number)
@@ -86,7 +86,7 @@ class Search:
     # -- looking -------------------------------------------------------------------------------
 
     def look(self, study: optuna.Study) -> None:
-        """Reads the trials and folds in what changed."""
+        """Read the trials and folds in what changed."""
         pending = self._history.pending if self._history is not None else ()
         trials = claims.read_trials(study, self._trials, pending)
         if _are_of_another_study(self._trials, trials):
@@ -127,12 +127,12 @@ class Search:
         self._forget()
 
     def _forget(self) -> None:
-        """Drops what was derived from another space or another history."""
+        """Drop what was derived from another space or another history."""
         self._individuals.clear()
         self._archivist = Archivist(self._domain)
 
     def space(self) -> dict[str, BaseDistribution]:
-        """The parameters that evolve, as far as they are known."""
+        """Return the parameters that evolve, as far as they are known."""
         return self._space
 
     def space_of(self, claim: Claim) -> dict[str, BaseDistribution]:
@@ -164,7 +164,7 @@ class Search:
     # -- choosing ------------------------------------------------------------------------------
 
     def choose(self, study: optuna.Study, trial: FrozenTrial) -> Claim:
-        """The claim of a trial, all trials below having published theirs."""
+        """Return the claim of a trial, all trials below having published theirs."""
         config = self._settle_config(study, trial)
         blank = Claim(
             number=trial.number,
@@ -175,16 +175,16 @@ class Search:
             role="enqueued",
         )
         fixed = claims.fixed_params(trial)
-        if fixed is None and self.history.orphans:
-            orphan = self.history.orphans[min(self.history.orphans)]
-            fixed = claims.fixed_params(orphan) or {}
-            claims.mark(study, trial, claims.SOURCE_KEY, orphan.number)
+        if fixed is None and self.history.waiting_again:
+            dead = self.history.waiting_again[min(self.history.waiting_again)]
+            fixed = claims.fixed_params(dead) or {}
+            claims.mark(study, trial, claims.SOURCE_KEY, dead.number)
             claims.mark(study, trial, claims.FIXED_KEY, fixed)
-            claims.annotate(study, trial, orphan.user_attrs)
-            blank = replace(blank, source=orphan.number)
-            begun = self.history.claims.get(orphan.number)
+            claims.annotate(study, trial, dead.user_attrs)
+            blank = replace(blank, source=dead.number)
+            begun = self.history.claims.get(dead.number)
             if begun is not None and begun.generation == self.history.generation:
-                return replace(_taken_over(begun, blank), source=orphan.number)
+                return replace(_taken_over(begun, blank), source=dead.number)
         retried = trial.system_attrs.get(claims.CLAIM_KEY)
         if retried is not None and trial.params and self.history.is_free(Claim.from_json(retried)):
             return _taken_over(Claim.from_json(retried), blank)
@@ -193,7 +193,7 @@ class Search:
         return self._claim_slot(config, blank)
 
     def _claim_enqueued(self, config: Config, blank: Claim, given: Mapping[str, Any]) -> Claim:
-        """A trial that came with parameters fills no slot; what it lacks is bred for it."""
+        """Return a trial that came with parameters fills no slot; what it lacks is bred for it."""
         history = self.history
         blank = replace(blank, index=-1 - history.n_enqueued.get(history.generation, 0))
         if all(name in given for name in self._domain.names):
@@ -302,7 +302,7 @@ class Search:
         return tuple(one for one in people if one is not None)
 
     def _individual(self, number: int) -> Individual | None:
-        """The individual that a trial is in the current space; None where it lacks a parameter."""
+        """Return a trial as an individual of the current space; None if it lacks a parameter."""
         if number not in self._individuals:
             if len(self._individuals) >= _MOST_CACHED:
                 self._individuals.clear()
@@ -330,7 +330,7 @@ class Search:
 
 
 def _taken_over(earlier: Claim, blank: Claim) -> Claim:
-    """The claim of a trial that takes the place of a failed one."""
+    """Return the claim of a trial that takes the place of a failed one."""
     return replace(
         earlier,
         number=blank.number,

@@ -89,7 +89,7 @@ class LeaseKeeper:
 
     @contextlib.contextmanager
     def beginning(self, token: str) -> Iterator[None]:
-        """The trial with that token is being written: until it is added, or proves not to be."""
+        """Say that the trial with that token is being written, until it is added or is not."""
         with self._lock:
             self._belong_here()
             self._held.add(token)

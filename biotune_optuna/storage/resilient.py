@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from biotune_optuna.errors import StorageError
 from biotune_optuna.storage.heartbeat import LeaseKeeper
 from biotune_optuna.storage.holder import current_holder
+from biotune_optuna.storage.late_results import LateResult, LateResults
 from biotune_optuna.storage.lease import ENDED_KEY, HOLDER_KEY, LEASE_KEY
-from biotune_optuna.storage.orphans import Orphan, Orphans
 from biotune_optuna.storage.retrying import RetryingStorage
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ class ResilientStorage(RetryingStorage):
             lambda trial_id, value: self._backend.set_trial_system_attr(trial_id, LEASE_KEY, value),
             self.remove_session,
         )
-        self._orphans = Orphans()
+        self._late_results = LateResults()
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        for key in ("keeper", "_orphans"):
+        for key in ("keeper", "_late_results"):
             del state[key]
         return state
 
@@ -141,7 +141,7 @@ class ResilientStorage(RetryingStorage):
             lambda: self._backend.set_trial_param(
                 trial_id, param_name, param_value_internal, distribution
             ),
-            lambda orphan: orphan.set_param(param_name, param_value_internal, distribution),
+            lambda late: late.set_param(param_name, param_value_internal, distribution),
         )
 
     def set_trial_intermediate_value(
@@ -151,7 +151,7 @@ class ResilientStorage(RetryingStorage):
         self._change(
             trial_id,
             lambda: self._backend.set_trial_intermediate_value(trial_id, step, intermediate_value),
-            lambda orphan: orphan.set_intermediate_value(step, intermediate_value),
+            lambda late_result: late_result.set_intermediate_value(step, intermediate_value),
         )
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
@@ -159,7 +159,7 @@ class ResilientStorage(RetryingStorage):
         self._change(
             trial_id,
             lambda: self._backend.set_trial_user_attr(trial_id, key, value),
-            lambda orphan: orphan.set_user_attr(key, value),
+            lambda late_result: late_result.set_user_attr(key, value),
         )
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
@@ -167,24 +167,24 @@ class ResilientStorage(RetryingStorage):
         self._change(
             trial_id,
             lambda: self._backend.set_trial_system_attr(trial_id, key, value),
-            lambda orphan: orphan.set_system_attr(key, value),
+            lambda late_result: late_result.set_system_attr(key, value),
         )
 
     def _change(
-        self, trial_id: int, stored: Callable[[], None], orphaned: Callable[[Orphan], None]
+        self, trial_id: int, stored: Callable[[], None], late: Callable[[LateResult], None]
     ) -> None:
-        orphan = self._orphans.get(trial_id)
-        if orphan is None:
+        late_result = self._late_results.get(trial_id)
+        if late_result is None:
             try:
                 self._write(lambda _: stored())
             except UpdateFinishedTrialError:
-                orphan = self._orphan(trial_id)
-                if orphan is None:
+                late_result = self._late_result(trial_id)
+                if late_result is None:
                     raise
-        if orphan is not None:
-            orphaned(orphan)
+        if late_result is not None:
+            late(late_result)
 
-    def _orphan(self, trial_id: int) -> Orphan | None:
+    def _late_result(self, trial_id: int) -> LateResult | None:
         """Go on, apart from the storage, with a trial that was declared dead by mistake.
 
         Returns:
@@ -195,9 +195,9 @@ class ResilientStorage(RetryingStorage):
             trial = self._read(lambda: self._backend.get_trial(trial_id))
             is_lost = trial.system_attrs.get(ENDED_KEY) == "lost"
             if trial.state == TrialState.FAIL and is_lost and trial.params:
-                self._orphans.add(trial)
+                self._late_results.add(trial)
             self.keeper.remove(trial_id)
-        return self._orphans.get(trial_id)
+        return self._late_results.get(trial_id)
 
     # -- trials end
 
@@ -207,13 +207,13 @@ class ResilientStorage(RetryingStorage):
         """Start a waiting trial or finish a running one; repeated, it has no further effect."""
         if state == TrialState.RUNNING:
             return self._start_waiting(trial_id)
-        if trial_id not in self._orphans:
+        if trial_id not in self._late_results:
             try:
                 return self._finish(trial_id, state, values)
             except UpdateFinishedTrialError:
-                if self._orphan(trial_id) is None:
+                if self._late_result(trial_id) is None:
                     raise
-        finished = self._orphans.pop(trial_id).finished(state, values)
+        finished = self._late_results.pop(trial_id).finished(state, values)
         if finished is not None:
             self.create_new_trial(self._study_of(trial_id, finished.number), finished)
         return True
@@ -294,14 +294,14 @@ class ResilientStorage(RetryingStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return a trial; one declared dead by mistake, as it is in this process."""
-        orphan = self._orphans.get(trial_id)
-        if orphan is None:
+        late_result = self._late_results.get(trial_id)
+        if late_result is None:
             trial = self._read(lambda: self._backend.get_trial(trial_id))
             if trial.state.is_finished():
-                orphan = self._orphan(trial_id)
-            if orphan is None:
+                late_result = self._late_result(trial_id)
+            if late_result is None:
                 return trial
-        return orphan.frozen()
+        return late_result.frozen()
 
 
 _LEASE_KEYS = frozenset({HOLDER_KEY, LEASE_KEY, ENDED_KEY, CREATED_KEY})

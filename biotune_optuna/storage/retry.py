@@ -38,15 +38,15 @@ class RetryPolicy:
         self._hurry_until: float | None = None
         self._hurried = threading.Event()
 
-    def hurry(self, seconds: float) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """Give up every call, running or to come, ``seconds`` from now: the worker is to stop."""
         until = time.monotonic() + seconds
         if self._hurry_until is None or until < self._hurry_until:
             self._hurry_until = until
         self._hurried.set()
 
-    def relax(self) -> None:
-        """Take back :meth:`hurry`."""
+    def clear_deadline(self) -> None:
+        """Take back :meth:`set_deadline`."""
         self._hurry_until = None
         self._hurried.clear()
 

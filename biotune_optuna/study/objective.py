@@ -29,10 +29,10 @@ class Observer(Protocol):
     """Who is told of the progress of a study; `biotune_optuna.cli.progress.Progress` is one."""
 
     def trial_started(self, trial: optuna.Trial) -> None:
-        """A trial's recipe is known and its first run begins."""
+        """Hear that a trial's recipe is known and its first run begins."""
 
     def epoch(self, run: Run, record: EpochRecord) -> None:
-        """An epoch of a run has ended."""
+        """Hear that an epoch of a run has ended."""
 
     def stage(self, name: str, detail: str, done: int, total: int) -> None:
         """Outside the search: training ``done`` of ``total`` of a stage begins."""
@@ -67,7 +67,7 @@ class Objective:
         self.on_evaluated = on_evaluated
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Evaluates one trial.
+        """Evaluate one trial.
 
         Raises:
             optuna.TrialPruned: If a pruner or the race against the incumbent ended it, or the
@@ -165,7 +165,7 @@ class Objective:
 
 
 def recipe_summary(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without its parameter names, small enough for a trial attribute."""
+    """Return a recipe without its parameter names, small enough for a trial attribute."""
     return {
         "lr": recipe.lr,
         "weight_decay": recipe.weight_decay,
@@ -174,7 +174,7 @@ def recipe_summary(recipe: Recipe) -> dict[str, Any]:
 
 
 def run_record(run: Run, result: RunResult) -> dict[str, Any]:
-    """What is kept of one run."""
+    """Return what is kept of one run."""
     return {
         "fold": run.fold,
         "seed": run.seed,
@@ -193,6 +193,6 @@ def run_record(run: Run, result: RunResult) -> dict[str, Any]:
 
 
 def _value(results: Sequence[RunResult], n_runs: int, worst: float) -> float:
-    """The mean over all runs; runs that a diverged one cut off count as the worst score."""
+    """Return the mean over all runs; runs that a diverged one cut off count as the worst score."""
     scores = [r.score for r in results] + [worst] * (n_runs - len(results))
     return float(np.mean(scores))

@@ -45,7 +45,7 @@ class Race(NamedTuple):
 
 
 def make_race(trials: Iterable[FrozenTrial], runs: Sequence[Run], *, n_val: int) -> Race | None:
-    """Finds the incumbent among finished trials and the spread of a run's score.
+    """Find the incumbent among finished trials and the spread of a run's score.
 
     Scores are compared on equal (fold, seed) runs only. The spread is the residual standard
     deviation of the additive model score = genome + run, and at least one validation image. Trials

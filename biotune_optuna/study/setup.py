@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
-from biotune_optuna.data.sources.open import ImageSource, open_source
+from biotune_optuna.data.sources.open import ImageSource, open_images
 from biotune_optuna.data.splits import Splits, make_splits
 from biotune_optuna.errors import DataError, ModelError
 from biotune_optuna.finetune import metrics
@@ -79,7 +79,7 @@ def prepare(
     device: str = "auto",
     cache_dir: str | Path | None = None,
 ) -> Setup:
-    """Opens data and model, checks them, and readies the trainer.
+    """Open data and model, checks them, and readies the trainer.
 
     Args:
         spec: What the study is.
@@ -94,7 +94,7 @@ def prepare(
             size.
     """
     if source is None:
-        source = open_source(
+        source = open_images(
             spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
         )
     elif spec.group_regex is not None and source.groups is None:
@@ -161,7 +161,7 @@ def _warn_of_darkness(store: PixelStore, splits: Splits) -> None:
 
 
 def split(spec: StudySpec, source: ImageSource) -> Splits:
-    """The training, validation and test parts that a spec asks for.
+    """Return the training, validation and test parts that a spec asks for.
 
     Raises:
         DataError: If the images cannot be divided so.
@@ -180,7 +180,7 @@ def split(spec: StudySpec, source: ImageSource) -> Splits:
 
 
 def load_model(spec: StudySpec, *, num_classes: int) -> LoadedModel:
-    """The pre-trained model of a spec, made for the spec's image size where that matters."""
+    """Return the pre-trained model of a spec, made for the spec's image size where that matters."""
     options: dict[str, Any] = {}
     if spec.image_size is not None and _fixed_input_size(spec.model):
         options["img_size"] = spec.image_size
@@ -190,7 +190,7 @@ def load_model(spec: StudySpec, *, num_classes: int) -> LoadedModel:
 
 
 def _check_image_size(loaded: LoadedModel, size: int) -> None:
-    """Sends two blank images through the network, on the CPU; leaves it as it was.
+    """Send two blank images through the network, on the CPU; leaves it as it was.
 
     Raises:
         ModelError: If the network cannot take images of that size.

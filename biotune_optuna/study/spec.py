@@ -146,7 +146,7 @@ class StudySpec:
 
     @classmethod
     def paper(cls, *, model: str, data: str, **changes: Any) -> StudySpec:
-        """The paper's protocol: two folds by generation, three seeds, base rate 1e-3, no racing.
+        """Return the paper's protocol: folds by generation, three seeds, rate 1e-3, no racing.
 
         Args:
             model: A timm architecture.
@@ -171,7 +171,7 @@ class StudySpec:
     # -- what follows from it ------------------------------------------------------------------
 
     def space(self, blocks: Sequence[BlockLike]) -> GenomeSpace:
-        """The genome space over the model's blocks."""
+        """Return the genome space over the model's blocks."""
         return GenomeSpace(
             blocks,
             head_trains=self.head_trains,
@@ -182,7 +182,7 @@ class StudySpec:
         )
 
     def search_runs(self, *, generation: int = 0, repeat: int = 0) -> tuple[Run, ...]:
-        """The runs of one evaluation, the same for every genome it is compared with.
+        """Return the runs of one evaluation, the same for every genome it is compared with.
 
         Args:
             generation: The trial's generation. Only the paper's preset trains different
@@ -221,7 +221,7 @@ class StudySpec:
     # -- keeping and comparing -----------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as JSON-ready data."""
+        """Return the spec as JSON-ready data."""
         data = dataclasses.asdict(self)
         return {key: list(v) if isinstance(v, tuple) else v for key, v in data.items()}
 
@@ -256,7 +256,7 @@ class StudySpec:
 
 
 def default_name(model: str, data: str) -> str:
-    """A study's name made of data and model: ``flowers-resnet50``."""
+    """Return a study's name made of data and model: ``flowers-resnet50``."""
     stem = re.split(r"[\\/]", str(data).rstrip("/\\"))[-1] or "data"
     stem = re.sub(r"\.(csv|tsv)$", "", stem, flags=re.IGNORECASE)
     return re.sub(r"[^\w.-]+", "-", f"{stem}-{model}").strip("-.")

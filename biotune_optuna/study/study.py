@@ -45,20 +45,20 @@ class TuningStudy:
     Made by `create_study` and `load_study`.
 
     Attributes:
-        optuna: The Optuna study underneath; all of Optuna's tools work on it.
+        study: The Optuna study underneath; all of Optuna's tools work on it.
         setup: Data, model and trainer.
         trained: Recipe key and epochs of the final training whose weights the trainer holds.
     """
 
     def __init__(self, study: optuna.Study, setup: Setup) -> None:
-        self.optuna = study
+        self.study = study
         self.setup = setup
         self.trained: tuple[tuple[Any, ...], int] | None = None
 
     @property
     def name(self) -> str:
         """The study's name in its storage."""
-        return self.optuna.study_name
+        return self.study.study_name
 
     @property
     def spec(self) -> StudySpec:
@@ -68,7 +68,7 @@ class TuningStudy:
     @property
     def n_trials(self) -> int | None:
         """The total that was last asked for, None if there was none."""
-        total = self.optuna.user_attrs.get(TOTAL_KEY)
+        total = self.study.user_attrs.get(TOTAL_KEY)
         return None if total is None else int(total)
 
     def search(
@@ -81,7 +81,7 @@ class TuningStudy:
         on_evaluated: Callable[[optuna.Trial, list[list[int]] | None], None] | None = None,
         stop: StopRequest | None = None,
     ) -> TuningStudy:
-        """Evaluates genomes until the study holds ``n_trials`` finished ones or time is up.
+        """Evaluate genomes until the study holds ``n_trials`` finished ones or time is up.
 
         Args:
             n_trials: Total for the study, not for this call: trials finished before count. None
@@ -104,7 +104,7 @@ class TuningStudy:
             raise StudyError(f"timeout {timeout} is too short; give a number of seconds above 0")
         self.trained = None
         if n_trials is not None and n_trials != self.n_trials:
-            self.optuna.set_user_attr(TOTAL_KEY, n_trials)
+            self.study.set_user_attr(TOTAL_KEY, n_trials)
         objective = Objective(
             self.setup,
             observer=observer,
@@ -112,7 +112,7 @@ class TuningStudy:
             on_evaluated=on_evaluated,
         )
         run_trials(
-            self.optuna,
+            self.study,
             objective,
             n_trials=n_trials,
             timeout=timeout,
@@ -131,7 +131,7 @@ def create_study(
     device: str = "auto",
     cache_dir: str | Path | None = None,
 ) -> TuningStudy:
-    """Creates a study, or goes on with the one of that name if it is the same study.
+    """Create a study, or goes on with the one of that name if it is the same study.
 
     Args:
         spec: What the study is.
@@ -164,7 +164,7 @@ def study_of(
     sampler: Callable[[Setup], optuna.samplers.BaseSampler] | None = None,
     checkpoint: Callable[[], None] | None = None,
 ) -> TuningStudy:
-    """Creates the study of a setup that is there already, or goes on with it.
+    """Create the study of a setup that is there already, or goes on with it.
 
     Where the spec leaves the bounds of the learning rate to it, they are found first.
 
@@ -217,7 +217,7 @@ def load_study(
     device: str = "auto",
     cache_dir: str | Path | None = None,
 ) -> TuningStudy:
-    """Loads a study by its name; the spec comes from the database.
+    """Load a study by its name; the spec comes from the database.
 
     Args:
         name: The study's name.
@@ -248,7 +248,7 @@ def load_study(
 
 
 def read_spec(study: optuna.Study) -> StudySpec | None:
-    """The spec stored in a study, None where the study is not one of ours.
+    """Return the spec stored in a study, None where the study is not one of ours.
 
     Raises:
         StudyError: If another major version made the study.
@@ -299,7 +299,7 @@ def _check_same(
 def _settle_rates(
     setup: Setup, stored: StudySpec | None, checkpoint: Callable[[], None] | None
 ) -> tuple[Setup, RateCheck | None]:
-    """The setup with bounds of the learning rate, the study's own or found now, and how."""
+    """Return the setup with bounds of the learning rate, the study's own or found now, and how."""
     if setup.spec.lr != "auto" or setup.spec.lr_found is not None:
         return setup, None
     if stored is not None and stored.lr_found is not None:

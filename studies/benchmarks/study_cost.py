@@ -35,7 +35,7 @@ from sklearn.model_selection import train_test_split
 from biotune_optuna import Recipe, StudySpec, TrainSettings, TuningStudy, create_study
 from biotune_optuna.confirmation.candidates import leading
 from biotune_optuna.data.sources.arrays import open_array
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.finetune.metrics import score
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.study.setup import prepare
@@ -158,7 +158,7 @@ def pretrained(cache: Path) -> Path:
         test_fraction=0,
         train=TrainSettings(epochs=4, patience=None, batch_size=64),
     )
-    source = open_source(images.reshape(-1, 28, 28).astype("uint8"), labels=labels)
+    source = open_images(images.reshape(-1, 28, 28).astype("uint8"), labels=labels)
     setup = prepare(spec, source=source, cache_dir=cache, device="cpu")
     recipe = dataclasses.replace(Recipe.full(setup.blocks, lr=2e-3), weight_decay=0.01)
     setup.trainer.fit(recipe, *setup.splits.run(None), seed=0, keep_weights=True)
@@ -202,7 +202,7 @@ def searched(name: str, seed: int, args: argparse.Namespace) -> TuningStudy:
 def cost(study: TuningStudy) -> list[dict[str, float]]:
     """What each evaluation took, in their order."""
     rows = []
-    for trial in study.optuna.get_trials(deepcopy=False):
+    for trial in study.study.get_trials(deepcopy=False):
         if trial.state.is_finished() and "cpu" in trial.user_attrs:
             runs = trial.user_attrs["runs"]
             row = {key: float(trial.user_attrs[key]) for key in ("cpu", "wall")}
@@ -217,7 +217,7 @@ def cost(study: TuningStudy) -> list[dict[str, float]]:
 def confirmed(study: TuningStudy, settings: str) -> dict[str, Any]:
     """Mean test score of the best of a search, trained by these settings; kept in the study."""
     key = f"confirmed under {settings}"
-    known = study.optuna.user_attrs.get(key)
+    known = study.study.user_attrs.get(key)
     if known:
         return dict(known)
     began = time.process_time()
@@ -247,7 +247,7 @@ def confirmed(study: TuningStudy, settings: str) -> dict[str, Any]:
         "tests": tests,
         "cpu": time.process_time() - began,
     }
-    study.optuna.set_user_attr(key, found)
+    study.study.set_user_attr(key, found)
     return found
 
 

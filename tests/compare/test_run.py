@@ -341,13 +341,13 @@ def test_tasks_that_group_the_same_data_otherwise_read_them_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened = []
-    real = work.open_source
+    real = work.open_images
 
     def noted(data: str, **options: Any) -> Any:
         opened.append(options["group_regex"])
         return real(data, **options)
 
-    monkeypatch.setattr(work, "open_source", noted)
+    monkeypatch.setattr(work, "open_images", noted)
     tasks = (
         tiny_spec(**SMALL),
         tiny_spec(**SMALL, model="test_vit", group_regex=r"\d+"),

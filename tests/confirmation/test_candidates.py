@@ -84,11 +84,11 @@ def test_the_best_by_model_and_by_value_are_taken_in_turn(setup: Setup) -> None:
     values[2] = 0.9  # what its neighbours make unlikely
     for rate, value in zip(rates, values, strict=True):
         params = dict.fromkeys(setup.space.names, 0.5) | {"lr": rate}
-        study.optuna.add_trial(
+        study.study.add_trial(
             optuna.trial.create_trial(
                 value=value, params=params, distributions=setup.space.distributions()
             )
         )
-    assert rank_finished(study.optuna, setup.space)[:3] == [11, 10, 9]
-    assert rank_finished(study.optuna, setup.space, smooth=False)[:3] == [2, 11, 10]
+    assert rank_finished(study.study, setup.space)[:3] == [11, 10, 9]
+    assert rank_finished(study.study, setup.space, smooth=False)[:3] == [2, 11, 10]
     assert [trial.number for trial, _ in leading(study, 4)] == [11, 2, 10, 9]

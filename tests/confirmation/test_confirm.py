@@ -57,14 +57,14 @@ def test_confirmation_end_to_end(searched: TuningStudy) -> None:
         assert test["n"] == len(setup.splits.test)
     confusion = result["tests"][-1]["confusion"]
     assert sum(map(sum, confusion)) == len(setup.splits.test)
-    looks = searched.optuna.user_attrs["test_looks"]
+    looks = searched.study.user_attrs["test_looks"]
     assert [look["what"] for look in looks] == names
     assert {pair["against"] for pair in result["paired"]} == set(names[:-1])
-    trained = [*trainings(searched.optuna.user_attrs).values()]
+    trained = [*trainings(searched.study.user_attrs).values()]
     assert len(trained) == 2 * 2 + 4 * 2
     trained += [*result["final_training"].values()]
-    trained += [trial.user_attrs for trial in searched.optuna.trials]
-    view = as_view(searched.optuna)
+    trained += [trial.user_attrs for trial in searched.study.trials]
+    view = as_view(searched.study)
     for key in ("forward", "backward"):
         assert view.passes(key) == sum(record[key] for record in trained)
     assert keys(result) == keys(drawn_confirmation()), "the report's tests draw another record"
@@ -101,7 +101,7 @@ def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:
     passes = (len(splits.train) + len(splits.val)) * best["final_epochs"]
     cost = result["final_training"][best["name"]]
     assert cost["forward"] == cost["backward"] == passes
-    looks = searched.optuna.user_attrs["test_looks"]
+    looks = searched.study.user_attrs["test_looks"]
     assert len(looks) == 1
     with pytest.raises(StudyError, match="'lora'"):
         ConfirmPlan(rivals=("lora",))
@@ -110,12 +110,12 @@ def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:
 def test_exact_ties_leave_one_model_to_test(searched: TuningStudy) -> None:
     plan = ConfirmPlan(top_k=2, n_runs=1, rivals=(), tolerance=0)
     confirm(searched, plan)
-    ledger = trainings(searched.optuna.user_attrs)
+    ledger = trainings(searched.study.user_attrs)
     for number, record in enumerate(ledger.values()):
         record |= {"score": 0.5, "backward": 0 if number else 10**6}  # the second is the cheaper
     tied = TuningStudy(optuna.create_study(direction="maximize"), searched.setup)
-    tied.optuna.add_trials(searched.optuna.trials)
-    tied.optuna.set_user_attr("confirm_trainings", ledger)  # as it was once kept
+    tied.study.add_trials(searched.study.trials)
+    tied.study.set_user_attr("confirm_trainings", ledger)  # as it was once kept
     result = confirm(tied, plan)
     assert [c["mean"] for c in result["candidates"]] == [0.5, 0.5]
     assert result["winner"] == result["candidates"][1]["name"]
@@ -148,8 +148,8 @@ def test_trials_that_end_during_a_confirmation_are_left_to_the_next(searched: Tu
         def epoch(self, run: object, record: object) -> None: ...
         def stage(self, name: str, detail: str, done: int, total: int) -> None:
             if done == 0:
-                best = searched.optuna.best_trial
-                searched.optuna.add_trial(
+                best = searched.study.best_trial
+                searched.study.add_trial(
                     optuna.trial.create_trial(
                         params={**best.params, "lr": 2e-3},
                         distributions=best.distributions,
@@ -158,9 +158,9 @@ def test_trials_that_end_during_a_confirmation_are_left_to_the_next(searched: Tu
                     )
                 )
 
-    n = len(searched.optuna.trials)
+    n = len(searched.study.trials)
     result = confirm(searched, PLAN, observer=OneMore())
-    assert len(searched.optuna.trials) == n + 1
+    assert len(searched.study.trials) == n + 1
     assert f"trial {n}" not in {c["name"] for c in result["candidates"]}
     again = confirm(searched, PLAN)
     assert f"trial {n}" in {c["name"] for c in again["candidates"]}
@@ -170,7 +170,7 @@ def test_a_second_confirmation_does_not_look_again(
     searched: TuningStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = confirm(searched, PLAN)
-    looks = len(searched.optuna.user_attrs["test_looks"])
+    looks = len(searched.study.user_attrs["test_looks"])
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("trained or predicted again")
@@ -178,7 +178,7 @@ def test_a_second_confirmation_does_not_look_again(
     monkeypatch.setattr(type(searched.setup.trainer), "fit", refuse)
     monkeypatch.setattr(type(searched.setup.trainer), "predict", refuse)
     assert confirm(searched, PLAN) == result
-    assert len(searched.optuna.user_attrs["test_looks"]) == looks
+    assert len(searched.study.user_attrs["test_looks"]) == looks
 
 
 def test_an_interrupted_confirmation_goes_on(searched: TuningStudy) -> None:
@@ -198,15 +198,15 @@ def test_an_interrupted_confirmation_goes_on(searched: TuningStudy) -> None:
 
     with pytest.raises(Stop):
         confirm(searched, PLAN, observer=StopAtFive())
-    ledger = trainings(searched.optuna.user_attrs)
+    ledger = trainings(searched.study.user_attrs)
     assert len(ledger) == 5
     result = confirm(searched, PLAN)
-    after = trainings(searched.optuna.user_attrs)
+    after = trainings(searched.study.user_attrs)
     assert {key: after[key] for key in ledger} == ledger
     assert result["seconds"] > sum(record["seconds"] for record in after.values())
     assert len(after) == 2 * 2 + 4 * 2
     fresh = TuningStudy(optuna.create_study(direction="maximize"), searched.setup)
-    fresh.optuna.add_trials(searched.optuna.trials)
+    fresh.study.add_trials(searched.study.trials)
     again = confirm(fresh, PLAN)
     assert again["winner"] == result["winner"]
     assert again["tests"] == result["tests"]
@@ -226,14 +226,14 @@ def test_two_confirmations_at_once_share_their_trainings(searched: TuningStudy) 
         def stage(self, name: str, detail: str, done: int, total: int) -> None:
             trained.append(name)
             if len(trained) == 3:
-                other.update(confirm(TuningStudy(searched.optuna, searched.setup), PLAN))
+                other.update(confirm(TuningStudy(searched.study, searched.setup), PLAN))
 
     result = confirm(searched, PLAN, observer=OtherIsFaster())
     assert result == other
     assert "final training" not in trained
     tests = [test["name"] for test in result["tests"]]
-    assert [look["what"] for look in searched.optuna.user_attrs["test_looks"]] == tests
-    assert len(trainings(searched.optuna.user_attrs)) == 2 * 2 + 4 * 2
+    assert [look["what"] for look in searched.study.user_attrs["test_looks"]] == tests
+    assert len(trainings(searched.study.user_attrs)) == 2 * 2 + 4 * 2
 
 
 def test_who_trains_on_which_seed_at_which_rate(
@@ -241,8 +241,8 @@ def test_who_trains_on_which_seed_at_which_rate(
 ) -> None:
     """Rates are chosen on the search's first seed, contenders compared on seeds it never used."""
     study = TuningStudy(optuna.create_study(direction="maximize"), setup)
-    study.optuna.sampler = BioTuneSampler(space=setup.space, seed=0)
-    study.optuna.optimize(Objective(setup), n_trials=2)
+    study.study.sampler = BioTuneSampler(space=setup.space, seed=0)
+    study.study.optimize(Objective(setup), n_trials=2)
     runs, fit = [], Trainer.fit
 
     def noted(
@@ -309,7 +309,7 @@ def test_a_model_of_other_images_is_left_alone(
     spec = searched.setup.spec
     other = dataclasses.replace(spec, fingerprints=spec.fingerprints | {"data": "others"})
     monkeypatch.setattr(searched, "setup", dataclasses.replace(searched.setup, spec=other))
-    searched.optuna.set_user_attr("model_dir", None)  # as a study of another database has
+    searched.study.set_user_attr("model_dir", None)  # as a study of another database has
     monkeypatch.setattr(
         "biotune_optuna.confirmation.winner.train_winner", None
     )  # would be called and fail
@@ -325,7 +325,7 @@ def test_an_export_says_what_was_not_confirmed(
     n = confirm(searched, PLAN)["basis"]["trials"]
     export_winner(searched, tmp_path)
     assert "Confirmed on" not in caplog.text
-    searched.optuna.add_trial(optuna.trial.create_trial(value=0.99))
+    searched.study.add_trial(optuna.trial.create_trial(value=0.99))
     export_winner(searched, tmp_path)
     assert f"Confirmed on {n} of {n + 1} trials; run the same tune or demo" in caplog.text
 
@@ -353,5 +353,5 @@ def test_nothing_to_confirm_is_said(setup: Setup) -> None:
 def test_the_best_by_value_is_confirmed_whatever_the_model_believes(searched: TuningStudy) -> None:
     result = confirm(searched, PLAN)
     names = [c["name"] for c in result["candidates"]]
-    assert f"trial {searched.optuna.best_trial.number}" in names
+    assert f"trial {searched.study.best_trial.number}" in names
     assert len(set(names)) == len(names) == PLAN.top_k

@@ -73,8 +73,8 @@ def test_a_rival_is_tuned_beyond_its_rates_where_it_does_best_at_an_end(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, best: float, tried: list[float]
 ) -> None:
     study = TuningStudy(optuna.create_study(direction="maximize"), setup)
-    study.optuna.sampler = BioTuneSampler(space=setup.space, seed=0)
-    study.optuna.optimize(Objective(setup), n_trials=1)
+    study.study.sampler = BioTuneSampler(space=setup.space, seed=0)
+    study.study.optimize(Objective(setup), n_trials=1)
     fit, order = Trainer.fit, []
 
     def scored(self: Trainer, recipe: Recipe, *args: Any, **options: Any) -> RunResult:

@@ -11,7 +11,7 @@ import torch
 from biotune_optuna.data.augment import AUGMENTATIONS, augment
 from biotune_optuna.data.loaders import DeviceImages
 from biotune_optuna.data.pixels import PixelStore
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -22,7 +22,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def store(tmp_path: Path) -> PixelStore:
     pixels = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
     return PixelStore.build(
-        open_source(pixels, labels=np.arange(200) % 4), size=32, cache_dir=tmp_path
+        open_images(pixels, labels=np.arange(200) % 4), size=32, cache_dir=tmp_path
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from biotune_optuna.data.augment import AUGMENTATIONS, augment
 from biotune_optuna.data.loaders import DeviceImages, Normalize
 from biotune_optuna.data.pixels import PixelStore
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import DataError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -16,7 +16,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 @pytest.fixture
 def images(tmp_path: object) -> DeviceImages:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
-    source = open_source(pixels, labels=np.arange(30) % 3)
+    source = open_images(pixels, labels=np.arange(30) % 3)
     store = PixelStore.build(source, size=16, cache_dir=tmp_path)  # type: ignore[arg-type]
     return DeviceImages(store, source.labels, mean=MEAN, std=STD)
 

@@ -16,7 +16,7 @@ from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.decode import preprocess
 from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.image_source import ImageSource
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import DataError
 
 Tree = Callable[..., Path]
@@ -43,7 +43,7 @@ def counting(source: ImageSource) -> tuple[ImageSource, list[int]]:
 
 @pytest.fixture
 def source(tree: Tree) -> ImageSource:
-    return open_source(tree({"a": 20, "b": 21}))
+    return open_images(tree({"a": 20, "b": 21}))
 
 
 def test_pixels_are_what_preprocess_gives(source: ImageSource, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_progress_is_told_only_while_building(source: ImageSource, tmp_path: Pat
 
 def test_rows_follow_the_order_of_the_images(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
-    one = open_source(images, labels=[0, 1, 0, 1, 0, 1])
-    other = open_source(images[::-1].copy(), labels=[1, 0, 1, 0, 1, 0])
+    one = open_images(images, labels=[0, 1, 0, 1, 0, 1])
+    other = open_images(images[::-1].copy(), labels=[1, 0, 1, 0, 1, 0])
     assert one.fingerprint == other.fingerprint
     first = PixelStore.build(one, size=8, cache_dir=tmp_path).pixels
     assert (PixelStore.build(other, size=8, cache_dir=tmp_path).pixels == first[::-1]).all()
@@ -126,7 +126,7 @@ def test_threads_that_ask_at_once_decode_once(source: ImageSource, tmp_path: Pat
 
 
 def _build(root: str, cache: str, barrier: object, results: object) -> None:
-    source, decoded = counting(open_source(root))
+    source, decoded = counting(open_images(root))
     barrier.wait()  # type: ignore[attr-defined]
     store = PixelStore.build(source, size=16, cache_dir=cache)
     results.put((len(decoded), int(store.pixels.astype(np.int64).sum())))  # type: ignore[attr-defined]
@@ -160,7 +160,7 @@ def test_a_killed_builder_leaves_nothing_behind(source: ImageSource, tmp_path: P
 
 
 def _build_slowly(root: str, cache: str, started: object) -> None:
-    source = open_source(root)
+    source = open_images(root)
     load = source.load
 
     def slow(index: int) -> object:
@@ -182,7 +182,7 @@ def test_killed_while_building(tree: Tree, tmp_path: Path) -> None:
     assert len(list(cache.glob("*.tmp"))) == 1
     victim.kill()
     victim.join(60)
-    source = open_source(root)
+    source = open_images(root)
     store = PixelStore.build(source, size=16, cache_dir=cache)
     assert (store.pixels[59] == preprocess(source.load(59), size=16)).all()
     assert sorted(path.suffix for path in cache.iterdir()) == [".bin", ".lock"]
@@ -190,7 +190,7 @@ def test_killed_while_building(tree: Tree, tmp_path: Path) -> None:
 
 def test_image_that_has_changed_is_named_and_leaves_no_cache(tree: Tree, tmp_path: Path) -> None:
     root = tree({"a": 40, "b": 40})
-    source = open_source(root)
+    source = open_images(root)
     (root / "a" / "007.png").write_bytes((root / "a" / "008.png").read_bytes())
     with pytest.raises(DataError, match=r"'a/007\.png' has changed since"):
         PixelStore.build(source, size=9, cache_dir=tmp_path / "c")
@@ -311,14 +311,14 @@ def test_a_disk_that_fills_is_an_error_and_kills_nobody(
 
     monkeypatch.setattr(module.os, "posix_fallocate", no_room)
     with pytest.raises(DataError, match="No space left on device"):
-        PixelStore.build(open_source("digits"), size=16, cache_dir=tmp_path)
+        PixelStore.build(open_images("digits"), size=16, cache_dir=tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_without_locks_a_builders_file_is_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = open_source("digits")
+    source = open_images("digits")
     path = PixelStore.build(source, size=16, cache_dir=tmp_path).path
     assert path is not None
     path.unlink()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biotune_optuna.data.partition import apportion
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
 from tests.data.conftest import make_source
@@ -118,7 +118,7 @@ def test_images_that_change_their_classes_change_the_fingerprint() -> None:
 
 
 def test_sizes_of_the_digits() -> None:
-    source = open_source("digits")
+    source = open_images("digits")
     splits = make_splits(source, seed=0)
     assert splits.describe() == "train 1150 in 2 folds, val 288, test 359"
     assert [len(fold) for fold in splits.folds] == [575, 575]

@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from biotune_optuna import BioTuneClassifier, open_source
+from biotune_optuna import BioTuneClassifier, open_images
 from biotune_optuna.estimator.inputs import images_of
 from tests.estimator.kit import as_files, tiny
 
@@ -66,7 +66,7 @@ def test_scale_of_floats_is_remembered(digits: tuple[np.ndarray, np.ndarray]) ->
 
 
 def test_source_with_its_own_labels_and_parts(tmp_path: Path) -> None:
-    source = open_source(digit_folder(tmp_path / "digits", per_class=10, classes=2))
+    source = open_images(digit_folder(tmp_path / "digits", per_class=10, classes=2))
     classifier = tiny(n_trials=1).fit(source)
     assert_array_equal(classifier.classes_, ["digit-0", "digit-1"])
     assert classifier.predict(source).shape == (20,)

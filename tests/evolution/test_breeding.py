@@ -22,7 +22,7 @@ def test_duplicates_are_replaced_until_the_space_is_exhausted():
     def breed(draw, unique=True):
         genes, _ = breeding.breed(
             domain, archive, landscape, draw,
-            candidates=1, caution=0, unique=unique, rng=np.random.default_rng(0),
+            candidates=1, kappa=0, unique=unique, rng=np.random.default_rng(0),
         )  # fmt: skip
         return genes
 
@@ -41,7 +41,7 @@ def test_the_model_chooses_among_candidates():
         drawn = [
             breeding.breed(
                 domain, archive, landscape, lambda r: (r.random(domain.size), ()),
-                candidates=candidates, caution=0.0, unique=True, rng=rng,
+                candidates=candidates, kappa=0.0, unique=True, rng=rng,
             )[0]
             for _ in range(30)
         ]  # fmt: skip
@@ -50,13 +50,13 @@ def test_the_model_chooses_among_candidates():
     assert value(20) < value(1)
 
 
-def choose(domain, archive, offered, candidates, caution=0.0):
+def choose(domain, archive, offered, candidates, kappa=0.0):
     """Which of the genes offered is taken, by a model of the archive."""
     offers = iter(offered)
     genes, _ = breeding.breed(
         domain, archive, breeding.Landscape.of(domain, archive, smooth=True),
         lambda _: (next(offers), ()),
-        candidates=candidates, caution=caution, unique=False, rng=np.random.default_rng(0),
+        candidates=candidates, kappa=kappa, unique=False, rng=np.random.default_rng(0),
     )  # fmt: skip
     return next(i for i, one in enumerate(offered) if one is genes)
 
@@ -67,7 +67,7 @@ def test_caution_takes_the_candidate_that_is_less_certain():
     known = archive.genes[np.argmin(archive.costs)]
     unknown = np.array([0.9, 0.1, 0.9, 0.1, 0.9, 0.1, 0.2, 1.0])
     assert choose(domain, archive, [known, unknown], candidates=2) == 0
-    assert choose(domain, archive, [known, unknown], candidates=2, caution=100.0) == 1
+    assert choose(domain, archive, [known, unknown], candidates=2, kappa=100.0) == 1
 
 
 def test_candidates_differ_in_what_they_mean():

@@ -101,10 +101,8 @@ def test_caution_prefers_what_is_uncertain(domain, archive):
     generation = Generation(1, people_of(archive)[:10], archive=archive)
     model = breeding.Landscape.of(domain, archive, smooth=True).model
 
-    def spread(caution):
-        settings = Settings(
-            n_elites=0, structured=True, smoothing=True, candidates=10, caution=caution
-        )
+    def spread(kappa):
+        settings = Settings(n_elites=0, structured=True, smoothing=True, candidates=10, kappa=kappa)
         bred = [propose(settings, domain, generation, index, seed=0) for index in range(10)]
         return model.predict(np.array([one.genes for one in bred]))[1].mean()
 

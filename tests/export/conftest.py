@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.export import Preprocessing
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.trainer import Trainer
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 def tuned(folder, tmp_path_factory):
     """A real training, and the probabilities that the trainer gives at its end."""
     loaded = create_model(NAME, num_classes=3, weights="none", seed=0)
-    source = open_source(folder)
+    source = open_images(folder)
     store = PixelStore.build(
         source, size=SIZE, crop_pct=0.9, cache_dir=tmp_path_factory.mktemp("cache")
     )

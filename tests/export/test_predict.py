@@ -18,7 +18,7 @@ from biotune_optuna.confirmation.winner import preprocessing_of
 from biotune_optuna.data.decode import DECODE_ERRORS
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
 from biotune_optuna.export import (
-    Exported,
+    Predictor,
     Preprocessing,
     load_exported,
     write_csv,
@@ -84,7 +84,7 @@ def test_a_pickle_opens_where_its_device_is_not(tuned, exported, monkeypatch):
 
 
 def test_the_same_class_serves_a_model_in_memory(tuned, exported):
-    memory = Exported(
+    memory = Predictor(
         tuned["model"],
         name=NAME,
         classes=CLASSES,
@@ -244,7 +244,7 @@ class Still(torch.nn.Module):
 
 def plain(**changes):
     settings = Preprocessing(size=32, mean=(0.0,) * 3, std=(1.0,) * 3, **changes)
-    return Exported(Still(), name="still", classes=CLASSES, preprocessing=settings, device="cpu")
+    return Predictor(Still(), name="still", classes=CLASSES, preprocessing=settings, device="cpu")
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
@@ -278,7 +278,7 @@ def test_a_study_predicts_new_images_as_its_own(amp, tmp_path):
     settings = preprocessing_of(setup)
     assert (settings.interpolation, settings.crop_pct) == ("bilinear", 0.95)
     names = {"name": setup.loaded.name, "classes": setup.classes}
-    model = Exported(setup.trainer.model, **names, preprocessing=settings, device="cpu")
+    model = Predictor(setup.trainer.model, **names, preprocessing=settings, device="cpu")
     images = [setup.source.load(i) for i in range(50)]
     expected = setup.trainer.predict(np.arange(50))
     assert np.array_equal(probabilities(model.predict(images)), expected)
@@ -296,7 +296,7 @@ def test_a_square_larger_than_the_picture_is_that_of_timm(name):
         std=(1.0,) * 3,
     )
     assert Preprocessing.from_dict(settings.to_dict()) == settings
-    model = Exported(Still(), name=name, classes=CLASSES, preprocessing=settings, device="cpu")
+    model = Predictor(Still(), name=name, classes=CLASSES, preprocessing=settings, device="cpu")
     image = picture(1, 0)
     model.predict(image)
     transform = timm.data.create_transform(

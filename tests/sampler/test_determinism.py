@@ -40,7 +40,7 @@ def test_resuming_with_a_fresh_sampler_changes_nothing(preset):
     whole.optimize(objective, n_trials=24)
     for n in (1, 2, 5, 9, 7):
         # The study's own settings rule: a resumed sampler need not repeat any.
-        pieces.sampler = BioTuneSampler(silence=0.2)
+        pieces.sampler = BioTuneSampler(grace_period=0.2)
         if not pieces.trials:
             pieces.sampler = make_sampler(preset)
         pieces.optimize(objective, n_trials=n)

@@ -57,7 +57,7 @@ def test_n_jobs_holds_no_slot_twice_and_loses_none(preset):
 
 def test_what_others_evaluate_is_believed_when_the_next_is_bred():
     def bred_beside(gene):
-        study = make_study("default", population_size=4, candidates=30, caution=1.0)
+        study = make_study("default", population_size=4, candidates=30, kappa=1.0)
         study.optimize(objective, n_trials=14)
         study.enqueue_trial({"gene.b0": gene, "gene.b1": 0.5, "gene.threshold": 0.1, "lr": 5e-3})
         running = study.ask()
@@ -166,7 +166,7 @@ def test_two_workers_interleaved_at_every_write(tmp_path, opener, preset):
         return optuna.create_study(
             study_name="s",
             storage=OPENERS[opener](path),
-            sampler=make_sampler(preset, silence=30.0),
+            sampler=make_sampler(preset, grace_period=30.0),
             direction="maximize",
             load_if_exists=True,
         )

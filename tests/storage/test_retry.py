@@ -101,7 +101,7 @@ def test_given_up_after_the_stated_time_with_one_line() -> None:
 def test_a_worker_that_must_stop_does_not_wait() -> None:
     storage = open_storage("memory://", retry_seconds=300)
     faulty(storage, Faults(at=set(range(1, 10_000))))
-    storage.retry.hurry(0.1)
+    storage.retry.set_deadline(0.1)
     began = time.monotonic()
     with pytest.raises(StorageError):
         storage.get_all_studies()

@@ -184,7 +184,7 @@ def test_a_study_finds_its_range_once(
     assert again.spec == worker.spec == first.spec
     assert again.setup.space == worker.setup.space == first.setup.space
     worker.search(3)
-    assert all(1e-4 <= trial.params["lr"] <= 3e-3 for trial in first.optuna.trials)
+    assert all(1e-4 <= trial.params["lr"] <= 3e-3 for trial in first.study.trials)
     with pytest.raises(StudyError, match=r"lr: 'auto', not \[0.0001, 0.003\]"):
         create_study(tiny_spec(lr=TENTH), **options)
 
@@ -192,19 +192,19 @@ def test_a_study_finds_its_range_once(
 def test_what_finding_the_range_took_is_told(auto: Setup) -> None:
     study = study_of(auto, storage=open_storage("memory://"), name="s")
     study.search(1)
-    view = as_view(study.optuna)
-    (trial,) = study.optuna.trials
+    view = as_view(study.study)
+    (trial,) = study.study.trials
     assert view.passes("forward") == trial.user_attrs["forward"] + 30 * 20
     assert "Base rates" not in " ".join(search_sentences(view))
-    stored = study.optuna.user_attrs["biotune"]
+    stored = study.study.user_attrs["biotune"]
     tried = [{"lr": 0.0055, "loss": 2.3}, {"lr": 0.00055, "loss": 1.0}]
     for bounds, words in (
         (TENTH, "between 0.0001 and 0.003: in a short training at 0.0055 the whole network"),
         (USUAL_RATES, "lower ones may suit: in a short training at 0.0055, at 0.00055 the whole"),
     ):
         check = {**stored["rates"], "bounds": list(bounds), "tried": tried}
-        study.optuna.set_user_attr("biotune", {**stored, "rates": check})
-        assert words in " ".join(search_sentences(as_view(study.optuna)))
+        study.study.set_user_attr("biotune", {**stored, "rates": check})
+        assert words in " ".join(search_sentences(as_view(study.study)))
 
 
 def test_of_two_who_begin_a_study_the_first_ones_range_counts(
@@ -220,7 +220,7 @@ def test_of_two_who_begin_a_study_the_first_ones_range_counts(
     monkeypatch.setattr(studies, "find_rates", find_late)
     second = study_of(auto, storage=slow, name="s")
     assert second.spec.lr_found == second.setup.space.lr == USUAL_RATES
-    assert second.optuna.user_attrs["biotune"]["rates"]["bounds"] == list(USUAL_RATES)
+    assert second.study.user_attrs["biotune"]["rates"]["bounds"] == list(USUAL_RATES)
     second.search(1)
 
 

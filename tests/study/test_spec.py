@@ -122,7 +122,7 @@ def test_of_two_who_begin_a_study_at_once_the_second_is_told(
 
 def test_the_study_of_another_major_version_is_refused(setup: Setup, tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/s.db")
-    study = study_of(setup, storage=storage, name="s").optuna
+    study = study_of(setup, storage=storage, name="s").study
     stored = study.user_attrs["biotune"]
     major, rest = stored["version"].split(".", 1)
     study.set_user_attr("biotune", {**stored, "version": f"{major}.99.{rest}"})

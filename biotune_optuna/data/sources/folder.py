@@ -115,7 +115,7 @@ def _check_entries(
 
 
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
-    """The train, val and test folders of ``root``, or none if its folders are classes.
+    """Return the train, val and test folders of ``root``, or none if its folders are classes.
 
     A folder called ``train`` that holds only pictures is a class (of trains) if another class
     stands beside it.
@@ -174,7 +174,7 @@ def _holds_only_images(folder: Path) -> bool:
 
 
 def _class_name(folder: Path) -> str:
-    """A folder's name as text; macOS takes accents apart, so they are put together again."""
+    """Return a folder's name as text; macOS takes accents apart, so they are put together again."""
     try:
         folder.name.encode()
     except UnicodeEncodeError:
@@ -185,7 +185,7 @@ def _class_name(folder: Path) -> str:
 
 
 def _printable(name: str) -> str:
-    """A file name in which bytes that are no UTF-8 are written out."""
+    """Return a file name in which bytes that are no UTF-8 are written out."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 

@@ -26,7 +26,7 @@ SPLIT_NAMES = ("train", "val", "test")
 class ImageSource:
     """Labelled images, read one at a time.
 
-    Build one with :func:`biotune_optuna.data.open_source`; the constructor is for other ways in.
+    Build one with :func:`biotune_optuna.data.open_images`; the constructor is for other ways in.
 
     Args:
         read: Gives image ``i`` as an RGB picture.
@@ -148,7 +148,7 @@ class ImageSource:
         return [content_hash("".join(sorted(held)).encode()) for held in members.values()]
 
     def with_groups(self, pattern: str) -> ImageSource:
-        r"""The same images, grouped by a regular expression over their ids.
+        r"""Return the same images, grouped by a regular expression over their ids.
 
         Args:
             pattern: Searched in each id; the first capturing group names the group, or the whole

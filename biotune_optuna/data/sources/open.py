@@ -18,10 +18,10 @@ from biotune_optuna.data.sources.scan import path_of
 from biotune_optuna.data.sources.timm_names import PREFIXES, open_timm
 from biotune_optuna.errors import DataError
 
-__all__ = ["ImageSource", "open_source"]
+__all__ = ["ImageSource", "open_images"]
 
 
-def open_source(
+def open_images(
     data: Any,
     *,
     labels: Any = None,

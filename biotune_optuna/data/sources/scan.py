@@ -131,7 +131,7 @@ def check_inside(path: Path, root: Path, shown: str) -> None:
 
 
 def path_of(text: str) -> Path:
-    """The path that a text names, ``~`` expanded; nothing need be there.
+    """Return the path that a text names, ``~`` expanded; nothing need be there.
 
     Raises:
         DataError: No file or folder can be looked up under that name.
@@ -148,7 +148,7 @@ def path_of(text: str) -> Path:
 
 
 def worker_count() -> int:
-    """Number of threads for decoding: the cores this process may use, at most 16."""
+    """Return the number of threads for decoding: the cores this process may use, at most 16."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS

@@ -55,7 +55,7 @@ class Remembered:
             self._known = _load(self._file)
 
     def digest(self, path: Path) -> str | None:
-        """The hash of a file that has not changed since, None for any other."""
+        """Return the hash of a file that has not changed since, None for any other."""
         stamp = self._stamps.get(str(path))
         entry = self._known.get(str(path))
         if stamp is None or entry is None or entry[:-1] != stamp:
@@ -93,7 +93,7 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 def _load(file: Path) -> dict[str, list[Any]]:
-    """What a file remembers; nothing if it is damaged or of another Pillow, which may differ."""
+    """Return what a file remembers; nothing if it is damaged or of another version of Pillow."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["version"] != _VERSION or found["pillow"] != PIL.__version__:

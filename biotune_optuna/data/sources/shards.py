@@ -162,7 +162,7 @@ def _whole(label: str | float) -> int:
 
 
 def _splits(root: Path, shards: list[Path]) -> list[str]:
-    """The part of each shard, or "" for all of them."""
+    """Return the part of each shard, or "" for all of them."""
     published = _published_splits(root)
     splits = [published.get(shard.name) or _split_of(shard.name) for shard in shards]
     if any(splits) and not all(splits):

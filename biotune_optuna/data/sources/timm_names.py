@@ -168,7 +168,7 @@ def _hub_labels(parts: list[_Part]) -> tuple[NDArray[np.int64], Sequence[str]]:
 
 
 def _hub_parts(name: str, rest: str) -> list[_Part]:
-    """The labelled parts that a hub data set has."""
+    """Return the labelled parts that a hub data set has."""
     datasets = importlib.import_module("datasets")
     damaged = importlib.import_module("datasets.exceptions").DatasetsError
     from timm.data.dataset_factory import create_dataset

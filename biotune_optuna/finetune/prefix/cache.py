@@ -56,7 +56,7 @@ class CachedFeatures:
         return sum(store.numel() * store.element_size() for store in self._stores)
 
     def write(self, start: int, features: Features) -> None:
-        """Stores the features of the images from the start-th on."""
+        """Store the features of the images from the start-th on."""
         for position, tensor in enumerate(features):
             if position == len(self._stores):
                 # kept in the order of its memory, so that a row is one piece in any format
@@ -91,7 +91,7 @@ class PrefixCache:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Number of entries."""
+        """Return the number of entries."""
         return len(self._entries)
 
     @property
@@ -103,7 +103,7 @@ class PrefixCache:
     def get(
         self, key: Hashable, make: Callable[[], CachedFeatures], nbytes: int
     ) -> tuple[CachedFeatures, bool]:
-        """Looks features up, or makes room and computes them.
+        """Look features up, or makes room and computes them.
 
         Args:
             key: Everything that the features depend on.
@@ -166,7 +166,7 @@ class PrefixFeed:
         self._evaluation = evaluation
 
     def begin_epoch(self, epoch: int) -> None:
-        """Takes the next view of the training images."""
+        """Take the next view of the training images."""
         self._view = self._views[epoch % len(self._views)]
 
     def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,7 +190,7 @@ def compute_features(
     generator: torch.Generator | None = None,
     chunk: int = CHUNK,
 ) -> CachedFeatures:
-    """Runs a frozen prefix over images, in eval mode, in chunks of their ascending order.
+    """Run a frozen prefix over images, in eval mode, in chunks of their ascending order.
 
     Args:
         cut: Where the prefix ends.
@@ -222,6 +222,6 @@ def digest(structure: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _memory_order(tensor: torch.Tensor) -> tuple[int, ...]:
-    """The dimensions from the slowest to the fastest in memory, rows first."""
+    """Return the dimensions from the slowest to the fastest in memory, rows first."""
     strides = tensor.stride()
     return (0, *sorted(range(1, tensor.ndim), key=lambda d: -strides[d]))

@@ -48,7 +48,7 @@ class _Trace:
 def find_cut(
     model: nn.Module, suffix: set[str], sample: Callable[[int], torch.Tensor]
 ) -> PrefixCut | None:
-    """Finds where a network's suffix begins.
+    """Find where a network's suffix begins.
 
     Args:
         model: The network, in eval mode.
@@ -122,7 +122,7 @@ class PrefixCut:
         return sum(leaf.numel() * leaf.element_size() for leaf in self._inputs.rows)
 
     def prefix(self, images: torch.Tensor) -> Features:
-        """Runs the network up to the cut, in the modes it is in.
+        """Run the network up to the cut, in the modes it is in.
 
         Args:
             images: (n, 3, H, W).
@@ -149,7 +149,7 @@ class PrefixCut:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[Callable[[Features], torch.Tensor]]:
-        """Turns the network into its suffix, and back afterwards.
+        """Turn the network into its suffix, and back afterwards.
 
         Yields:
             Maps what crosses the cut to logits (n, C).
@@ -276,11 +276,11 @@ class _Template:
         return [leaf for leaf, rows in zip(self.leaves, self.per_image, strict=True) if rows]
 
     def dummy(self, n: int) -> Any:
-        """The nest for n images, with zeros in place of what has rows."""
+        """Return the nest for n images, with zeros in place of what has rows."""
         return self._nest([leaf.expand(n, *leaf.shape[1:]) for leaf in self.rows])
 
     def fill(self, features: Features) -> Any:
-        """The nest with these tensors in place of what has rows."""
+        """Return the nest with these tensors in place of what has rows."""
         return self._nest(features)
 
     def _nest(self, rows: Sequence[torch.Tensor]) -> Any:
@@ -342,7 +342,7 @@ def _trace(
 
 
 def _template(first: Any, second: Any) -> _Template | None:
-    """What two calls, with 2 and with 3 images, have in common; None if they do not match."""
+    """Return what calls with 2 and with 3 images have in common; None if they do not match."""
     leaves, spec = pytree.tree_flatten(first)
     others, other_spec = pytree.tree_flatten(second)
     if spec != other_spec:

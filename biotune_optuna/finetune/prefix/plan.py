@@ -211,7 +211,7 @@ class Prefixes:
     # -- cuts ------------------------------------------------------------------------------------
 
     def _cut(self, length: int) -> PrefixCut | None:
-        """The checked cut behind so many blocks."""
+        """Return the checked cut behind so many blocks."""
         if length not in self._cuts:
             with isolated_randomness(0, self._device), full_precision(self._device):
                 restore(self._model, self._pristine)
@@ -272,7 +272,7 @@ def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Copies values into a model's parameters and buffers; leaves it in eval mode.
+    """Copy values into a model's parameters and buffers; leaves it in eval mode.
 
     Raises:
         ModelError: One of them has another shape by now: copied all the same, its values would be
@@ -290,7 +290,7 @@ def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
 
 
 def fresh_eval(model: nn.Module) -> None:
-    """Puts a model into eval mode without what its modules derived from earlier weights.
+    """Put a model into eval mode without what its modules derived from earlier weights.
 
     Some attentions of timm keep their biases from one evaluation to the next, and all versions of
     it forget them on the way to train mode.

@@ -144,7 +144,7 @@ def curves_csv(study: Study, trial: FrozenTrial) -> str:
 
 
 def confusion_png(confusion: Sequence[Sequence[int]], classes: Sequence[str] = ()) -> bytes:
-    """A confusion matrix as a picture: counts, shaded by the share of the true class.
+    """Return a confusion matrix as a picture: counts, shaded by the share of the true class.
 
     Args:
         confusion: Counts, rows the true classes.
@@ -214,7 +214,7 @@ def _write(
 
 
 def _zip(folder: Path) -> bytes:
-    """The folder's files, with fixed times so that equal models are equal bytes."""
+    """Return the folder's files, with fixed times so that equal models are equal bytes."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for path in sorted(folder.rglob("*")):

@@ -132,7 +132,7 @@ def _is_due(shown: dict[str, Any], ended: int, now: float) -> bool:
 
 
 def _fitted(figure: go.Figure) -> go.Figure:
-    """The figure at the height and width of the dashboard's cards, its title in lines that fit."""
+    """Fit a figure and the lines of its title to the dashboard's cards."""
     text = str(figure.layout.title.text or "").replace("<br>", " ")
     lines = textwrap.wrap(text, _CARD_LETTERS)
     figure.update_layout(title_text="<br>".join(lines), title_font_size=14)
@@ -169,7 +169,7 @@ def dashboard_app(
     host: str = "127.0.0.1",
     read_only: bool = False,
 ) -> WSGIApp:
-    """The dashboard as a WSGI application, guarded.
+    """Return the dashboard as a WSGI application, guarded.
 
     Args:
         storage: A caching storage, as `biotune_optuna.open_storage` gives.
@@ -206,7 +206,7 @@ def _guard(app: WSGIApp, *, host: str, read_only: bool) -> WSGIApp:
 
 
 def _host_name(header: str) -> str:
-    """The host of a Host header, without port and brackets."""
+    """Return the host of a Host header, without port and brackets."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.rpartition(":")[0] or header

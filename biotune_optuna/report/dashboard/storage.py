@@ -50,7 +50,7 @@ class TidyStorage:
         return [self._short(trial) for trial in trials]
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
-        """The best trial, shortened."""
+        """Return the best trial, shortened."""
         return self._short(self._storage.get_best_trial(study_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
@@ -84,7 +84,7 @@ def _short_study(study: FrozenStudy) -> FrozenStudy:
 
 
 def _facts(attrs: Mapping[str, Any]) -> dict[str, str]:
-    """What the long records come down to."""
+    """Return what the long records come down to."""
     facts: dict[str, str] = {}
     spec = (attrs.get("biotune") or {}).get("spec")
     if isinstance(spec, Mapping):

@@ -109,7 +109,7 @@ def _pair(value: object, error: object) -> tuple[float, float, float] | None:
 
 
 def confusion_matrix(study: Study | StudyView) -> go.Figure:
-    """The winner's confusion on the test data: counts, shaded by share of the true class.
+    """Return the winner's confusion on the test data: counts, shaded by share of the true class.
 
     Beyond 30 classes a matrix cannot be read: the 25 most frequent confusions are listed instead.
 
@@ -193,7 +193,7 @@ def _frequent_confusions(counts: list[list[int]], classes: list[str], title: str
 
 
 def most_wrong(study: Study | StudyView) -> go.Figure:
-    """The test images most often wrong among the models tested, as thumbnails.
+    """Return the test images most often wrong among the models tested, as thumbnails.
 
     Args:
         study: A study whose confirmation holds mistakes with thumbnails (PNG or JPEG data URIs).

@@ -176,7 +176,7 @@ def _ticks(figure: go.Figure, trials: list[FrozenTrial]) -> None:
 
 
 def best_part(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The best quarter of the ranked trials, at least five of them, at most 100."""
+    """Return the best quarter of the ranked trials, at least five of them, at most 100."""
     return list(trials[: min(100, max(5, len(trials) // 4))])
 
 

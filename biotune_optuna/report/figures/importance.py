@@ -84,7 +84,7 @@ def block_importance(
 def importances(
     view: StudyView, trials: Sequence[FrozenTrial], *, seed: int = 0
 ) -> dict[tuple[str, str], float]:
-    """Importance per ("mask" or "rate", block); all of them sum to 1.
+    """Return the importance per ("mask" or "rate", block); all of them sum to 1.
 
     Args:
         view: The study read.
@@ -131,7 +131,7 @@ def importances(
 
 
 def _silent_study() -> Study:
-    """A study in memory that Optuna does not announce in the log."""
+    """Return a study in memory that Optuna does not announce in the log."""
     import optuna
 
     log = logging.getLogger("optuna.storages._in_memory")

@@ -166,7 +166,7 @@ def _add_counts(figure: go.Figure, view: StudyView) -> None:
 
 
 def lineage(study: Study | StudyView, *, max_ancestors: int = MAX_ANCESTORS) -> go.Figure:
-    """The winner's ancestors: who came from whom, by which operator, with what gain.
+    """Return the winner's ancestors: who came from whom, by which operator, with what gain.
 
     The thick line follows the best parent of each ancestor.
 
@@ -210,7 +210,7 @@ def _ancestors(view: StudyView, winner: FrozenTrial, most: int) -> tuple[list[Fr
 
 
 def _main_line(view: StudyView, winner: FrozenTrial) -> list[FrozenTrial]:
-    """The winner, its best parent, that one's best parent and so on, oldest first."""
+    """Return the winner, its best parent, that one's best parent and so on, oldest first."""
     line = [winner]
     while True:
         elders = [view.by_number.get(n) for n in parents(line[-1])]

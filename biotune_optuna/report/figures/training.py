@@ -23,7 +23,7 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 def learning_curves(
     study: Study | StudyView, *, best: int = 4, max_pruned: int = MAX_PRUNED
 ) -> go.Figure:
-    """Validation score by epoch: the best trials, one line per run, and the trials stopped early.
+    """Draw the validation score by epoch: the best trials, a line a run, and those stopped early.
 
     Args:
         study: A study whose trials report intermediate values.

@@ -8,7 +8,7 @@ space = biotune.GenomeSpace([biotune.BlockRecipe(name, 1.0) for name in ("stem",
 
 
 def objective(trial: optuna.Trial) -> float:
-    """A recipe is best with a frozen stem and a body at twice the base rate."""
+    """Return a recipe is best with a frozen stem and a body at twice the base rate."""
     recipe = space.suggest(trial).decode()
     return 1 - abs(recipe.multipliers["body"] - 2.0) / 10 - recipe.multipliers["stem"] / 10
 

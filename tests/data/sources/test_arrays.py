@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from biotune_optuna.data.decode import DECODE_ERRORS
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import DataError
 from tests.data.conftest import picture
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_digits_are_built_in() -> None:
-    source = open_source("digits")
+    source = open_images("digits")
     assert len(source) == 1797
     assert source.classes == tuple("0123456789")
     assert (source.labels == load_digits().target).all()
@@ -45,22 +45,22 @@ COLOUR = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
     ],
 )
 def test_layouts_and_types(images: object, first: np.ndarray) -> None:
-    source = open_source(images, labels=["x", "y", "x", "y"])
+    source = open_images(images, labels=["x", "y", "x", "y"])
     assert (np.asarray(source.load(0)) == first).all()
     assert source.classes == ("x", "y")
     assert source.labels.tolist() == [0, 1, 0, 1]
 
 
 def test_labels_in_numeric_order() -> None:
-    source = open_source(COLOUR, labels=[10, 9, 10, 2])
+    source = open_images(COLOUR, labels=[10, 9, 10, 2])
     assert source.classes == ("2", "9", "10")
     assert source.labels.tolist() == [2, 1, 2, 0]
-    assert open_source(COLOUR, labels=[10.0, 9.0, 10.0, 2.0]).classes == ("2", "9", "10")
+    assert open_images(COLOUR, labels=[10.0, 9.0, 10.0, 2.0]).classes == ("2", "9", "10")
 
 
 def test_whole_numbers_that_numpy_keeps_as_objects_are_in_numeric_order() -> None:
     labels = np.array([10, 5, 0, 10], dtype=object)
-    source = open_source(np.zeros((4, 8, 8), dtype=np.uint8), labels=labels)
+    source = open_images(np.zeros((4, 8, 8), dtype=np.uint8), labels=labels)
     assert source.classes == ("0", "5", "10")
     assert source.labels.tolist() == [2, 1, 0, 2]
 
@@ -71,8 +71,8 @@ def test_an_array_of_paths_is_a_list_of_paths(tmp_path: Path) -> None:
         names.append(str(tmp_path / f"{seed}.png"))
         picture(seed).save(names[-1])
     for kind in (np.array(names), np.array(names, dtype=object)):
-        assert open_source(kind, labels=[0, 1, 0, 1]).fingerprint == (
-            open_source(names, labels=[0, 1, 0, 1]).fingerprint
+        assert open_images(kind, labels=[0, 1, 0, 1]).fingerprint == (
+            open_images(names, labels=[0, 1, 0, 1]).fingerprint
         )
 
 
@@ -81,11 +81,11 @@ def test_an_empty_name_is_not_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="the name of the data is empty; give a folder"):
-        open_source("")
+        open_images("")
 
 
 def test_labels_too_large_for_whole_numbers_stay_apart() -> None:
-    source = open_source(COLOUR, labels=[1e20, 9e19, 1e20, 3.0])
+    source = open_images(COLOUR, labels=[1e20, 9e19, 1e20, 3.0])
     assert source.classes == ("3.0", "9e+19", "1e+20")
     assert source.labels.tolist() == [2, 1, 2, 0]
 
@@ -108,42 +108,42 @@ def test_labels_too_large_for_whole_numbers_stay_apart() -> None:
 )
 def test_bad_arrays_are_one_line(images: object, labels: object, what: str) -> None:
     with pytest.raises(DataError, match=what) as caught:
-        open_source(images, labels=labels)
+        open_images(images, labels=labels)
     assert "\n" not in str(caught.value)
 
 
 def test_pictures_and_paths(tmp_path: Path) -> None:
     pictures = [picture(seed) for seed in range(4)]
-    source = open_source(pictures, labels=[0, 1, 0, 1])
+    source = open_images(pictures, labels=[0, 1, 0, 1])
     paths = []
     for number, one in enumerate(pictures):
         paths.append(tmp_path / f"{number}.png")
         one.save(paths[-1])
-    stored = open_source(paths, labels=["0", "1", "0", "1"])
+    stored = open_images(paths, labels=["0", "1", "0", "1"])
     for index in range(4):
         assert source.load(index).tobytes() == stored.load(index).tobytes()
     assert stored.ids[1] == str(paths[1])
     with pytest.raises(DataError, match="all images as paths or all as PIL"):
-        open_source([pictures[0], paths[0]], labels=[0, 1])
+        open_images([pictures[0], paths[0]], labels=[0, 1])
     with pytest.raises(DataError, match="stack the arrays"):
-        open_source([np.zeros((2, 2)), np.ones((2, 2))], labels=[0, 1])
+        open_images([np.zeros((2, 2)), np.ones((2, 2))], labels=[0, 1])
 
 
 def test_transparent_picture_in_memory_is_read_as_from_a_file() -> None:
     clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
-    assert open_source([clear, clear], labels=[0, 1]).load(0).getpixel((0, 0)) == (255, 255, 255)
+    assert open_images([clear, clear], labels=[0, 1]).load(0).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_a_source_passes_through_and_labels_beside_it_are_refused(tmp_path: Path) -> None:
-    source = open_source(COLOUR, labels=[0, 1, 0, 1])
-    assert open_source(source) is source
+    source = open_images(COLOUR, labels=[0, 1, 0, 1])
+    assert open_images(source) is source
     for data in (source, "digits"):
         with pytest.raises(DataError, match="which has its own"):
-            open_source(data, labels=[0])
+            open_images(data, labels=[0])
 
 
 def test_equal_content_has_equal_hashes() -> None:
-    source = open_source(COLOUR[[0, 1, 0, 2]], labels=[0, 1, 0, 1])
+    source = open_images(COLOUR[[0, 1, 0, 2]], labels=[0, 1, 0, 1])
     assert source.content_hashes[0] == source.content_hashes[2]
     assert len(set(source.content_hashes)) == 3
 
@@ -155,14 +155,14 @@ def test_a_lazy_picture_that_is_cut_off_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     pictures = [Image.open(tmp_path / f"{name}.png") for name in ("whole", "cut")]
     with pytest.raises(DataError, match="picture 1 cannot be read"):
-        open_source(pictures, labels=[0, 1])
+        open_images(pictures, labels=[0, 1])
 
 
 def test_a_file_given_twice_is_named(tmp_path: Path) -> None:
     path = tmp_path / "one.png"
     Image.fromarray(COLOUR[0]).save(path)
     with pytest.raises(DataError, match="is named twice"):
-        open_source([path, path], labels=[0, 1])
+        open_images([path, path], labels=[0, 1])
 
 
 @pytest.mark.parametrize("kind", DECODE_ERRORS)
@@ -175,4 +175,4 @@ def test_whatever_a_lazy_picture_raises_is_one_line(kind: type[Exception]) -> No
     broken = Broken()
     broken.__dict__.update(sound.__dict__)
     with pytest.raises(DataError, match=r"picture 1 cannot be read: broken$"):
-        open_source([sound, broken], labels=[0, 1])
+        open_images([sound, broken], labels=[0, 1])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
 
@@ -25,7 +25,7 @@ def write(root: Path, text: str, name: str = "list.csv") -> Path:
 
 def test_path_and_label(root: Path) -> None:
     file = write(root, "path,label\nshots/003.png,cat\nshots/001.png,dog\nshots/000.png,cat\n")
-    source = open_source(str(file))
+    source = open_images(str(file))
     assert source.classes == ("cat", "dog")
     assert source.labels.tolist() == [0, 1, 0]
     assert source.ids == ("shots/003.png", "shots/001.png", "shots/000.png")
@@ -42,7 +42,7 @@ def test_all_columns_other_names_blank_lines_byte_order_mark(root: Path) -> None
         ",shots/001.png,9,valid,\n"
         ",shots/002.png,9,\n"
     )
-    source = open_source(write(root, text))
+    source = open_images(write(root, text))
     assert source.classes == ("9", "10")
     assert source.splits is not None
     assert source.splits.tolist() == ["train", "val", ""]
@@ -52,26 +52,26 @@ def test_all_columns_other_names_blank_lines_byte_order_mark(root: Path) -> None
 
 def test_tabs(root: Path) -> None:
     text = "path\tlabel\nshots/000.png\ta, b\nshots/001.png\tc\n"
-    assert open_source(write(root, text, "list.tsv")).classes == ("a, b", "c")
+    assert open_images(write(root, text, "list.tsv")).classes == ("a, b", "c")
 
 
 def test_a_space_before_a_quote_and_accents_taken_apart_are_the_same_label(root: Path) -> None:
     labels = ["é, big", "e\u0301, big", "small"]
     lines = [f'shots/00{i}.png, "{label}"' for i, label in enumerate(labels)]
-    source = open_source(write(root, "\n".join(["path,label", *lines])))
+    source = open_images(write(root, "\n".join(["path,label", *lines])))
     assert source.classes == ("small", "é, big")
     assert source.labels.tolist() == [1, 1, 0]
 
 
 def test_numbers_beyond_64_bits_are_names(root: Path) -> None:
     text = f"path,label\nshots/000.png,{2**63}\nshots/001.png,{2**63 + 1}\nshots/002.png,-1\n"
-    assert open_source(write(root, text)).classes == ("-1", str(2**63), str(2**63 + 1))
+    assert open_images(write(root, text)).classes == ("-1", str(2**63), str(2**63 + 1))
 
 
 def test_row_order_does_not_matter(root: Path) -> None:
     lines = [f"shots/00{i}.png,{'ab'[i % 2]}" for i in range(6)]
-    one = open_source(write(root, "\n".join(["path,label", *lines])))
-    other = open_source(write(root, "\n".join(["path,label", *lines[::-1]])))
+    one = open_images(write(root, "\n".join(["path,label", *lines])))
+    other = open_images(write(root, "\n".join(["path,label", *lines[::-1]])))
     assert one.fingerprint == other.fingerprint
     options = {"seed": 0, "n_folds": 1, "test_fraction": 0.3}
     parts = [
@@ -125,7 +125,7 @@ def test_row_order_does_not_matter(root: Path) -> None:
 )
 def test_bad_manifests_are_one_line(root: Path, text: str, what: str) -> None:
     with pytest.raises(DataError, match=what) as caught:
-        open_source(write(root, text))
+        open_images(write(root, text))
     assert "\n" not in str(caught.value)
 
 
@@ -134,15 +134,15 @@ def test_link_that_leads_out(root: Path, tmp_path: Path) -> None:
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     file = write(root, "path,label\nshots/000.png,a\nlink.png,b\n")
     with pytest.raises(DataError, match=r"'link\.png' leads out"):
-        open_source(file)
+        open_images(file)
 
 
 def test_not_text_and_not_there(root: Path, tmp_path: Path) -> None:
     (root / "odd.csv").write_bytes(b"\xff\xfe\x00path")
     with pytest.raises(DataError, match="is no UTF-8 CSV file"):
-        open_source(root / "odd.csv")
+        open_images(root / "odd.csv")
     with pytest.raises(DataError, match=r"gone\.csv' cannot be read: No such file"):
-        open_source(tmp_path / "gone.csv")
+        open_images(tmp_path / "gone.csv")
 
 
 def test_bad_images_are_skipped_on_request_with_their_row(root: Path) -> None:
@@ -150,8 +150,8 @@ def test_bad_images_are_skipped_on_request_with_their_row(root: Path) -> None:
     lines = [f"shots/00{i}.png,{'ab'[i % 2]},{'train' if i < 4 else 'test'},g{i}" for i in range(6)]
     file = write(root, "\n".join(["path,label,split,group", *lines]))
     with pytest.raises(DataError, match=r"'shots/001\.png' is not an image"):
-        open_source(file)
-    source = open_source(file, skip_bad_images=True)
+        open_images(file)
+    source = open_images(file, skip_bad_images=True)
     assert source.labels.tolist() == [0, 0, 1, 0, 1]
     assert source.splits is not None
     assert source.splits.tolist() == ["train"] * 3 + ["test"] * 2
@@ -165,4 +165,4 @@ def test_a_link_to_itself_is_named(tmp_path: Path, tree: Tree) -> None:
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "list.csv").write_text("path,label\nloop.png,a\n")
     with pytest.raises(DataError, match=r"loop\.png"):
-        open_source(tmp_path / "list.csv")
+        open_images(tmp_path / "list.csv")

@@ -21,7 +21,7 @@ import torchvision.datasets as tv
 from scipy.io import savemat
 
 from biotune_optuna.data.sources import named
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
 from tests.data.conftest import picture
@@ -154,7 +154,7 @@ Writer = Callable[[Path, pytest.MonkeyPatch], None]
 
 def opened(name: str, root: Path, patch: pytest.MonkeyPatch) -> ImageSource:
     SIZES[name][0](root, patch)
-    return open_source(f"{name}:{root}")
+    return open_images(f"{name}:{root}")
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -186,8 +186,8 @@ def test_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     dtd(tmp_path, monkeypatch)
     (tmp_path / "dtd/dtd/images/banded/banded_0004.jpg").write_bytes(b"gone")
     with pytest.raises(DataError, match=r"banded_0004\.jpg' is not an image"):
-        open_source(f"dtd:{tmp_path}")
-    assert len(open_source(f"dtd:{tmp_path}", skip_bad_images=True)) == 11
+        open_images(f"dtd:{tmp_path}")
+    assert len(open_images(f"dtd:{tmp_path}", skip_bad_images=True)) == 11
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -200,7 +200,7 @@ def test_without_network_one_line_within_seconds(
     monkeypatch.setattr(named.urllib.request, "urlopen", refuse)
     began = time.monotonic()
     with pytest.raises(DataError, match=f"^{name} is not complete in .*Name or service") as caught:
-        open_source(f"{name}:{tmp_path}")
+        open_images(f"{name}:{tmp_path}")
     assert time.monotonic() - began < 10
     assert f"give {name}:FOLDER" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -212,7 +212,7 @@ def test_empty_files_are_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         path.write_bytes(b"")
     monkeypatch.setattr(named, "_reach", lambda _url: None)
     with pytest.raises(DataError, match="mnist is not complete in ") as caught:
-        open_source(f"mnist:{tmp_path}")
+        open_images(f"mnist:{tmp_path}")
     assert "\n" not in str(caught.value)
 
 
@@ -245,7 +245,7 @@ def isic(root: Path, columns: tuple[str, ...] = ("image_name", "patient_id")) ->
 
 def test_isic2020_is_grouped_by_patient(tmp_path: Path) -> None:
     isic(tmp_path)
-    source = open_source(f"isic2020:{tmp_path}")
+    source = open_images(f"isic2020:{tmp_path}")
     assert source.classes == ("benign", "malignant")
     assert np.bincount(source.labels).tolist() == [30, 10]
     splits = make_splits(source, seed=0)
@@ -258,18 +258,18 @@ def test_isic2020_is_grouped_by_patient(tmp_path: Path) -> None:
 
 def test_isic2020_incomplete(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no ISIC_2020_Training_GroundTruth"):
-        open_source(f"isic2020:{tmp_path}")
+        open_images(f"isic2020:{tmp_path}")
     (tmp_path / "train.csv").write_text("image_name,patient_id,benign_malignant\n")
     with pytest.raises(DataError, match=r"no ISIC_\*\.jpg in"):
-        open_source(f"isic2020:{tmp_path}")
+        open_images(f"isic2020:{tmp_path}")
     isic(tmp_path, ("image_name", "person"))
     with pytest.raises(DataError, match="lacks the columns benign_malignant, image_name"):
-        open_source(f"isic2020:{tmp_path}")
+        open_images(f"isic2020:{tmp_path}")
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(DataError, match=r"no such folder.*'flowers103'.*digits, flowers102, air"):
-        open_source("flowers103")
+        open_images("flowers103")
 
 
 def test_isic2020_does_not_follow_links_out_of_its_folder(tmp_path: Path) -> None:
@@ -278,4 +278,4 @@ def test_isic2020_does_not_follow_links_out_of_its_folder(tmp_path: Path) -> Non
     image.rename(tmp_path / "secret.jpg")
     image.symlink_to(tmp_path / "secret.jpg")
     with pytest.raises(DataError, match="leads out of the data folder"):
-        open_source(f"isic2020:{tmp_path / 'isic'}")
+        open_images(f"isic2020:{tmp_path / 'isic'}")

@@ -14,7 +14,7 @@ import torchvision.datasets as tv
 from timm.data import create_dataset
 
 from biotune_optuna.data.sources import named
-from biotune_optuna.data.sources.open import open_source
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.data.sources.timm_names import _hub_labels, _one_for_each_part, _Part
 from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
@@ -51,7 +51,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def test_shards(shards: Path) -> None:
-    source = open_source(f"wds/{shards}")
+    source = open_images(f"wds/{shards}")
     assert source.classes == ("1", "10")
     assert source.labels.tolist() == [0, 1] * 6
     assert source.splits is not None
@@ -64,18 +64,18 @@ def test_info_file_names_the_parts(shards: Path) -> None:
     files = sorted(path.name for path in shards.glob("*.tar"))
     info = {"splits": {"test": {"filenames": files[:1]}, "train": {"filenames": files[1:]}}}
     (shards / "info.json").write_text(json.dumps(info))
-    source = open_source(f"wds/{shards}")
+    source = open_images(f"wds/{shards}")
     assert source.splits is not None
     assert source.splits.tolist() == ["test"] * 4 + ["train"] * 8
     (shards / "_info.json").write_text("[]")
     with pytest.raises(DataError, match="does not list splits"):
-        open_source(f"wds/{shards}")
+        open_images(f"wds/{shards}")
 
 
 @pytest.mark.parametrize("word", ["val", "valid", "validation", "validate", "eval", "evaluation"])
 def test_words_for_the_validation_part(shards: Path, word: str) -> None:
     (shards / "set-validation-0000.tar").rename(shards / f"set-{word}-0000.tar")
-    source = open_source(f"wds/{shards}")
+    source = open_images(f"wds/{shards}")
     assert source.splits is not None
     assert sorted(source.splits.tolist()) == ["train"] * 8 + ["val"] * 4
 
@@ -84,14 +84,14 @@ def test_a_shard_of_no_part_beside_others_is_named(shards: Path) -> None:
     (shards / "set-validation-0000.tar").rename(shards / "set-holdout-0000.tar")
     message = r"'set-holdout-0000\.tar' in .* is of no part, but 'set-train-0000\.tar' is of one"
     with pytest.raises(DataError, match=message):
-        open_source(f"wds/{shards}")
+        open_images(f"wds/{shards}")
     info = {"splits": {"train": {"filenames": ["set-train-0000.tar"]}}}
     (shards / "info.json").write_text(json.dumps(info))
     with pytest.raises(DataError, match=message):
-        open_source(f"wds/{shards}")
+        open_images(f"wds/{shards}")
     info["splits"]["eval"] = {"filenames": ["set-holdout-0000.tar"]}
     (shards / "info.json").write_text(json.dumps(info))
-    source = open_source(f"wds/{shards}")
+    source = open_images(f"wds/{shards}")
     assert source.splits is not None
     assert source.splits.tolist() == ["val"] * 4 + ["train"] * 8
 
@@ -99,14 +99,14 @@ def test_a_shard_of_no_part_beside_others_is_named(shards: Path) -> None:
 def test_shards_of_no_part_are_divided_later(shards: Path) -> None:
     for number, path in enumerate(sorted(shards.glob("*.tar"))):
         path.rename(shards / f"{number}.tar")
-    assert open_source(f"wds/{shards}").splits is None
+    assert open_images(f"wds/{shards}").splits is None
 
 
 def test_classes_from_json(tmp_path: Path) -> None:
     samples = {f"{i}.jpg": png(i) for i in range(3)}
     samples |= {f"{i}.json": json.dumps({"label": i % 2}).encode() for i in range(3)}
     shard(tmp_path / "a.tar", samples)
-    source = open_source(f"wds/{tmp_path}")
+    source = open_images(f"wds/{tmp_path}")
     assert source.labels.tolist() == [0, 1, 0]
     assert source.splits is None
 
@@ -128,11 +128,11 @@ def test_classes_from_json(tmp_path: Path) -> None:
 def test_bad_shards_are_one_line(tmp_path: Path, samples: dict[str, bytes], what: str) -> None:
     shard(tmp_path / "x.tar", samples)
     with pytest.raises(DataError, match=what):
-        open_source(f"wds/{tmp_path}")
+        open_images(f"wds/{tmp_path}")
 
 
 def test_a_shard_that_is_gone_is_named(shards: Path) -> None:
-    source = open_source(f"wds/{shards}")
+    source = open_images(f"wds/{shards}")
     (shards / "set-train-0000.tar").unlink()
     with pytest.raises(DataError, match=r"set-train-0000\.tar' cannot be read: No such file"):
         source.load(0)
@@ -144,23 +144,23 @@ def test_two_images_of_one_sample_are_named(tmp_path: Path) -> None:
         shard(tmp_path / "a.tar", {"0.cls": b"0", **first, **second})
         names = " and ".join(repr(name) for name in (*first, *second))
         with pytest.raises(DataError, match=f"sample '0' has two images, {names}; keep one"):
-            open_source(f"wds/{tmp_path}")
+            open_images(f"wds/{tmp_path}")
 
 
 def test_two_classes_of_one_sample_are_named(tmp_path: Path) -> None:
     shard(tmp_path / "a.tar", {"0.png": png(0), "0.cls": b"1", "0.json": b'{"label": 2}'})
     with pytest.raises(DataError, match="sample '0' has two classes, 1 and 2"):
-        open_source(f"wds/{tmp_path}")
+        open_images(f"wds/{tmp_path}")
 
 
 def test_no_shards(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no \.tar shards"):
-        open_source(f"wds/{tmp_path}")
+        open_images(f"wds/{tmp_path}")
     with pytest.raises(DataError, match="no such folder"):
-        open_source(f"wds/{tmp_path}/nowhere")
+        open_images(f"wds/{tmp_path}/nowhere")
     (tmp_path / "x.tar").write_bytes(b"not a tar file" * 100)
     with pytest.raises(DataError, match=r"x\.tar' cannot be read"):
-        open_source(f"wds/{tmp_path}")
+        open_images(f"wds/{tmp_path}")
 
 
 def test_torch_name_gives_what_timm_reads(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_torch_name_gives_what_timm_reads(tmp_path: Path) -> None:
         )
         labels = struct.pack(">II", 0x801, count) + bytes([0, 9] * (count // 2))
         (base / f"{part}-labels-idx1-ubyte").write_bytes(labels)
-    source = open_source(f"torch/fashion_mnist:{tmp_path}")
+    source = open_images(f"torch/fashion_mnist:{tmp_path}")
     theirs = create_dataset("torch/fashion_mnist", root=str(tmp_path), split="validation")
     assert source.splits is not None
     assert source.splits.tolist() == ["train"] * 8 + ["test"] * 4
@@ -183,7 +183,7 @@ def test_torch_name_gives_what_timm_reads(tmp_path: Path) -> None:
 
 def test_torch_image_folder(tree: Tree) -> None:
     root = tree({"train/a": 2, "train/b": 2, "val/a": 1})
-    assert open_source(f"torch/image_folder:{root}").splits is not None
+    assert open_images(f"torch/image_folder:{root}").splits is not None
 
 
 def test_torch_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,21 +192,21 @@ def test_torch_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(named.urllib.request, "urlopen", refuse)
     with pytest.raises(DataError, match=r"torch/kmnist is not complete in .*unreachable"):
-        open_source(f"torch/kmnist:{tmp_path}")
+        open_images(f"torch/kmnist:{tmp_path}")
 
 
 def test_names_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"'torch/unheard' is unknown; .* cifar10"):
-        open_source("torch/unheard")
+        open_images("torch/unheard")
     for name in ("hfids/mnist", "tfds/mnist"):
         with pytest.raises(DataError, match="can only be streamed"):
-            open_source(name)
+            open_images(name)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "datasets" else find_spec(name)
     )
     with pytest.raises(DataError, match=r"'hfds/mnist' needs the package datasets"):
-        open_source("hfds/mnist")
+        open_images("hfds/mnist")
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 def test_hub_labels_may_be_text_or_missing(hub: Callable[..., str]) -> None:
     pictures = [picture(seed) for seed in range(6)]
     train, test = (pictures, ["dog", "cat"] * 3), (pictures[:2], [None, None])
-    source = open_source(hub({"train": train, "test": test}, "string"))
+    source = open_images(hub({"train": train, "test": test}, "string"))
     assert source.classes == ("cat", "dog")
     assert source.labels.tolist() == [1, 0] * 3
 
@@ -268,7 +268,7 @@ def test_of_two_hub_splits_for_one_part_the_first_is_used(
 
 def test_hub_class_without_images(hub: Callable[..., str]) -> None:
     pictures = [picture(seed) for seed in range(24)]
-    source = open_source(hub({"train": (pictures, [0, 2] * 12)}, ["cat", "cow", "dog"]))
+    source = open_images(hub({"train": (pictures, [0, 2] * 12)}, ["cat", "cow", "dog"]))
     assert source.classes == ("cat", "dog")
     assert source.labels.tolist() == [0, 1] * 12
     make_splits(source, seed=0)
@@ -277,7 +277,7 @@ def test_hub_class_without_images(hub: Callable[..., str]) -> None:
 def test_hub_class_that_is_only_in_the_test_part(hub: Callable[..., str]) -> None:
     train = ([picture(seed) for seed in range(16)], [0, 1] * 8)
     test = ([picture(seed) for seed in range(50, 53)], [0, 1, 2])
-    source = open_source(hub({"train": train, "test": test}, "int64"))
+    source = open_images(hub({"train": train, "test": test}, "int64"))
     with pytest.raises(DataError, match="class '2' has 0 images to divide"):  # as of a CSV file
         make_splits(source, seed=0)
 
@@ -285,15 +285,15 @@ def test_hub_class_that_is_only_in_the_test_part(hub: Callable[..., str]) -> Non
 def test_hub_images_that_are_missing_are_named_or_skipped(hub: Callable[..., str]) -> None:
     name = hub({"train": ([picture(0), None, picture(2), picture(3)], [0, 1, 1, 0])}, "int64")
     with pytest.raises(DataError, match="image 'train/1' cannot be read"):
-        open_source(name)
-    assert open_source(name, skip_bad_images=True).ids == ("train/0", "train/2", "train/3")
+        open_images(name)
+    assert open_images(name, skip_bad_images=True).ids == ("train/0", "train/2", "train/3")
 
 
 def test_damaged_hub_files_are_one_line(hub: Callable[..., str]) -> None:
     name = hub({"train": ([picture(0), picture(1)], [0, 1])}, "int64")
     next(Path(name.removeprefix("hfds/")).iterdir()).write_bytes(b"no parquet")
     with pytest.raises(DataError, match="cannot be loaded") as caught:
-        open_source(name)
+        open_images(name)
     assert "\n" not in str(caught.value)
 
 
@@ -304,7 +304,7 @@ def test_hub_labels_that_are_unknown_leave_their_part_out(hub: Callable[..., str
         "test": (pictures[8:12], [0, 1] * 2),
         "validation": (pictures[12:], [-1] * 3),
     }
-    source = open_source(hub(parts, ["cat", "dog"]))
+    source = open_images(hub(parts, ["cat", "dog"]))
     assert source.classes == ("cat", "dog")
     assert source.splits is not None
     assert sorted(source.splits.tolist()) == ["test"] * 4 + ["train"] * 8

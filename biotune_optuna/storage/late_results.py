@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from optuna.distributions import BaseDistribution
 
-__all__ = ["Orphan", "Orphans"]
+__all__ = ["LateResult", "LateResults"]
 
 ADOPTED_KEY = "biotune:late_result_of"
 """System attribute of an added trial: number of the trial that was declared dead by mistake."""
@@ -24,7 +24,7 @@ _CLAIMED = ("generation", "role", "parents")
 _PREFIX = "biotune"
 
 
-class Orphan:
+class LateResult:
     """One such trial: what the storage had of it, and what has happened since.
 
     Args:
@@ -75,26 +75,26 @@ class Orphan:
         return trial
 
 
-class Orphans:
+class LateResults:
     """All such trials of this process, by trial id."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._orphans: dict[int, Orphan] = {}
+        self._late_results: dict[int, LateResult] = {}
 
     def __contains__(self, trial_id: int) -> bool:
-        return trial_id in self._orphans
+        return trial_id in self._late_results
 
-    def get(self, trial_id: int) -> Orphan | None:
-        """Return the orphan, None when the trial is none."""
-        return self._orphans.get(trial_id)
+    def get(self, trial_id: int) -> LateResult | None:
+        """Return the late_result, None when the trial is none."""
+        return self._late_results.get(trial_id)
 
-    def add(self, trial: FrozenTrial) -> Orphan:
+    def add(self, trial: FrozenTrial) -> LateResult:
         """Take in a trial as stored."""
         with self._lock:
-            return self._orphans.setdefault(trial._trial_id, Orphan(trial))
+            return self._late_results.setdefault(trial._trial_id, LateResult(trial))
 
-    def pop(self, trial_id: int) -> Orphan:
-        """Return the orphan and forget it."""
+    def pop(self, trial_id: int) -> LateResult:
+        """Return the late_result and forget it."""
         with self._lock:
-            return self._orphans.pop(trial_id)
+            return self._late_results.pop(trial_id)
