@@ -27,11 +27,12 @@ from biotune_optuna.finetune.inference import probabilities
 from biotune_optuna.finetune.loop import Run
 from biotune_optuna.finetune.optim import check_optimizer
 from biotune_optuna.finetune.prefix.cache import PrefixCache, PrefixFeed
-from biotune_optuna.finetune.prefix.plan import Prefixes, all_tensors, fresh_eval, restore
+from biotune_optuna.finetune.prefix.plan import Prefixes
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.models.blocks import output_layers
+from biotune_optuna.models.states import all_tensors, fresh_eval, restore
 from biotune_optuna.models.weights import reset_head
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.device import ONE_AT_A_TIME, full_precision, isolated_randomness
 from biotune_optuna.finetune.prefix.cache import PrefixCache
 from biotune_optuna.finetune.prefix.cut import close
-from biotune_optuna.finetune.prefix.plan import fresh_eval
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.methods.base import RateMethod, base
+from biotune_optuna.models.states import fresh_eval
 from biotune_optuna.recipe import BlockRecipe, Recipe
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""State dicts: reading them from files, and loading them into a model without surprises."""
+"""State dicts: read from files, loaded into a model without surprises, put back after a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from biotune_optuna.errors import ModelError
 from biotune_optuna.files import check_lookup
 from biotune_optuna.models.blocks import output_layers
 
-__all__ = ["load_strictly", "one_line", "read_state_dict"]
+__all__ = [
+    "all_tensors",
+    "fresh_eval",
+    "load_strictly",
+    "one_line",
+    "read_state_dict",
+    "restore",
+]
 
 logger = logging.getLogger("biotune_optuna.models")
 
@@ -161,3 +168,36 @@ def one_line(error: BaseException) -> str:
 def _list(items: list[str], limit: int = 5) -> str:
     rest = f"; and {len(items) - limit} more" if len(items) > limit else ""
     return "; ".join(items[:limit]) + rest
+
+
+def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by name, those outside the state dict too."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Copy values into a model's parameters and buffers; leaves it in eval mode.
+
+    Raises:
+        ModelError: One of them has another shape by now: copied all the same, its values would be
+            repeated along it.
+    """
+    with torch.no_grad():
+        for name, tensor in all_tensors(model).items():
+            if tensor.shape != values[name].shape:
+                raise ModelError(
+                    f"{name} of {type(model).__name__} has changed its shape while it ran, from "
+                    f"{tuple(values[name].shape)} to {tuple(tensor.shape)}; choose another model"
+                )
+            tensor.copy_(values[name])
+    fresh_eval(model)
+
+
+def fresh_eval(model: nn.Module) -> None:
+    """Put a model into eval mode without what its modules derived from earlier weights.
+
+    Some attentions of timm keep their biases from one evaluation to the next, and all versions of
+    it forget them on the way to train mode.
+    """
+    model.train()
+    model.eval()

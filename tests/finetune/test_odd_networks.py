@@ -9,9 +9,9 @@ from torch import nn
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.device import channels_last
-from biotune_optuna.finetune.prefix.plan import all_tensors, restore
 from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.models.blocks import model_blocks
+from biotune_optuna.models.states import all_tensors, restore
 from biotune_optuna.recipe import Recipe
 
 from .kit import make_model, make_trainer, recipe_for

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.device import (
     autocast,
     full_precision,
@@ -20,6 +19,7 @@ from biotune_optuna.finetune.device import (
 )
 from biotune_optuna.finetune.prefix.cache import CHUNK, compute_features, digest
 from biotune_optuna.finetune.prefix.cut import close, find_cut
+from biotune_optuna.models.states import restore
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
-__all__ = ["CachedPrefix", "Prefixes", "all_tensors", "fresh_eval", "restore"]
+__all__ = ["CachedPrefix", "Prefixes"]
 
 _log = logging.getLogger("biotune_optuna.finetune")
 
@@ -264,39 +264,6 @@ class Prefixes:
 
     def _sample(self, n: int) -> torch.Tensor:
         return self._images.batch(np.arange(n, dtype=np.int64) % len(self._images))
-
-
-def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers by name, those outside the state dict too."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Copy values into a model's parameters and buffers; leaves it in eval mode.
-
-    Raises:
-        ModelError: One of them has another shape by now: copied all the same, its values would be
-            repeated along it.
-    """
-    with torch.no_grad():
-        for name, tensor in all_tensors(model).items():
-            if tensor.shape != values[name].shape:
-                raise ModelError(
-                    f"{name} of {type(model).__name__} has changed its shape while it ran, from "
-                    f"{tuple(values[name].shape)} to {tuple(tensor.shape)}; choose another model"
-                )
-            tensor.copy_(values[name])
-    fresh_eval(model)
-
-
-def fresh_eval(model: nn.Module) -> None:
-    """Put a model into eval mode without what its modules derived from earlier weights.
-
-    Some attentions of timm keep their biases from one evaluation to the next, and all versions of
-    it forget them on the way to train mode.
-    """
-    model.train()
-    model.eval()
 
 
 def _copied(features: Features) -> Features:
