@@ -19,13 +19,12 @@ def test_public_name_resolves(name: str) -> None:
         assert value.__module__.startswith("biotune_optuna.")
 
 
-def test_every_lazy_name_is_public() -> None:
-    assert sorted({*biotune_optuna._HOME, "__version__"}) == sorted(biotune_optuna.__all__)
+def test_only_public_names_are_shown() -> None:
     assert set(dir(biotune_optuna)) == set(biotune_optuna.__all__)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'Sampler'"):
+    with pytest.raises(AttributeError, match=r"attribute '?Sampler'?"):
         _ = biotune_optuna.Sampler
 
 
