@@ -69,7 +69,7 @@ def test_a_cell_is_kept_no_longer_though_handing_it_back_failed(
 def test_a_dead_workers_cell_is_open(tmp_path: Path) -> None:
     code = (
         "import os, sys; sys.path[:0] = sys.argv[1:3]; from pathlib import Path; "
-        "from test_board import *; print(make_board(Path(sys.argv[3])).claim(CELL).number); "
+        "from test_cells import *; print(make_board(Path(sys.argv[3])).claim(CELL).number); "
         "sys.stdout.flush(); os.kill(os.getpid(), 9)"
     )
     here = Path(__file__).parent
