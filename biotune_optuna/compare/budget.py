@@ -158,7 +158,7 @@ class _Budget:
     ) -> RunResult:
         images = options.pop("images", None) or self.setup.splits.run(fold)
         own = {name: value for name, value in setting.items() if name != "epochs"}
-        trainer = self.setup.trainer.with_epochs(int(setting["epochs"]))
+        trainer = self.setup.trainer.with_settings(epochs=int(setting["epochs"]))
         return self.method.run(
             trainer, *images, setting=own, seed=seed, on_epoch=self._on_epoch, **options
         )

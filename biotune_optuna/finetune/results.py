@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from biotune_optuna.finetune.settings import TrainSettings
+
 __all__ = [
     "EpochRecord",
+    "Held",
     "RunResult",
     "StopTraining",
     "Stopped",
@@ -103,6 +106,25 @@ class RunResult:
         data = asdict(self) | {"trainable_fraction": self.trainable_fraction}
         del data["predictions"]
         return data
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Which training a trainer's weights come from; equal ones hold the same weights.
+
+    Attributes:
+        key: `Recipe.key` of the recipe.
+        settings: How it was trained.
+        seed: The run's seed.
+        epochs: How many epochs the weights have been trained for.
+        images: Positions of the training images, in order.
+    """
+
+    key: tuple[Any, ...]
+    settings: TrainSettings
+    seed: int
+    epochs: int
+    images: tuple[int, ...]
 
 
 def standard_error(scores: Sequence[float]) -> float:

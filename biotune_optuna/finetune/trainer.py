@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from biotune_optuna.finetune.loop import Run
 from biotune_optuna.finetune.optim import check_optimizer
 from biotune_optuna.finetune.prefix.cache import PrefixCache, PrefixFeed
 from biotune_optuna.finetune.prefix.plan import Prefixes
-from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
+from biotune_optuna.finetune.results import EpochRecord, Held, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.models.blocks import output_layers
@@ -90,13 +90,15 @@ class Trainer:
     ) -> None:
         check_optimizer(settings.optimizer)
         self.device = resolve_device(device)
-        self.settings = settings
         self.images = images
         self.blocks = tuple(blocks)
         self.model = _place(model, self.device, images)
+        self._settings = settings
         self._amp = amp_dtype(settings.amp, self.device)
         self._labels = images.labels(np.arange(len(images))).cpu().numpy().astype(np.int64)
         self._pristine = {n: t.detach().clone() for n, t in all_tensors(self.model).items()}
+        # one for all trainers of other settings, as the weights are
+        self._holds: list[Held | None] = [None]
         self._compiled: tuple[object, Callable[[torch.Tensor], torch.Tensor]] | None = None
         self._prefixes = Prefixes(
             self.model,
@@ -104,9 +106,22 @@ class Trainer:
             images,
             settings,
             cache=PrefixCache(settings.prefix_cache_mb) if cache is None else cache,
-            amp=self._amp,
             pristine=self._pristine,
         )
+
+    @property
+    def settings(self) -> TrainSettings:
+        """How it trains; `with_settings` gives a trainer of others."""
+        return self._settings
+
+    @property
+    def holds(self) -> Held | None:
+        """The training of a plain recipe that the model's weights come from.
+
+        None where they come from none that ended well: before the first, during one and after one
+        that diverged or was broken off, after `reset`, and after a method with hooks of its own.
+        """
+        return self._holds[0]
 
     def fit(
         self,
@@ -147,6 +162,7 @@ class Trainer:
         tactic = tactic or Tactic()
         with ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
             start = time.perf_counter()
+            self._holds[0] = None
             cached = self._prefixes.find(recipe, train, val) if tactic.prefix_is_fixed else None
             self.reset(seed)
             with (
@@ -156,6 +172,12 @@ class Trainer:
                 run = self._run(recipe, train, val, seed, feed=feed, tactic=tactic)
                 result = run.fit(
                     epochs or self.settings.epochs, on_epoch, keep_weights=keep_weights
+                )
+            if type(tactic) is Tactic and not result.diverged:
+                kept = keep_weights and val is not None
+                trained = result.best_epoch if kept else len(result.epochs)
+                self._holds[0] = Held(
+                    recipe.key(), self.settings, seed, trained, tuple(train.tolist())
                 )
             result.seconds = time.perf_counter() - start
         if cached is not None:
@@ -184,6 +206,7 @@ class Trainer:
         Args:
             seed: Seed of the head.
         """
+        self._holds[0] = None
         restore(self.model, self._pristine)
         self._reset_head(seed)
 
@@ -191,23 +214,30 @@ class Trainer:
         """Forgets the outputs of frozen prefixes; runs that need them compute them again."""
         self._prefixes.clear()
 
-    def with_epochs(self, epochs: int) -> Trainer:
-        """Return the same trainer with runs, and their schedule, of another length.
+    def with_settings(self, **changes: Any) -> Trainer:
+        """Return the same trainer with other settings.
 
-        Model, weights and cached prefixes are shared, so only one of the two may train at a time. A
-        schedule of its own length grows, and a warm-up shrinks, where it would not fit.
+        Model, weights and cached prefixes are shared, so only one of the two may train at a time.
+        With other ``epochs``, a schedule of its own length grows, and a warm-up shrinks, where it
+        would not fit.
 
         Args:
-            epochs: Most epochs of a run.
+            **changes: Fields of `TrainSettings`.
+
+        Raises:
+            BioTuneError: If a value is out of range or names something unknown.
         """
-        other, settings = copy.copy(self), self.settings
-        length = settings.schedule_epochs
-        other.settings = dataclasses.replace(
-            settings,
-            epochs=epochs,
-            schedule_epochs=None if length is None else max(length, epochs),
-            warmup_epochs=min(settings.warmup_epochs, epochs - 1),
-        )
+        settings = self.settings
+        epochs, length = changes.get("epochs", settings.epochs), settings.schedule_epochs
+        fitting = {
+            "schedule_epochs": None if length is None else max(length, epochs),
+            "warmup_epochs": min(settings.warmup_epochs, epochs - 1),
+        }
+        other = copy.copy(self)
+        other._settings = dataclasses.replace(settings, **{**fitting, **changes})
+        check_optimizer(other.settings.optimizer)
+        other._amp = amp_dtype(other.settings.amp, self.device)
+        other._prefixes = self._prefixes.with_settings(other.settings)
         return other
 
     # -- parts -----------------------------------------------------------------------------------

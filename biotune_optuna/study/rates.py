@@ -76,9 +76,8 @@ def find_rates(setup: Setup, *, checkpoint: Callable[[], None] | None = None) ->
     settings = setup.spec.train
     images = _some(setup, most=math.ceil(_STEPS / _EPOCHS) * settings.batch_size)
     steps = math.ceil(len(images) / settings.batch_size)
-    trainer = setup.trainer.with_epochs(math.ceil(_STEPS / steps))
-    trainer.settings = dataclasses.replace(
-        trainer.settings, label_smoothing=0.0, mixup=0.0, cutmix=0.0
+    trainer = setup.trainer.with_settings(
+        epochs=math.ceil(_STEPS / steps), label_smoothing=0.0, mixup=0.0, cutmix=0.0
     )
     balanced = "balanced" in (settings.class_weights, settings.sampling)
     guess = guessing_loss(setup.source.labels[images], balanced=balanced)

@@ -180,6 +180,37 @@ def test_what_changes_before_the_cut_turns_the_cache_off(images, split, settings
     assert trainer.fit(freezing(trainer, 3), *split, seed=0).cache_hits == 0
 
 
+@pytest.mark.parametrize("change", [{"augment": "flip"}, {"mixup": 0.2}, {"prefix_cache_mb": 0}])
+def test_other_settings_decide_anew_what_is_cached(images, split, change):
+    trainer = make_trainer(images)
+    recipe = freezing(trainer, 3)
+    expected = trainer.fit(recipe, *split, seed=0)
+    assert expected.cache_hits == 180
+    other = trainer.with_settings(**change)
+    assert other.settings == dataclasses.replace(trainer.settings, **change)
+    found = other.fit(recipe, *split, seed=0)
+    fresh = make_trainer(images, **change).fit(recipe, *split, seed=0)
+    assert (found.cache_hits, curve(found)) == (0, curve(fresh))
+    again = trainer.fit(recipe, *split, seed=0)
+    assert (again.cache_misses, curve(again)) == (0, curve(expected))
+
+
+def test_another_precision_has_cuts_and_features_of_its_own(images, split):
+    trainer = make_trainer(images)
+    recipe = freezing(trainer, 3)
+    trainer.fit(recipe, *split, seed=0)
+    found = trainer.with_settings(amp="bf16").fit(recipe, *split, seed=0)
+    fresh = make_trainer(images, amp="bf16").fit(recipe, *split, seed=0)
+    assert (found.cache_misses, curve(found)) == (60, curve(fresh))
+    assert trainer.with_settings(epochs=2).fit(recipe, *split, seed=0).cache_misses == 0
+
+
+def test_settings_cannot_be_replaced_from_outside(images):
+    trainer = make_trainer(images)
+    with pytest.raises(AttributeError):
+        trainer.settings = TrainSettings(augment="flip")
+
+
 def test_cached_views_take_turns_and_are_the_same_for_every_seed(images, split):
     trainer = make_trainer(images, augment="flip", cached_views=2)
     recipe = freezing(trainer, 3)

@@ -44,10 +44,10 @@ def test_a_trainer_of_other_epochs_keeps_the_schedule_where_it_fits(images):
     trainer = make_trainer(images, epochs=10, schedule_epochs=12, warmup_epochs=4)
     found = {}
     for epochs in (1, 4, 5, 12, 20):
-        other = trainer.with_epochs(epochs).settings
+        other = trainer.with_settings(epochs=epochs).settings
         found[epochs] = (other.schedule_epochs, other.warmup_epochs)
     assert found == {1: (12, 0), 4: (12, 3), 5: (12, 4), 12: (12, 4), 20: (20, 4)}
-    assert make_trainer(images).with_epochs(20).settings.schedule_epochs is None
+    assert make_trainer(images).with_settings(epochs=20).settings.schedule_epochs is None
 
 
 def test_numbers_of_numpy_become_pythons():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import logging
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from biotune_optuna.finetune.device import (
+    amp_dtype,
     autocast,
     full_precision,
     isolated_randomness,
@@ -74,7 +76,6 @@ class Prefixes:
         images: Pixels and labels.
         settings: The budget, and what rules caching out.
         cache: Where features are kept.
-        amp: Autocast type or None.
         pristine: The values that runs start from.
     """
 
@@ -86,19 +87,28 @@ class Prefixes:
         settings: TrainSettings,
         *,
         cache: PrefixCache,
-        amp: torch.dtype | None,
         pristine: Mapping[str, torch.Tensor],
     ) -> None:
         self._model = model
         self._blocks = blocks
         self._images = images
-        self._settings = settings
         self._cache = cache
-        self._amp = amp
         self._pristine = pristine
-        self._cuts: dict[int, PrefixCut | None] = {}
         self._digests: dict[int, str] = {}
+        self._cuts_by_precision: dict[torch.dtype | None, dict[int, PrefixCut | None]] = {}
         self._device = next(model.parameters()).device
+        self._use(settings)
+
+    def with_settings(self, settings: TrainSettings) -> Prefixes:
+        """Return what decides by other settings, over the same model and kept features."""
+        other = copy.copy(self)
+        other._use(settings)
+        return other
+
+    def _use(self, settings: TrainSettings) -> None:
+        self._settings = settings
+        self._amp = amp_dtype(settings.amp, self._device)
+        self._cuts = self._cuts_by_precision.setdefault(self._amp, {})
 
     def find(self, recipe: Recipe, train: Indices, val: Indices | None) -> CachedPrefix | None:
         """Features for a run, or None where it has to go through the whole network.
