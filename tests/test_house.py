@@ -20,7 +20,7 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         (
-            "_version errors jsonable",
+            "_version errors jsonable schema",
             "files recipe data storage",
             "genome models page",
             "evolution finetune",

@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from biotune_optuna.page.text import duration
-from biotune_optuna.report.view import StudyView, as_view, generation, seconds
+from biotune_optuna.report.view import StudyView, as_view, seconds
+from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,7 +232,7 @@ class Progress:
         lines: list[RenderableType] = [self._bar()]
         if self._view is not None and self._view.best is not None:
             best = self._view.best
-            frozen = best.user_attrs.get("frozen")
+            frozen = TrialRecord(best).frozen
             what = f"trial {best.number}" + (f", frozen {frozen}" if frozen else "")
             lines.append(
                 Text.from_markup(f"  best  [bold]{self._view.say(best.value)}[/]  {escape(what)}")
@@ -295,9 +296,9 @@ def _resolve(mode: Mode, stream: TextIO) -> Resolved:
 def _facts(trial: FrozenTrial) -> dict[str, Any]:
     return {
         "trial": trial.number,
-        "generation": generation(trial),
-        "role": trial.user_attrs.get("role"),
-        "frozen": trial.user_attrs.get("frozen"),
+        "generation": TrialRecord(trial).generation,
+        "role": TrialRecord(trial).role,
+        "frozen": TrialRecord(trial).frozen,
     }
 
 

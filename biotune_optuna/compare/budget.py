@@ -18,6 +18,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import score, worst
 from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.methods.registry import get_method
+from biotune_optuna.schema import BACKWARD_KEY, DIVERGED_KEY, FORWARD_KEY, RUNS_KEY, TrialRecord
 from biotune_optuna.study.objective import run_record
 from biotune_optuna.study.racing import make_race
 from biotune_optuna.study.worker import run_trials
@@ -81,8 +82,8 @@ class _Budget:
         self.stop.check()
         trials = _finished(study)
         outcome = Outcome(
-            forward=sum(t.user_attrs["forward"] for t in trials),
-            backward=sum(t.user_attrs["backward"] for t in trials),
+            forward=sum(TrialRecord(t).forward for t in trials),
+            backward=sum(TrialRecord(t).backward for t in trials),
             seconds=sum(t.duration.total_seconds() for t in trials if t.duration),
             evaluations=len(trials),
         )
@@ -143,12 +144,12 @@ class _Budget:
                 if race and len(results) < len(runs) and race.is_lost(scores):
                     raise optuna.TrialPruned(f"beaten by trial {race.number}")
         finally:
-            records = [run_record(run, r) for run, r in zip(runs, results, strict=False)]
-            trial.set_user_attr("runs", records)
+            records = [run_record(run, r).to_dict() for run, r in zip(runs, results, strict=False)]
+            trial.set_user_attr(RUNS_KEY, records)
             if any(r.diverged for r in results):
-                trial.set_user_attr("diverged", True)
-            trial.set_user_attr("forward", sum(r.images_forward for r in results))
-            trial.set_user_attr("backward", sum(r.images_backward for r in results))
+                trial.set_user_attr(DIVERGED_KEY, True)
+            trial.set_user_attr(FORWARD_KEY, sum(r.images_forward for r in results))
+            trial.set_user_attr(BACKWARD_KEY, sum(r.images_backward for r in results))
         scores = [r.score for r in results]
         scores += [worst(self.setup.spec.train.metric)] * (len(runs) - len(scores))
         return float(np.mean(scores))
@@ -173,13 +174,13 @@ class _Budget:
         trials = _finished(study)
         if not trials:
             return False
-        spent = [t.user_attrs["forward"] + t.user_attrs["backward"] for t in trials]
+        spent = [TrialRecord(t).passes for t in trials]
         return bool(sum(spent) + sum(spent) / len(spent) + self._kept(trials) > self.budget)
 
     def _kept(self, trials: list[FrozenTrial]) -> float:
         """Return the passes that the end will take, if the best few stay the best few."""
         per_run = [
-            (t.user_attrs["forward"] + t.user_attrs["backward"]) / len(t.user_attrs["runs"])
+            TrialRecord(t).passes / len(TrialRecord(t).runs)
             for t in self._ranked(trials)[: self.plan.top_k]
         ] or [0.0]
         missing = self.plan.top_k - len(per_run)
@@ -238,4 +239,4 @@ class _Budget:
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     trials = study.get_trials(deepcopy=False, states=states)
-    return [t for t in trials if t.user_attrs.get("runs")]
+    return [t for t in trials if TrialRecord(t).runs]

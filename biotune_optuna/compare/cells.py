@@ -19,6 +19,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
+from biotune_optuna.schema import (
+    CELL_KEY,
+    COMPARISON_KEY,
+    CONTENDER_KEY,
+    ERROR_KEY,
+    FINGERPRINTS_KEY,
+    RESULT_KEY,
+)
 from biotune_optuna.storage.open import keep_user_attr
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.storage.urls import scrub
@@ -29,16 +37,7 @@ if TYPE_CHECKING:
 
     from biotune_optuna.compare.plan import Cell
 
-__all__ = ["CELL_KEY", "PLAN_KEY", "RESULT_KEY", "Board"]
-
-PLAN_KEY = "comparison"
-"""Study user attribute: what the cells have in common."""
-
-FOUND_KEY = "fingerprints"
-"""Study user attribute: fingerprints of data and weights."""
-
-CELL_KEY, CONTENDER_KEY, RESULT_KEY = "cell", "contender", "result"
-"""Trial user attributes: the cell's key, what its contender was, and what came out."""
+__all__ = ["Board"]
 
 _REPEATS = IntDistribution(0, 10**6)
 _PAUSE = 0.2
@@ -80,7 +79,7 @@ class Board:
             load_if_exists=True,
         )
         self.reaper = Reaper(self.study)
-        stored = keep_user_attr(self.study, PLAN_KEY, {"version": __version__, **identity})
+        stored = keep_user_attr(self.study, COMPARISON_KEY, {"version": __version__, **identity})
         _check_same(name, stored, identity)
         self.is_elsewhere = any(
             stored["spec"][key] != identity["spec"][key] for key in ("data", "weights")
@@ -124,7 +123,7 @@ class Board:
         Raises:
             StudyError: If they are others.
         """
-        stored = keep_user_attr(self.study, FOUND_KEY, dict(found))
+        stored = keep_user_attr(self.study, FINGERPRINTS_KEY, dict(found))
         for name, value in found.items():
             if stored.get(name) != value:
                 raise StudyError(
@@ -175,7 +174,7 @@ class Board:
     def fail(self, trial: optuna.Trial, error: Exception) -> str:
         """Write why a cell failed, and returns it in one line."""
         text = " ".join(scrub(f"{type(error).__name__}: {error}").split())[:1000]
-        trial.set_user_attr("error", text)
+        trial.set_user_attr(ERROR_KEY, text)
         self.study.tell(trial, state=TrialState.FAIL)
         return text
 

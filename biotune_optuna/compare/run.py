@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from biotune_optuna.compare.cells import RESULT_KEY, Board
+from biotune_optuna.compare.cells import Board
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.compare.plan import Cell, Comparison, data_name
 from biotune_optuna.compare.rows import Row
@@ -19,6 +19,7 @@ from biotune_optuna.confirmation.baseline import run_baseline, setting_words
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.models.weights import check_name
+from biotune_optuna.schema import RESULT_KEY
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.study.setup import prepare

@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm
 from biotune_optuna.sampler.sampler import BioTuneSampler
+from biotune_optuna.schema import RUNS_KEY, SPEC_KEY
 from biotune_optuna.study.setup import split
-from biotune_optuna.study.study import SPEC_KEY, study_of
+from biotune_optuna.study.study import study_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +82,7 @@ def _outcome(study: TuningStudy, confirmed: Mapping[str, Any]) -> Outcome:
     finished = study.study.get_trials(
         deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
     )
-    trained = [t.user_attrs for t in finished if "runs" in t.user_attrs]
+    trained = [t.user_attrs for t in finished if RUNS_KEY in t.user_attrs]
     rates = study.study.user_attrs[SPEC_KEY].get("rates")
     costs = [*trained, *([rates] if rates else []), *confirmed["candidates"], final]
     test = next(test for test in confirmed["tests"] if test["name"] == winner["name"])

@@ -81,7 +81,7 @@ class Candidate:
         """Return the candidate as JSON-ready data."""
         data = asdict(self)
         return data | {
-            "recipe": recipe_summary(self.recipe),
+            "recipe": recipe_summary(self.recipe).to_dict(),
             "describe": self.recipe.describe(),
             "lr": self.recipe.lr,
             "mean": self.mean,

@@ -26,6 +26,7 @@ from biotune_optuna.confirmation.statistics import bootstrap_interval, paired_te
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import report, worst
 from biotune_optuna.recipe import Recipe
+from biotune_optuna.schema import CONFIRM_KEY, LOOKS_KEY, TrialRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from biotune_optuna.study.study import TuningStudy
 
 __all__ = ["ConfirmPlan", "confirm", "train_winner"]
-
-CONFIRM_KEY = "confirm"
-LOOKS_KEY = "test_looks"
 
 _MOST_CONFUSION = 60  # classes, with which the winner's confusion matrix still leaves room
 
@@ -190,7 +188,7 @@ class _Confirmation:
                 recipe=recipe,
                 trial=trial.number,
                 search_value=float(trial.value if trial.value is not None else math.nan),
-                search_stderr=trial.user_attrs.get("stderr"),
+                search_stderr=TrialRecord(trial).stderr,
             )
             for trial, recipe in leading(self.study, self.plan.top_k, among=self.finished)
         ]

@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from biotune_optuna.schema import LEDGER_KEY, LEDGER_PREFIX
+
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["LEDGER_KEY", "add_training", "trainings"]
-
-LEDGER_KEY = "confirm_trainings"
-"""Study user attribute that held all trainings at once; what it holds still counts."""
-
-_PREFIX = f"{LEDGER_KEY}: "
+__all__ = ["add_training", "trainings"]
 
 
 def trainings(user_attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,10 +23,14 @@ def trainings(user_attrs: Mapping[str, Any]) -> dict[str, Any]:
         user_attrs: User attributes of the study.
     """
     before = user_attrs.get(LEDGER_KEY)
-    single = {k.removeprefix(_PREFIX): v for k, v in user_attrs.items() if k.startswith(_PREFIX)}
+    single = {
+        k.removeprefix(LEDGER_PREFIX): v
+        for k, v in user_attrs.items()
+        if k.startswith(LEDGER_PREFIX)
+    }
     return {**before, **single} if isinstance(before, Mapping) else single
 
 
 def add_training(study: optuna.Study, name: str, record: Mapping[str, Any]) -> None:
     """Write a training down."""
-    study.set_user_attr(_PREFIX + name, dict(record))
+    study.set_user_attr(LEDGER_PREFIX + name, dict(record))

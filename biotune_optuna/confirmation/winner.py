@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from biotune_optuna.confirmation.confirm import CONFIRM_KEY, LOOKS_KEY, train_winner
+from biotune_optuna.confirmation.confirm import train_winner
 from biotune_optuna.data.preprocessing import Preprocessing
 from biotune_optuna.export.folder import WEIGHTS, check_target, export_model
+from biotune_optuna.schema import CONFIRM_KEY, LOOKS_KEY, MODEL_KEY, TrialRecord
 from biotune_optuna.study.totals import unconfirmed
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from biotune_optuna.study.study import TuningStudy
 
 __all__ = ["check_export", "export_winner", "preprocessing_of"]
-
-MODEL_KEY = "model_dir"
 
 _log = logging.getLogger("biotune_optuna.export")
 
@@ -160,12 +159,8 @@ def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[st
             "pre-trained weights": setup.loaded.weights,
             "weights fingerprint": spec.fingerprints["weights"],
             "evaluations searched": len(trials),
-            "search time in seconds": round(
-                sum(t.user_attrs.get("seconds", 0.0) for t in trials), 1
-            ),
-            "image passes forward in the search": sum(
-                t.user_attrs.get("forward", 0) for t in trials
-            ),
+            "search time in seconds": round(sum(TrialRecord(t).seconds or 0.0 for t in trials), 1),
+            "image passes forward in the search": sum(TrialRecord(t).forward for t in trials),
             "study seed": spec.seed,
         },
     }

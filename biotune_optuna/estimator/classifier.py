@@ -29,6 +29,7 @@ from biotune_optuna.export import Predictor
 from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.sampler.sampler import rank_finished
+from biotune_optuna.schema import TrialRecord
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.storage.urls import scrub
 from biotune_optuna.study.spec import StudySpec, default_name
@@ -235,7 +236,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise StudyError("no trial has finished; give more n_trials or a longer timeout")
         trial = study.study.get_trials(deepcopy=False)[ranked[0]]
         recipe = space.genome(trial.params).decode()
-        best_epochs = [run["best_epoch"] for run in trial.user_attrs["runs"]]
+        best_epochs = [run.best_epoch for run in TrialRecord(trial).runs]
         images = np.sort(np.concatenate([splits.train, splits.val]))
         epochs = epochs_of_final_run(best_epochs)
         train_finally(

@@ -8,6 +8,8 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from biotune_optuna.schema import TrialRecord
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -23,7 +25,8 @@ def results_of(study: optuna.Study) -> dict[str, NDArray[Any]]:
     means = np.array(
         [np.nan if t.state != TrialState.COMPLETE or t.value is None else t.value for t in trials]
     )
-    runs = [[run["score"] for run in t.user_attrs.get("runs", ())] for t in trials]
+    stored = [TrialRecord(trial) for trial in trials]
+    runs = [[run.score for run in one.runs] for one in stored]
     names = sorted({name for t in trials for name in t.params})
     columns: dict[str, NDArray[Any]] = {
         "number": np.array([t.number for t in trials]),
@@ -32,12 +35,12 @@ def results_of(study: optuna.Study) -> dict[str, NDArray[Any]]:
         "mean_test_score": means,
         "std_test_score": np.array([np.std(r) if r else np.nan for r in runs]),
         "rank_test_score": _ranks(means),
-        "mean_fit_time": np.array([t.user_attrs.get("seconds", np.nan) for t in trials]),
+        "mean_fit_time": np.array([np.nan if (s := one.seconds) is None else s for one in stored]),
     }
     for name in names:
         columns[f"param_{name}"] = np.array([t.params.get(name, np.nan) for t in trials])
     for name in _ATTRIBUTES:
-        columns[name] = np.array([t.user_attrs.get(name) for t in trials], dtype=object)
+        columns[name] = np.array([getattr(one, name) for one in stored], dtype=object)
     return columns
 
 

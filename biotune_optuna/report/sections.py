@@ -13,6 +13,7 @@ from biotune_optuna.page.text import count, duration, label, method_words, plura
 from biotune_optuna.report.figures.cost import time_spent
 from biotune_optuna.report.view import StudyView, seconds
 from biotune_optuna.report.words import cost_sentences, describe, describe_trial
+from biotune_optuna.schema import TrialRecord
 
 __all__ = ["BODIES", "tiles"]
 
@@ -69,7 +70,7 @@ def tiles(view: StudyView) -> str:
             found.append((view.say_difference(pair["difference"]), words))
     share = winner.get("trainable_pct") if winner else None
     if share is None and view.best is not None:
-        share = view.best.user_attrs.get("trainable_pct")
+        share = TrialRecord(view.best).trainable_pct
     if isinstance(share, (int, float)):
         found.append((f"{share:.3g} %", "of the parameters are trained"))
     spent = sum(time_spent(view).values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, TypedDict
 
@@ -10,11 +9,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.page.text import count, duration, plural
 from biotune_optuna.report.figures.cost import time_spent
-from biotune_optuna.report.view import StudyView, as_view, generation
+from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import describe, search_totals, verdict
+from biotune_optuna.schema import TOTAL_KEY, TrialRecord
 from biotune_optuna.storage.lease import read_holder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from optuna import Study
 
 __all__ = ["StudyStatus", "format_status", "study_status"]
@@ -102,9 +104,9 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
     view = as_view(study)
     moment = now or datetime.now()
     running = view.in_state(TrialState.RUNNING)
-    generations = [g for g in map(generation, view.trials) if g is not None]
+    generations = [g for g in (TrialRecord(t).generation for t in view.trials) if g is not None]
     rate = _trials_per_hour(view, moment) if running else None
-    goal = view.user_attrs.get("n_trials")
+    goal = view.user_attrs.get(TOTAL_KEY)
     goal = goal if isinstance(goal, int) and goal > 0 else None
     left = None
     if rate and goal is not None:
@@ -174,15 +176,12 @@ def _best(view: StudyView) -> BestTrial | None:
     best = view.best
     if best is None or best.value is None:
         return None
-    stderr = best.user_attrs.get("stderr")
     multipliers = view.recipes.get(best.number)
-    stored = best.user_attrs.get("recipe")
-    lr = stored.get("lr") if isinstance(stored, Mapping) else best.params.get("lr")
     return {
         "trial": best.number,
         "value": best.value,
-        "stderr": float(stderr) if isinstance(stderr, (int, float)) else None,
-        "recipe": describe(multipliers, lr) if multipliers else None,
+        "stderr": TrialRecord(best).stderr,
+        "recipe": describe(multipliers, view.base_rate(best)) if multipliers else None,
     }
 
 

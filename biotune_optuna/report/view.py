@@ -1,8 +1,7 @@
 """One reading of a study, for everything that shows it.
 
-All attribute names of a study are looked up here and nowhere else in this package. Whatever is
-absent (no specification, no recipe, no confirmation) reads as absent, never as an error: a study
-that plain Optuna made with somebody's own objective is as welcome as one of ours.
+Whatever is absent (no specification, no recipe, no confirmation) reads as absent, never as an
+error: a study that plain Optuna made with somebody's own objective is as welcome as one of ours.
 """
 
 from __future__ import annotations
@@ -18,6 +17,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.confirmation.record import trainings
 from biotune_optuna.errors import StudyError
+from biotune_optuna.schema import (
+    CONFIRM_KEY,
+    LOOKS_KEY,
+    METRIC_KEY,
+    MODEL_KEY,
+    SPEC_KEY,
+    TrialRecord,
+)
 from biotune_optuna.storage.urls import StorageURL
 from biotune_optuna.study.totals import count_trials, unconfirmed
 
@@ -67,14 +74,14 @@ class StudyView:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """The stored specification, or an empty dict."""
-        stored = self.user_attrs.get("biotune")
+        stored = self.user_attrs.get(SPEC_KEY)
         spec = stored.get("spec") if isinstance(stored, Mapping) else None
         return dict(spec) if isinstance(spec, Mapping) else {}
 
     @cached_property
     def confirm(self) -> dict[str, Any]:
         """The stored confirmation, or an empty dict."""
-        stored = self.user_attrs.get("confirm")
+        stored = self.user_attrs.get(CONFIRM_KEY)
         return dict(stored) if isinstance(stored, Mapping) else {}
 
     @property
@@ -90,7 +97,7 @@ class StudyView:
     @property
     def test_looks(self) -> list[Mapping[str, Any]]:
         """Every recorded look at the test data, oldest first."""
-        stored = self.user_attrs.get("test_looks")
+        stored = self.user_attrs.get(LOOKS_KEY)
         return [look for look in stored if isinstance(look, Mapping)] if stored else []
 
     # ---- the value -------------------------------------------------------------------------
@@ -98,9 +105,10 @@ class StudyView:
     @cached_property
     def metric(self) -> str:
         """Name of what the study optimises."""
-        for source in (self.confirm, self.spec, _nested(self.spec, "train"), self.user_attrs):
-            if isinstance(source.get("metric"), str):
-                return str(source["metric"])
+        ours = (self.confirm, self.spec, _nested(self.spec, "train"))
+        for said in (*(one.get("metric") for one in ours), self.user_attrs.get(METRIC_KEY)):
+            if isinstance(said, str):
+                return said
         names = self.study.metric_names
         return names[0] if names else "value"
 
@@ -196,12 +204,18 @@ class StudyView:
         found = {}
         space = self._space
         for trial in self.trials:
-            multipliers = _multipliers(trial)
+            multipliers = dict(TrialRecord(trial).recipe.multipliers)
             if not multipliers and space is not None and set(space.names) <= trial.params.keys():
                 multipliers = space.genome(trial.params).decode().multipliers
             if multipliers:
                 found[trial.number] = multipliers
         return found
+
+    @staticmethod
+    def base_rate(trial: FrozenTrial) -> float | None:
+        """Return the base learning rate of a trial's recipe, None where it is not known."""
+        stored, drawn = TrialRecord(trial).recipe.lr, trial.params.get("lr")
+        return drawn if stored is None and isinstance(drawn, float) else stored
 
     @cached_property
     def _space(self) -> GenomeSpace | None:
@@ -238,7 +252,7 @@ class StudyView:
     @property
     def model_dir(self) -> str | None:
         """Folder of the exported winner, when it was exported."""
-        stored = self.user_attrs.get("model_dir")
+        stored = self.user_attrs.get(MODEL_KEY)
         path = stored.get("path") if isinstance(stored, Mapping) else None
         return str(path) if path else None
 
@@ -287,7 +301,7 @@ class StudyView:
     @property
     def rate_check(self) -> Mapping[str, Any]:
         """What showed between which bounds base rates are searched; empty if that was given."""
-        stored = self.user_attrs.get("biotune")
+        stored = self.user_attrs.get(SPEC_KEY)
         found = stored.get("rates") if isinstance(stored, Mapping) else None
         return found if isinstance(found, Mapping) else {}
 
@@ -354,38 +368,12 @@ def _sum(records: Sequence[Any], key: str) -> float:
     return float(sum(v for v in values if isinstance(v, (int, float)) and math.isfinite(v)))
 
 
-def attribute(trial: FrozenTrial, key: str, default: Any = None) -> Any:
-    """Return a trial's user attribute, without copying all of them."""
-    return trial.user_attrs.get(key, default)
-
-
-def generation(trial: FrozenTrial) -> int | None:
-    """Return the generation a trial belongs to."""
-    value = trial.user_attrs.get("generation")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def parents(trial: FrozenTrial) -> list[int]:
-    """Numbers of a trial's parents."""
-    text = trial.user_attrs.get("parents", "")
-    parts = text if isinstance(text, list) else str(text).replace(",", " ").split()
-    return [int(p) for p in parts if str(p).isdigit()]
-
-
 def seconds(trial: FrozenTrial) -> float | None:
     """Seconds of training, or the wall-clock time of a finished trial that did not say."""
-    value = trial.user_attrs.get("seconds")
-    if isinstance(value, (int, float)) and _finite(value):
-        return float(value)
+    said = TrialRecord(trial).seconds
+    if said is not None:
+        return said
     return trial.duration.total_seconds() if trial.duration is not None else None
-
-
-def _multipliers(trial: FrozenTrial) -> dict[str, float]:
-    recipe = trial.user_attrs.get("recipe")
-    stored = recipe.get("multipliers") if isinstance(recipe, Mapping) else None
-    if not isinstance(stored, Mapping):
-        return {}
-    return {str(block): float(m) for block, m in stored.items()}
 
 
 def _nested(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:

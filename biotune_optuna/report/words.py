@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,9 +11,11 @@ from optuna.trial import FrozenTrial, TrialState
 from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.page.text import count, duration, method_words, plural
 from biotune_optuna.report.figures.cost import time_spent
-from biotune_optuna.report.view import generation
+from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from biotune_optuna.report.view import StudyView
 
 __all__ = [
@@ -236,9 +237,7 @@ def describe_trial(view: StudyView, trial: FrozenTrial) -> str:
     """
     multipliers = view.recipes.get(trial.number)
     if multipliers:
-        recipe = trial.user_attrs.get("recipe", trial.params)
-        lr = recipe.get("lr") if isinstance(recipe, Mapping) else None
-        words = describe(multipliers, lr if isinstance(lr, float) else None)
+        words = describe(multipliers, view.base_rate(trial))
         return f"Its recipe: {words}."
     if not trial.params:
         return ""
@@ -274,7 +273,7 @@ def search_sentences(view: StudyView) -> list[str]:
         f" ({said or 'none yet'}).",
     ]
     sentences += rate_sentences(view)
-    generations = {generation(t) for t in view.trials} - {None}
+    generations = {TrialRecord(t).generation for t in view.trials} - {None}
     if len(generations) > 1:
         sentences.append(
             f"They came in {len(generations)} generations: good recipes were crossed and varied to"
@@ -369,12 +368,10 @@ def search_totals(view: StudyView) -> SearchTotals:
     Args:
         view: The study read.
     """
-    records = [t.user_attrs.get("runs") for t in view.trials]
-    runs = [r for found in records if isinstance(found, list) for r in found]
-    runs = [run for run in runs if isinstance(run, Mapping)]
+    runs = [run for trial in view.trials for run in TrialRecord(trial).runs]
     return SearchTotals(
         trainings=len(runs),
-        epochs=sum(int(run.get("epochs", 0)) for run in runs),
-        cached=sum(int(run.get("cache_hits", 0)) for run in runs),
-        peak_mb=max((float(run.get("peak_mb", 0.0)) for run in runs), default=0.0),
+        epochs=sum(run.epochs for run in runs),
+        cached=sum(run.cache_hits for run in runs),
+        peak_mb=max((run.peak_mb for run in runs), default=0.0),
     )

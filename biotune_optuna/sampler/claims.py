@@ -17,8 +17,9 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from biotune_optuna.schema import CLAIM_KEY, CONFIG_KEY, ENDED_KEY, FIXED_KEY, HOLDER_KEY
 from biotune_optuna.storage.holder import Holder, current_holder
-from biotune_optuna.storage.lease import ENDED_KEY, HOLDER_KEY, LeaseWatch
+from biotune_optuna.storage.lease import LeaseWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
     from biotune_optuna.evolution.strategy import Role
 
 __all__ = [
-    "CLAIM_KEY",
-    "CONFIG_KEY",
-    "FIXED_KEY",
-    "RAISED_KEY",
-    "SOURCE_KEY",
     "Claim",
     "Liveness",
     "Opening",
@@ -48,21 +44,6 @@ __all__ = [
     "slot_of",
     "study_config",
 ]
-
-CLAIM_KEY = "biotune:claim"
-"""Trial system attribute: the claim."""
-
-CONFIG_KEY = "biotune:config"
-"""Study system attribute: seed, settings and space of the search."""
-
-RAISED_KEY = "biotune:raised"
-"""Trial system attribute of a FAIL whose objective raised or returned no number."""
-
-SOURCE_KEY = "biotune:source"
-"""Trial system attribute: number of the enqueued trial that this one stands in for."""
-
-FIXED_KEY = "fixed_params"
-"""Optuna's own system attribute of an enqueued trial."""
 
 
 @dataclass(frozen=True, slots=True)

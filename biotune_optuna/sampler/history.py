@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.sampler.claims import FIXED_KEY, RAISED_KEY, SOURCE_KEY, Claim, Opening
-from biotune_optuna.storage.lease import ENDED_KEY
+from biotune_optuna.sampler.claims import Claim, Opening
+from biotune_optuna.schema import ENDED_KEY, FIXED_KEY, RAISED_KEY, SOURCE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,7 +19,15 @@ from biotune_optuna.sampler.claims import Claim, SlotInfo, slot_of
 from biotune_optuna.sampler.config import Config
 from biotune_optuna.sampler.ranking import rank_finished
 from biotune_optuna.sampler.slots import Search
-from biotune_optuna.storage.lease import ENDED_KEY, LostTrialError
+from biotune_optuna.schema import (
+    CLAIM_KEY,
+    ENDED_KEY,
+    GENERATION_KEY,
+    PARENTS_KEY,
+    RAISED_KEY,
+    ROLE_KEY,
+)
+from biotune_optuna.storage.lease import LostTrialError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -182,9 +190,9 @@ class BioTuneSampler(BaseSampler):
                 study,
                 trial,
                 {
-                    "generation": claim.generation,
-                    "role": claim.role,
-                    "parents": ", ".join(str(number) for number in claim.parents),
+                    GENERATION_KEY: claim.generation,
+                    ROLE_KEY: claim.role,
+                    PARENTS_KEY: ", ".join(str(number) for number in claim.parents),
                 },
             )
         except BaseException:
@@ -245,7 +253,7 @@ class BioTuneSampler(BaseSampler):
         if state != TrialState.FAIL or ENDED_KEY in trial.system_attrs:
             return
         try:
-            claims.mark(study, trial, claims.RAISED_KEY, True)
+            claims.mark(study, trial, RAISED_KEY, True)
         except Exception:  # Optuna would lose the trial's result over it  # noqa: BLE001
             _logger.warning("trial %d failed, which could not be noted", trial.number)
 
@@ -305,7 +313,7 @@ class BioTuneSampler(BaseSampler):
         if asked is not None:
             return asked[0]
         attrs = study._storage.get_trial_system_attrs(trial._trial_id)
-        data = attrs.get(claims.CLAIM_KEY)
+        data = attrs.get(CLAIM_KEY)
         return Claim.from_json(data) if data and data["number"] == trial.number else None
 
     def _hand_back(self, study: optuna.Study, trial: FrozenTrial) -> None:

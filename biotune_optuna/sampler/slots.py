@@ -15,6 +15,7 @@ from biotune_optuna.sampler import claims, codec
 from biotune_optuna.sampler.archive import Archivist
 from biotune_optuna.sampler.claims import Claim, Liveness, Opening
 from biotune_optuna.sampler.history import History, Record
+from biotune_optuna.schema import CLAIM_KEY, FIXED_KEY, SOURCE_KEY
 from biotune_optuna.storage.holder import current_holder
 
 if TYPE_CHECKING:
@@ -178,14 +179,14 @@ class Search:
         if fixed is None and self.history.waiting_again:
             dead = self.history.waiting_again[min(self.history.waiting_again)]
             fixed = claims.fixed_params(dead) or {}
-            claims.mark(study, trial, claims.SOURCE_KEY, dead.number)
-            claims.mark(study, trial, claims.FIXED_KEY, fixed)
+            claims.mark(study, trial, SOURCE_KEY, dead.number)
+            claims.mark(study, trial, FIXED_KEY, fixed)
             claims.annotate(study, trial, dead.user_attrs)
             blank = replace(blank, source=dead.number)
             begun = self.history.claims.get(dead.number)
             if begun is not None and begun.generation == self.history.generation:
                 return replace(_taken_over(begun, blank), source=dead.number)
-        retried = trial.system_attrs.get(claims.CLAIM_KEY)
+        retried = trial.system_attrs.get(CLAIM_KEY)
         if retried is not None and trial.params and self.history.is_free(Claim.from_json(retried)):
             return _taken_over(Claim.from_json(retried), blank)
         if fixed is not None or trial.params:
@@ -353,4 +354,4 @@ def _are_of_another_study(known: Sequence[FrozenTrial], found: Sequence[FrozenTr
 
 def _is_foreign(trial: FrozenTrial) -> bool:
     """Whether a running trial without a claim is another sampler's: it has begun long ago."""
-    return bool(trial.params) and claims.CLAIM_KEY not in trial.system_attrs
+    return bool(trial.params) and CLAIM_KEY not in trial.system_attrs

@@ -21,8 +21,8 @@ from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
 from sqlalchemy.exc import DisconnectionError
 
+from biotune_optuna.schema import HOLDER_KEY
 from biotune_optuna.storage.fast_read import load_trials
-from biotune_optuna.storage.lease import HOLDER_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from biotune_optuna.schema import GENERATION_KEY, LATE_RESULT_KEY, OWN_PREFIX, PARENTS_KEY, ROLE_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,12 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LateResult", "LateResults"]
 
-ADOPTED_KEY = "biotune:late_result_of"
-"""System attribute of an added trial: number of the trial that was declared dead by mistake."""
-
 # What a sampler said about the dead trial's place in the search; the place has been given back.
-_CLAIMED = ("generation", "role", "parents")
-_PREFIX = "biotune"
+_CLAIMED = (GENERATION_KEY, ROLE_KEY, PARENTS_KEY)
 
 
 class LateResult:
@@ -68,10 +66,10 @@ class LateResult:
         trial.datetime_complete = datetime.now()
         user = {k: v for k, v in trial.user_attrs.items() if k not in _CLAIMED}
         if len(user) < len(trial.user_attrs):
-            user["role"] = "added"
+            user[ROLE_KEY] = "added"
         trial.user_attrs = user
-        system = {k: v for k, v in trial.system_attrs.items() if not k.startswith(_PREFIX)}
-        trial.system_attrs = {**system, ADOPTED_KEY: trial.number}
+        system = {k: v for k, v in trial.system_attrs.items() if not k.startswith(OWN_PREFIX)}
+        trial.system_attrs = {**system, LATE_RESULT_KEY: trial.number}
         return trial
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.schema import HOLDER_KEY, LEASE_KEY
 from biotune_optuna.storage.holder import Holder
 
 if TYPE_CHECKING:
@@ -19,24 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BEAT_SECONDS",
-    "ENDED_KEY",
-    "HOLDER_KEY",
-    "LEASE_KEY",
     "LEASE_SECONDS",
     "LeaseWatch",
     "LostTrialError",
     "read_holder",
     "read_token",
 ]
-
-HOLDER_KEY = "biotune:holder"
-"""Trial system attribute ``[holder, token]``; the token is unique to one creation of a trial."""
-
-LEASE_KEY = "biotune:lease"
-"""Trial system attribute: the counter. Absent until the trial has lived for one beat."""
-
-ENDED_KEY = "biotune:ended"
-"""Trial system attribute of a FAIL that is nobody's error: "surplus", "stopped" or "lost"."""
 
 BEAT_SECONDS = 15.0
 """A living holder raises the counter this often."""

@@ -12,10 +12,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StorageError
+from biotune_optuna.schema import CREATED_KEY, ENDED_KEY, FIXED_KEY, HOLDER_KEY, LEASE_KEY
 from biotune_optuna.storage.heartbeat import LeaseKeeper
 from biotune_optuna.storage.holder import current_holder
 from biotune_optuna.storage.late_results import LateResult, LateResults
-from biotune_optuna.storage.lease import ENDED_KEY, HOLDER_KEY, LEASE_KEY
 from biotune_optuna.storage.retrying import RetryingStorage
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 __all__ = ["ResilientStorage"]
-
-CREATED_KEY = "biotune:created"
-"""Trial system attribute of an added or enqueued trial: the token of its creation."""
 
 
 class ResilientStorage(RetryingStorage):
@@ -265,7 +262,7 @@ class ResilientStorage(RetryingStorage):
             False when somebody else has ended the trial meanwhile.
         """
         trial_id = trial._trial_id
-        again = _waiting_trial(trial) if requeue and "fixed_params" in trial.system_attrs else None
+        again = _waiting_trial(trial) if requeue and FIXED_KEY in trial.system_attrs else None
 
         def end(attempt: int) -> bool:
             if self._database is not None:
@@ -313,7 +310,7 @@ def _holder_mark() -> list[str]:
 
 def _waiting_trial(trial: FrozenTrial) -> FrozenTrial:
     """Return the trial as it stood in the queue before it was taken."""
-    kept = {"fixed_params": trial.system_attrs["fixed_params"], CREATED_KEY: uuid.uuid4().hex}
+    kept = {FIXED_KEY: trial.system_attrs[FIXED_KEY], CREATED_KEY: uuid.uuid4().hex}
     return _trial(TrialState.WAITING, kept, dict(trial.user_attrs), None)
 
 

@@ -13,6 +13,19 @@ from biotune_optuna.finetune.metrics import worst
 from biotune_optuna.finetune.results import standard_error
 from biotune_optuna.finetune.trainer import EpochRecord, RunResult, StopTraining
 from biotune_optuna.sampler.sampler import slot_of
+from biotune_optuna.schema import (
+    BACKWARD_KEY,
+    DIVERGED_KEY,
+    FORWARD_KEY,
+    FROZEN_KEY,
+    RECIPE_KEY,
+    RUNS_KEY,
+    SECONDS_KEY,
+    STDERR_KEY,
+    TRAINABLE_KEY,
+    RecipeSummary,
+    RunRecord,
+)
 from biotune_optuna.study.racing import make_race
 
 if TYPE_CHECKING:
@@ -75,8 +88,8 @@ class Objective:
         """
         spec, setup = self.setup.spec, self.setup
         recipe = setup.space.suggest(trial).decode()
-        trial.set_user_attr("recipe", recipe_summary(recipe))
-        trial.set_user_attr("frozen", recipe.frozen_summary())
+        trial.set_user_attr(RECIPE_KEY, recipe_summary(recipe).to_dict())
+        trial.set_user_attr(FROZEN_KEY, recipe.frozen_summary())
         if not recipe.trainable:  # other samplers than ours draw such genomes
             raise optuna.TrialPruned("every block is frozen")
         if self.observer:
@@ -148,48 +161,44 @@ class Objective:
     ) -> None:
         if not results:
             return
-        records = [run_record(run, r) for run, r in zip(runs, results, strict=False)]
+        records = [run_record(run, r).to_dict() for run, r in zip(runs, results, strict=False)]
         attributes: dict[str, Any] = {
-            "trainable_pct": round(100 * results[0].trainable_fraction, 4),
-            "seconds": round(seconds, 3),
-            "forward": sum(r.images_forward for r in results),
-            "backward": sum(r.images_backward for r in results),
-            "runs": records,
+            TRAINABLE_KEY: round(100 * results[0].trainable_fraction, 4),
+            SECONDS_KEY: round(seconds, 3),
+            FORWARD_KEY: sum(r.images_forward for r in results),
+            BACKWARD_KEY: sum(r.images_backward for r in results),
+            RUNS_KEY: records,
         }
         if len(results) > 1:
-            attributes["stderr"] = standard_error([r.score for r in results])
+            attributes[STDERR_KEY] = standard_error([r.score for r in results])
         if any(r.diverged for r in results):
-            attributes["diverged"] = True
+            attributes[DIVERGED_KEY] = True
         for key, value in attributes.items():
             trial.set_user_attr(key, value)
 
 
-def recipe_summary(recipe: Recipe) -> dict[str, Any]:
+def recipe_summary(recipe: Recipe) -> RecipeSummary:
     """Return a recipe without its parameter names, small enough for a trial attribute."""
-    return {
-        "lr": recipe.lr,
-        "weight_decay": recipe.weight_decay,
-        "multipliers": recipe.multipliers,
-    }
+    return RecipeSummary(recipe.lr, recipe.weight_decay, recipe.multipliers)
 
 
-def run_record(run: Run, result: RunResult) -> dict[str, Any]:
+def run_record(run: Run, result: RunResult) -> RunRecord:
     """Return what is kept of one run."""
-    return {
-        "fold": run.fold,
-        "seed": run.seed,
-        "score": result.score,
-        "best_epoch": result.best_epoch,
-        "epochs": len(result.epochs),
-        "seconds": round(result.seconds, 3),
-        "forward": result.images_forward,
-        "backward": result.images_backward,
-        "peak_mb": round(result.peak_memory_mb, 1),
-        "cache_hits": result.cache_hits,
-        "cache_misses": result.cache_misses,
-        "batch_size": result.batch_size,
-        "stopped": result.stopped,
-    }
+    return RunRecord(
+        fold=run.fold,
+        seed=run.seed,
+        score=result.score,
+        best_epoch=result.best_epoch,
+        epochs=len(result.epochs),
+        seconds=round(result.seconds, 3),
+        forward=result.images_forward,
+        backward=result.images_backward,
+        peak_mb=round(result.peak_memory_mb, 1),
+        cache_hits=result.cache_hits,
+        cache_misses=result.cache_misses,
+        batch_size=result.batch_size,
+        stopped=result.stopped,
+    )
 
 
 def _value(results: Sequence[RunResult], n_runs: int, worst: float) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -64,11 +66,9 @@ def make_race(trials: Iterable[FrozenTrial], runs: Sequence[Run], *, n_val: int)
     wanted = [(run.fold, run.seed) for run in runs]
     rows: list[tuple[int, tuple[float, ...]]] = []
     for trial in trials:
-        if trial.user_attrs.get("diverged"):
-            continue
-        done: list[dict[str, Any]] = trial.user_attrs.get("runs", [])
-        if [(r["fold"], r["seed"]) for r in done] == wanted:
-            rows.append((trial.number, tuple(float(r["score"]) for r in done)))
+        stored = TrialRecord(trial)
+        if not stored.diverged and [(r.fold, r.seed) for r in stored.runs] == wanted:
+            rows.append((trial.number, tuple(r.score for r in stored.runs)))
     if len(rows) < _MIN_TRIALS:
         return None
     table = np.array([scores for _, scores in rows])

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from biotune_optuna.schema import ENDED_KEY, FIXED_KEY, LEASE_KEY
 from biotune_optuna.storage.heartbeat import is_kept_here
 from biotune_optuna.storage.holder import current_holder
 from biotune_optuna.storage.lease import (
     BEAT_SECONDS,
-    ENDED_KEY,
-    LEASE_KEY,
     LeaseWatch,
     read_holder,
     read_token,
@@ -56,8 +55,8 @@ def end_trial(study: optuna.Study, trial: FrozenTrial, why: str) -> bool:
         storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
     except UpdateFinishedTrialError:
         return False
-    if requeue and "fixed_params" in trial.system_attrs:
-        study.enqueue_trial(trial.system_attrs["fixed_params"], user_attrs=trial.user_attrs)
+    if requeue and FIXED_KEY in trial.system_attrs:
+        study.enqueue_trial(trial.system_attrs[FIXED_KEY], user_attrs=trial.user_attrs)
     return True
 
 

@@ -14,6 +14,7 @@ from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import plain_value
 from biotune_optuna.sampler.sampler import BioTuneSampler
+from biotune_optuna.schema import SPEC_KEY, TOTAL_KEY
 from biotune_optuna.storage.open import keep_user_attr, open_storage
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.rates import RateCheck, find_rates
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["TuningStudy", "create_study", "load_study", "read_spec"]
 
 logger = logging.getLogger(__name__)
-
-SPEC_KEY = "biotune"
-TOTAL_KEY = "n_trials"
 
 Storage = str | os.PathLike[str] | optuna.storages.BaseStorage | None
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.sampler.claims import RAISED_KEY
 from biotune_optuna.sampler.history import MAX_FAILURES
 from biotune_optuna.sampler.sampler import slot_of
+from biotune_optuna.schema import RAISED_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

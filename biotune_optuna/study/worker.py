@@ -14,7 +14,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StorageError, StudyError
-from biotune_optuna.storage.lease import LEASE_KEY, LostTrialError, read_holder
+from biotune_optuna.schema import ERROR_KEY, LEASE_KEY
+from biotune_optuna.storage.lease import LostTrialError, read_holder
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.storage.urls import scrub
 from biotune_optuna.study.stale import Reaper, end_trial
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["StopRequest", "Stopped", "WorkerStatus", "run_trials", "worker_status"]
 
 _logger = logging.getLogger(__name__)
-
-ERROR_KEY = "error"
-"""Trial user attribute of a FAIL: what its objective raised, without secrets."""
 
 MAX_FAILURES_IN_A_ROW = 3
 _LONGEST_ERROR = 1000

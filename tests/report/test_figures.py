@@ -20,7 +20,7 @@ from biotune_optuna.report.figures.importance import importances
 from biotune_optuna.report.status import study_status
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import describe_trial, verdict
-from biotune_optuna.storage.lease import ENDED_KEY
+from biotune_optuna.schema import ENDED_KEY
 
 START = dt.datetime(2026, 1, 5)
 Trials = Iterable[dict[str, Any]]

@@ -11,8 +11,8 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from biotune_optuna.report.status import format_status, study_status
+from biotune_optuna.schema import HOLDER_KEY
 from biotune_optuna.storage.holder import current_holder
-from biotune_optuna.storage.lease import HOLDER_KEY
 
 START = dt.datetime(2026, 1, 5, 9)
 

@@ -10,8 +10,8 @@ from sampler_kit import make_sampler, make_space
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.sampler import claims
-from biotune_optuna.sampler.claims import CONFIG_KEY
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
+from biotune_optuna.schema import CONFIG_KEY
 from biotune_optuna.storage.open import open_storage
 
 if TYPE_CHECKING:

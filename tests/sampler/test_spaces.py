@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.genome import Genome
-from biotune_optuna.sampler.claims import CONFIG_KEY, Claim
+from biotune_optuna.sampler.claims import Claim
 from biotune_optuna.sampler.sampler import BioTuneSampler
+from biotune_optuna.schema import CONFIG_KEY
 from tests.sampler_kit import (
     PRESETS,
     audit,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from biotune_optuna.schema import HOLDER_KEY, LEASE_KEY
 from biotune_optuna.storage.holder import Holder, current_holder
-from biotune_optuna.storage.lease import HOLDER_KEY, LEASE_KEY, LeaseWatch, read_holder
+from biotune_optuna.storage.lease import LeaseWatch, read_holder
 
 
 class Clock:

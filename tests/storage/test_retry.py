@@ -13,8 +13,9 @@ from optuna.trial import TrialState, create_trial
 from tests.study.faults import Faults, connection_lost
 
 from biotune_optuna.errors import StorageError
+from biotune_optuna.schema import HOLDER_KEY
 from biotune_optuna.storage import retry
-from biotune_optuna.storage.lease import HOLDER_KEY, read_holder
+from biotune_optuna.storage.lease import read_holder
 from biotune_optuna.storage.open import open_storage
 
 if TYPE_CHECKING:

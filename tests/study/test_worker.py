@@ -14,9 +14,10 @@ from optuna.trial import TrialState, create_trial
 from tests.study.faults import Faults
 
 from biotune_optuna.errors import StorageError, StudyError
+from biotune_optuna.schema import HOLDER_KEY
 from biotune_optuna.storage import retry
 from biotune_optuna.storage.holder import current_holder
-from biotune_optuna.storage.lease import HOLDER_KEY, LeaseWatch
+from biotune_optuna.storage.lease import LeaseWatch
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study import worker as workers
 from biotune_optuna.study.stale import Reaper

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from biotune_optuna.errors import StorageError
 from biotune_optuna.report.view import as_view
+from biotune_optuna.schema import ARTIFACT_PREFIX, DASHBOARD_ARTIFACT_PREFIX, RECIPE_KEY
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -29,8 +30,6 @@ __all__ = [
     "curves_csv",
 ]
 
-_PREFIX = "artifacts:"
-_DASHBOARD_PREFIX = "dashboard:artifacts:"
 MAX_PICTURE_CLASSES = 60
 
 
@@ -84,7 +83,7 @@ def attach_trial_artifacts(
     if stored.intermediate_values:
         table = curves_csv(study, stored).encode()
         files["curves.csv"] = (table, "text/csv")
-    recipe = stored.user_attrs.get("recipe")
+    recipe = stored.user_attrs.get(RECIPE_KEY)
     if isinstance(recipe, Mapping):
         text = json.dumps({"schema_version": 1, "trial": stored.number, **recipe}, indent=2)
         files["recipe.json"] = (text.encode(), "application/json")
@@ -92,7 +91,7 @@ def attach_trial_artifacts(
         files["confusion.png"] = (confusion_png(confusion, classes), "image/png")
     for name, (content, mimetype) in files.items():
         identity, meta = _write(store, name, content, mimetype)
-        study._storage.set_trial_system_attr(trial._trial_id, _PREFIX + identity, meta)
+        study._storage.set_trial_system_attr(trial._trial_id, ARTIFACT_PREFIX + identity, meta)
     return list(files)
 
 
@@ -116,10 +115,10 @@ def attach_model(
     storage, study_id = study._storage, study._study_id
     identity = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{study_id}:{_digest(content)}"))
     attrs = storage.get_study_system_attrs(study_id)
-    keys = [_PREFIX + identity]
+    keys = [ARTIFACT_PREFIX + identity]
     if trial is not None:
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial)
-        keys.append(f"{_DASHBOARD_PREFIX}{trial_id}:{identity}")
+        keys.append(f"{DASHBOARD_ARTIFACT_PREFIX}{trial_id}:{identity}")
     if all(key in attrs for key in keys):
         return identity
     _, meta = _write(store, "model.zip", content, "application/zip", identity=identity)

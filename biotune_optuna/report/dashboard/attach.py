@@ -12,7 +12,7 @@ from biotune_optuna.report.dashboard.artifacts import (
     attach_trial_artifacts,
 )
 from biotune_optuna.report.dashboard.serve import default_artifact_dir, refresh_study
-from biotune_optuna.report.view import generation
+from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ class Attachments:
 
     def trial_finished(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Renews figures and note when a generation has ended."""
-        current = generation(trial)
+        current = TrialRecord(trial).generation
         if current != self._generation:
             self._generation = current
             self._renew(study)

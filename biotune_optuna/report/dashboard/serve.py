@@ -31,6 +31,7 @@ from biotune_optuna.report.figures.cost import accuracy_against_cost
 from biotune_optuna.report.figures.importance import block_importance
 from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import search_sentences, verdict
+from biotune_optuna.schema import SHOWN_KEY
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -47,7 +48,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_SHOWN_KEY = "biotune:shown"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _LIVE_POINTS = 400
@@ -121,7 +121,7 @@ def refresh_study(study: Study, *, force: bool = False) -> bool:
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([view.metric])
     mark = {"trials": ended, "note": note, "time": time.time(), "took": time.time() - begun}
-    study._storage.set_study_system_attr(study._study_id, _SHOWN_KEY, mark)
+    study._storage.set_study_system_attr(study._study_id, SHOWN_KEY, mark)
     return True
 
 
@@ -140,7 +140,7 @@ def _fitted(figure: go.Figure) -> go.Figure:
 
 
 def _shown(study: Study) -> dict[str, Any]:
-    stored = study._storage.get_study_system_attrs(study._study_id).get(_SHOWN_KEY)
+    stored = study._storage.get_study_system_attrs(study._study_id).get(SHOWN_KEY)
     return dict(stored) if isinstance(stored, dict) else {}
 
 

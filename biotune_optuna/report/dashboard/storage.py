@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
 
+from biotune_optuna.schema import CONFIRM_KEY, LEDGER_KEY, MODEL_KEY, RECIPE_KEY, RUNS_KEY, SPEC_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Container
 
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TidyStorage"]
 
-_LONG_OF_TRIALS = ("runs",)
-_LONG_OF_STUDIES = ("biotune", "confirm", "confirm_trainings", "model_dir")
+_LONG_OF_TRIALS = (RUNS_KEY,)
+_LONG_OF_STUDIES = (SPEC_KEY, CONFIRM_KEY, LEDGER_KEY, MODEL_KEY)
 
 
 class TidyStorage:
@@ -62,10 +64,10 @@ class TidyStorage:
         if known is not None:
             return known
         attrs = {k: v for k, v in trial.user_attrs.items() if k not in _LONG_OF_TRIALS}
-        recipe = attrs.get("recipe")
+        recipe = attrs.get(RECIPE_KEY)
         if isinstance(recipe, Mapping) and isinstance(recipe.get("multipliers"), Mapping):
             rates = recipe["multipliers"].values()
-            attrs["recipe"] = " ".join(f"{m:.2g}×" if m > 0 else "·" for m in rates)
+            attrs[RECIPE_KEY] = " ".join(f"{m:.2g}×" if m > 0 else "·" for m in rates)
         short = copy.copy(trial)
         short.user_attrs = attrs
         if trial.state.is_finished():
@@ -86,16 +88,16 @@ def _short_study(study: FrozenStudy) -> FrozenStudy:
 def _facts(attrs: Mapping[str, Any]) -> dict[str, str]:
     """Return what the long records come down to."""
     facts: dict[str, str] = {}
-    spec = (attrs.get("biotune") or {}).get("spec")
+    spec = (attrs.get(SPEC_KEY) or {}).get("spec")
     if isinstance(spec, Mapping):
         facts |= {k: str(spec[k]) for k in ("model", "data", "weights") if k in spec}
-    confirm = attrs.get("confirm")
+    confirm = attrs.get(CONFIRM_KEY)
     if isinstance(confirm, Mapping):
         facts["winner"] = str(confirm.get("winner"))
         for test in confirm.get("tests", ()):
             numbers = (test["score"], test["low"], test["high"])
             facts[f"test of {test['name']}"] = "{:.4f} (95 % {:.4f} to {:.4f})".format(*numbers)
-    model = attrs.get("model_dir")
+    model = attrs.get(MODEL_KEY)
     if isinstance(model, Mapping) and model.get("path"):
         facts["exported to"] = str(model["path"])
     return facts

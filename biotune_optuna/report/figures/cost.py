@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from biotune_optuna.page.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, finish
 from biotune_optuna.page.text import duration
 from biotune_optuna.report.view import NothingToShow, StudyView, as_view, seconds
-from biotune_optuna.storage.lease import ENDED_KEY
+from biotune_optuna.schema import ENDED_KEY, TrialRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def accuracy_against_cost(study: Study | StudyView, *, max_points: int = MAX_POI
     """
     view = as_view(study)
     panels = []
-    share = [(t, t.user_attrs.get("trainable_pct")) for t in view.complete]
+    share = [(t, TrialRecord(t).trainable_pct) for t in view.complete]
     for words, pairs in (
         ("trainable parameters, %", share),
         ("seconds of training", [(t, seconds(t)) for t in view.complete]),

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from biotune_optuna.page.style import BLACK, GREY, LIGHT, OTHER, ROLES, VERMILION, finish, mark
-from biotune_optuna.report.view import NothingToShow, StudyView, as_view, generation, parents
+from biotune_optuna.report.view import NothingToShow, StudyView, as_view
+from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -38,7 +39,7 @@ def search_history(study: Study | StudyView, *, max_points: int = MAX_POINTS) ->
     view = as_view(study)
     if not view.complete:
         raise NothingToShow(f"{view.none_complete}, so there is no history to draw.")
-    generations = {generation(t) for t in view.complete} - {None}
+    generations = {TrialRecord(t).generation for t in view.complete} - {None}
     figure = make_subplots(
         rows=2 if generations else 1,
         cols=1,
@@ -70,9 +71,9 @@ def _thin(trials: tuple[FrozenTrial, ...], most: int) -> list[FrozenTrial]:
 
 
 def _add_points(figure: go.Figure, view: StudyView, shown: list[FrozenTrial]) -> None:
-    roles = [role for role in ROLES if any(t.user_attrs.get("role") == role for t in shown)]
-    rest = [t for t in shown if t.user_attrs.get("role") not in ROLES]
-    groups = [(ROLES[r], [t for t in shown if t.user_attrs.get("role") == r]) for r in roles]
+    roles = [role for role in ROLES if any(TrialRecord(t).role == role for t in shown)]
+    rest = [t for t in shown if TrialRecord(t).role not in ROLES]
+    groups = [(ROLES[r], [t for t in shown if TrialRecord(t).role == r]) for r in roles]
     if rest:
         groups.append((OTHER, rest))
     for look, members in groups:
@@ -87,7 +88,7 @@ def _add_points(figure: go.Figure, view: StudyView, shown: list[FrozenTrial]) ->
                 "size": 8 if len(shown) < 300 else 5,
                 "line": {"width": 0.5, "color": "white"},
             },
-            customdata=[[view.say(t.value), t.user_attrs.get("frozen", "–")] for t in members],
+            customdata=[[view.say(t.value), TrialRecord(t).frozen or "–"] for t in members],
             hovertemplate="trial %{x}<br>%{customdata[0]}<br>frozen: %{customdata[1]}",
             row=1,
             col=1,
@@ -120,7 +121,7 @@ def _shade_generations(figure: go.Figure, view: StudyView) -> None:
     """Bands behind every second generation, drawn while they are wide enough to be seen."""
     spans: dict[int, tuple[int, int]] = {}
     for trial in view.trials:
-        number = generation(trial)
+        number = TrialRecord(trial).generation
         if number is not None:
             low, high = spans.get(number, (trial.number, trial.number))
             spans[number] = (min(low, trial.number), max(high, trial.number))
@@ -143,9 +144,9 @@ def _shade_generations(figure: go.Figure, view: StudyView) -> None:
 def _add_counts(figure: go.Figure, view: StudyView) -> None:
     counts: Counter[tuple[str, int]] = Counter()
     for trial in view.trials:
-        number = generation(trial)
+        number = TrialRecord(trial).generation
         if number is not None and trial.state.is_finished():
-            counts[str(trial.user_attrs.get("role", "")), number] += 1
+            counts[TrialRecord(trial).role or "", number] += 1
     generations = sorted({g for _, g in counts})
     for role in dict.fromkeys([*ROLES, *(r for r, _ in counts)]):
         heights = [counts[role, g] for g in generations]
@@ -183,7 +184,7 @@ def lineage(study: Study | StudyView, *, max_ancestors: int = MAX_ANCESTORS) -> 
         raise NothingToShow(f"{view.none_complete}, so nobody has ancestors.")
     family, total = _ancestors(view, winner, max_ancestors)
     if len(family) < 2:
-        role = mark(winner.user_attrs.get("role")).words
+        role = mark(TrialRecord(winner).role).words
         raise NothingToShow(f"The best so far, trial {winner.number} ({role}), has no parents.")
     line = _main_line(view, winner)
     figure = go.Figure()
@@ -201,7 +202,7 @@ def _ancestors(view: StudyView, winner: FrozenTrial, most: int) -> tuple[list[Fr
     family, queue = {winner.number: winner}, [winner]
     while queue:
         trial = queue.pop(0)
-        for number in parents(trial):
+        for number in TrialRecord(trial).parents:
             parent = view.by_number.get(number)
             if parent is not None and parent.value is not None and number not in family:
                 family[number] = parent
@@ -213,7 +214,7 @@ def _main_line(view: StudyView, winner: FrozenTrial) -> list[FrozenTrial]:
     """Return the winner, its best parent, that one's best parent and so on, oldest first."""
     line = [winner]
     while True:
-        elders = [view.by_number.get(n) for n in parents(line[-1])]
+        elders = [view.by_number.get(n) for n in TrialRecord(line[-1]).parents]
         known = [t for t in elders if t is not None and t.value is not None and t not in line]
         if not known:
             return line[::-1]
@@ -227,7 +228,7 @@ def _gains(view: StudyView, line: list[FrozenTrial]) -> str:
 
 
 def _x(trial: FrozenTrial) -> int:
-    number = generation(trial)
+    number = TrialRecord(trial).generation
     return trial.number if number is None else number
 
 
@@ -243,7 +244,7 @@ def _add_ties(
     xs: list[int | None] = []
     ys: list[float | None] = []
     for child in family:
-        for number in parents(child):
+        for number in TrialRecord(child).parents:
             if number in numbers:
                 parent = view.by_number[number]
                 xs += [_x(parent), _x(child), None]
@@ -271,8 +272,8 @@ def _add_family(
 ) -> None:
     ends = line if len(line) <= 8 else [line[0], line[-1]]  # all names of a long line collide
     named = {t.number for t in ends}
-    for role in dict.fromkeys(str(t.user_attrs.get("role", "")) for t in family):
-        members = [t for t in family if str(t.user_attrs.get("role", "")) == role]
+    for role in dict.fromkeys(TrialRecord(t).role or "" for t in family):
+        members = [t for t in family if (TrialRecord(t).role or "") == role]
         look = mark(role)
         figure.add_scatter(
             x=[_x(t) for t in members],
@@ -293,7 +294,7 @@ def _add_family(
 
 
 def _gain(view: StudyView, trial: FrozenTrial) -> str:
-    values = [view.by_number[n].value for n in parents(trial) if n in view.by_number]
+    values = [view.by_number[n].value for n in TrialRecord(trial).parents if n in view.by_number]
     known = [float(v) for v in values if v is not None]
     if not known or trial.value is None:
         return "no parents"

@@ -1,0 +1,327 @@
+"""Every key under which a study or a trial stores something: its type, and what it says.
+
+No other file of the package spells one of them. The file lies on the lowest floor because leases
+(``storage/``) and the sampler write attributes too, and imports run downwards only. All values are
+JSON. What is stored under a key stays readable: a study made before opens afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+__all__ = ["RecipeSummary", "RunRecord", "TrialRecord"]
+
+# -- user attributes of a study ----------------------------------------------------------------
+
+SPEC_KEY: Final = "biotune"
+"""``{"version": str, "spec": dict, "rates": dict}``: the package's version, what defines the study
+(`biotune_optuna.study.spec.StudySpec`) and, where they were looked for, how the bounds of the
+learning rate were found (`biotune_optuna.study.rates.RateCheck`)."""
+
+TOTAL_KEY: Final = "n_trials"
+"""``int``: the total of finished trials that was last asked for."""
+
+METRIC_KEY: Final = "metric"
+"""``str``: what the values are, in a study that another program made. Read, never written."""
+
+CONFIRM_KEY: Final = "confirm"
+"""``dict``: the confirmation (`biotune_optuna.confirmation.record.Confirmation`)."""
+
+LEDGER_KEY: Final = "confirm_trainings"
+"""``{name: dict}``: all trainings of a confirmation at once, as early versions stored them."""
+
+LEDGER_PREFIX: Final = f"{LEDGER_KEY}: "
+"""Before a training's name, ``dict``: one training of a confirmation. All of them in one attribute
+would outgrow what a database keeps in a row (MySQL: 64 KB)."""
+
+LOOKS_KEY: Final = "test_looks"
+"""``[{"time": str, "what": str}]``: every look at the test images, oldest first."""
+
+MODEL_KEY: Final = "model_dir"
+"""``{"path": str, "confirmed": str, "weights": str}``: where the winner was exported to, the time
+of the confirmation it came from, and SHA-256 of its weights."""
+
+COMPARISON_KEY: Final = "comparison"
+"""``dict``: what the cells of a comparison's task have in common."""
+
+FINGERPRINTS_KEY: Final = "fingerprints"
+"""``{"data": str, "weights": str}``: what a comparison's task was begun with."""
+
+# -- system attributes of a study --------------------------------------------------------------
+
+CONFIG_KEY: Final = "biotune:config"
+"""``dict``: seed, settings and space of the search."""
+
+SHOWN_KEY: Final = "biotune:shown"
+"""``{"trials": int, "note": str, "time": float, "took": float}``: what optuna-dashboard was last
+given."""
+
+ARTIFACT_PREFIX: Final = "artifacts:"
+"""Before an artifact's id, JSON text: a file attached to a study or, there, to a trial. Optuna's
+own key."""
+
+DASHBOARD_ARTIFACT_PREFIX: Final = "dashboard:artifacts:"
+"""Before a trial's id, a colon and an artifact's id, JSON text: a file attached to a trial that has
+ended. Optuna-dashboard's own key."""
+
+# -- user attributes of a trial ----------------------------------------------------------------
+
+RECIPE_KEY: Final = "recipe"
+"""``{"lr": float, "weight_decay": float, "multipliers": {block: float}}``: see `RecipeSummary`."""
+
+FROZEN_KEY: Final = "frozen"
+"""``str``: which blocks are frozen, in a few characters."""
+
+TRAINABLE_KEY: Final = "trainable_pct"
+"""``float``: share of the parameters that train, in percent."""
+
+SECONDS_KEY: Final = "seconds"
+"""``float``: wall time of all runs."""
+
+FORWARD_KEY: Final = "forward"
+"""``int``: image passes forward of all runs."""
+
+BACKWARD_KEY: Final = "backward"
+"""``int``: image passes backward of all runs."""
+
+RUNS_KEY: Final = "runs"
+"""``[dict]``: the trainings that the value is the mean of, see `RunRecord`."""
+
+STDERR_KEY: Final = "stderr"
+"""``float``: standard error of the value; absent with one run."""
+
+DIVERGED_KEY: Final = "diverged"
+"""``True`` where a run diverged, else absent."""
+
+ERROR_KEY: Final = "error"
+"""``str``: in one line, why the trial failed."""
+
+GENERATION_KEY: Final = "generation"
+"""``int``: the generation the trial belongs to."""
+
+ROLE_KEY: Final = "role"
+"""``str``: how its genome was made, see `biotune_optuna.evolution.strategy.Role`."""
+
+PARENTS_KEY: Final = "parents"
+"""``str``: numbers of the trials whose genomes it was made of, as ``"3, 5"``."""
+
+CELL_KEY: Final = "cell"
+"""``str``: the cell of a comparison that the trial is."""
+
+CONTENDER_KEY: Final = "contender"
+"""``dict``: what the cell's contender was (`biotune_optuna.compare.plan.Contender`)."""
+
+RESULT_KEY: Final = "result"
+"""``dict``: what came out of the cell (`biotune_optuna.compare.rows.Row`)."""
+
+# -- system attributes of a trial --------------------------------------------------------------
+
+OWN_PREFIX: Final = "biotune:"
+"""What all system attributes of this package begin with."""
+
+HOLDER_KEY: Final = "biotune:holder"
+"""``[holder, token]``: who works on the trial; the token is unique to one creation of a trial."""
+
+LEASE_KEY: Final = "biotune:lease"
+"""``int``: the counter that a living holder raises. Absent until the trial has lived for a beat."""
+
+ENDED_KEY: Final = "biotune:ended"
+"""``str``, on a FAIL that is nobody's error: "surplus", "stopped" or "lost"."""
+
+CREATED_KEY: Final = "biotune:created"
+"""``str``: unique to one creation of a waiting trial."""
+
+LATE_RESULT_KEY: Final = "biotune:late_result_of"
+"""``int``, on an added trial: number of the trial that was declared dead by mistake."""
+
+CLAIM_KEY: Final = "biotune:claim"
+"""``dict``: the slot of the search that the trial fills."""
+
+RAISED_KEY: Final = "biotune:raised"
+"""``True`` on a FAIL whose objective raised or returned no number."""
+
+SOURCE_KEY: Final = "biotune:source"
+"""``int``: number of the enqueued trial that this one stands in for."""
+
+FIXED_KEY: Final = "fixed_params"
+"""``{name: value}``: parameters of an enqueued trial. Optuna's own key."""
+
+# -- what a trial stores, typed ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSummary:
+    """A recipe without its parameter names, small enough for an attribute of a trial.
+
+    Attributes:
+        lr: Base learning rate.
+        weight_decay: Weight decay.
+        multipliers: Learning-rate multiplier of each block from the input on; 0 is frozen.
+    """
+
+    lr: float | None = None
+    weight_decay: float | None = None
+    multipliers: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: object) -> RecipeSummary:
+        """Read what was stored; what is absent or of another kind reads as absent."""
+        stored = data if isinstance(data, Mapping) else {}
+        multipliers = stored.get("multipliers")
+        if not isinstance(multipliers, Mapping):
+            multipliers = {}
+        return cls(
+            lr=_number(stored.get("lr")),
+            weight_decay=_number(stored.get("weight_decay")),
+            multipliers={str(block): float(m) for block, m in multipliers.items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One training of an evaluation.
+
+    Attributes:
+        fold: Fold trained on; None is the whole training part.
+        seed: Seed of the run.
+        score: Validation score of its best epoch.
+        best_epoch: That epoch, counted from 1; 0 if none counts.
+        epochs: Epochs trained.
+        seconds: Wall time.
+        forward: Image passes forward.
+        backward: Image passes backward.
+        peak_mb: Peak memory in MiB.
+        cache_hits: Image passes whose frozen blocks' outputs came from memory.
+        cache_misses: Images whose frozen blocks' outputs were computed for that.
+        batch_size: Images held at once.
+        stopped: Why the run ended.
+    """
+
+    fold: int | None = None
+    seed: int = 0
+    score: float = math.nan
+    best_epoch: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    forward: int = 0
+    backward: int = 0
+    peak_mb: float = 0.0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    batch_size: int = 0
+    stopped: str = ""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunRecord:
+        """Read what was stored; what is absent has its default, what is unknown is left out."""
+        return cls(**{name: data[name] for name in cls.__slots__ if name in data})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-ready data."""
+        return asdict(self)
+
+
+class TrialRecord:
+    """What a trial stores beside its value; whatever is absent or odd reads as None or empty.
+
+    A trial that plain Optuna made with somebody's own objective is as welcome as one of ours. Each
+    value is read when it is asked for.
+
+    Args:
+        trial: The trial.
+    """
+
+    __slots__ = ("_stored",)
+
+    def __init__(self, trial: FrozenTrial) -> None:
+        self._stored: Mapping[str, Any] = trial.user_attrs
+
+    @property
+    def recipe(self) -> RecipeSummary:
+        """The recipe; without multipliers where the trial stores none."""
+        return RecipeSummary.from_dict(self._stored.get(RECIPE_KEY))
+
+    @property
+    def frozen(self) -> str | None:
+        """Which blocks are frozen, in a few characters."""
+        return self._text(FROZEN_KEY)
+
+    @property
+    def trainable_pct(self) -> float | None:
+        """Share of the parameters that train, in percent."""
+        return _number(self._stored.get(TRAINABLE_KEY))
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of all runs."""
+        return _number(self._stored.get(SECONDS_KEY))
+
+    @property
+    def forward(self) -> int:
+        """Image passes forward of all runs."""
+        return round(_number(self._stored.get(FORWARD_KEY)) or 0)
+
+    @property
+    def backward(self) -> int:
+        """Image passes backward of all runs."""
+        return round(_number(self._stored.get(BACKWARD_KEY)) or 0)
+
+    @property
+    def passes(self) -> int:
+        """Image passes, forward and backward."""
+        return self.forward + self.backward
+
+    @property
+    def runs(self) -> tuple[RunRecord, ...]:
+        """The trainings that the value is the mean of."""
+        stored = self._stored.get(RUNS_KEY)
+        found = stored if isinstance(stored, list) else []
+        return tuple(RunRecord.from_dict(run) for run in found if isinstance(run, Mapping))
+
+    @property
+    def stderr(self) -> float | None:
+        """Standard error of the value; None with one run."""
+        return _number(self._stored.get(STDERR_KEY))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a run diverged."""
+        return bool(self._stored.get(DIVERGED_KEY))
+
+    @property
+    def generation(self) -> int | None:
+        """The generation the trial belongs to."""
+        value = self._stored.get(GENERATION_KEY)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    @property
+    def role(self) -> str | None:
+        """How its genome was made."""
+        return self._text(ROLE_KEY)
+
+    @property
+    def parents(self) -> list[int]:
+        """Numbers of the trials whose genomes it was made of."""
+        stored = self._stored.get(PARENTS_KEY, "")
+        parts = stored if isinstance(stored, list) else str(stored).replace(",", " ").split()
+        return [int(part) for part in parts if str(part).isdigit()]
+
+    def _text(self, key: str) -> str | None:
+        value = self._stored.get(key)
+        return None if value is None else str(value)
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number as such, None for anything else."""
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return value if known else None  # type: ignore[return-value]
