@@ -5,11 +5,20 @@ other, most of all on a busy machine. Processes that tests start inherit it from
 Properties are tried on the same examples each time, however slowly.
 """
 
-import os
-from pathlib import Path
+from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from biotune_optuna.study.setup import Setup
+    from tests.kit.networks import TensorImages
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported, which reads it once
 
@@ -23,3 +32,68 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BIOTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("BIOTUNE_STORAGE", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/study.db"
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Optuna says errors only."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    yield
+    optuna.logging.set_verbosity(level)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pixels")
+
+
+@pytest.fixture(scope="session")
+def setup(cache_dir: Path) -> Setup:
+    """The tiny study's images and network, ready."""
+    from biotune_optuna.study.setup import prepare
+    from tests.kit.studies import tiny_spec
+
+    return prepare(tiny_spec(), device="cpu", cache_dir=cache_dir)
+
+
+@pytest.fixture
+def images() -> TensorImages:
+    """Images in memory for a trainer."""
+    from tests.kit.networks import make_images
+
+    return make_images()
+
+
+@pytest.fixture
+def split(images: TensorImages) -> tuple[np.ndarray, np.ndarray]:
+    order = np.random.default_rng(0).permutation(len(images))
+    return order[:40], order[40:]
+
+
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, float]]]:
+    """Rates by parameter name at each step, read from the optimiser."""
+    import torch
+
+    seen: list[dict[str, float]] = []
+    take = torch.optim.Optimizer.zero_grad
+
+    def watch(trainer: Any) -> list[dict[str, float]]:
+        names = {id(p): n for n, p in trainer.model.named_parameters()}
+
+        def zero_grad(self: Any, *args: Any, **kwargs: Any) -> None:
+            seen.append({names[id(p)]: g["lr"] for g in self.param_groups for p in g["params"]})
+            take(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.optim.AdamW, "zero_grad", zero_grad)
+        return seen
+
+    return watch

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import optuna
 import pytest
-from cli_kit import TINY, fails, tree, tune
 from click.testing import CliRunner
-from tiny import tiny_spec
 
 from biotune_optuna.cli import cli
 from biotune_optuna.study.rates import RateCheck
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import create_study
+from tests.kit.cli import TINY, fails, tree, tune
+from tests.kit.studies import tiny_spec
 
 
 def test_no_such_folder(home: Path) -> None:

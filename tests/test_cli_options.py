@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from cli_kit import TINY, fails, tree, tune
 from click.testing import CliRunner
 
 from biotune_optuna.cli import cli
 from biotune_optuna.cli.options import DURATION, Rates
 from biotune_optuna.cli.spec import make_spec
+from tests.kit.cli import TINY, fails, tree, tune
 
 
 def test_training_settings_are_read_or_refused(home: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 import pytest
-from examples import digit_folder, run_script, shrink
 
 import biotune_optuna
 from biotune_optuna.cli import cli
+from tests.kit.examples import run_script, shrink
+from tests.kit.images import digit_folder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from examples import digit_folder, run_script, shrink
 from PIL import Image
+
+from tests.kit.examples import run_script, shrink
+from tests.kit.images import digit_folder
 
 STUDIES = Path(__file__).parents[1] / "studies"
 SCRIPTS = sorted(STUDIES.glob("*.py"))

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from optuna.trial import TrialState
-from tiny import tiny_spec
 
 from biotune_optuna.compare.budget import _Budget
 from biotune_optuna.compare.outcome import Outcome
@@ -20,6 +19,7 @@ from biotune_optuna.methods.registry import get_method
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.spec import StudySpec
+from tests.kit.studies import tiny_spec
 
 N_TRAIN, N_VAL, TOP_K, RUNS = 60, 20, 2, 3
 

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny_spec
 
 from biotune_optuna.compare.cells import Board
 from biotune_optuna.compare.plan import Cell, Comparison, Contender, contender
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.storage.open import open_storage
+from tests.kit.studies import tiny_spec
 
 PLAN = Comparison(tasks=(tiny_spec(),), contenders=("full",))
 CELL = Cell("t", 3, contender("full"))

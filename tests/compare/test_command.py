@@ -14,8 +14,7 @@ from biotune_optuna.compare.plan import Comparison
 from biotune_optuna.compare.rows import write_csv
 from biotune_optuna.compare.run import Progress
 from biotune_optuna.errors import DataError
-
-from .rows_kit import make_rows
+from tests.kit.rows import make_rows
 
 
 def test_a_report_from_the_table_alone(tmp_path: Path) -> None:

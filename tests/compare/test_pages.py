@@ -15,8 +15,7 @@ from biotune_optuna.compare.published import DIFFERENCES, beside
 from biotune_optuna.compare.rows import read_csv
 from biotune_optuna.errors import StudyError
 from biotune_optuna.study.spec import StudySpec
-
-from .rows_kit import make_row, make_rows
+from tests.kit.rows import make_row, make_rows
 
 SCORES = {
     "biotune": [0.81, 0.84, 0.9],

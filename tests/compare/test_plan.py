@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pytest
-from tiny import tiny_spec
 
 from biotune_optuna.compare.ablation import BASES, FACTORS, ablations, references
 from biotune_optuna.compare.plan import (
@@ -25,6 +24,7 @@ from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler.sampler import BioTuneSampler
+from tests.kit.studies import tiny_spec
 
 
 def test_by_default_everybody_takes_part() -> None:

@@ -9,8 +9,7 @@ import pytest
 
 from biotune_optuna.compare.rows import read_csv, write_csv
 from biotune_optuna.errors import DataError, StudyError
-
-from .rows_kit import make_row, make_rows
+from tests.kit.rows import make_row, make_rows
 
 
 def test_round_trip(tmp_path: Path) -> None:

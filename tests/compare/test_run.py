@@ -16,8 +16,6 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from examples import digit_folder
-from tiny import tiny_spec
 
 from biotune_optuna.compare import run as work
 from biotune_optuna.compare.plan import Comparison
@@ -31,6 +29,8 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.stop import Stopped, StopRequest
+from tests.kit.images import digit_folder
+from tests.kit.studies import tiny_spec
 
 SMALL: dict[str, Any] = {
     "crop_pct": None,

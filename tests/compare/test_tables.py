@@ -10,8 +10,7 @@ import pytest
 from biotune_optuna.compare.statistics import corrected_t, signed_rank
 from biotune_optuna.compare.tables import summarise
 from biotune_optuna.errors import DataError
-
-from .rows_kit import make_row, make_rows
+from tests.kit.rows import make_row, make_rows
 
 SCORES = {
     "full": [0.5, 0.6, 0.7],

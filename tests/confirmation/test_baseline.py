@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import tiny_spec
 
 from biotune_optuna.confirmation.baseline import run_baseline
 from biotune_optuna.errors import BioTuneError
@@ -16,6 +15,7 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.setup import Setup, prepare
+from tests.kit.studies import tiny_spec
 
 
 def test_a_baseline_is_tuned_confirmed_and_tested_once(

@@ -22,8 +22,8 @@ from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy
-from tests.report.lab import Lab, evolve
-from tests.report.lab import confirm as drawn
+from tests.kit.lab import Lab, evolve
+from tests.kit.lab import confirm as drawn
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import optuna
 import pytest
-from tiny import tiny_spec
 
 from biotune_optuna.confirmation.baseline import run_baseline
 from biotune_optuna.confirmation.confirm import _fit_final
@@ -14,6 +13,7 @@ from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.spec import StudySpec
 from biotune_optuna.study.study import TuningStudy
+from tests.kit.studies import tiny_spec
 
 
 @pytest.fixture

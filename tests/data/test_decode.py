@@ -13,7 +13,7 @@ from timm.data import create_transform
 from biotune_optuna.data import decode
 from biotune_optuna.data.decode import check_image, decode_image, preprocess, read_image, to_rgb
 from biotune_optuna.errors import DataError
-from tests.data.conftest import picture
+from tests.kit.images import picture
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,7 @@ import pytest
 from biotune_optuna.data.partition import StratifiedDealer
 from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
-from tests.data.conftest import make_source
-from tests.data.kit import assert_partition
+from tests.kit.images import assert_partition, make_source
 
 if TYPE_CHECKING:
     pass

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from biotune_optuna.data.partition import _give_to_the_needy
 from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
-from tests.data.conftest import make_source
-from tests.data.kit import assert_partition, names
+from tests.kit.images import assert_partition, make_source, names
 
 if TYPE_CHECKING:
     from biotune_optuna.data.sources.image_source import ImageSource

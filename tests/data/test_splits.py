@@ -13,8 +13,7 @@ from biotune_optuna.data.partition import apportion
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
-from tests.data.conftest import make_source
-from tests.data.kit import assert_partition, labels_of, names
+from tests.kit.images import assert_partition, labels_of, make_source, names
 
 if TYPE_CHECKING:
     pass

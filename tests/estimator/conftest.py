@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from biotune_optuna import BioTuneClassifier
-from tests.estimator.kit import PLAN, tiny
+from tests.kit.estimator import PLAN, tiny
 
 
 @pytest.fixture(scope="session")

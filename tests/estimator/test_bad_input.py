@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.exceptions import NotFittedError
 
 from biotune_optuna import BioTuneClassifier, BioTuneError
-from tests.estimator.kit import as_files, tiny
+from tests.kit.estimator import as_files, tiny
 
 
 class NA:

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from biotune_optuna import BioTuneClassifier, BioTuneError, open_storage
-from tests.estimator.kit import tiny
+from tests.kit.estimator import tiny
 
 # -- learning and predicting --------------------------------------------------------------------
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from examples import digit_folder
 from numpy.testing import assert_array_equal
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from biotune_optuna import BioTuneClassifier, open_images
 from biotune_optuna.estimator.inputs import images_of
-from tests.estimator.kit import as_files, tiny
+from tests.kit.estimator import as_files, tiny
+from tests.kit.images import digit_folder
 
 
 class Series:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from examples import digit_folder
 from numpy.testing import assert_array_equal
 
 from biotune_optuna import BioTuneClassifier, BioTuneError
-from tests.estimator.kit import tiny
+from tests.kit.estimator import tiny
+from tests.kit.images import digit_folder
 
 
 def test_save_and_load(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tests.estimator.kit import TINY
-from tests.estimator.rows import RowClassifier
+from tests.kit.estimator import TINY
+from tests.kit.row_classifier import RowClassifier
 
 # They make rows of numbers, so they run on a subclass that draws rows as images (rows.py).
 # One does not apply: it wants the probabilities of an image to be equal within 1e-7 whatever

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from biotune_optuna.evolution import breeding
-from tests.evolution.kit import bowl, make_archive, make_domain
+from tests.kit.evolution import bowl, make_archive, make_domain
 
 
 def test_duplicates_are_replaced_until_the_space_is_exhausted():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.evolution.kit import make_domain
+from tests.kit.evolution import make_domain
 
 
 def test_genomes_that_mean_the_same_have_one_key():

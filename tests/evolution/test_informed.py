@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from biotune_optuna.evolution import informed
-from tests.evolution.kit import SPACES, make_domain
+from tests.kit.evolution import SPACES, make_domain
 
 
 @pytest.mark.parametrize("options", SPACES.values(), ids=SPACES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from biotune_optuna.evolution import informed, moves
-from tests.evolution.kit import SPACES, make_domain
+from tests.kit.evolution import SPACES, make_domain
 
 
 @pytest.fixture(params=SPACES.values(), ids=SPACES)

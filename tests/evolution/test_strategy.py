@@ -17,7 +17,7 @@ from biotune_optuna.evolution.strategy import (
     propose,
     survivors,
 )
-from tests.evolution.kit import make_archive, make_domain
+from tests.kit.evolution import make_archive, make_domain
 
 SWITCHES = {"structured": True, "smoothing": True, "unique": True, "candidates": 5}
 

@@ -7,7 +7,7 @@ import pytest
 
 from biotune_optuna.evolution import surrogate
 from biotune_optuna.evolution.domain import Domain
-from tests.evolution.kit import bowl, make_domain
+from tests.kit.evolution import bowl, make_domain
 
 
 def test_the_model_sees_through_noise():

@@ -13,8 +13,7 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.models.weights import create_model
 from biotune_optuna.recipe import Recipe
-
-from .kit import NAME, SIZE, export, picture
+from tests.kit.export import NAME, SIZE, export, picture
 
 
 @pytest.fixture(scope="session")

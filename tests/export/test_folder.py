@@ -22,8 +22,7 @@ from biotune_optuna.export.folder import FILES, check_target
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.models.weights import create_model
 from biotune_optuna.recipe import Recipe
-
-from .kit import CLASSES, NAME, SIZE, export
+from tests.kit.export import CLASSES, NAME, SIZE, export
 
 
 def assert_same_weights(model, tuned):

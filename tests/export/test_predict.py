@@ -12,7 +12,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from tiny import tiny_spec
 
 from biotune_optuna.confirmation.winner import preprocessing_of
 from biotune_optuna.data.decode import DECODE_ERRORS
@@ -25,8 +24,8 @@ from biotune_optuna.export import (
 )
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.study.setup import prepare
-
-from .kit import CLASSES, NAME, picture, probabilities
+from tests.kit.export import CLASSES, NAME, picture, probabilities
+from tests.kit.studies import tiny_spec
 
 
 def test_predictions_equal_those_in_memory_to_the_bit(tuned, exported):

@@ -20,7 +20,6 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import insert
-from tests.study.postgres import Postgres
 
 from biotune_optuna.sampler.sampler import slot_of
 from biotune_optuna.storage.open import open_storage
@@ -34,6 +33,7 @@ from tests.fault.soak import (
     _start,
     read_log,
 )
+from tests.kit.postgres import Postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable

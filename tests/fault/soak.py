@@ -32,7 +32,7 @@ from biotune_optuna.study.worker import run_trials
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-    from tests.study.postgres import Postgres
+    from tests.kit.postgres import Postgres
 
 STUDY = "soak"
 N_PARAMS = 7
@@ -299,7 +299,7 @@ def _judge_slots(
 
 
 def main() -> None:
-    from tests.study.postgres import Postgres
+    from tests.kit.postgres import Postgres
 
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path, nargs="?")

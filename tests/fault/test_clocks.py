@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 from optuna.trial import TrialState
-from tests.study.postgres import Postgres
 
 from biotune_optuna.storage.open import open_storage
+from tests.kit.postgres import Postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

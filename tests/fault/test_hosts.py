@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 from optuna.trial import TrialState
-from tests.study.postgres import Postgres
 
 from biotune_optuna.sampler.sampler import slot_of
 from biotune_optuna.storage.lease import LEASE_SECONDS, read_holder
 from biotune_optuna.storage.open import open_storage
+from tests.kit.postgres import Postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

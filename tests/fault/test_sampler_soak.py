@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from biotune_optuna.sampler.claims import study_config
-from tests.sampler_kit import (
+from tests.kit.sampler import (
     FINISHED,
     OPENERS,
     audit,

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.study.postgres import Postgres
 
 from tests.fault.soak import Outcome, Plan, run
+from tests.kit.postgres import Postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,7 @@ from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.models.states import all_tensors, restore
 from biotune_optuna.recipe import Recipe
-
-from .kit import make_model, make_trainer, recipe_for
+from tests.kit.networks import make_model, make_trainer, recipe_for
 
 CONVIT = {"img_size": 32, "patch_size": 8, "depth": 3, "local_up_to_layer": 2}
 """timm's ConViT computes the positions of its patches when it first sees an image."""

@@ -12,8 +12,7 @@ from biotune_optuna.finetune.prefix.cut import find_cut
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
-
-from .kit import make_images, make_model
+from tests.kit.networks import make_images, make_model
 
 VIT = {"img_size": 32, "proj_drop_rate": 0.1, "drop_path_rate": 0.1}
 

@@ -18,8 +18,7 @@ from biotune_optuna.finetune.trainer import StopTraining, Trainer
 from biotune_optuna.methods import lora
 from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.recipe import Recipe
-
-from .kit import curve, make_trainer, recipe_for, state_of
+from tests.kit.networks import curve, make_trainer, recipe_for, state_of
 
 
 def test_it_learns_and_says_what_it_cost(images, split):

@@ -15,8 +15,7 @@ from biotune_optuna.finetune.batches import Loss, Order, class_weights
 from biotune_optuna.finetune.optim import Schedule
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.recipe import Recipe
-
-from .kit import TensorImages, make_images, make_trainer, recipe_for
+from tests.kit.networks import TensorImages, make_images, make_trainer, recipe_for
 
 
 @pytest.mark.parametrize("n", [33, 17, 2])

@@ -8,8 +8,7 @@ import torch
 
 from biotune_optuna.finetune import loop
 from biotune_optuna.recipe import BlockRecipe, Recipe
-
-from .kit import Spy, curve, make_images, make_trainer, recipe_for, state_of
+from tests.kit.networks import Spy, curve, make_images, make_trainer, recipe_for, state_of
 
 KEEPING = {
     "efficientvit_m0": {"img_size": 64, "embed_dim": (16, 16, 16), "num_heads": (1, 1, 1)},

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from biotune_optuna.recipe import Recipe
-
-from .kit import Spy, make_trainer, recipe_for, state_of
+from tests.kit.networks import Spy, make_trainer, recipe_for, state_of
 
 
 def test_rates_and_gradients_read_back_during_training(images, split):

@@ -28,8 +28,7 @@ from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
-
-from .kit import make_model, make_trainer
+from tests.kit.networks import make_model, make_trainer
 
 
 def test_settings_go_through_json_and_name_what_is_wrong():

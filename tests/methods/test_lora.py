@@ -11,8 +11,7 @@ from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.models.blocks import model_blocks
-
-from .kit import make_trainer, state_of
+from tests.kit.networks import make_trainer, state_of
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_nfnet"])

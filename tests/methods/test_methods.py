@@ -20,8 +20,7 @@ from biotune_optuna.methods import base as rivals
 from biotune_optuna.methods import rgn
 from biotune_optuna.methods.registry import METHODS, get_method
 from biotune_optuna.recipe import Recipe
-
-from .kit import make_trainer, state_of
+from tests.kit.networks import make_trainer, state_of
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -9,8 +9,7 @@ from biotune_optuna.finetune.optim import with_base
 from biotune_optuna.methods import base as rivals
 from biotune_optuna.methods.registry import METHODS, get_method
 from biotune_optuna.recipe import Recipe
-
-from .kit import make_trainer, state_of
+from tests.kit.networks import make_trainer, state_of
 
 
 @pytest.mark.parametrize("name", ["unfreeze-last-first", "unfreeze-first-last"])

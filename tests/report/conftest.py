@@ -13,8 +13,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from biotune_optuna.storage.open import open_storage
-from tests.report.kit import N_TRIALS
-from tests.report.lab import SPEC, Lab, confirm, evolve
+from tests.kit.dashboard import N_TRIALS
+from tests.kit.lab import SPEC, Lab, confirm, evolve
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -8,7 +8,7 @@ import pytest
 from biotune_optuna.evolution.domain import Domain
 from biotune_optuna.evolution.strategy import Individual
 from biotune_optuna.sampler.archive import Archivist
-from tests.sampler_kit import make_space
+from tests.kit.sampler import make_space
 
 
 def archive_of(space, evaluated, most=100):

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from biotune_optuna.sampler.sampler import BioTuneSampler, rank_finished, slot_of
-from tests.sampler_kit import (
+from tests.kit.sampler import (
     PRESETS,
     make_sampler,
     make_space,

@@ -7,7 +7,7 @@ import signal
 import optuna
 import pytest
 
-from tests.sampler_kit import (
+from tests.kit.sampler import (
     OPENERS,
     audit,
     copy_database,

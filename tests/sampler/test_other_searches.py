@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import optuna
 import pytest
-from sampler_kit import make_sampler, make_space
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.sampler import claims
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.schema import CONFIG_KEY
 from biotune_optuna.storage.open import open_storage
+from tests.kit.sampler import make_sampler, make_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ import optuna
 from optuna.trial import create_trial
 
 from biotune_optuna.sampler.sampler import rank_finished
-from tests.sampler_kit import make_space
+from tests.kit.sampler import make_space
 
 
 def add(study, space, genes, value):

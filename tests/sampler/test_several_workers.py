@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from biotune_optuna.errors import StudyError
 from biotune_optuna.sampler.claims import Claim
 from biotune_optuna.sampler.sampler import slot_of
-from tests.sampler_kit import (
+from tests.kit.sampler import (
     FINISHED,
     OPENERS,
     PRESETS,

@@ -15,7 +15,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.sampler.claims import Claim
 from biotune_optuna.sampler.history import MAX_FAILURES
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
-from tests.sampler_kit import (
+from tests.kit.sampler import (
     PRESETS,
     genes,
     make_sampler,

@@ -21,7 +21,7 @@ from biotune_optuna.errors import StorageError
 from biotune_optuna.sampler import claims
 from biotune_optuna.storage import open as module
 from biotune_optuna.storage.open import is_on_network, open_storage
-from tests.study.kit import check_first_writer
+from tests.kit.studies import check_first_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

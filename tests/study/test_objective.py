@@ -10,7 +10,6 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from tiny import tiny_spec
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from biotune_optuna.finetune.results import RunResult
@@ -21,6 +20,7 @@ from biotune_optuna.recipe import Recipe
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup, prepare
+from tests.kit.studies import tiny_spec
 
 
 def new_study(setup: Setup, **options) -> optuna.Study:

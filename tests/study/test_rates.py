@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tiny import tiny_spec
 from torch import nn
 
 from biotune_optuna.data.sources.arrays import open_array
@@ -29,6 +28,7 @@ from biotune_optuna.study import study as studies
 from biotune_optuna.study.rates import find_rates, guessing_loss
 from biotune_optuna.study.setup import Setup, prepare
 from biotune_optuna.study.study import create_study, load_study, study_of
+from tests.kit.studies import tiny_spec
 
 TENTH, HUNDREDTH = (1e-4, 3e-3), (1e-5, 3e-4)
 

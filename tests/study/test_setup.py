@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from examples import digit_folder
 from PIL import Image
 from sklearn.datasets import load_digits
-from tiny import tiny_spec
 
 from biotune_optuna.errors import DataError, ModelError
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.models.weights import create_model
 from biotune_optuna.study.setup import _check_image_size, prepare
+from tests.kit.images import digit_folder
+from tests.kit.studies import tiny_spec
 
 
 @pytest.mark.parametrize(("model", "size"), [("test_vit3", 8), ("test_maxvit", 100)])

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from tiny import tiny_spec
 
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.errors import BioTuneError, StudyError
@@ -17,6 +16,7 @@ from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.spec import StudySpec, default_name
 from biotune_optuna.study.study import study_of
+from tests.kit.studies import tiny_spec
 
 
 def test_a_spec_survives_json() -> None:

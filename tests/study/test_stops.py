@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import TrialState
 
 from biotune_optuna.study.worker import Stopped, StopRequest, run_trials, worker_status
-from tests.study.kit import make, objective, states
+from tests.kit.studies import make, objective, states
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -11,7 +11,6 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from tests.study.faults import Faults
 
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.schema import HOLDER_KEY
@@ -23,7 +22,8 @@ from biotune_optuna.study import worker as workers
 from biotune_optuna.study.stale import Reaper
 from biotune_optuna.study.totals import count
 from biotune_optuna.study.worker import StopRequest, run_trials, worker_status
-from tests.study.kit import make, objective, states
+from tests.kit.faults import Faults
+from tests.kit.studies import make, objective, states
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from biotune_optuna.data.decode import DECODE_ERRORS
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import DataError
-from tests.data.conftest import picture
+from tests.kit.images import picture
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,7 +24,7 @@ from biotune_optuna.data.sources import named
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
-from tests.data.conftest import picture
+from tests.kit.images import picture
 
 if TYPE_CHECKING:
     from biotune_optuna.data.sources.image_source import ImageSource

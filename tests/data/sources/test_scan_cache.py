@@ -9,7 +9,7 @@ import pytest
 from biotune_optuna.data.sources import scan
 from biotune_optuna.data.sources import scan_cache as module
 from biotune_optuna.data.sources.scan_cache import Remembered
-from tests.data.conftest import picture
+from tests.kit.images import picture
 
 
 @pytest.fixture(autouse=True)

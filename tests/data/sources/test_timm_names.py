@@ -18,7 +18,7 @@ from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.data.sources.timm_names import _hub_labels, _one_for_each_part, _Part
 from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
-from tests.data.conftest import picture
+from tests.kit.images import picture
 
 Tree = Callable[..., Path]
 

@@ -23,8 +23,8 @@ from biotune_optuna.report.dashboard.artifacts import (
 )
 from biotune_optuna.report.dashboard.attach import Attachments
 from biotune_optuna.report.dashboard.serve import dashboard_app
-from tests.report.kit import call, detail
-from tests.report.lab import BLOCKS
+from tests.kit.dashboard import call, detail
+from tests.kit.lab import BLOCKS
 
 
 def running_trial(study: optuna.Study) -> optuna.Trial:

@@ -15,7 +15,7 @@ from biotune_optuna.report.dashboard import serve as dashboard
 from biotune_optuna.report.dashboard.artifacts import artifact_store
 from biotune_optuna.report.dashboard.serve import dashboard_app, default_artifact_dir, refresh_study
 from biotune_optuna.report.dashboard.storage import TidyStorage
-from tests.report.kit import call, detail
+from tests.kit.dashboard import call, detail
 
 
 def routes(app: Any) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from biotune_optuna.cli import cli
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.report.dashboard import serve as dashboard
 from biotune_optuna.report.dashboard.serve import run_dashboard
-from tests.report.kit import N_TRIALS
+from tests.kit.dashboard import N_TRIALS
 
 
 @pytest.fixture

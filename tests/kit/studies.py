@@ -1,15 +1,35 @@
-"""A study without a network and what its trials do, for the tests of the worker's loop."""
+"""Studies small enough for tests: one of digits and a tiny timm model, one without a network."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 
+from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.storage.open import open_storage
+from biotune_optuna.study.spec import StudySpec
+
+
+def tiny_spec(**changes: Any) -> StudySpec:
+    options: dict[str, Any] = {
+        "model": "test_efficientnet",
+        "data": "digits",
+        "weights": "none",
+        "image_size": 32,
+        "crop_pct": 1.0,
+        "train_size": 60,
+        "val_size": 40,
+        "test_fraction": 0.1,
+        "n_seeds": 2,
+        "lr": (1e-3, 3e-2),
+        "train": TrainSettings(epochs=2, batch_size=20),
+    }
+    return StudySpec(**(options | changes))
 
 
 def make(url: str = "memory://", sampler: str = "biotune") -> optuna.Study:

@@ -243,7 +243,7 @@ def _contender(lab: Lab, name: str, method: str, mult: list[float], **extra: Any
 def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[str, Any]:
     """A confirmation whose numbers are measured, written as the study module writes it.
 
-    tests/study/test_confirm.py compares its keys with those of a real one.
+    tests/confirmation/test_confirm.py compares its keys with those of a real one.
     """
     ranked = sorted(
         (t for t in study.trials if t.state == TrialState.COMPLETE), key=lambda t: -(t.value or 0)

@@ -12,10 +12,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-from sklearn.datasets import load_digits
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -60,15 +56,3 @@ def run_script(source: str, cwd: Path, *arguments: str, timeout: float = 240) ->
     )
     assert ran.returncode == 0, f"{source}\n{ran.stdout}\n{ran.stderr}"
     return ran.stdout
-
-
-def digit_folder(root: Path, *, per_class: int = 12, classes: int = 3) -> Path:
-    """Real digit images as PNG files, one folder per class."""
-    digits = load_digits()
-    for label in range(classes):
-        folder = root / f"digit-{label}"
-        folder.mkdir(parents=True)
-        for i in np.flatnonzero(digits.target == label)[:per_class]:
-            pixels = np.rint(digits.images[i] * 255 / 16).astype(np.uint8)
-            Image.fromarray(pixels).resize((32, 32)).save(folder / f"{i}.png")
-    return root
