@@ -20,7 +20,7 @@ PAGES += sorted((ROOT / "docs" / "benchmarks").glob("*.md"))
 
 TINY_CLASSIFIER = (
     'BioTuneClassifier("test_efficientnet", weights="none", image_size=32, epochs=1, '
-    "batch_size=20, study_params={'n_seeds': 1}, "
+    "batch_size=20, study_params={'n_seeds': 1, 'lr': (1e-3, 3e-2)}, "
     "confirm=__import__('biotune_optuna').ConfirmPlan(top_k=1, n_runs=1, rates=(1e-2,)), n_trials=2"
 )
 

@@ -6,16 +6,21 @@ run, apart from its size.
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import re
-import subprocess
+import runpy
 import sys
 from typing import TYPE_CHECKING
+
+import optuna
+import pytest
+import torch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TINY_MODEL = 'model="test_efficientnet", weights="none"'
+TINY_MODEL = 'model="test_efficientnet", weights="none", lr=(1e-3, 3e-2)'
 TINY_TRAIN = 'n_seeds=1, train=__import__("biotune_optuna").TrainSettings(epochs=1, batch_size=20)'
 
 SMALLER = {
@@ -39,20 +44,30 @@ def shrink(source: str, **more: tuple[str, str]) -> str:
     return source
 
 
-def run_script(source: str, cwd: Path, *arguments: str, timeout: float = 240) -> str:
-    """Runs a script in a process of its own and returns what it printed."""
+def run_script(source: str, cwd: Path, *arguments: str) -> str:
+    """Run a script as ``python example.py ARGUMENTS`` would and return what it printed.
+
+    It runs in this process, which has PyTorch loaded already, and leaves nothing behind in it.
+    """
     script = cwd / "example.py"
     script.write_text(source)
-    environment = os.environ | {"BIOTUNE_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
-    environment.pop("BIOTUNE_STORAGE", None)
-    ran = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert ran.returncode == 0, f"{source}\n{ran.stdout}\n{ran.stderr}"
-    return ran.stdout
+    known, printed = set(sys.modules), io.StringIO()
+    level, numbers = optuna.logging.get_verbosity(), torch.random.get_rng_state()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(cwd)
+        patch.setenv("BIOTUNE_CACHE", str(cwd / "cache"))
+        patch.delenv("BIOTUNE_STORAGE", raising=False)
+        patch.setattr(sys, "argv", [str(script), *arguments])
+        patch.syspath_prepend(cwd)
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                pytest.fail(f"it ended with {end.code}:\n{printed.getvalue()}")
+        finally:
+            optuna.logging.set_verbosity(level)
+            torch.random.set_rng_state(numbers)
+            for name in set(sys.modules) - known:
+                if str(cwd) in str(getattr(sys.modules[name], "__file__", "")):
+                    del sys.modules[name]
+    return printed.getvalue()
