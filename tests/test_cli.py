@@ -16,7 +16,7 @@ from biotune_optuna.cli import cli
 from biotune_optuna.study.rates import RateCheck
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import create_study
-from tests.kit.cli import TINY, fails, tree, tune
+from tests.kit.cli import RATES, TINY, fails, tree, tune
 from tests.kit.studies import tiny_spec
 
 
@@ -244,8 +244,8 @@ def test_a_study_name_leads_nowhere_else(home: Path) -> None:
 
 def test_without_a_test_part_the_job_ends_well_and_says_so(home: Path) -> None:
     data = tree(home / "data", {"cat": 12, "dog": 12})
-    line = ["tune", "--data", str(data), *TINY, "--trials", "1", "--test-fraction", "0"]
-    result = CliRunner().invoke(cli, [*line, "--batch-size", "8"])
+    line = ["tune", "--data", str(data), *TINY, *RATES, "--trials", "1"]
+    result = CliRunner().invoke(cli, [*line, "--test-fraction", "0", "--batch-size", "8"])
     assert result.exit_code == 0, result.output
     assert "No images were held out for a test" in result.output
     assert "Chosen before the test" not in result.output

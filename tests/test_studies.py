@@ -100,7 +100,7 @@ def test_compare(tmp_path: Path) -> None:
         source,
         {
             **FEW,
-            "spec": (r"image_size=.*?\n\)", f"{TINY}\n)"),
+            "spec": (r"image_size=.*?\n\)", f"{TINY}, lr=(1e-3, 3e-2)\n)"),
             "methods": (
                 r"\(\*default_methods\(\), \*SEARCHERS\)",
                 '("biotune", "full", "gp", "cma-es")',
@@ -129,7 +129,7 @@ def test_ablation(tmp_path: Path) -> None:
     for pattern, replacement in (
         (
             r"TrainSettings\(epochs=args.epochs, batch_size=args.batch_size\)",
-            "TrainSettings(epochs=1, batch_size=args.batch_size), n_seeds=1",
+            "TrainSettings(epochs=1, batch_size=args.batch_size), n_seeds=1, lr=(1e-3, 3e-2)",
         ),
         (r"trials=args.trials,", "trials=args.trials, top_k=1, runs=1,"),
     ):
@@ -175,7 +175,10 @@ def test_paper(tmp_path: Path) -> None:
 
 SMALL = FEW | {
     "model": (r"^MODEL = .*$", 'MODEL = "test_efficientnet"'),
-    "sizes": (r"train_size=200,\n *val_size=100", 'weights="none", train_size=30, val_size=20'),
+    "sizes": (
+        r"train_size=200,\n *val_size=100",
+        'weights="none", lr=(1e-3, 3e-2), train_size=30, val_size=20',
+    ),
     "epochs": (r"epochs=6", "epochs=1, batch_size=15"),
 }
 
@@ -254,7 +257,7 @@ def _compare_pretrained(name: str, methods: int, tmp_path: Path) -> None:
         source,
         {
             "sizes": (r"^SIZES = .*$", 'SIZES = {"test_efficientnet": 32}'),
-            "weights": (r"weights=f.*$", 'weights="none",'),
+            "weights": (r"weights=f.*$", 'weights="none", lr=(1e-3, 3e-2),'),
             "numbers": (r"train_size=100,\n *val_size=100", "train_size=30, val_size=20"),
             "epochs": (r"epochs=\d", "epochs=1"),
             "trials": (r"trials=\d+", "trials=1, top_k=1, runs=1"),

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from biotune_optuna.cli import cli
 from biotune_optuna.cli.tune import Job, _say_result
 from biotune_optuna.study.spec import StudySpec
+from tests.kit.cli import RATES
 
 
 def job(tmp_path: Path, **more: Any) -> Job:
@@ -71,7 +72,7 @@ def test_what_was_stopped_goes_on_with_the_same_command(
     study = SimpleNamespace(
         search=interrupted,
         setup=SimpleNamespace(classes=()),
-        optuna=optuna.create_study(),
+        study=optuna.create_study(),
     )
     monkeypatch.setattr("biotune_optuna.study.study.create_study", lambda *_a, **_o: study)
     monkeypatch.setattr("biotune_optuna.confirmation.winner.check_export", lambda *_a: None)
@@ -87,7 +88,7 @@ def test_json_ends_with_the_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("BIOTUNE_CACHE", str(tmp_path / "cache"))
     small = ("--train-size", "30", "--val-size", "20", "--test-fraction", "0.1", "--epochs", "1")
     model = ("--model", "test_efficientnet", "--weights", "none", "--image-size", "32")
-    line = ["tune", "--data", "digits", *model, *small, "--trials", "1", "--json"]
+    line = ["tune", "--data", "digits", *model, *small, *RATES, "--trials", "1", "--json"]
     result = CliRunner().invoke(cli, line)
     assert result.exit_code == 0, result.output
     *before, last = map(json.loads, result.stdout.splitlines())

@@ -37,13 +37,12 @@ SMALL: dict[str, Any] = {
     "train_size": 30,
     "val_size": 20,
     "n_seeds": 1,
-    "lr": "auto",
     "train": TrainSettings(epochs=1, batch_size=15),
 }
 OPTIONS = shlex.split(
     "--data digits --model test_efficientnet --weights none --image-size 32 --train-size 30 "
-    "--val-size 20 --test-fraction 0.1 --seeds 1 --epochs 1 --batch-size 15 --device cpu "
-    "--trials 3 --top-k 1 --runs 1 --json"
+    "--val-size 20 --test-fraction 0.1 --lr 1e-3,3e-2 --seeds 1 --epochs 1 --batch-size 15 "
+    "--device cpu --trials 3 --top-k 1 --runs 1 --json"
 )
 
 
@@ -85,7 +84,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_matrix_is_filled_once_and_charged_for_everything(tmp_path: Path, cache: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/c.db")
-    rows, log = run(make_plan(), storage, cache)
+    auto = SMALL | {"lr": "auto"}  # so that the finding of rates is charged too
+    task = {"tasks": (tiny_spec(**auto),)}
+    rows, log = run(make_plan(**task), storage, cache)
     assert log.begun() == ["0/biotune", "0/full", "0/linear-probe", "0/full@budget"]
     assert [p.done for p in log if p.state == "done"] == [1, 2, 3, 4]
     by = {row.method: row for row in rows}
@@ -107,18 +108,18 @@ def test_a_matrix_is_filled_once_and_charged_for_everything(tmp_path: Path, cach
     assert 0 < by["full@budget"].passes <= by["biotune"].passes
     assert len(attributes["test_looks"]) == 1, "one test a repeat"
 
-    again, log = run(make_plan(), storage, cache)
+    again, log = run(make_plan(**task), storage, cache)
     assert again == rows
     assert not log, "finished cells are not run again"
-    more, log = run(make_plan(contenders=("full", "lp-ft"), repeats=2), storage, cache)
+    more, log = run(make_plan(**task, contenders=("full", "lp-ft"), repeats=2), storage, cache)
     assert log.begun() == ["0/lp-ft", "1/full", "1/lp-ft"]
     assert len(more) == len(rows) + 3
     assert len({row.split for row in more}) == 2, "a fresh split for each repeat"
     with pytest.raises(StudyError, match="trials: 3, not 4"):
-        run(make_plan(trials=4), storage, cache)
+        run(make_plan(**task, trials=4), storage, cache)
     assert read_rows(storage, "compare") == more
     for elsewhere in ({"data": str(tmp_path / "none")}, {"weights": "/no/such.safetensors"}):
-        other = make_plan(tasks=(tiny_spec(**SMALL | elsewhere),))
+        other = make_plan(tasks=(tiny_spec(**auto | elsewhere),))
         with pytest.raises(BioTuneError, match=r"none|no/such"):
             run(other, storage, cache)
     with pytest.raises(StudyError, match="no comparison 'other'"):

@@ -105,7 +105,9 @@ def test_bad_images_are_skipped_when_asked(tmp_path: Path) -> None:
     labels = [i % 2 for i in range(24)]
     with pytest.raises(BioTuneError, match=r"5\.png"):
         tiny(n_trials=1).fit(files, labels)
-    tiny(n_trials=1, study_params={"n_seeds": 1, "skip_bad_images": True}).fit(files, labels)
+    tiny(n_trials=1, study_params={"n_seeds": 1, "lr": (1e-3, 3e-2), "skip_bad_images": True}).fit(
+        files, labels
+    )
 
 
 def test_unfitted() -> None:

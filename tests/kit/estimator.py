@@ -17,7 +17,7 @@ TINY: dict[str, Any] = {
     "n_trials": 2,
     "epochs": 1,
     "batch_size": 20,
-    "study_params": {"n_seeds": 1},
+    "study_params": {"n_seeds": 1, "lr": [1e-3, 3e-2]},
     "confirm": False,
     "device": "cpu",
     "random_state": 0,
