@@ -149,8 +149,8 @@ def run(job: Job) -> None:
     from biotune_optuna.cli.progress import Progress
     from biotune_optuna.confirmation.confirm import confirm
     from biotune_optuna.confirmation.winner import check_export, export_winner
+    from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
     from biotune_optuna.report.dashboard.attach import Attachments
-    from biotune_optuna.report.dashboard.serve import default_artifact_dir
     from biotune_optuna.report.html import write_report
     from biotune_optuna.report.view import as_view
     from biotune_optuna.report.words import rate_sentences

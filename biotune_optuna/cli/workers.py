@@ -32,8 +32,8 @@ def worker(
 ) -> None:
     """Work on a study that exists, beside other workers."""
     from biotune_optuna.cli.progress import Progress
+    from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
     from biotune_optuna.report.dashboard.attach import Attachments
-    from biotune_optuna.report.dashboard.serve import default_artifact_dir
     from biotune_optuna.storage.open import open_storage
     from biotune_optuna.study.stop import Stopped, StopRequest
     from biotune_optuna.study.study import load_study

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import html as html_escape
 import math
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,60 +10,24 @@ from biotune_optuna.compare import ablation, figures
 from biotune_optuna.compare.rows import write_csv
 from biotune_optuna.compare.tables import Summary, summarise
 from biotune_optuna.errors import StudyError
-from biotune_optuna.page.html import document, figure_html, replace_file
+from biotune_optuna.page.html import document, replace_file
+from biotune_optuna.page.parts import Figure, Heading, Part, Table, Text, markdown
 from biotune_optuna.page.text import count, duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import plotly.graph_objects as go
 
     from biotune_optuna.compare.plan import Comparison
     from biotune_optuna.compare.rows import Row
     from biotune_optuna.compare.statistics import Effect
     from biotune_optuna.compare.tables import Contrast, Entry, Task
 
-__all__ = ["markdown", "page", "write_comparison"]
+__all__ = ["write_comparison"]
 
 _TESTS = {
     "corrected t": "paired t with the correction of Nadeau and Bengio for resampled splits",
     "signed rank": "Wilcoxon's signed rank over seeds",
 }
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading of the second or third level."""
-
-    text: str
-    level: int = 2
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; the first column is words, the others are numbers."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    strong: int | None = None
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure; Markdown leaves it out, its numbers are in the tables."""
-
-    figure: go.Figure
-    caption: str
-
-
-Part = Heading | Text | Table | Drawn
 
 
 def write_comparison(
@@ -104,11 +65,9 @@ def write_comparison(
         references = ablation.references(factors)
     parts = [*extra, *_parts(rows, references, plan)]
     write_csv(rows, target / "results.csv")
-    replace_file(target / "report.md", markdown(title, parts))
-    return replace_file(target / "report.html", page(title, parts))
-
-
-# -- what is said --------------------------------------------------------------------------------
+    replace_file(target / "report.md", markdown([Heading(title, 1), *parts]))
+    page = document(title, parts, eyebrow="Comparison of methods")
+    return replace_file(target / "report.html", page)
 
 
 def _parts(
@@ -122,8 +81,8 @@ def _parts(
     parts: list[Part] = []
     if summary.confirmatory:
         parts += _tested(summary, one_family=references is not None)
-    for task in summary.tasks:
-        parts += _task(task)
+    for number, task in enumerate(summary.tasks):
+        parts += _task(task, number)
     others = [c for c in summary.others if c.effect.n]
     if others:
         parts += [
@@ -153,12 +112,7 @@ def _tested(summary: Summary, *, one_family: bool) -> list[Part]:
     opponents = " and ".join(sorted({c.against for c in summary.confirmatory}))
     family = "all of them" if one_family else f"each task's with {opponents}, named beforehand"
     kinds = sorted({_TESTS[c.test] for c in summary.confirmatory if c.effect.n})
-    drawn: list[Part] = []
-    if any(c.effect.n for c in summary.confirmatory):
-        figure = figures.contrasts_figure(summary.confirmatory)
-        caption = "Diamonds are the estimated differences, bars their 95 % intervals."
-        drawn.append(Drawn(figure, caption))
-    return [
+    parts: list[Part] = [
         Heading("Paired tests"),
         Text(
             "; ".join(["Differences of test scores, paired by repeat, with 95 % intervals", *kinds])
@@ -166,11 +120,14 @@ def _tested(summary: Summary, *, one_family: bool) -> list[Part]:
             "too few repeats (of seeds fewer than six), or all differences equal."
         ),
         _contrast_table(summary.confirmatory, tested=True),
-        *drawn,
     ]
+    if kinds:
+        caption = "Diamonds are the estimated differences, bars their 95 % intervals."
+        parts.append(Figure(figures.contrasts_figure(summary.confirmatory), caption, "contrasts"))
+    return parts
 
 
-def _task(task: Task) -> list[Part]:
+def _task(task: Task, number: int) -> list[Part]:
     row = task.rows[0]
     repeats = len({r.repeat for r in task.rows})
     kind = (
@@ -202,8 +159,8 @@ def _task(task: Task) -> list[Part]:
     cost = "Image passes of all that led to the tested model: search, tuning, final training."
     return [
         *parts,
-        Drawn(figures.scores_figure(task), caption),
-        Drawn(figures.cost_figure(task), cost),
+        Figure(figures.scores_figure(task), caption, f"scores-{number}"),
+        Figure(figures.cost_figure(task), cost, f"cost-{number}"),
     ]
 
 
@@ -255,68 +212,3 @@ def _p(p: float) -> str:
     if math.isnan(p):
         return "–"
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
-
-
-# -- how it is written ---------------------------------------------------------------------------
-
-
-def markdown(title: str, parts: Sequence[Part]) -> str:
-    """Parts as Markdown.
-
-    Args:
-        title: Title of the page.
-        parts: What is on it.
-    """
-    lines = [f"# {_plain(title)}", ""]
-    for part in parts:
-        if isinstance(part, Heading):
-            lines += [f"{'#' * part.level} {_plain(part.text)}", ""]
-        elif isinstance(part, Text):
-            lines += [_plain(part.text), ""]
-        elif isinstance(part, Table):
-            lines += [_line(part.head), "|---|" + "---:|" * (len(part.head) - 1)]
-            lines += [*map(_line, part.rows), ""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown leaves as it is."""
-    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", " ".join(text.split()))
-
-
-def page(title: str, parts: Sequence[Part]) -> str:
-    """Parts as one self-contained HTML file.
-
-    Args:
-        title: Title of the page.
-        parts: What is on it.
-    """
-    body = [
-        '<header><p class="eyebrow">Comparison of methods</p>'
-        f"<h1>{html_escape.escape(title)}</h1></header>"
-    ]
-    body += [_html(part, number) for number, part in enumerate(parts)]
-    return document(title, body)
-
-
-def _html(part: Part, number: int) -> str:
-    if isinstance(part, Heading):
-        return f"<h{part.level}>{html_escape.escape(part.text)}</h{part.level}>"
-    if isinstance(part, Text):
-        return f"<p>{html_escape.escape(part.text)}</p>"
-    if isinstance(part, Drawn):
-        return figure_html(f"figure{number}", part.caption, part.figure)
-    head = "".join(f"<th>{html_escape.escape(cell)}</th>" for cell in part.head)
-    rows = []
-    for index, row in enumerate(part.rows):
-        mark = ' class="winner"' if index == part.strong else ""
-        cells = "".join(f"<td>{html_escape.escape(cell)}</td>" for cell in row)
-        rows.append(f"<tr{mark}>{cells}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )

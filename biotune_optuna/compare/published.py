@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from biotune_optuna.page.parts import Items, Table, Text, markdown
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -62,26 +64,23 @@ DIFFERENCES: Final = (
 """In what this project's run of the protocol differs from the published one."""
 
 
-def beside(rows: Iterable[Row]) -> str:
+def beside(results: Iterable[Row]) -> str:
     """Return the paper's table and ours as Markdown, in percent.
 
     Args:
-        rows: Results of the paper's protocol.
+        results: Results of the paper's protocol.
 
     Returns:
         One line for each data set and method: the published accuracy, and ours for each
         architecture with the number of repeats; a dash where there is none.
     """
     ours: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for row in rows:
+    for row in results:
         ours[row.data, row.method, row.model].append(100 * row.score)
     models = sorted({model for _, _, model in ours}, key=lambda name: (name != MODEL, name))
     methods = [*PUBLISHED, *sorted({m for _, m, _ in ours} - set(PUBLISHED))]
     data = [*PUBLISHED["biotune"], *sorted({d for d, _, _ in ours} - set(PUBLISHED["biotune"]))]
-    lines = [
-        f"| data | method | paper, {MODEL} | " + " | ".join(f"ours, {m}" for m in models) + " |",
-        "|---|---|---:|" + "---:|" * len(models),
-    ]
+    rows = []
     for name in data:
         for method in methods:
             theirs = PUBLISHED.get(method, {}).get(name)
@@ -90,6 +89,8 @@ def beside(rows: Iterable[Row]) -> str:
                 continue
             cells = ["–" if theirs is None else f"{theirs:.2f}"]
             cells += [f"{np.mean(v):.2f} (n = {len(v)})" if v else "–" for v in values]
-            lines.append(f"| {name} | {method} | " + " | ".join(cells) + " |")
-    notes = "\n".join(f"- {text}" for text in DIFFERENCES)
-    return "\n".join(lines) + f"\n\nDifferences in protocol:\n\n{notes}\n"
+            rows.append((name, method, *cells))
+    head = ("data", "method", f"paper, {MODEL}", *(f"ours, {model}" for model in models))
+    return markdown(
+        [Table(head, rows, words=2), Text("Differences in protocol:"), Items(DIFFERENCES)]
+    )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from biotune_optuna._version import __version__
+from biotune_optuna.page.parts import (
+    Facts,
+    Heading,
+    Items,
+    Markdown,
+    Part,
+    Table,
+    Text,
+    markdown,
+    plain,
+)
 
 if TYPE_CHECKING:
     from biotune_optuna.data.preprocessing import Preprocessing
@@ -42,9 +52,10 @@ def render_card(
         classes: Class names in the order of the outputs.
         preprocessing: What the network expects of images.
         recipe: How it was trained.
-        facts: Heading -> content, in order. A content is a text, a mapping (a table of two
-            columns), a sequence of mappings (a table with a column per key) or a sequence of
-            other things (a list). ``Intended use``, ``Limits`` and ``Recipe`` have a default.
+        facts: Heading -> content, in order. A content is a text (shown as it is; give
+            `biotune_optuna.page.parts.Markdown` for Markdown), a mapping (a table of two columns),
+            a sequence of mappings (a table with a column per key) or a sequence of other things
+            (a list). ``Intended use``, ``Limits`` and ``Recipe`` have a default.
 
     Returns:
         Markdown with the front matter that model hubs read.
@@ -58,16 +69,18 @@ def render_card(
         "Classes": _classes(classes),
         "Use": _USAGE,
     }
-    parts = [
+    parts: list[Part] = [
         _FRONT_MATTER,
-        f"# {model_name}, fine-tuned for {len(classes)} classes",
-        f"Made by evolutionary selective fine-tuning with biotune-optuna {__version__}.",
-        *(f"## {_text(heading)}\n\n{_render(content)}" for heading, content in sections.items()),
+        Heading(f"{model_name}, fine-tuned for {len(classes)} classes", 1),
+        Text(f"Made by evolutionary selective fine-tuning with biotune-optuna {__version__}."),
     ]
-    return "\n\n".join(parts) + "\n"
+    for heading, content in sections.items():
+        parts += [Heading(heading), *_parts(content)]
+    return markdown(parts)
 
 
-_FRONT_MATTER = """---
+_FRONT_MATTER = Markdown(
+    """---
 library_name: timm
 pipeline_tag: image-classification
 tags:
@@ -75,8 +88,10 @@ tags:
 - timm
 - biotune-optuna
 ---"""
+)
 
-_USAGE = """With the preprocessing of training:
+_USAGE = Markdown(
+    """With the preprocessing of training:
 
 ```console
 $ biotune predict THIS_FOLDER image.jpg --csv predictions.csv
@@ -89,31 +104,33 @@ import timm
 
 model = timm.create_model("local-dir:.", pretrained=True)
 ```"""
+)
 
 
-def _recipe(recipe: Recipe) -> str:
-    return (
-        f"{_text(recipe.describe())}, base learning rate {recipe.lr:.3g}, "
+def _recipe(recipe: Recipe) -> Markdown:
+    return Markdown(
+        f"{plain(recipe.describe())}, base learning rate {recipe.lr:.3g}, "
         f"weight decay {recipe.weight_decay:.3g}. `recipe.json` holds it block by block."
     )
 
 
-def _render(content: Any) -> str:
+def _parts(content: Any) -> list[Part]:
+    """Return a section's content as parts of a page."""
+    if isinstance(content, Part):
+        return [content]
+    if not content:
+        return [Text("None.")]
     if isinstance(content, Mapping):
-        rows = [{"": key, "value": value} for key, value in content.items()]
-        return _table(rows) if rows else "None."
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        if content and all(isinstance(item, Mapping) for item in content):
-            return _table(content)
-        return "\n".join(f"- {_text(_scalar(item))}" for item in content) or "None."
-    return _scalar(content)
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_text(_scalar(row.get(key, ""))) for key in columns] for row in rows]
-    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
+        return [Facts([(name, _scalar(value)) for name, value in content.items()])]
+    if isinstance(content, str):
+        return [Text(content)]
+    if all(isinstance(item, Part) for item in content):
+        return list(content)
+    if all(isinstance(item, Mapping) for item in content):
+        columns = list(dict.fromkeys(key for row in content for key in row))
+        rows = [[_scalar(row.get(key, "")) for key in columns] for row in content]
+        return [Table(columns, rows, words=len(columns))]
+    return [Items([_scalar(item) for item in content])]
 
 
 def _scalar(value: Any) -> str:
@@ -128,14 +145,9 @@ def _scalar(value: Any) -> str:
     return str(value)
 
 
-def _text(value: str) -> str:
-    """One line without Markdown or HTML of its own: names come from folders and files."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(value.split()))
-
-
-def _classes(classes: Sequence[str]) -> str:
-    shown = "\n".join(
-        f"{number}. {_text(name)}" for number, name in enumerate(classes[:_SHOWN_CLASSES])
-    )
+def _classes(classes: Sequence[str]) -> list[Part]:
+    shown: list[Part] = [Items(classes[:_SHOWN_CLASSES], first=0)]
     rest = len(classes) - _SHOWN_CLASSES
-    return shown + (f"\n\nand {rest} more: see `labels.json`." if rest > 0 else "")
+    if rest > 0:
+        shown.append(Markdown(f"and {rest} more: see `labels.json`."))
+    return shown

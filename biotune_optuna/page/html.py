@@ -1,9 +1,7 @@
-"""The shell of a self-contained HTML page: style, plotly itself, figures as data."""
+"""A page as one HTML file that needs nothing else: style, plotly itself, figures as data."""
 
 from __future__ import annotations
 
-import html as html_escape
-import re
 from datetime import datetime
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -11,63 +9,60 @@ from typing import TYPE_CHECKING
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.files import replace_text
-from biotune_optuna.page.style import at_height
+from biotune_optuna.page.parts import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    import plotly.graph_objects as go
+    from biotune_optuna.page.parts import Part
 
-__all__ = ["document", "figure_html", "replace_file"]
+__all__ = ["document", "replace_file"]
 
 
-def document(title: str, body: Iterable[str]) -> str:
+def document(
+    heading: str, parts: Iterable[Part], *, eyebrow: str, title: str = "", below: str = ""
+) -> str:
     """Return a page that needs nothing else, not even a network.
 
     Args:
-        title: Title of the window, unescaped.
-        body: Parts of the page, as HTML.
+        heading: The page's heading.
+        parts: What is on the page.
+        eyebrow: A line above the heading that says what kind of page this is.
+        title: Title of the window; default the heading.
+        below: A line below the heading.
     """
     from plotly.offline import get_plotlyjs
 
-    assets = resources.files("biotune_optuna.report") / "assets"
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<link rel="icon" href="data:,">',
-            f"<title>{html_escape.escape(title)}</title>",
-            f"<style>{(assets / 'report.css').read_text('utf-8')}</style></head><body><main>",
-            *body,
-            f"<footer>Written {datetime.now().astimezone():%Y-%m-%d %H:%M %Z} by biotune-optuna"
-            f" {__version__}.</footer></main>",
-            "<noscript><p>The figures need JavaScript; all results are in the tables too.</p>"
-            "</noscript>",
-            f"<script>{get_plotlyjs()}</script>",
-            f"<script>{(assets / 'report.js').read_text('utf-8')}</script>",
-            "</body></html>",
-        ]
-    )
-
-
-def figure_html(identity: str, caption: str, figure: go.Figure) -> str:
-    """Return a figure: title as a heading, data as JSON that cannot end the script element."""
-    title = html_escape.unescape(re.sub(r"<[^>]*>", " ", figure.layout.title.text or ""))
-    figure.update_layout(title=None)
-    at_height(figure, figure.layout.height, title_lines=0)
-    data = str(figure.to_json()).replace("<", "\\u003c")
-    return (
-        f'<figure id="figure-{identity}"><h3>{html_escape.escape(title)}</h3>'
-        f'<div class="plot" id="{identity}"></div>'
-        f'<script type="application/json" id="{identity}-data">{data}</script>'
-        f"<figcaption>{html_escape.escape(caption)}</figcaption></figure>"
+    assets = resources.files("biotune_optuna.page") / "assets"
+    return render(
+        (assets / "page.html").read_text("utf-8"),
+        title=title or heading,
+        heading=heading,
+        eyebrow=eyebrow,
+        below=below,
+        parts=parts,
+        when=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        version=__version__,
+        css=(assets / "page.css").read_text("utf-8"),
+        script=(assets / "page.js").read_text("utf-8"),
+        plotly=get_plotlyjs(),
     )
 
 
 def replace_file(target: Path, text: str) -> Path:
-    """Write a file so that a reader sees the old one or the new one."""
+    """Write a file so that a reader sees the old one or the new one.
+
+    Args:
+        target: The file; its folder is made where it is missing.
+        text: Its content.
+
+    Returns:
+        The file.
+
+    Raises:
+        StudyError: If it cannot be written; an earlier file is as it was.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_text(target, text)

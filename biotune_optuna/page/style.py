@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 BLACK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
-VERMILION, PURPLE, YELLOW = "#D55E00", "#CC79A7", "#F0E442"
+VERMILION, PURPLE = "#D55E00", "#CC79A7"
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 
 # Light to dark without a turn: prints in grey as it reads on screen.
 RATE_SCALE = ("#fff7bc", "#fec44f", "#ec7014", "#a63603", "#4a1203")
 SHARE_SCALE = ("#ffffff", "#d6e6f4", "#85bcdb", "#2171b5", "#08306b")
+RATE_TICKS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 _AXIS = 52  # pixels that ticks and title of the lowest axis take
 _BELOW = _AXIS + 30  # and a line of legend

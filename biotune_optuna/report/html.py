@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import html as html_escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from biotune_optuna.page.html import document, figure_html, replace_file
+from biotune_optuna.page.html import document, replace_file
+from biotune_optuna.page.parts import Heading, Part, Section, Text, Verdict, texts
 from biotune_optuna.page.text import plural
-from biotune_optuna.report import sections
-from biotune_optuna.report.figures import FIGURES, NothingToShow
-from biotune_optuna.report.view import StudyView, as_view
+from biotune_optuna.report.figures import all_figures
+from biotune_optuna.report.sections import CHAPTERS, tiles
+from biotune_optuna.report.view import NothingToShow, StudyView, as_view
 from biotune_optuna.report.words import search_sentences, verdict
 
 if TYPE_CHECKING:
     from optuna import Study
 
 __all__ = ["write_report"]
-
-_CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("compare", "How the methods compare", ("search-confirmed-test",)),
-    ("recipe", "The recipe", ()),
-    (
-        "search",
-        "How the search went",
-        (
-            "search-history",
-            "freeze-by-block",
-            "genome-heatmap",
-            "block-importance",
-            "lineage",
-            "learning-curves",
-        ),
-    ),
-    ("cost", "What it cost", ("accuracy-against-cost", "where-time-went")),
-    ("errors", "Where the model is wrong", ("confusion-matrix", "most-wrong")),
-    ("use", "How to use the result", ()),
-    ("trust", "How far to trust this", ()),
-    ("settings", "Settings", ()),
-)
 
 
 def write_report(study: Study | StudyView, path: str | Path) -> Path:
@@ -74,46 +52,47 @@ def page(view: StudyView) -> str:
     Args:
         view: The study read.
     """
-    chapters = [_chapter(view, *chapter) for chapter in _CHAPTERS]
-    return document(f"{view.name} · fine-tuning report", [_head(view), *filter(None, chapters)])
-
-
-def _head(view: StudyView) -> str:
     found = verdict(view)
-    running = len(view.in_state(TrialState.RUNNING))
-    confirmed = "confirmed in part" if view.unconfirmed else "confirmed"
-    state = confirmed if view.confirm else "running" if running else "not confirmed yet"
-    sub = [
-        state,
-        plural(view.evaluated, "recipe") + " evaluated"
-        if view.spec
-        else plural(len(view.trials), "trial"),
+    parts: list[Part] = [
+        Verdict(found.tone, found.headline, found.sentences),
+        *tiles(view),
+        Heading("What was searched"),
+        *texts(search_sentences(view)),
     ]
-    if view.spec:
-        sub.insert(0, f"{view.spec.get('model')} on {view.spec.get('data')}")
-    says = "".join(f"<p>{html_escape.escape(s)}</p>" for s in found.sentences)
-    told = "".join(f"<p>{html_escape.escape(s)}</p>" for s in search_sentences(view))
-    return (
-        '<header><p class="eyebrow">Fine-tuning report</p>'
-        f"<h1>{html_escape.escape(view.name)}</h1>"
-        f'<p class="soft">{html_escape.escape(" · ".join(sub))}</p></header>'
-        f'<section class="verdict {found.tone}"><strong>{html_escape.escape(found.headline)}'
-        f"</strong>{says}</section>{sections.tiles(view)}<h2>What was searched</h2>{told}"
+    for name, chapter in CHAPTERS.items():
+        if chapter.ours and not view.spec and not view.confirm:
+            continue
+        if inside := [*chapter.words(view), *_figures(view, name)]:
+            parts.append(Section(name, chapter.title, inside))
+    return document(
+        view.name,
+        parts,
+        eyebrow="Fine-tuning report",
+        title=f"{view.name} · fine-tuning report",
+        below=" · ".join(_state(view)),
     )
 
 
-def _chapter(view: StudyView, key: str, title: str, figure_ids: tuple[str, ...]) -> str:
-    if not view.spec and not view.confirm and key in ("compare", "errors"):
-        return ""
-    body = sections.BODIES[key](view) if key in sections.BODIES else ""
-    drawn, missing = [], []
-    for entry in FIGURES:
-        if entry.id in figure_ids:
+def _state(view: StudyView) -> list[str]:
+    """Say what was tuned, whether it was confirmed, and how much was tried."""
+    if view.confirm:
+        state = "confirmed in part" if view.unconfirmed else "confirmed"
+    else:
+        state = "running" if view.in_state(TrialState.RUNNING) else "not confirmed yet"
+    if not view.spec:
+        return [state, plural(len(view.trials), "trial")]
+    what = f"{view.spec.get('model')} on {view.spec.get('data')}"
+    return [what, state, f"{plural(view.evaluated, 'recipe')} evaluated"]
+
+
+def _figures(view: StudyView, chapter: str) -> list[Part]:
+    """Draw a chapter's figures; below them, once each, why the others have nothing to show."""
+    drawn: list[Part] = []
+    missing: dict[str, Part] = {}
+    for figure in all_figures():
+        if figure.chapter == chapter:
             try:
-                drawn.append(figure_html(entry.id, entry.caption, entry.draw(view)))
+                drawn.append(figure.part(view))
             except NothingToShow as nothing:
-                missing.append(f'<p class="none">{html_escape.escape(str(nothing))}</p>')
-    if not body and not drawn and not missing:
-        return ""
-    inside = "".join([body, *drawn, *dict.fromkeys(missing)])
-    return f'<section id="{key}"><h2>{html_escape.escape(title)}</h2>{inside}</section>'
+                missing[str(nothing)] = Text(str(nothing), "none")
+    return [*drawn, *missing.values()]

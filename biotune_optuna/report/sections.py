@@ -1,58 +1,37 @@
-"""The report's parts that are words and tables, each a function of a study's reading."""
+"""The report's chapters in their order: what each says in words and tables.
+
+Figures choose the chapter that they stand in themselves, see `biotune_optuna.report.figures`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from biotune_optuna.page.parts import Bars, Code, Facts, Part, Table, Text, Tiles, texts
 from biotune_optuna.page.text import count, duration, label, method_words, plural
-from biotune_optuna.report.figures.cost import time_spent
-from biotune_optuna.report.view import StudyView, seconds
+from biotune_optuna.report.cost import time_spent
+from biotune_optuna.report.view import seconds
 from biotune_optuna.report.words import cost_sentences, describe, describe_trial
 from biotune_optuna.schema import TrialRecord
 
-__all__ = ["BODIES", "tiles"]
+if TYPE_CHECKING:
+    from biotune_optuna.report.view import StudyView
+
+__all__ = ["CHAPTERS", "Chapter", "tiles"]
 
 MAX_CLASS_ROWS = 20
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, winner: int | None = None) -> str:
-    """Return a table of escaped cells that scrolls sideways on a narrow screen.
+def tiles(view: StudyView) -> list[Part]:
+    """Return the few numbers to take away.
 
     Args:
-        head: Column titles; one that starts with ``~`` holds words and may wrap.
-        rows: Cells.
-        winner: Row to set off.
+        view: The study read.
     """
-    wraps = [h.startswith("~") for h in head]
-
-    def cells(kind: str, row: Sequence[str]) -> str:
-        marks = [' class="words"' if w else "" for w in wraps]
-        return "".join(
-            f"<{kind}{mark}>{escape(cell.removeprefix('~'))}</{kind}>"
-            for mark, cell in zip(marks, row, strict=True)
-        )
-
-    win = ' class="winner"'
-    body = "".join(
-        f"<tr{win if i == winner else ''}>{cells('td', row)}</tr>" for i, row in enumerate(rows)
-    )
-    top = cells("th", head)
-    inside = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll"><table>{inside}</table></div>'
-
-
-def paragraphs(sentences: Iterable[str]) -> str:
-    """Sentences as escaped paragraphs."""
-    return "".join(f"<p>{escape(s)}</p>" for s in sentences if s)
-
-
-def tiles(view: StudyView) -> str:
-    """Return the few numbers to take away."""
     found: list[tuple[str, str]] = []
     winner = view.winner
     test = view.tested(str(winner["name"])) if winner else None
@@ -76,122 +55,108 @@ def tiles(view: StudyView) -> str:
     spent = sum(time_spent(view).values())
     if spent > 0:
         found.append((duration(spent), "of computing in all"))
-    cells = "".join(
-        f'<div class="tile"><b>{escape(n)}</b><span>{escape(w)}</span></div>' for n, w in found
-    )
-    return f'<div class="tiles">{cells}</div>' if cells else ""
+    return [Tiles(found)] if found else []
 
 
-def compare(view: StudyView) -> str:
-    """Table of all confirmed contenders."""
+def compare(view: StudyView) -> Iterator[Part]:
+    """Say how all confirmed contenders did."""
     if not view.confirm:
-        return ""
-    rows, at = [], None
-    for i, c in enumerate(view.contenders):
-        if c.get("name") == view.confirm.get("winner"):
-            at = i
-        test = view.tested(str(c.get("name")))
-        runs = len(c.get("scores") or ())
+        return
+    winner, rows = None, []
+    for number, one in enumerate(view.contenders):
+        if one.get("name") == view.confirm.get("winner"):
+            winner = number
+        test = view.tested(str(one.get("name")))
+        span = f" ({view.say_interval(test['low'], test['high'])})" if test else ""
         rows.append(
-            [
-                label(c),
-                _searched(view, c),
-                f"{view.say(c.get('mean'))} ± {_error(view, c.get('stderr'))} ({runs})",
-                f"{view.say(test['score'])} ({view.say_interval(test['low'], test['high'])})"
-                if test
-                else "–",
-                f"{c['trainable_pct']:.3g} %" if _known(c.get("trainable_pct")) else "–",
-                count(c["forward"]) if _known(c.get("forward")) else "–",
-                duration(c["seconds"]) if _known(c.get("seconds")) else "–",
-            ]
+            (
+                label(one),
+                _with_error(view, one.get("search_value"), one.get("search_stderr") or None),
+                f"{_with_error(view, one.get('mean'), one.get('stderr'))}"
+                f" ({len(one.get('scores') or ())})",
+                view.say(test["score"]) + span if test else "–",
+                _said(one.get("trainable_pct"), "{:.3g} %".format),
+                _said(one.get("forward"), count),
+                _said(one.get("seconds"), duration),
+            )
         )
-    head = ["~Method", "Search", "Confirmed", "Test (interval)", "Trained", "Images", "Time"]
-    notes = [
+    head = ("Method", "Search", "Confirmed", "Test (interval)", "Trained", "Images", "Time")
+    yield Table(head, rows, strong=winner)
+    yield Text(
         "Confirmed: mean and standard error over so many trainings on fresh seeds. Test: with its"
         " 95 % interval. Images (forward passes) and time: what confirming took.",
-        *_grids(view),
-    ]
-    return table(head, rows, winner=at) + "".join(f'<p class="soft">{escape(n)}</p>' for n in notes)
-
-
-def _searched(view: StudyView, record: Mapping[str, Any]) -> str:
-    if not _known(record.get("search_value")):
-        return "–"
-    error = record.get("search_stderr")
-    return view.say(record["search_value"]) + (f" ± {_error(view, error)}" if error else "")
-
-
-def _error(view: StudyView, value: object) -> str:
-    if not _known(value):
-        return "–"
-    return f"{100 * float(value):.1f}" if view.is_accuracy else f"{float(value):.2g}"  # type: ignore[arg-type]
-
-
-def _grids(view: StudyView) -> list[str]:
-    notes = []
-    for c in view.contenders:
-        grid = c.get("grid")
-        if grid:
-            tried = ", ".join(f"{g['lr']:g}" for g in grid)
-            name = method_words(c)
-            notes.append(
+        "soft",
+    )
+    for one in view.contenders:
+        if one.get("grid"):
+            tried = ", ".join(f"{setting['lr']:g}" for setting in one["grid"])
+            name = method_words(one)
+            yield Text(
                 f"{name[0].upper()}{name[1:]} had its base rate chosen on the same validation"
-                f" images from {tried}; it took {c.get('lr'):g}."
+                f" images from {tried}; it took {one.get('lr'):g}.",
+                "soft",
             )
-    return notes
 
 
-def recipe(view: StudyView) -> str:
-    """Return the recipe in words and as a picture of the blocks."""
+def _known(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _said(value: Any, say: Callable[[float], str]) -> str:
+    """Return a number in words, or a dash for one that is not known."""
+    return say(value) if _known(value) else "–"
+
+
+def _with_error(view: StudyView, value: Any, error: Any) -> str:
+    """Return a value of the metric with its standard error where both are known."""
+    if not _known(value) or not _known(error):
+        return _said(value, view.say)
+    spread = f"{100 * error:.1f}" if view.is_accuracy else f"{error:.2g}"
+    return f"{view.say(value)} ± {spread}"
+
+
+def recipe(view: StudyView) -> Iterator[Part]:
+    """Say the recipe in words, and draw it block by block."""
     record = view.winner or {}
     multipliers = (record.get("recipe") or {}).get("multipliers")
     trial = view.chosen_trial
     if record and record.get("method") != "biotune":
-        intro = [f"The winner is {method_words(record)}: {record.get('describe', '')}."]
+        yield Text(f"The winner is {method_words(record)}: {record.get('describe', '')}.")
         if trial is not None and trial.number in view.recipes:
             multipliers = view.recipes[trial.number]
-            intro.append(f"Below is BioTune's best, trial {trial.number}.")
+            yield Text(f"Below is BioTune's best, trial {trial.number}.")
     elif multipliers:
-        lr = record.get("lr")
-        intro = [f"{str(record.get('name')).capitalize()}: {describe(multipliers, lr)}."]
+        words = describe(multipliers, record.get("lr"))
+        yield Text(f"{str(record.get('name')).capitalize()}: {words}.")
     elif trial is not None:
         multipliers = view.recipes.get(trial.number)
-        intro = [f"The best so far is trial {trial.number}. {describe_trial(view, trial)}"]
-    else:
-        return ""
-    if not multipliers:
-        return paragraphs(intro)
-    note = (
-        "From the input (top) to the classifier. Hatched: kept as pre-trained. Bars: how fast the"
-        " block learns, from 0.1× to 10× of the base learning rate."
-    )
-    bars = "".join(_bar(str(b), float(m)) for b, m in multipliers.items())
-    return f'{paragraphs(intro)}<div class="recipe">{bars}</div><p class="soft">{note}</p>'
-
-
-def _bar(block: str, multiplier: float) -> str:
-    if multiplier <= 0:
-        inside = '<div class="hatch"></div><span class="value">frozen</span>'
-    else:
-        share = min(1.0, max(0.03, (math.log10(multiplier) + 1) / 2))
-        inside = (
-            f'<div class="fill" style="width:{100 * share:.0f}%"></div>'
-            f'<span class="value">{multiplier:.2g}×</span>'
+        yield Text(f"The best so far is trial {trial.number}. {describe_trial(view, trial)}")
+    if multipliers:
+        yield Bars([_bar(str(block), float(rate)) for block, rate in multipliers.items()])
+        yield Text(
+            "From the input (top) to the classifier. Hatched: kept as pre-trained. Bars: how fast"
+            " the block learns, from 0.1× to 10× of the base learning rate.",
+            "soft",
         )
-    return f'<div class="name">{escape(block)}</div><div class="track">{inside}</div>'
 
 
-def cost(view: StudyView) -> str:
-    """Return what the study cost, in sentences."""
-    return paragraphs(cost_sentences(view))
+def _bar(block: str, rate: float) -> tuple[str, float | None, str]:
+    if rate <= 0:
+        return block, None, "frozen"
+    return block, min(1.0, max(0.03, (math.log10(rate) + 1) / 2)), f"{rate:.2g}×"
 
 
-def errors(view: StudyView) -> str:
-    """Per class: how many of its test images are found, and how often its name is right."""
+def cost(view: StudyView) -> Iterable[Part]:
+    """Say what the study cost."""
+    return texts(cost_sentences(view))
+
+
+def errors(view: StudyView) -> Iterator[Part]:
+    """Say per class how many of its test images are found, and how often its name is right."""
     test = view.tested(str(view.confirm.get("winner", ""))) or {}
     counts, classes = test.get("confusion"), view.confirm.get("classes") or ()
     if not counts or len(counts) != len(classes):
-        return ""
+        return
     rows = []
     for i, name in enumerate(classes):
         true, said, right = sum(counts[i]), sum(row[i] for row in counts), counts[i][i]
@@ -199,59 +164,56 @@ def errors(view: StudyView) -> str:
         rows.append((found, str(name), true, right / said if said else math.nan))
     rows.sort(key=lambda r: (math.isnan(r[0]), r[0]))
     shown = rows[:MAX_CLASS_ROWS]
-    note = (
+    yield Text(
         f"The {len(shown)} hardest of {len(rows)} classes."
         if len(shown) < len(rows)
-        else ("The hardest class first.")
+        else "The hardest class first."
     )
-    cells = [[name, str(n), _share(found), _share(precise)] for found, name, n, precise in shown]
-    head = ["~Class", "Test images", "Found", "Right when said"]
-    return f"<p>{note}</p>" + table(head, cells)
+    share = lambda value: f"{100 * value:.1f} %"  # noqa: E731 - a format
+    yield Table(
+        ("Class", "Test images", "Found", "Right when said"),
+        [
+            (name, str(n), _said(found, share), _said(right, share))
+            for found, name, n, right in shown
+        ],
+    )
 
 
-def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1%}".replace("%", " %")
-
-
-def use(view: StudyView) -> str:
-    """How to use the model and the recipe."""
-    if not view.spec:
-        best = view.best
-        if best is None:
-            return ""
-        return paragraphs(["The best parameters, for your own objective:"]) + _code(
-            f"study = optuna.load_study(study_name={view.name!r}, storage=...)\n"
-            f"study.best_params    # trial {best.number}, {duration(seconds(best) or 0.0)}"
-        )
+def use(view: StudyView) -> Iterator[Part]:
+    """Say how to use the model and the recipe."""
     folder = view.model_dir
-    if not folder:
+    if not view.spec:
+        if view.best is None:
+            return
+        yield Text("The best parameters, for your own objective:")
+        yield Code(
+            f"study = optuna.load_study(study_name={view.name!r}, storage=...)\n"
+            f"study.best_params    # trial {view.best.number},"
+            f" {duration(seconds(view.best) or 0.0)}"
+        )
+    elif not folder:
         start = "Write" if view.winner else "Once a winner has been confirmed, write"
-        words = [f"{start} the tuned model into a folder, then classify images with it:"]
+        yield Text(f"{start} the tuned model into a folder, then classify images with it:")
         place = f" --storage {shlex.quote(view.storage_url)}" if view.storage_url else ""
-        shell = (
+        yield Code(
             f"biotune export --study {shlex.quote(view.name)}{place} --to my-model\n"
             "biotune predict my-model photo.jpg"
         )
-        return paragraphs(words) + _code(shell)
-    shell = f"biotune predict {shlex.quote(folder)} photo.jpg another.png"
-    python = (
-        "import timm\n\n"
-        f"model = timm.create_model({_literal(f'local-dir:{folder}')}, pretrained=True).eval()"
-    )
-    again = (
-        "from biotune_optuna import Recipe\n\n"
-        f"recipe = Recipe.load({_literal(f'{folder}/recipe.json')})\n"
-        "optimizer = torch.optim.AdamW(recipe.apply(model))"
-    )
-    parts = [
-        paragraphs([f"The tuned model is in {folder}. From the command line:"]) + _code(shell),
-        paragraphs(["From Python, with timm alone:"]) + _code(python),
-    ]
-    if (view.winner or {}).get("method") == "biotune":
-        parts.append(
-            paragraphs(["The recipe in a training loop of your own, for new data:"]) + _code(again)
+    else:
+        yield Text(f"The tuned model is in {folder}. From the command line:")
+        yield Code(f"biotune predict {shlex.quote(folder)} photo.jpg another.png")
+        yield Text("From Python, with timm alone:")
+        yield Code(
+            "import timm\n\n"
+            f"model = timm.create_model({_literal(f'local-dir:{folder}')}, pretrained=True).eval()"
         )
-    return "".join(parts)
+        if (view.winner or {}).get("method") == "biotune":
+            yield Text("The recipe in a training loop of your own, for new data:")
+            yield Code(
+                "from biotune_optuna import Recipe\n\n"
+                f"recipe = Recipe.load({_literal(f'{folder}/recipe.json')})\n"
+                "optimizer = torch.optim.AdamW(recipe.apply(model))"
+            )
 
 
 def _literal(text: str) -> str:
@@ -259,64 +221,51 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _code(text: str) -> str:
-    return f"<pre>{escape(text)}</pre>"
-
-
-def trust(view: StudyView) -> str:
-    """Return what the numbers mean and what they do not."""
-    sentences = []
+def trust(view: StudyView) -> Iterator[Part]:
+    """Say what the numbers mean and what they do not."""
     looks = view.test_looks
     if looks:
         when = "; ".join(
             f"{look.get('what', '?')} at {str(look.get('time', '?'))[:16].replace('T', ' ')}"
             for look in looks
         )
-        sentences.append(f"The test data was looked at in {plural(len(looks), 'test')}: {when}.")
-        if len(looks) > len(view.confirm.get("tests", ())):
-            sentences.append(
-                "Some of these belong to earlier confirmations. Each further look makes the test"
-                " score a little more optimistic."
-            )
-        else:
-            sentences.append("Each model was tested once, after the choice had been made.")
+        yield Text(f"The test data was looked at in {plural(len(looks), 'test')}: {when}.")
+        yield Text(
+            "Some of these belong to earlier confirmations. Each further look makes the test"
+            " score a little more optimistic."
+            if len(looks) > len(view.confirm.get("tests", ()))
+            else "Each model was tested once, after the choice had been made."
+        )
     elif view.without_test:
-        sentences.append("No images were held out for a test.")
+        yield Text("No images were held out for a test.")
     elif view.spec:
-        sentences.append("The test data has not been looked at yet.")
+        yield Text("The test data has not been looked at yet.")
     if len(view.complete) > 1:
-        sentences.append(
-            f"The best search value is the best of {len(view.complete):,} and therefore flatters;"
-            " the confirmed and the test values do not have that flaw."
+        best = f"is the best of {len(view.complete):,} and therefore flatters"
+        yield Text(
+            f"The best search value {best}; the confirmed and the test values do not have that"
+            " flaw."
             if view.confirm
-            else f"The best value is the best of {len(view.complete):,} and therefore flatters."
+            else f"The best value {best}."
         )
     if view.confirm:
-        sentences.append(
+        yield Text(
             "A 95 % interval says how far the score could have moved with other test images of the"
             " same kind. It says nothing about images of another kind."
         )
     plateau = view.confirm.get("plateau") or ()
     if len(plateau) > 1:
-        sentences.append(
-            f"Not to be told from the best on fresh seeds: {', '.join(map(str, plateau))}."
-        )
+        yield Text(f"Not to be told from the best on fresh seeds: {', '.join(map(str, plateau))}.")
     if view.metric == "macro_accuracy":
-        sentences.append(
-            "Macro accuracy is the mean over classes: rare classes count like common ones."
-        )
-    return paragraphs(sentences)
+        yield Text("Macro accuracy is the mean over classes: rare classes count like common ones.")
 
 
-def settings(view: StudyView) -> str:
-    """Every stored setting."""
-    if not view.spec:
-        return ""
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _flat(view.spec, ""))
-    return f"<dl>{rows}</dl>"
+def settings(view: StudyView) -> list[Part]:
+    """Return every stored setting."""
+    return [Facts(list(_flat(view.spec, "")))] if view.spec else []
 
 
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
@@ -325,16 +274,28 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
             yield prefix + str(key), text
 
 
-def _known(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+class Chapter(NamedTuple):
+    """A chapter of the report.
+
+    Attributes:
+        title: Its heading.
+        words: What it says above its figures.
+        ours: Whether it is left out for a study that plain Optuna made.
+    """
+
+    title: str
+    words: Callable[[StudyView], Iterable[Part]] = lambda _: ()
+    ours: bool = False
 
 
-BODIES: Mapping[str, Callable[[StudyView], str]] = {
-    "compare": compare,
-    "recipe": recipe,
-    "cost": cost,
-    "errors": errors,
-    "use": use,
-    "trust": trust,
-    "settings": settings,
+CHAPTERS: Mapping[str, Chapter] = {
+    "compare": Chapter("How the methods compare", compare, ours=True),
+    "recipe": Chapter("The recipe", recipe),
+    "search": Chapter("How the search went"),
+    "cost": Chapter("What it cost", cost),
+    "errors": Chapter("Where the model is wrong", errors, ours=True),
+    "use": Chapter("How to use the result", use),
+    "trust": Chapter("How far to trust this", trust),
+    "settings": Chapter("Settings", settings),
 }
+"""The chapters by the name that a figure gives, in the order of the report."""

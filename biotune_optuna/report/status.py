@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.page.text import count, duration, plural
-from biotune_optuna.report.figures.cost import time_spent
+from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import describe, search_totals, verdict
 from biotune_optuna.schema import TOTAL_KEY, TrialRecord

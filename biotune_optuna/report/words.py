@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.page.text import count, duration, method_words, plural
-from biotune_optuna.report.figures.cost import time_spent
+from biotune_optuna.report.cost import time_spent
 from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:

@@ -114,7 +114,7 @@ def test_the_card_says_what_it_was_told_and_how_to_use_it(tuned, tmp_path):
     }
     text = (export(tuned, tmp_path / "m", card=facts) / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlibrary_name: timm\n")
-    assert "| metric | value | 95 % interval |\n| --- | --- | --- |\n| accuracy | 0.9123 |" in text
+    assert "| metric | value | 95 % interval |\n|---|---|---|\n| accuracy | 0.9123 |" in text
     assert "0.88, 0.94" in text
     assert "| trials | 60 |\n| minutes | 12.5 |" in text
     assert "- one\n- two" in text

@@ -13,10 +13,10 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from biotune_optuna.report import figures
-from biotune_optuna.report.figures import FIGURES, NothingToShow
-from biotune_optuna.report.figures.cost import pareto_front, time_spent
-from biotune_optuna.report.figures.genome import best_part
-from biotune_optuna.report.figures.importance import importances
+from biotune_optuna.report.cost import time_spent
+from biotune_optuna.report.figures import NothingToShow, StudyFigure, all_figures
+from biotune_optuna.report.figures.accuracy_against_cost import pareto_front
+from biotune_optuna.report.figures.block_importance import importances
 from biotune_optuna.report.status import study_status
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import describe_trial, verdict
@@ -68,7 +68,7 @@ def test_history_draws_every_point_the_best_line_and_the_counts() -> None:
         ],
         biotune=SPEC,
     )
-    figure = figures.search_history(study)
+    figure = figures.draw("search-history", study)
     best = trace(figure, "best so far")
     assert (list(best.x), list(best.y)) == ([0, 2, 4], [0.5, 0.7, 0.7])
     assert list(trace(figure, "random newcomer").y) == [0.5, 0.4]
@@ -82,8 +82,8 @@ def test_history_draws_every_point_the_best_line_and_the_counts() -> None:
 
 
 def test_history_of_a_minimised_study_follows_the_smallest() -> None:
-    figure = figures.search_history(
-        study_of([{"value": v} for v in (3, 5, 1)], direction="minimize")
+    figure = figures.draw(
+        "search-history", study_of([{"value": v} for v in (3, 5, 1)], direction="minimize")
     )
     assert list(trace(figure, "best so far").y) == [3, 1, 1]
     assert figure.layout.title.text == "Best value so far: 1"
@@ -91,7 +91,7 @@ def test_history_of_a_minimised_study_follows_the_smallest() -> None:
 
 def test_history_of_thousands_is_thinned_and_says_so() -> None:
     values = np.random.default_rng(0).uniform(size=3000)
-    figure = figures.search_history(study_of({"value": float(v)} for v in values))
+    figure = figures.draw("search-history", study_of({"value": float(v)} for v in values))
     points = trace(figure, "trial")
     assert len(points.x) == 1500
     assert (points.x[0], points.x[-1]) == (0, 2999)
@@ -110,7 +110,7 @@ def test_lineage_follows_the_best_parents() -> None:
         ],
         biotune=SPEC,
     )
-    figure = figures.lineage(study)
+    figure = figures.draw("lineage", study)
     line = trace(figure, "line of the best parent")
     assert (list(line.x), list(line.y)) == ([0, 1, 2], [0.5, 0.6, 0.9])
     assert figure.layout.title.text == "Where trial 4 comes from: +40.0\u00a0points in 2 steps"
@@ -122,18 +122,18 @@ def test_lineage_follows_the_best_parents() -> None:
 
 def test_lineage_of_many_draws_the_nearest_and_says_so() -> None:
     trials = [{"value": i / 500, "generation": i, "parents": str(i - 1)} for i in range(1, 200)]
-    figure = figures.lineage(study_of([{"value": 0.0, "generation": 0}, *trials]))
+    figure = figures.draw("lineage", study_of([{"value": 0.0, "generation": 0}, *trials]))
     assert "(60 nearest of 199 ancestors drawn)" in figure.layout.title.text
 
 
 def test_lineage_survives_a_circle() -> None:
     study = study_of([{"value": 0.1, "parents": "1"}, {"value": 0.2, "parents": "0"}])
-    assert list(trace(figures.lineage(study), "line of the best parent").y) == [0.1, 0.2]
+    assert list(trace(figures.draw("lineage", study), "line of the best parent").y) == [0.1, 0.2]
 
 
 def test_heatmap_has_rates_and_hatched_freezing_best_first() -> None:
     study = study_of([{"value": 0.1, "m": [0, 1, 10]}, {"value": 0.9, "m": [0.1, 0, 2]}])
-    figure = figures.genome_heatmap(study)
+    figure = figures.draw("genome-heatmap", study)
     cells = next(t for t in figure.data if t.type == "heatmap")
     assert [list(row) for row in cells.z] == [
         [-1, None],
@@ -148,7 +148,7 @@ def test_heatmap_has_rates_and_hatched_freezing_best_first() -> None:
 def test_heatmap_of_thousands_keeps_the_best_hundred() -> None:
     rng = np.random.default_rng(0)
     study = study_of({"value": float(v), "m": [1, 0, v + 0.1]} for v in rng.uniform(size=3000))
-    figure = figures.genome_heatmap(study)
+    figure = figures.draw("genome-heatmap", study)
     cells = next(t for t in figure.data if t.type == "heatmap")
     assert {len(row) for row in cells.z} == {100}
     assert figure.layout.title.text.startswith("The best 100 of 3,000 recipes")
@@ -158,17 +158,16 @@ def test_freezing_is_counted_among_the_best() -> None:
     best = [{"value": 0.9, "m": [0, 1, r]} for r in (1, 2, 4, 8)] + [{"value": 0.8, "m": [1, 0, 3]}]
     rest = [{"value": 0.1, "m": [1, 1, 1]}] * 15
     study = study_of([*rest, *best])
-    figure = figures.freeze_by_block(study)
+    figure = figures.draw("freeze-by-block", study)
     assert list(figure.data[0].x) == [0.8, 0.2, 0.0]
     assert list(figure.data[0].text) == ["4 of 5", "1 of 5", "0 of 5"]
     median = trace(figure, "median")
     assert list(median.x) == pytest.approx([1, 1, 3])
     assert figure.layout.title.text.endswith("the best 5 of 20 trials")
-    assert len(best_part(as_view(study).ranked)) == 5
 
 
 def test_rates_beyond_the_usual_range_stay_in_the_picture() -> None:
-    figure = figures.freeze_by_block(study_of([{"value": 0.1, "m": [0.001, 1, 100]}]))
+    figure = figures.draw("freeze-by-block", study_of([{"value": 0.1, "m": [0.001, 1, 100]}]))
     low, high = figure.layout.xaxis2.range
     assert low < -3
     assert high > 2
@@ -185,7 +184,7 @@ def test_importance_finds_the_block_that_decides() -> None:
     assert max(found, key=lambda key: found[key]) == ("mask", "b")
     assert found["mask", "b"] > 0.8
     assert sum(found.values()) == pytest.approx(1)
-    figure = figures.block_importance(view)
+    figure = figures.draw("block-importance", view)
     assert trace(figure, "freeze or train").x[1] == pytest.approx(found["mask", "b"])
 
 
@@ -194,13 +193,13 @@ def test_importance_says_why_it_is_left_out() -> None:
     with pytest.raises(
         NothingToShow, match="needs 15 complete trials to mean anything; there are 3"
     ):
-        figures.block_importance(few)
+        figures.draw("block-importance", few)
     same_value = study_of([{"value": 0.5, "m": [1, 1, i + 1]} for i in range(20)])
     with pytest.raises(NothingToShow, match="same value"):
-        figures.block_importance(same_value)
+        figures.draw("block-importance", same_value)
     same_recipe = study_of([{"value": i / 20, "m": [1, 1, 1]} for i in range(20)])
     with pytest.raises(NothingToShow, match="same recipe"):
-        figures.block_importance(same_recipe)
+        figures.draw("block-importance", same_recipe)
 
 
 def test_pareto_front_is_what_nothing_beats() -> None:
@@ -209,7 +208,7 @@ def test_pareto_front_is_what_nothing_beats() -> None:
     view = as_view(study)
     front = pareto_front(view, [(t, t.user_attrs["seconds"]) for t in view.complete])
     assert [(t.value, c) for t, c in front] == [(0.4, 5), (0.5, 10), (0.7, 20), (0.9, 40)]
-    drawn = trace(figures.accuracy_against_cost(study), "Pareto front")
+    drawn = trace(figures.draw("accuracy-against-cost", study), "Pareto front")
     assert list(drawn.x) == [5, 10, 20, 40]
 
 
@@ -223,7 +222,7 @@ def test_time_is_counted_once() -> None:
         ],
         confirm={"seconds": 7.5},
     )
-    spent = time_spent(study)
+    spent = time_spent(as_view(study))
     assert spent == {
         "training, trial kept": 8.0,
         "training, trial stopped early": 3.0,
@@ -232,7 +231,7 @@ def test_time_is_counted_once() -> None:
         "confirmation": 7.5,
     }
     assert sum(spent.values()) == 10 + 4 + 6 + 7.5
-    assert list(figures.where_time_went(study).data[0].x) == list(spent.values())
+    assert list(figures.draw("where-time-went", study).data[0].x) == list(spent.values())
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -243,7 +242,7 @@ def test_learning_curves_split_runs_at_the_epochs(first: int) -> None:
         [{"value": 0.35, "steps": steps}, {"state": TrialState.PRUNED, "steps": {first: 0.05}}],
         biotune=SPEC,
     )
-    figure = figures.learning_curves(study)
+    figure = figures.draw("learning-curves", study)
     best = trace(figure, "trial 0: 35.0\u00a0%")
     assert list(best.x) == [1, 2, 3, None, 1, 2, None]
     assert list(best.y) == [0.1, 0.2, 0.3, None, 0.2, 0.4, None]
@@ -252,7 +251,7 @@ def test_learning_curves_split_runs_at_the_epochs(first: int) -> None:
 
 def test_confirmation_is_drawn_with_its_intervals(confirmed_study: optuna.Study) -> None:
     confirm = confirmed_study.user_attrs["confirm"]
-    figure = figures.search_confirmed_test(confirmed_study)
+    figure = figures.draw("search-confirmed-test", confirmed_study)
     test = trace(figure, "test")
     stored = {t["name"]: t for t in confirm["tests"]}
     order = [c["name"] for c in [*confirm["candidates"], *confirm["rivals"]]][::-1]
@@ -268,7 +267,7 @@ def test_confirmation_is_drawn_with_its_intervals(confirmed_study: optuna.Study)
 def test_confusion_counts_are_the_stored_ones(confirmed_study: optuna.Study) -> None:
     confirm = confirmed_study.user_attrs["confirm"]
     counts = np.array(confirm["tests"][0]["confusion"])
-    figure = figures.confusion_matrix(confirmed_study)
+    figure = figures.draw("confusion-matrix", confirmed_study)
     cells = figure.data[0]
     assert np.allclose(cells.z, counts / counts.sum(1, keepdims=True))
     assert [[int(t or 0) for t in row] for row in cells.text] == counts.tolist()
@@ -286,7 +285,7 @@ def test_confusion_of_many_classes_lists_the_most_frequent() -> None:
         "rivals": [{"name": "full", "method": "full"}],
         "tests": [{"name": "full", "confusion": counts.tolist()}],
     }
-    figure = figures.confusion_matrix(study_of([], confirm=confirm))
+    figure = figures.draw("confusion-matrix", study_of([], confirm=confirm))
     assert figure.data[0].type == "bar"
     assert figure.data[0].x[0] == 50
     assert figure.data[0].y[0] == "class &lt;7&gt; → class &lt;9&gt;"
@@ -295,7 +294,7 @@ def test_confusion_of_many_classes_lists_the_most_frequent() -> None:
 
 def test_thumbnails_are_the_stored_ones(confirmed_study: optuna.Study) -> None:
     mistakes = confirmed_study.user_attrs["confirm"]["mistakes"]
-    figure = figures.most_wrong(confirmed_study)
+    figure = figures.draw("most-wrong", confirmed_study)
     assert [i.source for i in figure.layout.images] == [m["thumbnail"] for m in mistakes]
     first = mistakes[0]
     said = f"{first['label']}<br>said: <b>{first['predicted']}</b> ({first['probability']:.0%})"
@@ -305,12 +304,12 @@ def test_thumbnails_are_the_stored_ones(confirmed_study: optuna.Study) -> None:
 def test_thumbnails_that_are_missing_are_said_to_be() -> None:
     confirm = {"winner": "full", "mistakes": [{"id": "a", "label": "x", "predicted": "y"}]}
     with pytest.raises(NothingToShow, match="without thumbnails"):
-        figures.most_wrong(study_of([], confirm=confirm))
+        figures.draw("most-wrong", study_of([], confirm=confirm))
 
 
-@pytest.mark.parametrize("entry", FIGURES, ids=lambda e: e.id)
+@pytest.mark.parametrize("entry", all_figures(), ids=lambda e: e.name)
 def test_every_figure_draws_from_a_full_study(
-    entry: figures.FigureEntry, confirmed_study: optuna.Study
+    entry: StudyFigure, confirmed_study: optuna.Study
 ) -> None:
     figure = entry.draw(as_view(confirmed_study))
     assert figure.layout.title.text
@@ -320,10 +319,10 @@ def test_every_figure_draws_from_a_full_study(
     )
 
 
-@pytest.mark.parametrize("entry", FIGURES, ids=lambda e: e.id)
+@pytest.mark.parametrize("entry", all_figures(), ids=lambda e: e.name)
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_every_figure_of_a_young_study_draws_data_or_says_one_sentence(
-    entry: figures.FigureEntry, n: int, make_study: Any
+    entry: StudyFigure, n: int, make_study: Any
 ) -> None:
     try:
         figure = entry.draw(as_view(make_study(n)))
@@ -338,28 +337,28 @@ def test_every_figure_of_a_young_study_draws_data_or_says_one_sentence(
 
 def test_figures_of_plain_studies_draw_what_they_can(plain_study: optuna.Study) -> None:
     drawn = []
-    for entry in FIGURES:
+    for entry in all_figures():
         try:
             entry.draw(as_view(plain_study))
         except NothingToShow:
             continue
-        drawn.append(entry.id)
+        drawn.append(entry.name)
     assert drawn == ["search-history", "accuracy-against-cost", "where-time-went"]
 
 
 def test_several_objectives_are_refused_in_one_line() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"], study_name="two")
     with pytest.raises(NothingToShow, match="'two' has 2 objectives"):
-        figures.search_history(study)
+        figures.draw("search-history", study)
 
 
 def test_infinite_values_are_left_out() -> None:
-    figure = figures.search_history(study_of([{"value": math.inf}, {"value": 0.5}]))
+    figure = figures.draw("search-history", study_of([{"value": math.inf}, {"value": 0.5}]))
     assert list(trace(figure, "trial").y) == [0.5]
     study = study_of([{"value": math.inf}])
     assert verdict(as_view(study)).headline == "No trial has a finite value yet."
     with pytest.raises(NothingToShow, match="No trial has a finite value yet, so there is no hist"):
-        figures.search_history(study)
+        figures.draw("search-history", study)
 
 
 @pytest.fixture(scope="module")
@@ -388,7 +387,7 @@ def test_genomes_of_somebody_elses_objective_are_decoded(own_objective: optuna.S
     for trial in view.complete:
         rates = view.recipes[trial.number]
         assert trial.value == rates["head"] / 10 - 0.05 * (rates["stem"] > 0)
-    cells = next(t for t in figures.genome_heatmap(view).data if t.type == "heatmap")
+    cells = next(t for t in figures.draw("genome-heatmap", view).data if t.type == "heatmap")
     best = view.recipes[view.ranked[0].number]
     expected = [round(math.log10(m), 4) if m > 0 else None for m in best.values()]
     assert [row[0] for row in cells.z] == expected
@@ -407,7 +406,7 @@ def test_all_views_take_somebody_elses_objective(own_objective: optuna.Study) ->
 def test_roles_and_parents_of_somebody_elses_objective_are_drawn(
     own_objective: optuna.Study,
 ) -> None:
-    figure = figures.search_history(own_objective)
+    figure = figures.draw("search-history", own_objective)
     assert {"random newcomer", "offspring"} & {t.name for t in figure.data}
     assert sum(sum(t.y) for t in figure.data if t.type == "bar") == 30
-    assert figures.lineage(own_objective).data
+    assert figures.draw("lineage", own_objective).data

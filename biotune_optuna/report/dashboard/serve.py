@@ -1,165 +1,39 @@
-"""optuna-dashboard, started right, and what our studies show in it."""
+"""optuna-dashboard, served so that nobody else reaches it."""
 
 from __future__ import annotations
 
 import atexit
 import errno
-import hashlib
-import importlib.util
 import logging
 import shutil
 import socket
 import sys
 import tempfile
-import textwrap
-import time
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from optuna.exceptions import ExperimentalWarning
-
 from biotune_optuna.errors import BioTuneError, StudyError
-from biotune_optuna.page.style import at_height
-from biotune_optuna.report.dashboard.artifacts import artifact_store
-from biotune_optuna.report.dashboard.storage import TidyStorage
-from biotune_optuna.report.figures import NothingToShow, genome, search, training
-from biotune_optuna.report.figures.cost import accuracy_against_cost
-from biotune_optuna.report.figures.importance import block_importance
-from biotune_optuna.report.view import StudyView, as_view
-from biotune_optuna.report.words import search_sentences, verdict
-from biotune_optuna.schema import SHOWN_KEY
+from biotune_optuna.report.dashboard.artifacts import artifact_store, default_artifact_dir
+from biotune_optuna.report.dashboard.attach import refresh_study
+from biotune_optuna.report.dashboard.storage import ShortStorage
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-    from optuna import Study
     from optuna.artifacts import FileSystemArtifactStore
     from optuna.storages import BaseStorage
 
-__all__ = [
-    "dashboard_app",
-    "default_artifact_dir",
-    "refresh_study",
-    "run_dashboard",
-]
+__all__ = ["dashboard_app", "run_dashboard"]
 
 logger = logging.getLogger(__name__)
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-_LIVE_POINTS = 400
-_REST = 20
-_CARD_HEIGHT = 445
-_CARD_LETTERS = 62
-
-# Ids are shown as titles in the dashboard and must stay: a figure saved again replaces its like.
-_LIVE_FIGURES: tuple[tuple[str, Callable[[StudyView], go.Figure]], ...] = (
-    ("1-search-history", lambda v: search.search_history(v, max_points=_LIVE_POINTS)),
-    ("2-freezing", genome.freeze_by_block),
-    ("3-genomes", lambda v: genome.genome_heatmap(v, max_columns=40)),
-    ("4-importance", lambda v: block_importance(v, max_trials=100)),
-    ("5-cost", lambda v: accuracy_against_cost(v, max_points=_LIVE_POINTS)),
-    ("6-lineage", lambda v: search.lineage(v, max_ancestors=30)),
-    ("7-learning-curves", lambda v: training.learning_curves(v, best=3, max_pruned=6)),
-)
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
-
-
-def default_artifact_dir(url: str | None) -> Path:
-    """Where a storage's artifacts lie: beside an SQLite or journal file, else in the work folder.
-
-    Args:
-        url: The storage's URL as in `biotune_optuna.open_storage`.
-    """
-    from biotune_optuna.storage.urls import parse_url
-
-    path = parse_url(url).path
-    return path.with_name(f"{path.stem}-artifacts") if path else Path("biotune-artifacts")
-
-
-def refresh_study(study: Study, *, force: bool = False) -> bool:
-    """Renew what the dashboard shows of a study: figures, note, metric name.
-
-    To be called when a generation ends. The cost stays small beside the trials' however long the
-    study: the figures are bounded in size, and nothing is done until the study has grown by a
-    hundredth and twenty times as long has passed as the last renewal took. Without
-    optuna-dashboard installed nothing is done at all. A note that a person has edited is left
-    alone.
-
-    Args:
-        study: A study of one objective.
-        force: Renew even if little has changed.
-
-    Returns:
-        Whether anything was written.
-    """
-    if importlib.util.find_spec("optuna_dashboard") is None:
-        return False
-    from optuna_dashboard import save_plotly_graph_object
-
-    view = as_view(study)
-    shown = _shown(study)
-    ended = sum(t.state.is_finished() for t in view.trials)
-    begun = time.time()
-    if not force and not _is_due(shown, ended, begun):
-        return False
-    for identity, draw in _LIVE_FIGURES:
-        try:
-            figure = draw(view)
-        except NothingToShow:
-            continue
-        save_plotly_graph_object(study, _fitted(figure), graph_object_id=identity)
-    note = _renew_note(study, view, shown.get("note"))
-    if study.metric_names is None and view.spec:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([view.metric])
-    mark = {"trials": ended, "note": note, "time": time.time(), "took": time.time() - begun}
-    study._storage.set_study_system_attr(study._study_id, SHOWN_KEY, mark)
-    return True
-
-
-def _is_due(shown: dict[str, Any], ended: int, now: float) -> bool:
-    passed = now - float(shown.get("time", 0.0))
-    rested = passed < 0 or passed >= _REST * float(shown.get("took", 0.0))  # < 0: another clock
-    return rested and ended - int(shown.get("trials", 0)) >= max(1, ended // 100)
-
-
-def _fitted(figure: go.Figure) -> go.Figure:
-    """Fit a figure and the lines of its title to the dashboard's cards."""
-    text = str(figure.layout.title.text or "").replace("<br>", " ")
-    lines = textwrap.wrap(text, _CARD_LETTERS)
-    figure.update_layout(title_text="<br>".join(lines), title_font_size=14)
-    return at_height(figure, min(_CARD_HEIGHT, figure.layout.height), title_lines=len(lines))
-
-
-def _shown(study: Study) -> dict[str, Any]:
-    stored = study._storage.get_study_system_attrs(study._study_id).get(SHOWN_KEY)
-    return dict(stored) if isinstance(stored, dict) else {}
-
-
-def _renew_note(study: Study, view: StudyView, ours: str | None) -> str | None:
-    """Write the note unless a person has edited it; return the mark of what we wrote."""
-    from optuna_dashboard import get_note, save_note
-
-    now = get_note(study)
-    if now and _mark(now) != ours:
-        return ours
-    found = verdict(view)
-    body = "\n\n".join([f"## {found.headline}", *found.sentences, *search_sentences(view)])
-    if body != now:
-        save_note(study, body)
-    return _mark(body)
-
-
-def _mark(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def dashboard_app(
@@ -187,7 +61,7 @@ def dashboard_app(
         raise BioTuneError(
             "optuna-dashboard is not installed; pip install 'biotune-optuna[dashboard]'"
         ) from error
-    app: WSGIApp = wsgi(TidyStorage(storage), artifact_store=store)
+    app: WSGIApp = wsgi(ShortStorage(storage), artifact_store=store)
     return _guard(app, host=host, read_only=read_only)
 
 

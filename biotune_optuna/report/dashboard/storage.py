@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from optuna.study._frozen import FrozenStudy
     from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["TidyStorage"]
+__all__ = ["ShortStorage"]
 
 _LONG_OF_TRIALS = (RUNS_KEY,)
 _LONG_OF_STUDIES = (SPEC_KEY, CONFIRM_KEY, LEDGER_KEY, MODEL_KEY)
 
 
-class TidyStorage:
+class ShortStorage:
     """Passes everything on to a storage, but shows its trials and studies in short.
 
     Optuna-dashboard makes a column of every attribute and a line of every value. The records of a
@@ -103,4 +103,4 @@ def _facts(attrs: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-BaseStorage.register(TidyStorage)
+BaseStorage.register(ShortStorage)

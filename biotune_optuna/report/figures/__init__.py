@@ -1,127 +1,133 @@
-"""Plotly figures, each a function of a study and usable alone.
+"""The report's plotly figures, one a file: each says what it is called and where it stands.
 
     import optuna
     from biotune_optuna.report import figures
 
     study = optuna.load_study(study_name="flowers", storage="sqlite:///biotune.db")
-    figures.search_history(study).show()
+    figures.draw("search-history", study).show()
 
-A figure that has nothing to show raises :class:`NothingToShow`, whose message is one sentence that
-can be printed in the figure's place.
+A figure that has nothing to show raises `NothingToShow`, whose message is one sentence that can be
+printed in the figure's place.
+
+A new figure is a new file in this folder, with a function below `StudyFigure`; nothing else has to
+know of it. A figure of your own, from outside, is such a function too: the report and the dashboard
+have it as soon as it was declared, or without that where an installed package names its module in
+the entry point group ``biotune_optuna.figures``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from biotune_optuna.report.figures.confirmed import (
-    confusion_matrix,
-    most_wrong,
-    search_confirmed_test,
-)
-from biotune_optuna.report.figures.cost import accuracy_against_cost, where_time_went
-from biotune_optuna.report.figures.genome import freeze_by_block, genome_heatmap
-from biotune_optuna.report.figures.importance import block_importance
-from biotune_optuna.report.figures.search import lineage, search_history
-from biotune_optuna.report.figures.training import learning_curves
-from biotune_optuna.report.view import NothingToShow, StudyView
+from biotune_optuna.errors import StudyError
+from biotune_optuna.page.parts import Figure
+from biotune_optuna.report.sections import CHAPTERS
+from biotune_optuna.report.view import NothingToShow, StudyView, as_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import plotly.graph_objects as go
+    from optuna import Study
 
-__all__ = [
-    "FIGURES",
-    "FigureEntry",
-    "NothingToShow",
-    "accuracy_against_cost",
-    "block_importance",
-    "confusion_matrix",
-    "freeze_by_block",
-    "genome_heatmap",
-    "learning_curves",
-    "lineage",
-    "most_wrong",
-    "search_confirmed_test",
-    "search_history",
-    "where_time_went",
-]
+__all__ = ["NothingToShow", "StudyFigure", "all_figures", "draw"]
+
+GROUP = "biotune_optuna.figures"
+Draw = TypeVar("Draw", bound=Callable[..., Any])
+
+_declared: dict[str, StudyFigure] = {}
 
 
-class FigureEntry(NamedTuple):
-    """One figure of the report: a stable id, how to read it, and the function that draws it."""
+@dataclass(kw_only=True)
+class StudyFigure:
+    """A figure about a study: a decorator of the function that draws it.
 
-    id: str
+    The function takes a study's reading, draws, and raises `NothingToShow` where there are no data.
+
+    Attributes:
+        name: What it is called, of letters and dashes.
+        title: Heading where the drawing has no title of its own.
+        caption: How to read it.
+        chapter: The chapter of the report that it stands in, a key of
+            `biotune_optuna.report.sections.CHAPTERS`.
+        place: Figures of a chapter stand in the order of this number.
+        dashboard: Its heading in optuna-dashboard, where figures are sorted by it; None: it is not
+            shown there. Studies keep what was drawn under this heading, so it must not change.
+        dashboard_limits: Arguments of the function that keep the figure small there.
+        draw: The function.
+
+    Raises:
+        StudyError: If there is no such chapter, or another function has drawn under this name.
+    """
+
+    name: str
+    title: str
     caption: str
-    draw: Callable[[StudyView], go.Figure]
+    chapter: str
+    place: float
+    dashboard: str | None = None
+    dashboard_limits: Mapping[str, int] = field(default_factory=dict)
+    draw: Callable[..., go.Figure] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.chapter not in CHAPTERS:
+            raise StudyError(
+                f"figure {self.name!r} stands in chapter {self.chapter!r}, which the report does"
+                f" not have; give one of {', '.join(CHAPTERS)}"
+            )
+
+    def __call__(self, draw: Draw) -> Draw:
+        """Declare the figure; the function stays as it is."""
+        other = _declared.get(self.name)
+        if other is not None and _origin(other.draw) != _origin(draw):
+            raise StudyError(f"there is a figure {self.name!r} already; give another name")
+        self.draw = draw
+        _declared[self.name] = self
+        return draw
+
+    def part(self, view: StudyView) -> Figure:
+        """Return it drawn, as a part of a page."""
+        return Figure(self.draw(view), self.caption, self.name, self.title)
 
 
-FIGURES: tuple[FigureEntry, ...] = (
-    FigureEntry(
-        "search-confirmed-test",
-        "Search values flatter whatever was picked by them. The confirmation trained again on"
-        " fresh seeds; the test images were kept out of all choices. Whiskers: one standard error"
-        " for search and confirmation, the 95 % interval for the test.",
-        search_confirmed_test,
-    ),
-    FigureEntry(
-        "search-history",
-        "Each point is one recipe trained and validated; the line is the best so far; bands mark"
-        " generations. Below: how many evaluations each generation made, by how they came about.",
-        search_history,
-    ),
-    FigureEntry(
-        "freeze-by-block",
-        "What the best recipes share. Left: how many of them freeze a block. Right: how fast they"
-        " train it where they do; 1× is the base learning rate.",
-        freeze_by_block,
-    ),
-    FigureEntry(
-        "genome-heatmap",
-        "One column per recipe, one row per block from the input down to the classifier."
-        " Dark trains fast, light trains slowly, hatched is frozen.",
-        genome_heatmap,
-    ),
-    FigureEntry(
-        "block-importance",
-        "How much of the difference between recipes each block's setting explains (fANOVA). It says"
-        " where choices mattered within what was tried, not which block is good.",
-        block_importance,
-    ),
-    FigureEntry(
-        "lineage",
-        "Lines join parents and children. The thick line follows the best parent back to the"
-        " start.",
-        lineage,
-    ),
-    FigureEntry(
-        "accuracy-against-cost",
-        "No recipe tried was better than one on the front without costing more. Where the front is"
-        " flat, the cheaper one loses little.",
-        accuracy_against_cost,
-    ),
-    FigureEntry(
-        "learning-curves",
-        "Validation score after each epoch. Dotted grey: trials that were stopped because others"
-        " were clearly ahead.",
-        learning_curves,
-    ),
-    FigureEntry(
-        "confusion-matrix",
-        "Rows are what the image shows, columns what the model said; the shade is the share of the"
-        " row.",
-        confusion_matrix,
-    ),
-    FigureEntry(
-        "most-wrong",
-        "What the image is labelled, and what the model said with which probability. Wrong labels"
-        " often turn up here.",
-        most_wrong,
-    ),
-    FigureEntry(
-        "where-time-went",
-        "Summed over all workers, so it can exceed the time on the clock.",
-        where_time_went,
-    ),
-)
+def _origin(function: Callable[..., Any]) -> tuple[str, str]:
+    """Where a function was written: run again, as in a notebook, it replaces itself."""
+    return function.__module__, function.__qualname__
+
+
+def all_figures() -> list[StudyFigure]:
+    """Return every figure there is, in the order of the report."""
+    _load()
+    chapters = list(CHAPTERS)
+    return sorted(_declared.values(), key=lambda f: (chapters.index(f.chapter), f.place, f.name))
+
+
+@cache
+def _load() -> None:
+    """Import the files of this folder, and what other packages offer; each declares its figures."""
+    for file in pkgutil.iter_modules(__path__):
+        import_module(f"{__name__}.{file.name}")
+    for offered in entry_points(group=GROUP):
+        offered.load()
+
+
+def draw(name: str, study: Study | StudyView, **limits: int) -> go.Figure:
+    """Draw one figure of a study.
+
+    Args:
+        name: The figure's name.
+        study: A study of one objective, or a reading of it.
+        limits: Arguments of the figure's function, such as ``max_points``.
+
+    Raises:
+        NothingToShow: If the study has no data for it.
+        StudyError: If there is no such figure.
+    """
+    _load()
+    if name not in _declared:
+        raise StudyError(f"there is no figure {name!r}; there are {', '.join(sorted(_declared))}")
+    return _declared[name].draw(as_view(study), **limits)

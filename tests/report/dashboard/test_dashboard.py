@@ -11,10 +11,11 @@ import optuna
 import pytest
 
 from biotune_optuna.confirmation.record import add_training
-from biotune_optuna.report.dashboard import serve as dashboard
-from biotune_optuna.report.dashboard.artifacts import artifact_store
-from biotune_optuna.report.dashboard.serve import dashboard_app, default_artifact_dir, refresh_study
-from biotune_optuna.report.dashboard.storage import TidyStorage
+from biotune_optuna.report.dashboard import attach
+from biotune_optuna.report.dashboard.artifacts import artifact_store, default_artifact_dir
+from biotune_optuna.report.dashboard.attach import refresh_study
+from biotune_optuna.report.dashboard.serve import dashboard_app
+from biotune_optuna.report.dashboard.storage import ShortStorage
 from tests.kit.dashboard import call, detail
 
 
@@ -89,8 +90,8 @@ def test_refresh_replaces_and_waits_for_growth_and_time(
     assert len(study._storage.get_study_system_attrs(study._study_id)) == size
     study.add_trial(optuna.trial.create_trial(value=0.1, params={}))
     assert not refresh_study(study)
-    now = dashboard.time.time() + 3600
-    monkeypatch.setattr(dashboard.time, "time", lambda: now)
+    now = attach.time.time() + 3600
+    monkeypatch.setattr(attach.time, "time", lambda: now)
     assert refresh_study(study)
 
 
@@ -152,7 +153,7 @@ def test_plain_study_is_refreshed_with_what_it_has(
 def test_without_the_dashboard_nothing_happens(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dashboard.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(attach.importlib.util, "find_spec", lambda _: None)
     assert not refresh_study(study)
 
 
@@ -181,11 +182,11 @@ def test_tables_are_spared_our_long_records(study: optuna.Study, tmp_path: Path)
 
 
 def test_finished_trials_are_shortened_once_and_running_ones_anew(study: optuna.Study) -> None:
-    tidy = TidyStorage(study._storage)
-    before = tidy.get_all_trials(study._study_id)
+    short = ShortStorage(study._storage)
+    before = short.get_all_trials(study._study_id)
     trial = study.ask()
-    assert "role" not in tidy.get_all_trials(study._study_id)[-1].user_attrs
+    assert "role" not in short.get_all_trials(study._study_id)[-1].user_attrs
     trial.set_user_attr("role", "offspring")
-    after = tidy.get_all_trials(study._study_id)
+    after = short.get_all_trials(study._study_id)
     assert after[-1].user_attrs["role"] == "offspring"
     assert all(a is b for a, b in zip(before, after, strict=False))

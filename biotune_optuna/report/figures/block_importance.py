@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from biotune_optuna.page.style import BLUE, ORANGE, finish, shorten
-from biotune_optuna.report.figures.genome import with_recipe
-from biotune_optuna.report.view import NothingToShow, StudyView, as_view
+from biotune_optuna.report.figures import NothingToShow, StudyFigure
+from biotune_optuna.report.figures.shared import thin, with_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,14 +19,24 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-__all__ = ["block_importance", "importances"]
+    from biotune_optuna.report.view import StudyView
 
 MAX_FOR_IMPORTANCE = 300
 MIN_FOR_IMPORTANCE = 15
 
 
+@StudyFigure(
+    name="block-importance",
+    title="Which blocks matter",
+    caption="How much of the difference between recipes each block's setting explains (fANOVA). It"
+    " says where choices mattered within what was tried, not which block is good.",
+    chapter="search",
+    place=40,
+    dashboard="4-importance",
+    dashboard_limits={"max_trials": 100},
+)
 def block_importance(
-    study: Study | StudyView, *, seed: int = 0, max_trials: int = MAX_FOR_IMPORTANCE
+    view: StudyView, *, seed: int = 0, max_trials: int = MAX_FOR_IMPORTANCE
 ) -> go.Figure:
     """Which blocks' settings explain the differences between trials.
 
@@ -34,14 +44,13 @@ def block_importance(
     (a frozen block takes the median rate, so that the two do not tell the same twice).
 
     Args:
-        study: A study with at least 15 complete trials that carry recipes.
+        view: A study with at least 15 complete trials that carry recipes.
         seed: Seed of the evaluator's forest.
         max_trials: Trials used at most, evenly over the study: the time grows with them.
 
     Raises:
         NothingToShow: There are too few trials, or they do not differ.
     """
-    view = as_view(study)
     trials = sorted(with_recipe(view), key=lambda t: t.number)
     if len(trials) < MIN_FOR_IMPORTANCE:
         raise NothingToShow(
@@ -50,10 +59,7 @@ def block_importance(
         )
     if len({t.value for t in trials}) < 2:
         raise NothingToShow("All trials have the same value, so no block explains a difference.")
-    used = trials
-    if len(trials) > max_trials:
-        last = len(trials) - 1
-        used = [trials[round(i * last / (max_trials - 1))] for i in range(max_trials)]
+    used = thin(trials, max_trials)
     shares = importances(view, used, seed=seed)
     labels = [shorten(b) for b in view.blocks]
     figure = go.Figure()

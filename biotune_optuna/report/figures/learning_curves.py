@@ -9,31 +9,35 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.page.style import GREY, PALETTE, finish
-from biotune_optuna.report.view import NothingToShow, StudyView, as_view
+from biotune_optuna.report.figures import NothingToShow, StudyFigure
 
 if TYPE_CHECKING:
-    from optuna import Study
+    from biotune_optuna.report.view import StudyView
 
-__all__ = ["learning_curves"]
-
-MAX_PRUNED = 30
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
-def learning_curves(
-    study: Study | StudyView, *, best: int = 4, max_pruned: int = MAX_PRUNED
-) -> go.Figure:
+@StudyFigure(
+    name="learning-curves",
+    title="Learning curves",
+    caption="Validation score after each epoch. Dotted grey: trials that were stopped because"
+    " others were clearly ahead.",
+    chapter="search",
+    place=60,
+    dashboard="7-learning-curves",
+    dashboard_limits={"best": 3, "max_pruned": 6},
+)
+def learning_curves(view: StudyView, *, best: int = 4, max_pruned: int = 30) -> go.Figure:
     """Draw the validation score by epoch: the best trials, a line a run, and those stopped early.
 
     Args:
-        study: A study whose trials report intermediate values.
+        view: A study whose trials report intermediate values.
         best: How many of the best trials are drawn.
         max_pruned: How many of the trials stopped early are drawn at most, the latest.
 
     Raises:
         NothingToShow: No trial reported an intermediate value.
     """
-    view = as_view(study)
     leaders = [t for t in view.ranked if t.intermediate_values][:best]
     pruned = [t for t in view.in_state(TrialState.PRUNED) if t.intermediate_values]
     if not leaders and not pruned:

@@ -1,0 +1,129 @@
+"""What accuracy costs: parameters trained and seconds, with Pareto fronts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from plotly.subplots import make_subplots
+
+from biotune_optuna.page.style import GREY, VERMILION, finish
+from biotune_optuna.report.figures import NothingToShow, StudyFigure
+from biotune_optuna.report.figures.shared import MAX_POINTS, thin
+from biotune_optuna.report.view import seconds
+from biotune_optuna.schema import TrialRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import plotly.graph_objects as go
+    from optuna.trial import FrozenTrial
+
+    from biotune_optuna.report.view import StudyView
+
+
+@StudyFigure(
+    name="accuracy-against-cost",
+    title="Value against cost",
+    caption="No recipe tried was better than one on the front without costing more. Where the front"
+    " is flat, the cheaper one loses little.",
+    chapter="cost",
+    place=10,
+    dashboard="5-cost",
+    dashboard_limits={"max_points": 400},
+)
+def accuracy_against_cost(view: StudyView, *, max_points: int = MAX_POINTS) -> go.Figure:
+    """Value against the share of trainable parameters and against seconds, with Pareto fronts.
+
+    Args:
+        view: A study whose complete trials say their cost. Seconds fall back on each trial's
+            wall-clock time.
+        max_points: Dominated trials drawn at most, evenly thinned; the front is always whole.
+
+    Raises:
+        NothingToShow: No trial is complete.
+    """
+    panels = []
+    share = [(t, TrialRecord(t).trainable_pct) for t in view.complete]
+    for words, pairs in (
+        ("trainable parameters, %", share),
+        ("seconds of training", [(t, seconds(t)) for t in view.complete]),
+    ):
+        known = [(t, float(c)) for t, c in pairs if isinstance(c, (int, float))]
+        if known and max(c for _, c in known) > 0:
+            panels.append((words, known))
+    if not panels:
+        raise NothingToShow("No complete trial says what it cost.")
+    figure = make_subplots(rows=len(panels), cols=1, vertical_spacing=0.2)
+    for row, (words, known) in enumerate(panels, 1):
+        _add_panel(figure, view, known, row, max_points)
+        wide = max(c for _, c in known) > 30 * min(c for _, c in known) > 0
+        figure.update_xaxes(title_text=words, type="log" if wide else "linear", row=row, col=1)
+        figure.update_yaxes(
+            title_text=view.metric_words, tickformat=view.axis_format, row=row, col=1
+        )
+    return finish(figure, _headline(view, panels[0]), height=110 + 240 * len(panels), legend=True)
+
+
+def _headline(view: StudyView, panel: tuple[str, list[tuple[FrozenTrial, float]]]) -> str:
+    words, known = panel
+    best, cost = min(known, key=lambda pair: view.sort_key(pair[0]))
+    unit = f"{cost:.3g} % of the parameters" if words.startswith("trainable") else f"{cost:.3g} s"
+    return f"Best {view.metric_words} against cost: {view.say(best.value)} with {unit}"
+
+
+def pareto_front(
+    view: StudyView, known: Sequence[tuple[FrozenTrial, float]]
+) -> list[tuple[FrozenTrial, float]]:
+    """Trials that no other beats at equal or lower cost, cheapest first.
+
+    Args:
+        view: The study read, for the direction.
+        known: Pairs of complete trial and cost.
+    """
+    front: list[tuple[FrozenTrial, float]] = []
+    for trial, cost in sorted(known, key=lambda pair: (pair[1], view.sort_key(pair[0]))):
+        value = float(trial.value or 0.0)
+        if not front or view.better(value, float(front[-1][0].value or 0.0)):
+            front.append((trial, cost))
+    return front
+
+
+def _add_panel(
+    figure: go.Figure,
+    view: StudyView,
+    known: list[tuple[FrozenTrial, float]],
+    row: int,
+    max_points: int,
+) -> None:
+    front = pareto_front(view, known)
+    on_front = {t.number for t, _ in front}
+    rest = [pair for pair in known if pair[0].number not in on_front]
+    rest = thin(rest, max_points)
+    if rest:
+        figure.add_scatter(
+            x=[c for _, c in rest],
+            y=[t.value for t, _ in rest],
+            mode="markers",
+            name="dominated: better and cheaper exists",
+            marker={"color": GREY, "size": 6, "opacity": 0.55},
+            text=[f"trial {t.number}" for t, _ in rest],
+            hovertemplate="%{text}: %{y}, cost %{x:.3g}<extra></extra>",
+            showlegend=row == 1,
+            legendgroup="rest",
+            row=row,
+            col=1,
+        )
+    figure.add_scatter(
+        x=[c for _, c in front],
+        y=[t.value for t, _ in front],
+        mode="lines+markers",
+        name="Pareto front",
+        line={"shape": "hv", "color": VERMILION, "width": 2},
+        marker={"color": VERMILION, "size": 10, "symbol": "diamond"},
+        text=[f"trial {t.number}" for t, _ in front],
+        hovertemplate="%{text}: %{y}, cost %{x:.3g}<extra></extra>",
+        showlegend=row == 1,
+        legendgroup="front",
+        row=row,
+        col=1,
+    )

@@ -1,0 +1,154 @@
+"""What was tried: the rate of every block in every recipe."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from plotly.subplots import make_subplots
+
+from biotune_optuna.page.style import BLUE, GREY, RATE_SCALE, RATE_TICKS, finish, shorten
+from biotune_optuna.report.figures import StudyFigure
+from biotune_optuna.report.figures.shared import with_recipe
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from optuna.trial import FrozenTrial
+
+    from biotune_optuna.report.view import StudyView
+
+
+@StudyFigure(
+    name="genome-heatmap",
+    title="What was tried",
+    caption="One column per recipe, one row per block from the input down to the classifier. Dark"
+    " trains fast, light trains slowly, hatched is frozen.",
+    chapter="search",
+    place=30,
+    dashboard="3-genomes",
+    dashboard_limits={"max_columns": 40},
+)
+def genome_heatmap(view: StudyView, *, max_columns: int = 100) -> go.Figure:
+    """Learning-rate multiplier of every block in every trial, the best trial on the left.
+
+    Frozen blocks are hatched. The upper panel gives each column's value.
+
+    Args:
+        view: A study whose complete trials carry recipes.
+        max_columns: Trials drawn at most, the best ones; the title says when there are more.
+
+    Raises:
+        NothingToShow: No complete trial carries a recipe.
+    """
+    all_trials = with_recipe(view)
+    trials = all_trials[:max_columns]
+    figure = make_subplots(
+        rows=2, cols=1, row_heights=[0.24, 0.76], vertical_spacing=0.04, shared_xaxes=True
+    )
+    names = [f"trial {t.number}" for t in trials]
+    positions = list(range(len(trials)))
+    figure.add_scatter(
+        x=positions,
+        y=[t.value for t in trials],
+        mode="lines+markers" if len(trials) < 60 else "lines",
+        line={"color": BLUE, "width": 1.5},
+        marker={"size": 5},
+        showlegend=False,
+        text=[f"{n}: {view.say(t.value)}" for n, t in zip(names, trials, strict=True)],
+        hovertemplate="%{text}<extra></extra>",
+        row=1,
+        col=1,
+    )
+    _add_cells(figure, view, trials)
+    figure.update_yaxes(tickformat=view.axis_format, nticks=4, row=1, col=1)
+    _ticks(figure, trials)
+    title = f"What was tried: {len(trials):,} recipes, best on the left"
+    if len(trials) < len(all_trials):
+        title = f"The best {len(trials):,} of {len(all_trials):,} recipes, best on the left"
+    figure.add_annotation(
+        text=view.metric_words,
+        xref="x domain",
+        yref="y domain",
+        x=1,
+        y=1,
+        xanchor="right",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": 11, "color": GREY},
+    )
+    height = 230 + 22 * max(6, len(view.blocks))
+    return finish(figure, title, height=height, legend=True, bargap=0, barcornerradius=0)
+
+
+def _add_cells(figure: go.Figure, view: StudyView, trials: list[FrozenTrial]) -> None:
+    rows = [[view.recipes[t.number][block] for t in trials] for block in view.blocks]
+    labels = [shorten(b) for b in view.blocks]
+    figure.add_heatmap(
+        z=[[round(math.log10(m), 4) if m > 0 else None for m in row] for row in rows],
+        x=list(range(len(trials))),
+        y=list(range(len(labels))),
+        zmin=-1,
+        zmax=1,
+        colorscale=list(RATE_SCALE),
+        xgap=0.5 if len(trials) < 60 else 0,
+        ygap=1,
+        colorbar={
+            "title": {"text": "learning rate ×", "side": "right"},
+            "tickvals": [math.log10(t) for t in RATE_TICKS],
+            "ticktext": [f"{t:g}×" for t in RATE_TICKS],
+            "thickness": 12,
+            "len": 0.74,
+            "y": 0,
+            "yanchor": "bottom",
+            "outlinewidth": 0,
+        },
+        text=[
+            [f"{t.number}: {label} {m:.2g}×" for t, m in zip(trials, row, strict=True)]
+            for label, row in zip(labels, rows, strict=True)
+        ],
+        hovertemplate="trial %{text}<extra></extra>",
+        hoverongaps=False,
+        row=2,
+        col=1,
+    )
+    frozen = [(x, y) for y, row in enumerate(rows) for x, m in enumerate(row) if m <= 0]
+    if frozen:
+        figure.add_bar(
+            x=[x for x, _ in frozen],
+            y=[0.92] * len(frozen),
+            base=[y - 0.46 for _, y in frozen],
+            width=1,
+            marker={
+                "color": "white",
+                "pattern": {"shape": "/", "fgcolor": GREY, "size": 5, "solidity": 0.25},
+                "line": {"width": 0},
+            },
+            name="frozen",
+            text=[f"{trials[x].number}: {labels[y]}" for x, y in frozen],
+            textposition="none",
+            hovertemplate="trial %{text} frozen<extra></extra>",
+            row=2,
+            col=1,
+        )
+    figure.update_yaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=labels,
+        range=[len(labels) - 0.5, -0.5],
+        showgrid=False,
+        row=2,
+        col=1,
+    )
+
+
+def _ticks(figure: go.Figure, trials: list[FrozenTrial]) -> None:
+    step = max(1, math.ceil(len(trials) / 8))
+    at = list(range(0, len(trials), step))
+    figure.update_xaxes(range=[-0.6, len(trials) - 0.4], showgrid=False)
+    figure.update_xaxes(
+        title_text="trial number",
+        tickvals=at,
+        ticktext=[str(trials[i].number) for i in at],
+        tickangle=0,
+        row=2,
+        col=1,
+    )

@@ -1,0 +1,161 @@
+"""Where the winner comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from biotune_optuna.page.style import GREY, VERMILION, finish, mark
+from biotune_optuna.report.figures import NothingToShow, StudyFigure
+from biotune_optuna.schema import TrialRecord
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from biotune_optuna.report.view import StudyView
+
+
+@StudyFigure(
+    name="lineage",
+    title="Where the winner comes from",
+    caption="Lines join parents and children. The thick line follows the best parent back to the"
+    " start.",
+    chapter="search",
+    place=50,
+    dashboard="6-lineage",
+    dashboard_limits={"max_ancestors": 30},
+)
+def lineage(view: StudyView, *, max_ancestors: int = 60) -> go.Figure:
+    """Return the winner's ancestors: who came from whom, by which operator, with what gain.
+
+    The thick line follows the best parent of each ancestor.
+
+    Args:
+        view: A study whose trials carry parents.
+        max_ancestors: Ancestors drawn at most, nearest first; the title says if there are more.
+
+    Raises:
+        NothingToShow: There is no winner, or it has no parents.
+    """
+    winner = view.chosen_trial
+    if winner is None or winner.value is None:
+        raise NothingToShow(f"{view.none_complete}, so nobody has ancestors.")
+    family, total = _ancestors(view, winner, max_ancestors)
+    if len(family) < 2:
+        role = mark(TrialRecord(winner).role).words
+        raise NothingToShow(f"The best so far, trial {winner.number} ({role}), has no parents.")
+    line = _main_line(view, winner)
+    figure = go.Figure()
+    _add_ties(figure, view, family, line)
+    _add_family(figure, view, family, line)
+    title = f"Where trial {winner.number} comes from: " + _gains(view, line)
+    if total > len(family):
+        title += f"<br>({len(family) - 1} nearest of {total - 1:,} ancestors drawn)"
+    figure.update_xaxes(title_text="generation", tickformat="d", dtick=_tick(family))
+    figure.update_yaxes(title_text=view.metric_words, tickformat=view.axis_format)
+    return finish(figure, title, height=430, legend=True)
+
+
+def _ancestors(view: StudyView, winner: FrozenTrial, most: int) -> tuple[list[FrozenTrial], int]:
+    family, queue = {winner.number: winner}, [winner]
+    while queue:
+        trial = queue.pop(0)
+        for number in TrialRecord(trial).parents:
+            parent = view.by_number.get(number)
+            if parent is not None and parent.value is not None and number not in family:
+                family[number] = parent
+                queue.append(parent)
+    return list(family.values())[: most + 1], len(family)
+
+
+def _main_line(view: StudyView, winner: FrozenTrial) -> list[FrozenTrial]:
+    """Return the winner, its best parent, that one's best parent and so on, oldest first."""
+    line = [winner]
+    while True:
+        elders = [view.by_number.get(n) for n in TrialRecord(line[-1]).parents]
+        known = [t for t in elders if t is not None and t.value is not None and t not in line]
+        if not known:
+            return line[::-1]
+        line.append(min(known, key=view.sort_key))
+
+
+def _gains(view: StudyView, line: list[FrozenTrial]) -> str:
+    first, last = float(line[0].value or 0.0), float(line[-1].value or 0.0)
+    steps = "step" if len(line) == 2 else "steps"
+    return f"{view.say_difference(last - first)} in {len(line) - 1} {steps}"
+
+
+def _x(trial: FrozenTrial) -> int:
+    number = TrialRecord(trial).generation
+    return trial.number if number is None else number
+
+
+def _tick(family: list[FrozenTrial]) -> int:
+    xs = [_x(t) for t in family]
+    return max(1, (max(xs) - min(xs)) // 10)
+
+
+def _add_ties(
+    figure: go.Figure, view: StudyView, family: list[FrozenTrial], line: list[FrozenTrial]
+) -> None:
+    numbers = {t.number for t in family}
+    xs: list[int | None] = []
+    ys: list[float | None] = []
+    for child in family:
+        for number in TrialRecord(child).parents:
+            if number in numbers:
+                parent = view.by_number[number]
+                xs += [_x(parent), _x(child), None]
+                ys += [parent.value, child.value, None]
+    figure.add_scatter(
+        x=xs,
+        y=ys,
+        mode="lines",
+        line={"color": GREY, "width": 1},
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[_x(t) for t in line],
+        y=[t.value for t in line],
+        mode="lines",
+        line={"color": VERMILION, "width": 3},
+        name="line of the best parent",
+        hoverinfo="skip",
+    )
+
+
+def _add_family(
+    figure: go.Figure, view: StudyView, family: list[FrozenTrial], line: list[FrozenTrial]
+) -> None:
+    ends = line if len(line) <= 8 else [line[0], line[-1]]  # all names of a long line collide
+    named = {t.number for t in ends}
+    for role in dict.fromkeys(TrialRecord(t).role or "" for t in family):
+        members = [t for t in family if (TrialRecord(t).role or "") == role]
+        look = mark(role)
+        figure.add_scatter(
+            x=[_x(t) for t in members],
+            y=[t.value for t in members],
+            mode="markers+text",
+            name=look.words,
+            text=[str(t.number) if t.number in named else "" for t in members],
+            textposition="top center",
+            marker={
+                "color": look.colour,
+                "symbol": look.symbol,
+                "size": 11,
+                "line": {"width": 1, "color": "white"},
+            },
+            customdata=[[t.number, view.say(t.value), _gain(view, t)] for t in members],
+            hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{customdata[2]}",
+        )
+
+
+def _gain(view: StudyView, trial: FrozenTrial) -> str:
+    values = [view.by_number[n].value for n in TrialRecord(trial).parents if n in view.by_number]
+    known = [float(v) for v in values if v is not None]
+    if not known or trial.value is None:
+        return "no parents"
+    best = max(known) if view.better(1, 0) else min(known)
+    return f"{view.say_difference(trial.value - best)} against its better parent"

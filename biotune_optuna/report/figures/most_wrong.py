@@ -1,0 +1,102 @@
+"""The test images most often wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from biotune_optuna.page.style import BLACK, finish, safe, shorten
+from biotune_optuna.report.figures import NothingToShow, StudyFigure
+from biotune_optuna.report.figures.shared import check_confirmed
+
+if TYPE_CHECKING:
+    from biotune_optuna.report.view import StudyView
+
+MAX_MISTAKES = 24
+
+
+@StudyFigure(
+    name="most-wrong",
+    title="Test images most often wrong",
+    caption="What the image is labelled, and what the model said with which probability. Wrong"
+    " labels often turn up here.",
+    chapter="errors",
+    place=20,
+)
+def most_wrong(view: StudyView) -> go.Figure:
+    """Return the test images most often wrong among the models tested, as thumbnails.
+
+    Args:
+        view: A study whose confirmation holds mistakes with thumbnails (PNG or JPEG data URIs).
+
+    Raises:
+        NothingToShow: There is no confirmation, no mistake, or no thumbnail.
+    """
+    shown = _with_thumbnail(view)[:MAX_MISTAKES]
+    columns = min(4, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    figure = go.Figure(
+        go.Scatter(
+            x=[i % columns + 0.5 for i in range(len(shown))],
+            y=[i // columns + 0.45 for i in range(len(shown))],
+            mode="markers",
+            marker={"size": 60, "opacity": 0},
+            text=[safe(m.get("id", "")) for m in shown],
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    for i, mistake in enumerate(shown):
+        _add_thumbnail(figure, mistake, i % columns, i // columns)
+    finish(figure, "Test images most often wrong", height=60 + 132 * lines, legend=False)
+    figure.update_xaxes(range=[0, columns], visible=False, fixedrange=True)
+    figure.update_yaxes(range=[lines, 0], visible=False, fixedrange=True)
+    return figure
+
+
+def _with_thumbnail(view: StudyView) -> list[dict[str, Any]]:
+    check_confirmed(view)
+    mistakes = view.confirm.get("mistakes") or []
+    if not mistakes:
+        raise NothingToShow("No test image was recorded as a mistake.")
+    kinds = ("data:image/png;", "data:image/jpeg;")
+    shown = [dict(m) for m in mistakes if str(m.get("thumbnail", "")).startswith(kinds)]
+    if not shown:
+        raise NothingToShow("The recorded mistakes come without thumbnails.")
+    return shown
+
+
+def _add_thumbnail(figure: go.Figure, mistake: dict[str, Any], x: int, y: int) -> None:
+    """One image in its cell, what it is and what was said below it."""
+    figure.add_layout_image(
+        source=mistake["thumbnail"],
+        xref="x",
+        yref="y",
+        x=x + 0.5,
+        y=y + 0.04,
+        sizex=0.88,
+        sizey=0.66,
+        xanchor="center",
+        yanchor="top",
+        sizing="contain",
+    )
+    figure.add_annotation(
+        x=x + 0.5,
+        y=y + 0.72,
+        xref="x",
+        yref="y",
+        yanchor="top",
+        showarrow=False,
+        text=_caption(mistake),
+        font={"size": 11, "color": BLACK},
+        align="center",
+    )
+
+
+def _caption(mistake: dict[str, Any]) -> str:
+    sure = mistake.get("probability")
+    how = f" ({sure:.0%})" if isinstance(sure, (int, float)) else ""
+    said = shorten(mistake.get("predicted", "?"), 14)
+    return f"{shorten(mistake.get('label', '?'), 14)}<br>said: <b>{said}</b>{how}"

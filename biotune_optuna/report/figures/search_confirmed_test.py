@@ -1,0 +1,97 @@
+"""The three values of each contender side by side."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from biotune_optuna.page.style import BLUE, GREEN, LIGHT, VERMILION, finish, shorten
+from biotune_optuna.page.text import label
+from biotune_optuna.report.figures import StudyFigure
+from biotune_optuna.report.figures.shared import check_confirmed
+
+if TYPE_CHECKING:
+    from biotune_optuna.report.view import StudyView
+
+
+@StudyFigure(
+    name="search-confirmed-test",
+    title="Search, confirmed and test",
+    caption="Search values flatter whatever was picked by them. The confirmation trained again on"
+    " fresh seeds; the test images were kept out of all choices. Whiskers: one standard"
+    " error for search and confirmation, the 95 % interval for the test.",
+    chapter="compare",
+    place=10,
+)
+def search_confirmed_test(view: StudyView) -> go.Figure:
+    """Search value, confirmed mean and test score of every contender, with their intervals.
+
+    Whiskers are one standard error for search and confirmation, the stored interval for the test.
+
+    Args:
+        view: A study with a confirmation.
+
+    Raises:
+        NothingToShow: There is no confirmation.
+    """
+    check_confirmed(view)
+    rows = view.contenders[::-1]
+    winner = str(view.confirm.get("winner", ""))
+    labels = [_row_label(c, winner) for c in rows]
+    figure = go.Figure()
+    tests = [view.tested(str(c["name"])) for c in rows]
+    confirmed_by = [_pair(c.get("mean"), c.get("stderr")) for c in rows]
+    searched = [_pair(c.get("search_value"), c.get("search_stderr")) for c in rows]
+    tested = [
+        (t["score"], t["score"] - t["low"], t["high"] - t["score"]) if t else None for t in tests
+    ]
+    for words, points, colour, symbol, shift in (
+        ("search (optimistic)", searched, BLUE, "circle-open", 0.22),
+        ("confirmed on fresh seeds", confirmed_by, GREEN, "diamond", 0.0),
+        ("test", tested, VERMILION, "square", -0.22),
+    ):
+        known = [(i, p) for i, p in enumerate(points) if p is not None]
+        if not known:
+            continue
+        figure.add_scatter(
+            x=[p[0] for _, p in known],
+            y=[i + shift for i, _ in known],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [p[2] for _, p in known],
+                "arrayminus": [p[1] for _, p in known],
+                "thickness": 1.6,
+                "width": 4,
+            },
+            mode="markers",
+            name=words,
+            marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 2}},
+            text=[f"{rows[i]['name']}, {words}: {view.say(p[0])}" for i, p in known],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    for i in range(1, len(rows)):
+        figure.add_hline(y=i - 0.5, line={"color": LIGHT, "width": 1})
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))),
+        ticktext=labels,
+        range=[-0.6, len(rows) - 0.4],
+        showgrid=False,
+    )
+    figure.update_xaxes(title_text=view.metric_words, tickformat=view.axis_format)
+    title = "Search, confirmed and test, side by side"
+    return finish(figure, title, height=150 + 58 * max(2, len(rows)), legend=True)
+
+
+def _row_label(record: dict[str, Any], winner: str) -> str:
+    words = shorten(label(record), 30)
+    return f"<b>{words}</b>" if record.get("name") == winner else words
+
+
+def _pair(value: object, error: object) -> tuple[float, float, float] | None:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    whisker = float(error) if isinstance(error, (int, float)) and math.isfinite(error) else 0.0
+    return float(value), whisker, whisker
