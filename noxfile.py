@@ -25,6 +25,10 @@ nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
 SHARED = ROOT / ".nox" / "shared"
+# A process of tests takes about 1 GB; each keeps the files it has begun, and their fixtures.
+PROCESSES = min(4, os.cpu_count() or 1)
+SUITE = ["-q", f"--numprocesses={PROCESSES}", "--dist=loadfile", "--no-loadscope-reorder"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # PyTorch's threads would only wait for each other
 RUFF = "ruff>=0.17,<0.18"  # a new minor version brings new rules into the families chosen
 BENCHMARKS = ROOT / "studies" / "benchmarks"
 # Benchmarks whose page is of data that no package brings along, and what to call them with.
@@ -58,8 +62,8 @@ def run(session: nox.Session, *command: str, env: dict[str, str] | None = None) 
 
 @nox.session(python=False)
 def tests(session: nox.Session) -> None:
-    """The test suite (arguments after ``--`` go to pytest)."""
-    run(session, "-m", "pytest", *(session.posargs or ["-q"]))
+    """The test suite in several processes; with arguments after ``--``, pytest in one with them."""
+    run(session, "-m", "pytest", *(session.posargs or SUITE), env=ONE_THREAD)
 
 
 @nox.session
@@ -144,7 +148,7 @@ def lowest(session: nox.Session) -> None:
     resolve = ["--python", f"{session.bin}/python", "--resolution", "lowest-direct"]
     session.run("uv", "pip", "install", "--quiet", *resolve, "--editable", ".[dev]")
     session.run("uv", "pip", "freeze", "--python", f"{session.bin}/python")
-    session.run("python", "-m", "pytest", *(session.posargs or ["-q"]))
+    session.run("python", "-m", "pytest", *(session.posargs or SUITE), env=ONE_THREAD)
 
 
 @nox.session(default=False)

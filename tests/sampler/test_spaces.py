@@ -8,7 +8,13 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
-from tests.sampler_kit import (
+
+from biotune_optuna.errors import StudyError
+from biotune_optuna.genome import Genome
+from biotune_optuna.sampler.claims import Claim
+from biotune_optuna.sampler.sampler import BioTuneSampler
+from biotune_optuna.schema import CONFIG_KEY
+from tests.kit.sampler import (
     PRESETS,
     audit,
     make_sampler,
@@ -18,12 +24,6 @@ from tests.sampler_kit import (
     open_resilient,
     trajectory,
 )
-
-from biotune_optuna.errors import StudyError
-from biotune_optuna.genome import Genome
-from biotune_optuna.sampler.claims import Claim
-from biotune_optuna.sampler.sampler import BioTuneSampler
-from biotune_optuna.schema import CONFIG_KEY
 
 
 def mixed(trial):
