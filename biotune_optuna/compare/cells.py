@@ -30,7 +30,7 @@ from biotune_optuna.schema import (
 from biotune_optuna.storage.open import keep_user_attr
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.storage.urls import scrub
-from biotune_optuna.study.stale import Reaper, end_trial
+from biotune_optuna.study.stale import StaleTrials, end_trial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ class Board:
             sampler=optuna.samplers.RandomSampler(),
             load_if_exists=True,
         )
-        self.reaper = Reaper(self.study)
+        self.stale_trials = StaleTrials(self.study)
         stored = keep_user_attr(self.study, COMPARISON_KEY, {"version": __version__, **identity})
         _check_same(name, stored, identity)
         self.is_elsewhere = any(
@@ -90,7 +90,7 @@ class Board:
         """Read how the task stands, and opens the cells of dead workers."""
         trials = self._trials()
         running = [t for t in trials if t.state == TrialState.RUNNING]
-        if running and self.reaper.sweep(running):
+        if running and self.stale_trials.fail(running):
             trials = self._trials()
         done: dict[str, FrozenTrial] = {}
         taken = set()
@@ -164,7 +164,7 @@ class Board:
         """Keep the lease of a cell no longer, so that it is open once the lease has run out."""
         storage = self.study._storage
         if isinstance(storage, ResilientStorage):
-            storage.keeper.remove(trial._trial_id)
+            storage.heartbeat.remove(trial._trial_id)
 
     def finish(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
         """Write what came out."""

@@ -180,7 +180,7 @@ class _Worker:
                 self._setup(own[0])
         with contextlib.ExitStack() as stack:
             for board in self.boards.values():
-                stack.enter_context(board.reaper)
+                stack.enter_context(board.stale_trials)
             while True:
                 self.stop.check()
                 cell, waiting = self._next()

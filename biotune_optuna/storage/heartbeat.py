@@ -1,4 +1,4 @@
-"""The trials this process runs, and the thread that keeps their leases."""
+"""The heartbeat: the trials this process runs, and the thread that shows that they live."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -16,29 +17,45 @@ from biotune_optuna.storage.lease import BEAT_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["LeaseKeeper", "is_kept_here"]
+__all__ = ["Heartbeat", "runs_here"]
 
 _logger = logging.getLogger(__name__)
 
+_heartbeats: weakref.WeakSet[Heartbeat] = weakref.WeakSet()
 
-_keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
 
-
-def is_kept_here(token: str) -> bool:
-    """Say whether this process keeps, or is beginning, the trial with that token.
+def runs_here(token: str) -> bool:
+    """Say whether the trial with that token runs, or begins, in this process.
 
     Ids would not do: storages that know nothing of each other give the same ones, and one trial may
     be seen through several storages.
     """
     while True:
         try:
-            keepers = tuple(_keepers)
+            heartbeats = tuple(_heartbeats)
         except RuntimeError:  # another thread has just opened or let go of a storage
             continue
-        return any(keeper.holds(token) for keeper in keepers)
+        return any(heartbeat.holds(token) for heartbeat in heartbeats)
 
 
-class LeaseKeeper:
+@dataclass(slots=True)
+class _Trial:
+    """A trial that runs in this process.
+
+    Attributes:
+        token: What its holder's mark carries.
+        thread: The thread that began it.
+        counter: What has been written last.
+        ended: Ended by others, which its worker here does not know yet.
+    """
+
+    token: str
+    thread: int
+    counter: int = 0
+    ended: bool = False
+
+
+class Heartbeat:
     """Raises a counter on each running trial of this process, whatever the database does.
 
     The thread ends where no trial runs any more, and lets go of its storage.
@@ -60,45 +77,49 @@ class LeaseKeeper:
         self._raise_counter = raise_counter
         self._release_connection = release_connection
         self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._counters: dict[int, int] = {}
-        self._ended: set[int] = set()  # by others, which their workers here do not know yet
-        self._tokens: dict[int, str] = {}
-        self._threads: dict[int, int] = {}  # those that began the trials
-        self._held: set[str] = set()  # the tokens of trials that run and of those that begin
-        self._process = os.getpid()
-        _keepers.add(self)
+        self._process = 0
+        self._belong_here()
+        _heartbeats.add(self)
+
+    def _belong_here(self) -> None:
+        if self._process != os.getpid():  # new or forked: the parent's trials are not ours
+            self._process = os.getpid()
+            self._trials: dict[int, _Trial] = {}
+            self._beginning: set[str] = set()  # tokens
+            self._thread: threading.Thread | None = None
+            self._wake = threading.Event()
 
     def __contains__(self, trial_id: int) -> bool:
-        ours = trial_id in self._counters or trial_id in self._ended
-        return ours and self._process == os.getpid()
+        return trial_id in self._trials and self._process == os.getpid()
 
     def trials(self) -> frozenset[int]:
         """Return the ids of the trials whose leases are kept."""
-        return frozenset(self._counters) if self._process == os.getpid() else frozenset()
+        ours = tuple(self._trials.items()) if self._process == os.getpid() else ()
+        return frozenset(trial_id for trial_id, trial in ours if not trial.ended)
 
     def trials_of_this_thread(self) -> frozenset[int]:
         """Return the ids of those that the calling thread has begun."""
-        mine = threading.get_ident()
-        return frozenset(i for i in self.trials() if self._threads.get(i) == mine)
+        mine = {i for i, t in tuple(self._trials.items()) if t.thread == threading.get_ident()}
+        return self.trials() & mine
 
     def holds(self, token: str) -> bool:
         """Say whether the trial with that token runs, or begins, in this process."""
-        return token in self._held and self._process == os.getpid()
+        known = token in self._beginning or any(
+            trial.token == token for trial in tuple(self._trials.values())
+        )
+        return known and self._process == os.getpid()
 
     @contextlib.contextmanager
     def beginning(self, token: str) -> Iterator[None]:
         """Say that the trial with that token is being written, until it is added or is not."""
         with self._lock:
             self._belong_here()
-            self._held.add(token)
+            self._beginning.add(token)
         try:
             yield
         finally:
             with self._lock:
-                if token not in self._tokens.values():
-                    self._held.discard(token)
+                self._beginning.discard(token)
 
     def add(self, trial_id: int, token: str) -> None:
         """Keep the lease of a trial from now on.
@@ -109,53 +130,37 @@ class LeaseKeeper:
         """
         with self._lock:
             self._belong_here()
-            self._counters[trial_id] = 0
-            self._tokens[trial_id] = token
-            self._threads[trial_id] = threading.get_ident()
-            self._held.add(token)
+            self._trials[trial_id] = _Trial(token, threading.get_ident())
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
-                    target=self._run, name="biotune-leases", daemon=True
+                    target=self._run, name="biotune-heartbeat", daemon=True
                 )
                 self._thread.start()
 
     def remove(self, trial_id: int) -> None:
         """Let go of a trial's lease."""
         with self._lock:
-            self._counters.pop(trial_id, None)
-            self._ended.discard(trial_id)
-            self._held.discard(self._tokens.pop(trial_id, ""))
-            self._threads.pop(trial_id, None)
-
-    def _belong_here(self) -> None:
-        if self._process != os.getpid():  # forked: the parent's trials are not ours
-            self._counters, self._tokens, self._threads = {}, {}, {}
-            self._ended, self._held = set(), set()
-            self._thread, self._process = None, os.getpid()
-            self._wake = threading.Event()
+            self._trials.pop(trial_id, None)
 
     def _run(self) -> None:
         while not self._wake.wait(self.seconds):
             with self._lock:
-                if not self._counters:
+                living = {i: trial for i, trial in self._trials.items() if not trial.ended}
+                if not living:
                     self._thread = None  # the next trial starts another
                     return
-                for trial_id in self._counters:
-                    self._counters[trial_id] += 1
-                round_ = dict(self._counters)
-            for trial_id, counter in round_.items():
-                self._beat(trial_id, counter)
+            for trial_id, trial in living.items():
+                trial.counter += 1
+                self._beat(trial_id, trial)
             self._release_connection()
 
-    def _beat(self, trial_id: int, counter: int) -> None:
+    def _beat(self, trial_id: int, trial: _Trial) -> None:
         try:
-            self._raise_counter(trial_id, counter)
+            self._raise_counter(trial_id, trial.counter)
         except UpdateFinishedTrialError:
             # Finished by its worker a moment ago, or ended by another: the worker finds that at
             # its next write.
-            with self._lock:
-                if self._counters.pop(trial_id, None) is not None:
-                    self._ended.add(trial_id)
+            trial.ended = True
         except KeyError:
             self.remove(trial_id)  # its study was deleted
         except Exception as error:  # noqa: BLE001  (the next beat is the retry)

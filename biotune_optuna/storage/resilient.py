@@ -3,30 +3,101 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import threading
 import uuid
+from contextlib import nullcontext
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.schema import CREATED_KEY, ENDED_KEY, FIXED_KEY, HOLDER_KEY, LEASE_KEY
-from biotune_optuna.storage.heartbeat import LeaseKeeper
+from biotune_optuna.schema import (
+    CREATED_KEY,
+    ENDED_KEY,
+    FIXED_KEY,
+    GENERATION_KEY,
+    HOLDER_KEY,
+    LATE_RESULT_KEY,
+    LEASE_KEY,
+    OWN_PREFIX,
+    PARENTS_KEY,
+    ROLE_KEY,
+)
+from biotune_optuna.storage.database import Database, reading
+from biotune_optuna.storage.heartbeat import Heartbeat
 from biotune_optuna.storage.holder import current_holder
-from biotune_optuna.storage.late_results import LateResult, LateResults
-from biotune_optuna.storage.retrying import RetryingStorage
+from biotune_optuna.storage.journal import Journal
+from biotune_optuna.storage.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+    from biotune_optuna.storage.urls import StorageURL
 
 __all__ = ["ResilientStorage"]
 
+T = TypeVar("T")
+_Method = TypeVar("_Method", bound="Callable[..., Any]")
 
-class ResilientStorage(RetryingStorage):
+_MARKS = frozenset({HOLDER_KEY, LEASE_KEY, ENDED_KEY, CREATED_KEY})
+# What a sampler said about a dead trial's place in the search; the place has been given back.
+_CLAIMED = (GENERATION_KEY, ROLE_KEY, PARENTS_KEY)
+
+
+# Each of these takes a method of Optuna's storages and returns the wrapper's method of that name.
+# What `wraps` would update is left out: it holds the mark of an abstract method.
+
+
+def _reads(method: _Method) -> _Method:
+    """Return a method that reads from the backend, again while that cannot be reached."""
+
+    @functools.wraps(method, updated=())
+    def call(self: ResilientStorage, *args: Any, **kwargs: Any) -> Any:
+        return self._read(lambda: getattr(self._backend, method.__name__)(*args, **kwargs))
+
+    return cast("_Method", call)
+
+
+def _writes(method: _Method) -> _Method:
+    """Return a method that may write the same to the backend twice, with no further effect."""
+
+    @functools.wraps(method, updated=())
+    def call(self: ResilientStorage, *args: Any, **kwargs: Any) -> Any:
+        return self._write(lambda _: getattr(self._backend, method.__name__)(*args, **kwargs))
+
+    return cast("_Method", call)
+
+
+def _writes_to_trial(method: _Method) -> _Method:
+    """Return a method that writes to a running trial, wherever that is kept by now."""
+
+    @functools.wraps(method, updated=())
+    def call(self: ResilientStorage, trial_id: int, *args: Any, **kwargs: Any) -> None:
+        late = self._late_results.get(trial_id)
+        if late is None:
+            try:
+                self._write(
+                    lambda _: getattr(self._backend, method.__name__)(trial_id, *args, **kwargs)
+                )
+            except UpdateFinishedTrialError:
+                late = self._late_result(trial_id)
+                if late is None:
+                    raise
+        if late is not None:
+            getattr(late, method.__name__)(late.trial_id, *args, **kwargs)
+
+    return cast("_Method", call)
+
+
+class ResilientStorage(BaseStorage):
     """Wraps an Optuna storage; made by :func:`~biotune_optuna.storage.open.open_storage`.
 
     - Every call that fails because the storage cannot be reached is retried. A write whose outcome
@@ -45,49 +116,153 @@ class ResilientStorage(RetryingStorage):
         read_only: Refuse every write.
     """
 
+    def __init__(
+        self,
+        backend: BaseStorage,
+        *,
+        url: StorageURL,
+        database: Database | None = None,
+        retry_seconds: float = 300.0,
+        read_only: bool = False,
+    ) -> None:
+        self.url = url
+        self.retry_seconds = retry_seconds
+        self.read_only = read_only
+        self._backend = backend
+        self._database = database
+        self._set_up()
+
     def _set_up(self) -> None:
-        super()._set_up()
-        self.keeper = LeaseKeeper(
+        self._lock = threading.Lock()
+        self._late_results: dict[int, LateResult] = {}
+        self.retry = RetryPolicy(self.url.place, seconds=self.retry_seconds)
+        self.heartbeat = Heartbeat(
             lambda trial_id, value: self._backend.set_trial_system_attr(trial_id, LEASE_KEY, value),
             self.remove_session,
         )
-        self._late_results = LateResults()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        for key in ("keeper", "_late_results"):
-            del state[key]
-        return state
+        here = ("_lock", "_late_results", "retry", "heartbeat")
+        return {key: value for key, value in self.__dict__.items() if key not in here}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._set_up()
+
+    def _read(self, function: Callable[[], T]) -> T:
+        def attempt(_number: int) -> T:
+            with reading() if self._database is not None else nullcontext():
+                return function()
+
+        return self.retry.call(attempt)
+
+    def _write(self, function: Callable[[int], T]) -> T:
+        if self.read_only:
+            raise StorageError(f"{self.url.place} is opened read-only: nothing can be written")
+        return self.retry.call(function)
+
+    # -- what can simply be repeated
+
+    get_study_id_from_name = _reads(BaseStorage.get_study_id_from_name)
+    get_study_name_from_id = _reads(BaseStorage.get_study_name_from_id)
+    get_study_directions = _reads(BaseStorage.get_study_directions)
+    get_study_user_attrs = _reads(BaseStorage.get_study_user_attrs)
+    get_study_system_attrs = _reads(BaseStorage.get_study_system_attrs)
+    get_all_studies = _reads(BaseStorage.get_all_studies)
+    get_trial_id_from_study_id_trial_number = _reads(
+        BaseStorage.get_trial_id_from_study_id_trial_number
+    )
+    get_all_trials = _reads(BaseStorage.get_all_trials)
+    get_n_trials = _reads(BaseStorage.get_n_trials)
+    get_best_trial = _reads(BaseStorage.get_best_trial)
+    set_study_user_attr = _writes(BaseStorage.set_study_user_attr)
+    set_study_system_attr = _writes(BaseStorage.set_study_system_attr)
+    set_trial_param = _writes_to_trial(BaseStorage.set_trial_param)
+    set_trial_intermediate_value = _writes_to_trial(BaseStorage.set_trial_intermediate_value)
+    set_trial_user_attr = _writes_to_trial(BaseStorage.set_trial_user_attr)
+    set_trial_system_attr = _writes_to_trial(BaseStorage.set_trial_system_attr)
+
+    def remove_session(self) -> None:
+        """Give back the calling thread's connection."""
+        if self._database is not None:
+            self._database.remove_session()
+
+    # -- studies
+
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
+        """Create a study."""
+
+        def create(attempt: int) -> int:
+            try:
+                return self._backend.create_new_study(directions, study_name)
+            except DuplicatedStudyError:
+                if attempt == 1 or study_name is None:
+                    raise
+                return self._backend.get_study_id_from_name(study_name)
+
+        return self._write(create)
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study and all its trials."""
+
+        def delete(attempt: int) -> None:
+            try:
+                self._backend.delete_study(study_id)
+            except KeyError:
+                if attempt == 1:
+                    raise
+
+        self._write(delete)
+
+    def keep_study_user_attr(self, study_id: int, key: str, value: Any) -> Any:
+        """Set a user attribute of a study unless it has one; return what it has then.
+
+        Of several workers that do so in the same moment, in whichever process, one is the first.
+        """
+
+        def keep(_attempt: int) -> Any:
+            if isinstance(self._backend, Journal):
+                return self._backend.keep_study_user_attr(study_id, key, value)
+            if self._database is not None:
+                return self._database.keep_study_user_attr(study_id, key, value)
+            with self._lock:  # in memory
+                kept = self._backend.get_study_user_attrs(study_id)
+                if key not in kept:
+                    self._backend.set_study_user_attr(study_id, key, value)
+                return kept.get(key, value)
+
+        return self._write(keep)
 
     # -- trials begin
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Create a trial, held by this process when it is to run here."""
-        key: str
-        mark: str | list[str]
-        if template_trial is None:
-            key, mark = HOLDER_KEY, _holder_mark()
-            template = _trial(TrialState.RUNNING, {HOLDER_KEY: mark}, {}, datetime.now())
-        else:
-            key, mark = CREATED_KEY, uuid.uuid4().hex
+        if template_trial is not None:
             template = copy.copy(template_trial)
             # A copied study's trials belong to nobody here.
-            kept = {k: v for k, v in template.system_attrs.items() if k not in _LEASE_KEYS}
-            template.system_attrs = {**kept, key: mark}
+            kept = {k: v for k, v in template.system_attrs.items() if k not in _MARKS}
+            template.system_attrs = {**kept, CREATED_KEY: uuid.uuid4().hex}
+            return self._create(study_id, template, CREATED_KEY)
+        mark = _holder_mark()
+        running = create_trial(state=TrialState.RUNNING, system_attrs={HOLDER_KEY: mark})
+        with self.heartbeat.beginning(mark[1]):
+            trial_id = self._create(study_id, running, HOLDER_KEY)
+            self.heartbeat.add(trial_id, mark[1])
+        return trial_id
+
+    def _create(self, study_id: int, trial: FrozenTrial, key: str) -> int:
+        """Create a trial, which its attribute ``key`` tells from all others, once."""
 
         def create(attempt: int) -> int:
             if attempt > 1:
-                found = self._find_trial(study_id, key, mark)
+                found = self._find_trial(study_id, key, trial.system_attrs[key])
                 if found is not None:
                     return found
-            return self._backend.create_new_trial(study_id, template)
+            return self._backend.create_new_trial(study_id, trial)
 
-        if template_trial is not None:
-            return self._write(create)
-        with self.keeper.beginning(mark[1]):
-            trial_id = self._write(create)
-            self.keeper.add(trial_id, mark[1])
-        return trial_id
+        return self._write(create)
 
     def _find_trial(self, study_id: int, key: str, mark: object) -> int | None:
         if self._database is not None:
@@ -111,10 +286,10 @@ class ResilientStorage(RetryingStorage):
                 return True
             return attempt > 1 and self._journal_gave_us(trial_id)
 
-        with self.keeper.beginning(holder[1]):
+        with self.heartbeat.beginning(holder[1]):
             started = self._write(start)
             if started:
-                self.keeper.add(trial_id, holder[1])
+                self.heartbeat.add(trial_id, holder[1])
         if started and self._database is None:
             self.set_trial_system_attr(trial_id, HOLDER_KEY, holder)
         return started
@@ -125,61 +300,16 @@ class ResilientStorage(RetryingStorage):
 
     # -- trials run
 
-    def set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-    ) -> None:
-        """Set a parameter of a trial."""
-        self._change(
-            trial_id,
-            lambda: self._backend.set_trial_param(
-                trial_id, param_name, param_value_internal, distribution
-            ),
-            lambda late: late.set_param(param_name, param_value_internal, distribution),
-        )
-
-    def set_trial_intermediate_value(
-        self, trial_id: int, step: int, intermediate_value: float
-    ) -> None:
-        """Report a value of a trial at a step."""
-        self._change(
-            trial_id,
-            lambda: self._backend.set_trial_intermediate_value(trial_id, step, intermediate_value),
-            lambda late_result: late_result.set_intermediate_value(step, intermediate_value),
-        )
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Set a user attribute of a trial."""
-        self._change(
-            trial_id,
-            lambda: self._backend.set_trial_user_attr(trial_id, key, value),
-            lambda late_result: late_result.set_user_attr(key, value),
-        )
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Set a system attribute of a trial."""
-        self._change(
-            trial_id,
-            lambda: self._backend.set_trial_system_attr(trial_id, key, value),
-            lambda late_result: late_result.set_system_attr(key, value),
-        )
-
-    def _change(
-        self, trial_id: int, stored: Callable[[], None], late: Callable[[LateResult], None]
-    ) -> None:
-        late_result = self._late_results.get(trial_id)
-        if late_result is None:
-            try:
-                self._write(lambda _: stored())
-            except UpdateFinishedTrialError:
-                late_result = self._late_result(trial_id)
-                if late_result is None:
-                    raise
-        if late_result is not None:
-            late(late_result)
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return a trial; one declared dead by mistake, as it is in this process."""
+        late = self._late_results.get(trial_id)
+        if late is None:
+            trial = self._read(lambda: self._backend.get_trial(trial_id))
+            if trial.state.is_finished():
+                late = self._late_result(trial_id)
+            if late is None:
+                return trial
+        return late.running()
 
     def _late_result(self, trial_id: int) -> LateResult | None:
         """Go on, apart from the storage, with a trial that was declared dead by mistake.
@@ -188,12 +318,12 @@ class ResilientStorage(RetryingStorage):
             None for any other finished trial: one that was told elsewhere, or that has no
             parameters to save, so that its worker just asks for another.
         """
-        if trial_id in self.keeper:
+        if trial_id in self.heartbeat:
             trial = self._read(lambda: self._backend.get_trial(trial_id))
             is_lost = trial.system_attrs.get(ENDED_KEY) == "lost"
             if trial.state == TrialState.FAIL and is_lost and trial.params:
-                self._late_results.add(trial)
-            self.keeper.remove(trial_id)
+                self._late_results.setdefault(trial_id, LateResult(trial))
+            self.heartbeat.remove(trial_id)
         return self._late_results.get(trial_id)
 
     # -- trials end
@@ -210,9 +340,10 @@ class ResilientStorage(RetryingStorage):
             except UpdateFinishedTrialError:
                 if self._late_result(trial_id) is None:
                     raise
-        finished = self._late_results.pop(trial_id).finished(state, values)
-        if finished is not None:
-            self.create_new_trial(self._study_of(trial_id, finished.number), finished)
+        late = self._late_results.pop(trial_id)
+        if state in {TrialState.COMPLETE, TrialState.PRUNED}:
+            study_id = self._study_of(trial_id, late.number)
+            self.create_new_trial(study_id, late.finished(state, values))
         return True
 
     def _study_of(self, trial_id: int, number: int) -> int:
@@ -234,17 +365,16 @@ class ResilientStorage(RetryingStorage):
                 if attempt == 1:
                     raise
                 trial = self._backend.get_trial(trial_id)
-                same = None if values is None else [float(value) for value in values]
-                if (trial.state, trial.values) != (state, same):
+                if (trial.state, trial.values) != (state, _floats(values)):
                     raise
                 return True  # it was this very write, whose answer got lost
 
         try:
             done = self._write(finish)
         except StorageError:  # given up: others, and this process, may take its place
-            self.keeper.remove(trial_id)
+            self.heartbeat.remove(trial_id)
             raise
-        self.keeper.remove(trial_id)
+        self.heartbeat.remove(trial_id)
         return done
 
     def end_trial(
@@ -285,23 +415,41 @@ class ResilientStorage(RetryingStorage):
         try:
             return self._write(end)
         finally:
-            self.keeper.remove(trial_id)
-
-    # -- trials are read
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Return a trial; one declared dead by mistake, as it is in this process."""
-        late_result = self._late_results.get(trial_id)
-        if late_result is None:
-            trial = self._read(lambda: self._backend.get_trial(trial_id))
-            if trial.state.is_finished():
-                late_result = self._late_result(trial_id)
-            if late_result is None:
-                return trial
-        return late_result.frozen()
+            self.heartbeat.remove(trial_id)
 
 
-_LEASE_KEYS = frozenset({HOLDER_KEY, LEASE_KEY, ENDED_KEY, CREATED_KEY})
+class LateResult(InMemoryStorage):
+    """A trial that others declared dead while it goes on in this process: kept in memory.
+
+    Args:
+        trial: The trial as stored, FAIL by now.
+    """
+
+    def __init__(self, trial: FrozenTrial) -> None:
+        super().__init__()
+        self._stored_id, self.number = trial._trial_id, trial.number
+        running = copy.copy(trial)
+        running.state, running.values, running.datetime_complete = TrialState.RUNNING, None, None
+        study_id = self.create_new_study([StudyDirection.MINIMIZE])
+        self.trial_id = self.create_new_trial(study_id, running)
+
+    def running(self) -> FrozenTrial:
+        """Return the trial as its worker sees it."""
+        trial = copy.deepcopy(self.get_trial(self.trial_id))
+        trial.number, trial._trial_id = self.number, self._stored_id
+        return trial
+
+    def finished(self, state: TrialState, values: Sequence[float] | None) -> FrozenTrial:
+        """Return the trial to add: of no place in the search, and nobody's."""
+        trial = self.running()
+        trial.state, trial.values, trial.datetime_complete = state, _floats(values), datetime.now()
+        user = {k: v for k, v in trial.user_attrs.items() if k not in _CLAIMED}
+        if len(user) < len(trial.user_attrs):
+            user[ROLE_KEY] = "added"
+        system = {k: v for k, v in trial.system_attrs.items() if not k.startswith(OWN_PREFIX)}
+        trial.user_attrs = user
+        trial.system_attrs = {**system, LATE_RESULT_KEY: self.number}
+        return trial
 
 
 def _holder_mark() -> list[str]:
@@ -311,26 +459,10 @@ def _holder_mark() -> list[str]:
 def _waiting_trial(trial: FrozenTrial) -> FrozenTrial:
     """Return the trial as it stood in the queue before it was taken."""
     kept = {FIXED_KEY: trial.system_attrs[FIXED_KEY], CREATED_KEY: uuid.uuid4().hex}
-    return _trial(TrialState.WAITING, kept, dict(trial.user_attrs), None)
-
-
-def _trial(
-    state: TrialState,
-    system_attrs: dict[str, Any],
-    user_attrs: dict[str, Any],
-    start: datetime | None,
-) -> FrozenTrial:
-    return FrozenTrial(
-        number=-1,
-        trial_id=-1,
-        state=state,
-        value=None,
-        values=None,
-        datetime_start=start,
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs=user_attrs,
-        system_attrs=system_attrs,
-        intermediate_values={},
+    return create_trial(
+        state=TrialState.WAITING, system_attrs=kept, user_attrs=dict(trial.user_attrs)
     )
+
+
+def _floats(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else [float(value) for value in values]

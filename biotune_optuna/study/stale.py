@@ -1,4 +1,4 @@
-"""Failing the trials of dead workers, so that what they were doing is done again."""
+"""Stale trials: those of dead workers are failed, so that their work is done again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.schema import ENDED_KEY, FIXED_KEY, LEASE_KEY
-from biotune_optuna.storage.heartbeat import is_kept_here
+from biotune_optuna.storage.heartbeat import runs_here
 from biotune_optuna.storage.holder import current_holder
 from biotune_optuna.storage.lease import (
     BEAT_SECONDS,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import optuna
 
-__all__ = ["Reaper", "end_trial"]
+__all__ = ["StaleTrials", "end_trial"]
 
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def end_trial(study: optuna.Study, trial: FrozenTrial, why: str) -> bool:
     return True
 
 
-class Reaper:
+class StaleTrials:
     """Looks for trials whose worker is gone, when asked and, in a thread, from time to time.
 
     Args:
@@ -77,7 +77,7 @@ class Reaper:
         self._thread: threading.Thread | None = None
         self._n_running = 0
 
-    def sweep(self, running: Iterable[FrozenTrial]) -> int:
+    def fail(self, running: Iterable[FrozenTrial]) -> int:
         """Fail those of the RUNNING trials, read just now, whose worker is gone; count them."""
         with self._lock:
             trials = tuple(running)
@@ -103,7 +103,7 @@ class Reaper:
         token = read_token(trial.system_attrs)
         if holder == current_holder() and token is not None:
             # Begun by this process; given up, perhaps, when the storage was out of reach.
-            return not is_kept_here(token)
+            return not runs_here(token)
         if holder is not None:
             return self._watch.is_lost(trial._trial_id, trial.system_attrs)
         # Nobody keeps a lease: a trial that copy_study brought here, or an Optuna worker's on a
@@ -113,8 +113,8 @@ class Reaper:
         moved = [len(trial.params), len(trial.intermediate_values), len(trial.user_attrs)]
         return self._nameless.is_lost(trial._trial_id, {LEASE_KEY: moved})
 
-    def __enter__(self) -> Reaper:
-        self._thread = threading.Thread(target=self._run, name="biotune-reaper", daemon=True)
+    def __enter__(self) -> StaleTrials:
+        self._thread = threading.Thread(target=self._run, name="biotune-stale-trials", daemon=True)
         self._thread.start()
         return self
 
@@ -125,12 +125,12 @@ class Reaper:
         storage = self._study._storage
         while not self._wake.wait(max(2 * BEAT_SECONDS, self._n_running * _SECONDS_PER_TRIAL)):
             try:
-                self.sweep(
+                self.fail(
                     storage.get_all_trials(
                         self._study._study_id, deepcopy=False, states=(TrialState.RUNNING,)
                     )
                 )
             except Exception as error:  # noqa: BLE001  (the next look is the retry)
-                _logger.debug("could not look for lost trials: %s", type(error).__name__)
+                _logger.debug("could not look for stale trials: %s", type(error).__name__)
             finally:
                 storage.remove_session()

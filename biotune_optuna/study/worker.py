@@ -14,25 +14,25 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StorageError, StudyError
-from biotune_optuna.schema import ERROR_KEY, LEASE_KEY
-from biotune_optuna.storage.lease import LostTrialError, read_holder
+from biotune_optuna.schema import ERROR_KEY
+from biotune_optuna.storage.lease import LostTrialError
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.storage.urls import scrub
-from biotune_optuna.study.stale import Reaper, end_trial
+from biotune_optuna.study.stale import StaleTrials, end_trial
 from biotune_optuna.study.stop import Stopped, StopRequest
 from biotune_optuna.study.totals import Totals, count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["StopRequest", "Stopped", "WorkerStatus", "run_trials", "worker_status"]
+__all__ = ["StopRequest", "Stopped", "run_trials"]
 
 _logger = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 3
-_LONGEST_ERROR = 1000
-_HURRY_SECONDS = 8.0
-_WAITS = (0.2, 5.0)
+_LONGEST_ERROR = 1000  # characters
+_LAST_SECONDS = 8.0  # for all calls of the storage once the worker is to stop
+_WAITS = (0.2, 5.0)  # seconds between two looks at trials elsewhere: the first, and at most
 
 
 def run_trials(
@@ -128,11 +128,11 @@ class _Worker:
     def run(self) -> None:
         """Work until nothing is left to do."""
         storage = self.study._storage
-        self.reaper = Reaper(self.study)
+        self.stale_trials = StaleTrials(self.study)
         local = self.study._thread_local
         local.in_optimize_loop, self.study._stop_flag = True, False
         try:
-            with self.stop.calling(self._hurry, self._hand_back_at_last), self.reaper:
+            with self.stop.calling(self._set_deadline, self._hand_back_at_last), self.stale_trials:
                 self._loop()
         except Stopped:
             self._hand_back()
@@ -141,7 +141,7 @@ class _Worker:
         except BaseException as error:
             # Whatever ends the worker: nobody should have to wait for a lease to expire.
             if isinstance(error, StorageError):
-                self._hurry()
+                self._set_deadline()
             with contextlib.suppress(StorageError):
                 self._hand_back()
             raise
@@ -152,9 +152,9 @@ class _Worker:
             with contextlib.suppress(Exception):
                 storage.remove_session()
 
-    def _hurry(self) -> None:
+    def _set_deadline(self) -> None:
         if isinstance(self.study._storage, ResilientStorage):
-            self.study._storage.retry.set_deadline(_HURRY_SECONDS)
+            self.study._storage.retry.set_deadline(_LAST_SECONDS)
 
     def _hand_back_at_last(self) -> None:
         with contextlib.suppress(Exception):
@@ -176,7 +176,7 @@ class _Worker:
             end_trial(self.study, storage.get_trial(trial_id), why)
         finally:
             if isinstance(storage, ResilientStorage):
-                storage.keeper.remove(trial_id)
+                storage.heartbeat.remove(trial_id)
 
     # -- the loop
 
@@ -207,7 +207,7 @@ class _Worker:
     def _look(self) -> Totals:
         totals = count(self.study)
         others = [t for t in totals.running if self.trial is None or t.number != self.trial.number]
-        if self.reaper.sweep(others):
+        if self.stale_trials.fail(others):
             totals = count(self.study)
         self.finished = 0
         return totals
@@ -232,21 +232,25 @@ class _Worker:
             totals = self._look()
 
     def _ask(self) -> optuna.Trial | None:
-        storage = self.study._storage
-        keeper = storage.keeper if isinstance(storage, ResilientStorage) else None
-        held = keeper.trials_of_this_thread() if keeper else frozenset()
+        held = self._begun_here()
         try:
             self.trial = self.study.ask()
         except (LostTrialError, UpdateFinishedTrialError):
             _logger.info("a trial was given to others before it started; asking for another")
             return None
         except BaseException:
-            # Created, but not asked to the end: this process lives, so nobody would ever reap it.
-            for trial_id in (keeper.trials_of_this_thread() if keeper else frozenset()) - held:
+            # Created, but not asked to the end: as this process lives, nobody would call it stale.
+            for trial_id in self._begun_here() - held:
                 with contextlib.suppress(StorageError):
                     self._end(trial_id, "stopped")
             raise
         return self.trial
+
+    def _begun_here(self) -> frozenset[int]:
+        storage = self.study._storage
+        if isinstance(storage, ResilientStorage):
+            return storage.heartbeat.trials_of_this_thread()
+        return frozenset()
 
     # -- one trial
 
@@ -337,41 +341,3 @@ def _one_line(error: Exception) -> str:
 
 def _describe(error: Exception) -> str:
     return scrub(f"{type(error).__name__}: {error}")[:_LONGEST_ERROR]
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """A worker at work.
-
-    Attributes:
-        name: ``host:pid``, or "unknown".
-        trial: Number of the trial it runs.
-        seconds: Since the trial began, by this machine's clock.
-        alive: True or False where this machine can tell; None for a process elsewhere.
-        beats: How often it has raised its lease during this trial.
-    """
-
-    name: str
-    trial: int
-    seconds: float
-    alive: bool | None
-    beats: int
-
-
-def worker_status(study: optuna.Study) -> list[WorkerStatus]:
-    """Return who works on a study, read from its running trials; idle workers leave no trace."""
-    found = []
-    for trial in count(study).running:
-        holder = read_holder(trial.system_attrs)
-        dead = None if holder is None else holder.is_dead()
-        start = trial.datetime_start
-        found.append(
-            WorkerStatus(
-                name=holder.label if holder else "unknown",
-                trial=trial.number,
-                seconds=max(0.0, time.time() - start.timestamp()) if start else 0.0,
-                alive=None if dead is None else not dead,
-                beats=int(trial.system_attrs.get(LEASE_KEY, 0)),
-            )
-        )
-    return found

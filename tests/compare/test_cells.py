@@ -62,7 +62,7 @@ def test_a_cell_is_kept_no_longer_though_handing_it_back_failed(
         patch.setattr(storage, "get_trial", lost)
         with pytest.raises(StorageError):
             board.hand_back(trial, "stopped")
-    assert not storage.keeper.trials()
+    assert not storage.heartbeat.trials()
     assert make_board(tmp_path).look().taken == frozenset()
 
 

@@ -128,7 +128,7 @@ def test_several_objectives_are_refused(tmp_path):
     with pytest.raises(ValueError, match="2 objectives; BioTuneSampler searches for one"):
         study.ask()
     assert [t.state for t in study.trials] == [TrialState.FAIL]
-    assert not storage.keeper.trials()
+    assert not storage.heartbeat.trials()
 
 
 def test_partial_fixed_sampler():

@@ -1,4 +1,4 @@
-"""The thread that keeps leases lives as long as there are trials."""
+"""The thread that raises counters lives as long as there are trials."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 
-from biotune_optuna.storage import heartbeat as keeper
-from biotune_optuna.storage.heartbeat import LeaseKeeper, is_kept_here
+from biotune_optuna.storage import heartbeat as module
+from biotune_optuna.storage.heartbeat import Heartbeat, runs_here
 
 
 class Counters:
@@ -30,45 +30,45 @@ class Counters:
 
 def test_the_thread_ends_with_the_last_trial_and_begins_anew() -> None:
     counters = Counters()
-    keeper = LeaseKeeper(counters.write, counters.release, seconds=0.01)
+    heartbeat = Heartbeat(counters.write, counters.release, seconds=0.01)
     for trial_id in (1, 2):
         counters.beaten.clear()
-        keeper.add(trial_id, f"token {trial_id}")
-        thread = keeper._thread
+        heartbeat.add(trial_id, f"token {trial_id}")
+        thread = heartbeat._thread
         assert thread is not None
         assert counters.beaten.wait(30)
-        keeper.remove(trial_id)
+        heartbeat.remove(trial_id)
         thread.join(30)
         assert not thread.is_alive()
     assert {trial_id for trial_id, _ in counters.written} == {1, 2}
     kept = weakref.ref(counters)
-    del keeper, counters, thread
+    del heartbeat, counters, thread
     gc.collect()
     assert kept() is None, "nothing holds the storage any more"
 
 
 def test_storages_may_come_and_go_while_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = LeaseKeeper(lambda *_: None, lambda: None, seconds=1e9)
+    held = Heartbeat(lambda *_: None, lambda: None, seconds=1e9)
     held.add(1, "a token")
 
     class Changing:
         changes = 2
 
-        def __iter__(self) -> Iterator[LeaseKeeper]:
+        def __iter__(self) -> Iterator[Heartbeat]:
             yield held
             if self.changes:
                 self.changes -= 1
                 raise RuntimeError("Set changed size during iteration")
 
-    monkeypatch.setattr(keeper, "_keepers", Changing())
-    assert is_kept_here("a token")
-    assert not is_kept_here("another")
+    monkeypatch.setattr(module, "_heartbeats", Changing())
+    assert runs_here("a token")
+    assert not runs_here("another")
     held.remove(1)
-    assert not is_kept_here("a token")
+    assert not runs_here("a token")
 
 
 def test_a_thread_knows_the_trials_that_it_began() -> None:
-    mine = LeaseKeeper(lambda *_: None, lambda: None, seconds=1e9)
+    mine = Heartbeat(lambda *_: None, lambda: None, seconds=1e9)
     mine.add(1, "one")
     thread = threading.Thread(target=mine.add, args=(2, "two"))
     thread.start()
@@ -89,17 +89,17 @@ def test_what_others_ended_is_beaten_no_more() -> None:
         beaten.append(trial_id)
         raise errors[trial_id]
 
-    keeper = LeaseKeeper(write, lambda: None, seconds=0.01)
+    heartbeat = Heartbeat(write, lambda: None, seconds=0.01)
     for trial_id in errors:
-        keeper.add(trial_id, f"token {trial_id}")
-    thread = keeper._thread
+        heartbeat.add(trial_id, f"token {trial_id}")
+    thread = heartbeat._thread
     assert thread is not None
     begin.set()
     thread.join(30)
     assert not thread.is_alive()
     assert sorted(beaten) == [1, 2]
-    assert not keeper.trials()
-    assert 1 in keeper, "its worker has not found it yet"
-    assert 2 not in keeper, "its study was deleted"
-    keeper.remove(1)
-    assert 1 not in keeper
+    assert not heartbeat.trials()
+    assert 1 in heartbeat, "its worker has not found it yet"
+    assert 2 not in heartbeat, "its study was deleted"
+    heartbeat.remove(1)
+    assert 1 not in heartbeat

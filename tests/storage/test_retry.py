@@ -115,7 +115,7 @@ def test_a_trial_whose_end_cannot_be_written_is_kept_no_longer(tmp_path: Path, e
     study = optuna.create_study(storage=storage)
     trial = study.ask(SPACE)
     frozen = storage.get_trial(trial._trial_id)
-    assert storage.keeper.trials() == {trial._trial_id}
+    assert storage.heartbeat.trials() == {trial._trial_id}
     faulty(storage, Faults(at=set(range(100_000))))
     ends = {
         "told": lambda: storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [1.0]),
@@ -123,7 +123,7 @@ def test_a_trial_whose_end_cannot_be_written_is_kept_no_longer(tmp_path: Path, e
     }
     with pytest.raises(StorageError, match="was lost for"):
         ends[end]()
-    assert not storage.keeper.trials()
+    assert not storage.heartbeat.trials()
 
 
 def test_errors_that_are_not_the_connections_pass_through(tmp_path: Path) -> None:
@@ -179,8 +179,8 @@ def test_two_processes_never_pop_the_same_trial(tmp_path: Path) -> None:
     assert second.get_trial(trial._trial_id).state == TrialState.WAITING
     assert first.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
     assert not second.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-    assert trial._trial_id in first.keeper
-    assert trial._trial_id not in second.keeper
+    assert trial._trial_id in first.heartbeat
+    assert trial._trial_id not in second.heartbeat
 
 
 def test_a_copied_study_is_held_by_nobody(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_value_told_elsewhere_is_the_trials_value(tmp_path: Path, kind: str) -
         assert storage.get_trial(trial._trial_id).state == TrialState.COMPLETE
         assert study.tell(trial, 9.0, skip_if_finished=True).value == value
     assert [t.value for t in study.trials] == [0.0, 1.0]
-    assert not storage.keeper.trials()
+    assert not storage.heartbeat.trials()
 
 
 def test_a_value_whose_answer_got_lost_is_told_once(tmp_path: Path) -> None:
@@ -310,12 +310,12 @@ def test_without_transactions_too_nothing_leaves_the_queue(
         storage._backend = backend
 
 
-def test_leases_go_on_after_database_errors(tmp_path: Path) -> None:
+def test_leases_go_on_after_retry(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/a.db")
     study = optuna.create_study(study_name="s", storage=storage)
     faults = Faults(at={1, 2, 3})
-    storage.keeper._raise_counter = faults.wrap("beat", storage.keeper._raise_counter)
-    storage.keeper.seconds = 0.02
+    storage.heartbeat._raise_counter = faults.wrap("beat", storage.heartbeat._raise_counter)
+    storage.heartbeat.seconds = 0.02
     trial = study.ask()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -325,4 +325,4 @@ def test_leases_go_on_after_database_errors(tmp_path: Path) -> None:
         time.sleep(0.02)
     assert counter > 5
     study.tell(trial, 1.0)
-    assert trial._trial_id not in storage.keeper
+    assert trial._trial_id not in storage.heartbeat

@@ -15,7 +15,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from biotune_optuna.study.worker import Stopped, StopRequest, run_trials, worker_status
+from biotune_optuna.report.status import study_status
+from biotune_optuna.study.worker import Stopped, StopRequest, run_trials
 from tests.kit.studies import make, objective, states
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -132,8 +133,8 @@ def test_a_second_signal_stops_at_once_and_the_trial_is_found(url: str, kind: st
     assert worker.returncode == 128 + signal.SIGINT
     study = make(url)
     assert states(study) == ["RUNNING"]
-    (status,) = worker_status(study)
-    assert status.alive is False
+    (worker_status,) = study_status(study)["workers"]
+    assert worker_status["alive"] is False
     run_trials(study, objective, n_trials=2)
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[1].params == study.trials[0].params

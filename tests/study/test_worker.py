@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +18,9 @@ from biotune_optuna.storage.holder import current_holder
 from biotune_optuna.storage.lease import LeaseWatch
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study import worker as workers
-from biotune_optuna.study.stale import Reaper
+from biotune_optuna.study.stale import StaleTrials
 from biotune_optuna.study.totals import count
-from biotune_optuna.study.worker import StopRequest, run_trials, worker_status
+from biotune_optuna.study.worker import StopRequest, run_trials
 from tests.kit.faults import Faults
 from tests.kit.studies import make, objective, states
 
@@ -280,19 +279,19 @@ def test_a_trial_that_is_just_being_created_is_not_taken_for_lost(url: str, queu
     if queued:
         study.enqueue_trial({"x": 0.5})
     storage: Any = study._storage
-    reaper, swept = Reaper(study), []
+    stale_trials, seen = StaleTrials(study), []
     write = storage._write
 
-    def write_and_sweep(call: Any) -> Any:
+    def write_and_look(call: Any) -> Any:
         done = write(call)
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        swept.extend(trial.number for trial in running)
-        assert reaper.sweep(running) == 0
+        seen.extend(trial.number for trial in running)
+        assert stale_trials.fail(running) == 0
         return done
 
-    storage._write = write_and_sweep  # the thread of a reaper may look at any time
+    storage._write = write_and_look  # as the thread that looks for stale trials may at any time
     study.tell(study.ask(), 1.0)
-    assert 0 in swept
+    assert 0 in seen
     assert states(study) == ["COMPLETE"]
 
 
@@ -353,12 +352,12 @@ def test_a_plain_optuna_storage_will_do() -> None:
     assert study.trials[1].params["x"] == 0.5
 
 
-def test_workers_elsewhere_are_reaped_by_their_lease_alone(url: str) -> None:
+def test_trials_of_workers_elsewhere_are_stale_by_their_lease_alone(url: str) -> None:
     study = make(url)
     now = [0.0]
-    reaper = Reaper(study, watch=LeaseWatch(seconds=60, clock=lambda: now[0]))
+    stale_trials = StaleTrials(study, watch=LeaseWatch(seconds=60, clock=lambda: now[0]))
     storage: Any = study._storage
-    storage.keeper.seconds = 1e9
+    storage.heartbeat.seconds = 1e9
     trial, living = study.ask(), study.ask()
     for one in (trial, living):
         one.suggest_float("x", 0, 1)
@@ -367,16 +366,5 @@ def test_workers_elsewhere_are_reaped_by_their_lease_alone(url: str) -> None:
     for step in range(12):
         now[0] += 10.0
         storage.set_trial_system_attr(living._trial_id, "biotune:lease", step)
-        reaper.sweep(study.get_trials(states=(TrialState.RUNNING,)))
+        stale_trials.fail(study.get_trials(states=(TrialState.RUNNING,)))
     assert states(study) == ["FAIL", "RUNNING"]
-
-
-def test_worker_status_says_who_runs_what(url: str) -> None:
-    study = make(url)
-    study.ask()
-    (status,) = worker_status(study)
-    assert status.name == current_holder().label
-    assert status.trial == 0
-    assert status.alive is True
-    assert 0 <= status.seconds < 60
-    assert json.dumps(dataclasses.asdict(status))
