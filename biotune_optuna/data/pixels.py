@@ -8,7 +8,6 @@ ends with a checksum per image, and what does not check is built again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
+from filelock import FileLock
 
 from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.decode import check_geometry, preprocess
@@ -148,16 +148,17 @@ def _locked(path: Path) -> Iterator[bool]:
     """Hold an exclusive lock between processes and threads; freed even if the holder is killed.
 
     Yields:
-        Whether the lock is held. A file system without locks costs double work at worst: files are
-        renamed when complete.
+        Whether the lock is held. Where there can be none (a file system without locks, a folder
+        that is read only) that costs double work at worst: files are renamed when complete.
     """
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-        else:
-            yield True
+    # The stand-in for file systems without locks is a file, which a killed holder leaves behind.
+    lock = FileLock(path, fallback_to_soft=False)
+    with contextlib.suppress(OSError):
+        lock.acquire()
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def _remove_stale(path: Path) -> None:
@@ -235,8 +236,10 @@ def _write(
             _reserve(file.fileno(), needed)
             file.write(_encoded(header))
             file.flush()
-            pixels = _map(temporary, header, "r+")
-            checksums = _decode_into(pixels, header, source, workers, progress)
+            # Nothing keeps the map: Windows renames no file that is mapped.
+            checksums = _decode_into(
+                _map(temporary, header, "r+"), header, source, workers, progress
+            )
             file.seek(_checksums_at(header))
             file.write(checksums.tobytes())
             file.flush()

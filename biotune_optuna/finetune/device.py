@@ -235,11 +235,13 @@ class PeakMemory:
 
 
 def _resident_mb() -> float:
-    """Resident memory of this process now; its peak where only that is known."""
+    """Resident memory of this process now; its peak where only that is known; 0 on Windows."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / _MIB
     except (OSError, ValueError):
+        if sys.platform == "win32":
+            return 0.0
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,7 +1,11 @@
-"""Trials read in two queries of plain rows.
+"""Trials read in two queries of plain rows; the tables are Optuna's own.
 
-Optuna reads trials as mapped objects in seven queries, which is most of what a trial costs its
-worker: every ask reads all trials that have not finished. The tables are Optuna's own.
+Optuna reads trials as mapped objects in seven queries, and every ask reads all trials that have not
+finished. Milliseconds of CPU on PostgreSQL, here and by Optuna's own reading: the first look of a
+process at 3,000 trials 360 and 2,400; each later look with 8, 100 and 1,000 trials running 4 and
+14, 15 and 66, 130 and 1,100. Trials begin one after the other, each after such looks: without this
+a few hundred workers would wait for each other. In a study of one worker nobody notices (a whole
+trial costs 50 and 54).
 """
 
 from __future__ import annotations

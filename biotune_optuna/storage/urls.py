@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import re
@@ -188,7 +187,6 @@ def _keep_secret(url: URL) -> None:
     for value in [*passwords, *(v for q in query for v in ([q] if isinstance(q, str) else q))]:
         if value:
             _secrets.update({value, quote(value, safe=""), quote_plus(value)})
-            _hide_in_process_title(value)
 
 
 def describe_url(url: str | os.PathLike[str] | None = None) -> str:
@@ -243,25 +241,3 @@ def scrub_logs() -> None:
     for name in ("optuna", "biotune_optuna"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_FILTER)
-
-
-def _hide_in_process_title(secret: str) -> None:
-    """Overwrite a password among this process's arguments, which every local user can list.
-
-    Linux keeps the arguments in the process's own memory; elsewhere nothing is done, and the
-    environment variable is the place for a password.
-    """
-    try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end of proc(5)
-        arguments = Path("/proc/self/cmdline").read_bytes()
-    except (OSError, ValueError, IndexError):
-        return
-    if not start or end - start < len(arguments):
-        return
-    for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
-        wanted = form.encode()
-        at = arguments.find(wanted)
-        while at >= 0:
-            ctypes.memset(start + at, ord("*"), len(wanted))
-            at = arguments.find(wanted, at + len(wanted))

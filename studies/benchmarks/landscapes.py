@@ -15,7 +15,6 @@ studies/benchmarks/landscapes/TASK.csv.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ import timm
 import torch
 from _searchers import COMPARED, SEARCHERS
 from _tasks import TASKS, Task
+from filelock import FileLock
 from scipy.stats import qmc
 
 import biotune_optuna
@@ -83,8 +83,7 @@ class Evaluations:
 
     def _add(self, row: dict[str, object]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(f"{self.path}.lock"), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.known[str(row["key"])] = row
 

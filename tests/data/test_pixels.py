@@ -329,7 +329,7 @@ def test_without_locks_a_builders_file_is_left_to_it(
         raise OSError(38, "Function not implemented")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.fcntl, "flock", unsupported)
+        patch.setattr("fcntl.flock", unsupported)
         PixelStore.build(source, size=16, cache_dir=tmp_path)
     assert others.exists()
     path.unlink()

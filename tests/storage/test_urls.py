@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -117,25 +115,6 @@ def test_logs_of_optuna_and_sqlalchemy_are_scrubbed_with_their_tracebacks() -> N
         assert "correcthorse" not in stream.getvalue()
         assert "Traceback" in stream.getvalue()
         assert "***" in stream.getvalue()
-
-
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="Linux only")
-def test_the_password_leaves_the_process_title() -> None:
-    code = (
-        "import sys; from biotune_optuna.storage.urls import parse_url; parse_url(sys.argv[2]);"
-        "print(open('/proc/self/cmdline').read()); print(sys.argv[2])"
-    )
-    url = f"postgresql://me:{QUOTED}@host/db"
-    out = subprocess.run(
-        [sys.executable, "-c", code, "--storage", url, "--study", "s"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    title, kept = out.strip().splitlines()
-    assert QUOTED not in title
-    assert title.strip("\0").endswith("@host/db\0--study\0s")
-    assert kept == url  # the program itself still has it
 
 
 @pytest.mark.parametrize("name", ["study.db", "study.log"])
