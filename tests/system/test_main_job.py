@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import optuna
 import pytest
 import timm
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from sklearn.datasets import load_digits
 
 from biotune_optuna.cli import cli
@@ -45,17 +46,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def command(place: Path, *args: str) -> tuple[list[str], dict[str, str]]:
-    env = os.environ | {"BIOTUNE_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    env.pop("BIOTUNE_STORAGE", None)
-    return [sys.executable, "-m", "biotune_optuna", *args], env
+@contextlib.contextmanager
+def at(place: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("BIOTUNE_CACHE", str(place / "cache"))
+        patch.delenv("BIOTUNE_STORAGE", raising=False)
+        yield
 
 
-def run(place: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    line, env = command(place, *args)
-    return subprocess.run(
-        line, cwd=place, env=env, capture_output=True, text=True, timeout=300, check=False
-    )
+def start(place: Path, *args: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    line = [sys.executable, "-m", "biotune_optuna", *args]
+    with at(place):
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(place: Path, *args: str) -> Result:
+    """The command in this process, which has everything loaded."""
+    with at(place):
+        return CliRunner().invoke(cli, args)
 
 
 TUNE = (
@@ -73,10 +83,7 @@ def trials(place: Path) -> list[optuna.trial.FrozenTrial]:
 @pytest.fixture(scope="module")
 def finished(place: Path) -> Path:
     """The job, interrupted once in the middle of the search, then typed again."""
-    line, env = command(place, *TUNE)
-    process = subprocess.Popen(
-        line, cwd=place, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start(place, *TUNE)
     assert process.stderr is not None
     for text in process.stderr:
         if text.startswith("trial    1"):
@@ -89,11 +96,12 @@ def finished(place: Path) -> Path:
     assert "The same command goes on" in rest
     before = [t for t in trials(place) if t.state.is_finished() and t.value is not None]
     assert len(before) >= 2
-    done = run(place, *TUNE)
-    assert done.returncode == 0, done.stderr
+    process = start(place, *TUNE)
+    said, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log
     after = {t.number: t.value for t in trials(place)}
     assert all(after[t.number] == t.value for t in before)
-    (place / "said.txt").write_text(done.stdout)
+    (place / "said.txt").write_text(said)
     return place
 
 
@@ -123,7 +131,7 @@ def test_the_same_command_again_changes_nothing(finished: Path) -> None:
     weights = finished / "biotune-out/digits/model/model.safetensors"
     stamp = weights.stat().st_mtime_ns
     done = run(finished, *TUNE)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert [(t.number, t.value) for t in trials(finished)] == before
     assert weights.stat().st_mtime_ns == stamp
     assert done.stdout == (finished / "said.txt").read_text()
@@ -133,7 +141,7 @@ def test_an_interrupted_study_equals_an_uninterrupted_one(finished: Path) -> Non
     other = [*TUNE[: TUNE.index("--study")], "--study", "straight", *TUNE[-4:]]
     more = ("--storage", "sqlite:///straight.db", "--timeout", "1h", "--json")
     done = run(finished, *other, *more)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
     assert events[0] == "trial_started"
     assert events.count("trial_finished") == TRIALS
@@ -164,9 +172,8 @@ def test_another_identity_is_refused_by_name(
 ) -> None:
     before = [(t.number, t.value) for t in trials(finished)]
     done = run(finished, *TUNE, *changes)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert field in done.stderr
-    assert "Traceback" not in done.stderr
     assert [(t.number, t.value) for t in trials(finished)] == before
 
 
@@ -178,47 +185,42 @@ def test_other_images_are_another_identity(finished: Path) -> None:
         done = run(finished, *TUNE)
     finally:
         image.write_bytes(pixels)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "fingerprints.data" in done.stderr
 
 
 def test_status_and_report_from_the_database_alone(finished: Path) -> None:
     done = run(finished, "status", "--study", "digits", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["trials"]["complete"] + facts["trials"]["pruned"] == TRIALS
     confirmed = facts["confirmed"]
     assert confirmed in ("full", "linear-probe") or confirmed.startswith("trial ")
     assert facts["test_looks"] == 3, "full fine-tuning, the linear probe and the best recipe"
     text = run(finished, "status")
-    assert text.returncode == 0, text.stderr
+    assert text.exit_code == 0, text.stderr
     assert "digits" in text.stdout
     done = run(finished, "report", "--to", "again.html")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert (finished / "again.html").is_file()
 
 
 def test_exported_model_predicts_what_the_model_in_memory_does(finished: Path) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the job ran
-    try:
-        study = load_study(
-            "digits",
-            storage=f"sqlite:///{finished}/biotune.db",
-            data=str(finished / "images"),
-            device="cpu",
-            cache_dir=finished / "cache",
-        )
-        from biotune_optuna.confirmation.confirm import train_winner
+    study = load_study(
+        "digits",
+        storage=f"sqlite:///{finished}/biotune.db",
+        data=str(finished / "images"),
+        device="cpu",
+        cache_dir=finished / "cache",
+    )
+    from biotune_optuna.confirmation.confirm import train_winner
 
-        train_winner(study)
-        index = study.setup.splits.test
-        memory = study.setup.trainer.predict(index)
-        exported = load_exported(finished / "biotune-out/digits/model", device="cpu")
-        images = [study.setup.source.load(int(i)) for i in index]
-        probabilities = np.stack([p.probabilities for p in exported.predict(images)])
-    finally:
-        torch.set_num_threads(threads)
+    train_winner(study)
+    index = study.setup.splits.test
+    memory = study.setup.trainer.predict(index)
+    exported = load_exported(finished / "biotune-out/digits/model", device="cpu")
+    images = [study.setup.source.load(int(i)) for i in index]
+    probabilities = np.stack([p.probabilities for p in exported.predict(images)])
     assert np.array_equal(probabilities, memory)
 
 
@@ -248,7 +250,7 @@ def test_predict_from_the_command_line(finished: Path) -> None:
         finished, "predict", "biotune-out/digits/model", "images/digit 1/5.png", "broken.png",
         "--csv", "out.csv",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "broken.png" in done.stderr
     rows = (finished / "out.csv").read_text().splitlines()
     assert len(rows) == 3
@@ -257,26 +259,21 @@ def test_predict_from_the_command_line(finished: Path) -> None:
 
 def test_predict_without_a_readable_image_ends_with_1(finished: Path) -> None:
     (finished / "broken.png").write_bytes(b"not an image")
-    arguments = [
-        "predict",
-        str(finished / "biotune-out/digits/model"),
-        str(finished / "broken.png"),
-    ]
-    result = CliRunner().invoke(cli, [*arguments, "--device", "cpu"])
-    assert result.exit_code == 1
-    assert result.stdout == ""
-    assert "broken.png" in result.stderr
+    done = run(finished, "predict", "biotune-out/digits/model", "broken.png", "--device", "cpu")
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert "broken.png" in done.stderr
 
 
 def test_export_elsewhere_gives_the_same_weights(finished: Path) -> None:
     done = run(finished, "export", "--study", "digits", "--to", "copy", "--device", "cpu")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     one = (finished / "biotune-out/digits/model/model.safetensors").read_bytes()
     assert (finished / "copy/model.safetensors").read_bytes() == one
     (finished / "mine").mkdir()
     (finished / "mine" / "thesis.txt").write_text("years of work")
     done = run(finished, "export", "--study", "digits", "--to", "mine", "--device", "cpu")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert (finished / "mine" / "thesis.txt").read_text() == "years of work"
 
 
@@ -284,7 +281,7 @@ def test_a_larger_total_goes_on(finished: Path) -> None:
     more = [*TUNE[:-1], str(TRIALS + 2)]
     before = {t.number: t.value for t in trials(finished)}
     done = run(finished, *more)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     after = {t.number: t.value for t in trials(finished)}
     assert before.items() <= after.items()
     good = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
@@ -294,9 +291,10 @@ def test_a_larger_total_goes_on(finished: Path) -> None:
 def test_launched_workers_share_what_is_missing(finished: Path) -> None:
     before = {t.number: t.value for t in trials(finished)}
     total = TRIALS + 6
-    done = run(finished, "launch", "--devices", "cpu,cpu", "--trials", str(total))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Study digits has its trials; biotune tune confirms the winner.") == 2
+    process = start(finished, "launch", "--devices", "cpu,cpu", "--trials", str(total))
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log
+    assert log.count("Study digits has its trials; biotune tune confirms the winner.") == 2
     after = trials(finished)
     assert before.items() <= {t.number: t.value for t in after}.items()
     good = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
