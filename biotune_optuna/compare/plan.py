@@ -42,7 +42,7 @@ class Contender:
             searched with the image passes that ``biotune`` took).
         method: The searcher or the method.
         spec: Fields of the study's spec that differ from the task's: those of the search alone.
-        sampler: Arguments of `biotune_optuna.BioTuneSampler` that differ from the preset's.
+        sampler: Fields of `biotune_optuna.SearchSettings` that differ from the preset's.
         trials: Trials of the search, None for the comparison's.
     """
 

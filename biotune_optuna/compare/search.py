@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm
+from biotune_optuna.evolution.strategy import SearchSettings
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import RUNS_KEY, SPEC_KEY
 from biotune_optuna.study.setup import split
@@ -121,8 +122,12 @@ def _sampler(
 ) -> optuna.samplers.BaseSampler:
     spec = setup.spec
     if contender.method == "biotune":
-        options: dict[str, Any] = {"population_size": spec.population_size, **contender.sampler}
-        return BioTuneSampler(space=setup.space, preset=spec.preset, seed=spec.seed, **options)
+        return BioTuneSampler(
+            space=setup.space,
+            population_size=spec.population_size,
+            seed=spec.seed,
+            strategy=SearchSettings.of(spec.preset, **contender.sampler),
+        )
     return searcher(contender.method, seed=_seed(spec.seed, storage, name))
 
 

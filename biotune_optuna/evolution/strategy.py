@@ -8,7 +8,7 @@ global random state. docs/method states the same in formulas.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Generation",
     "Individual",
+    "Preset",
     "Proposal",
     "Role",
-    "Settings",
+    "SearchSettings",
     "beaten",
     "current",
     "plan",
@@ -45,30 +46,44 @@ Role = Literal[
     "immigrant", "initial", "exploit", "offspring", "re-evaluation", "extra", "enqueued", "added"
 ]
 
+Preset = Literal["default", "paper"]
+
 REDRAWS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What defines the search besides its space and its seed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """What defines a search besides its space and its seed.
+
+    ``SearchSettings()`` is the paper's strategy. `of` begins with a preset, for example
+    ``SearchSettings.of("default", candidates=100)``.
 
     Attributes:
-        population_size: P, individuals that survive a generation.
-        n_elites: E, how many of the best are exploited each generation.
-        momentum: κ of the crossover.
-        crossover: Whether a child mixes its parents; else it begins as the first of them.
-        mutation: Whether children mutate.
-        extinction: Whether the rank sets how strongly; else every factor is a half.
-        adoption: Whether children are pulled towards parents and prototype.
-        informed: Whether generation 0 begins with well-known recipes.
-        structured: Whether offspring come from moves in the space of what genomes mean.
-        smoothing: Whether genomes are ranked by a model of the landscape, not by their own value.
+        preset: Name of the preset that these settings began with; it changes nothing by itself.
+        population_size: P >= 3, individuals that survive a generation.
+        n_elites: E, 0 <= E < P, how many of the best are exploited each generation.
+        momentum: κ >= 0 of the crossover.
+        crossover: False: a child begins as its first parent. This and the next three leave out an
+            operator of the paper's offspring, for ablations.
+        mutation: False: children do not mutate.
+        extinction: False: the mutation's strength is a half for all, whatever their rank.
+        adoption: False: children are not pulled towards their parents and a prototype.
+        informed: Begin with well-known recipes: full fine-tuning at three rates, layer-wise decay,
+            frozen stem, frozen lower half, linear probe. This and what follows is what the default
+            preset adds.
+        structured: Breed by moves in the space of what a genome means: shift all rates, tilt them
+            with depth, move the boundary of the frozen prefix, freeze, free, swap or retune single
+            blocks. Genes of frozen blocks do not drift.
+        smoothing: Rank genomes by a model of the landscape, which pools the noise of neighbours,
+            so that a lucky value does not rule.
         candidates: How many offspring the model compares before one is evaluated; 1: none.
-        kappa: How much the model's uncertainty speaks for a candidate.
-        unique: Whether offspring that mean the same as an evaluated genome are replaced.
-        reevaluations: How many slots of a generation evaluate one of the best genomes again.
+        kappa: How much of the model's standard deviation counts for a candidate.
+        unique: Replace an offspring that means the same as a genome already evaluated.
+        reevaluations: Slots of each generation that evaluate one of the best genomes again, on new
+            runs (see `biotune_optuna.slot_of`).
     """
 
+    preset: Preset = "paper"
     population_size: int = 10
     n_elites: int = 3
     momentum: float = 1.0
@@ -85,11 +100,25 @@ class Settings:
     reevaluations: int = 0
 
     @classmethod
-    def of(cls, preset: str) -> Settings:
-        """Return the settings of a preset, ``"paper"`` or ``"default"``."""
+    def of(cls, preset: Preset, **changes: Any) -> SearchSettings:
+        """Return the settings of a preset, some of them changed.
+
+        Args:
+            preset: ``"paper"`` is the published strategy to the letter; ``"default"`` is what
+                measures best in this project's benchmark.
+            **changes: Other values of the attributes above.
+
+        Raises:
+            StudyError: If there is no such preset.
+        """
+        if preset not in get_args(Preset):
+            raise StudyError(f"preset {preset!r} is unknown; choose 'default' or 'paper'")
+        paper = cls()
         if preset == "paper":
-            return cls()
-        return cls(
+            return replace(paper, **changes)
+        default = replace(
+            paper,
+            preset="default",
             n_elites=0,
             informed=True,
             structured=True,
@@ -98,6 +127,7 @@ class Settings:
             unique=True,
             reevaluations=1,
         )
+        return replace(default, **changes)
 
     @property
     def looks_back(self) -> bool:
@@ -214,7 +244,7 @@ def slot_words(generation: int, index: int) -> tuple[int, int]:
     return generation, index if index >= 0 else 2**31 - index
 
 
-def plan(settings: Settings, generation: int, n_initial: int = 0) -> tuple[Role, ...]:
+def plan(settings: SearchSettings, generation: int, n_initial: int = 0) -> tuple[Role, ...]:
     """Roles of a generation's slots, in their order (BioTune paper, Sec. III).
 
     Generation 0 has P immigrants, the first of them replaced by the initial genomes. Every later
@@ -234,7 +264,7 @@ def plan(settings: Settings, generation: int, n_initial: int = 0) -> tuple[Role,
 
 
 def propose(
-    settings: Settings, domain: Domain, generation: Generation, index: int, seed: int
+    settings: SearchSettings, domain: Domain, generation: Generation, index: int, seed: int
 ) -> Proposal:
     """Return the genome of slot ``index``.
 
@@ -269,7 +299,11 @@ def propose(
 
 
 def _from_archive(
-    settings: Settings, domain: Domain, generation: Generation, role: Role, rng: np.random.Generator
+    settings: SearchSettings,
+    domain: Domain,
+    generation: Generation,
+    role: Role,
+    rng: np.random.Generator,
 ) -> Proposal:
     """Return an offspring, or a re-evaluation, by what the default preset adds."""
     archive = generation.archive
@@ -324,7 +358,7 @@ def _exploit(domain: Domain, elite: Individual, generation: int, index: int, see
     return Proposal(genes, elite.move, "exploit", (elite.number,))
 
 
-def current(settings: Settings, generation: Generation) -> list[Individual]:
+def current(settings: SearchSettings, generation: Generation) -> list[Individual]:
     """Return the population and newcomers good enough to be of it, best first, at most P."""
     everyone = sorted((*generation.population, *generation.newcomers), key=lambda one: one.key)
     return everyone[: settings.population_size]
@@ -345,7 +379,7 @@ def beaten(generation: Generation) -> set[int]:
 
 
 def _offspring(
-    settings: Settings, domain: Domain, generation: Generation, rng: np.random.Generator
+    settings: SearchSettings, domain: Domain, generation: Generation, rng: np.random.Generator
 ) -> Proposal:
     members = current(settings, generation)
     factors = operators.extinction(np.array([one.cost for one in members]), generation.offset)
@@ -383,7 +417,7 @@ def _immigrant(domain: Domain, rng: np.random.Generator) -> Vector:
     return domain.repair(genes)
 
 
-def survivors(settings: Settings, domain: Domain, generation: Generation) -> tuple[int, ...]:
+def survivors(settings: SearchSettings, domain: Domain, generation: Generation) -> tuple[int, ...]:
     """Trials of the population that opens the next generation, best first.
 
     In the paper's strategy each elite is the best of itself and what has finished of its

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution.informed import informed_genomes
-from biotune_optuna.evolution.strategy import Settings
+from biotune_optuna.evolution.strategy import SearchSettings
 from biotune_optuna.genome import Genome, GenomeSpace
 from biotune_optuna.jsonable import plain_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Config", "Preset"]
+    from biotune_optuna.evolution.strategy import Preset
 
-Preset = Literal["default", "paper"]
+__all__ = ["Config"]
 
 _logger = logging.getLogger(__name__)
 
@@ -32,26 +32,22 @@ class Config:
     """What a search is, as it is kept in the study.
 
     Attributes:
-        preset: Name of the preset that the settings began with.
         settings: The strategy's settings.
         seed: The study's seed; None until one is drawn.
         space: The genome space; None for a generic search.
         initial: Parameters of the genomes wanted in generation 0.
-        explicit: Names of the settings that the user gave.
+        explicit: Names of the settings that the user gave, ``preset`` among them.
         n_given: How many of the initial genomes the user gave; they come first.
-        named: Whether the user named the preset.
         first: Number of the search's first trial; claims below it came with added trials of
             another study. None until the search begins.
     """
 
-    preset: Preset
-    settings: Settings
+    settings: SearchSettings
     seed: int | None
     space: GenomeSpace | None
     initial: tuple[dict[str, Any], ...]
     explicit: tuple[str, ...] = ()
     n_given: int = 0
-    named: bool = False
     first: int | None = None
 
     @classmethod
@@ -59,41 +55,36 @@ class Config:
         cls,
         *,
         preset: Preset | None,
+        strategy: SearchSettings | None,
+        population_size: int | None,
         seed: int | None,
         space: GenomeSpace | None,
         initial: Sequence[Genome | Mapping[str, Any]],
-        **settings: Any,
     ) -> Config:
-        """Check what a user asks for, and makes it JSON-ready."""
+        """Check what a user asks for, and make it JSON-ready."""
         seed = None if seed is None else _whole("seed", plain_value(seed))
-        named = preset is not None
-        preset = "default" if preset is None else preset
-        if preset not in get_args(Preset):
-            raise StudyError(f"preset {preset!r} is unknown; choose 'default' or 'paper'")
         if seed is not None and seed < 0:
             raise StudyError(f"seed {seed} is negative; give an integer >= 0")
         if initial and space is None:
             raise StudyError("initial genomes need a space; without one use study.enqueue_trial")
-        explicit = _checked({k: plain_value(v) for k, v in settings.items() if v is not None})
-        chosen = replace(Settings.of(preset), **explicit)
-        chosen.check()
+        settings, explicit = _settings(preset, strategy, population_size)
         genomes = [
             one if isinstance(one, Genome) else space.genome(one)  # type: ignore[union-attr]
             for one in initial
         ]
-        if chosen.informed and space is not None:
+        if settings.informed and space is not None:
             known = {one.decode().key() for one in genomes}
             genomes += [one for one in informed_genomes(space) if one.decode().key() not in known]
         params = tuple({k: plain_value(v) for k, v in one.params.items()} for one in genomes)
-        return cls(preset, chosen, seed, space, params, tuple(explicit), len(initial), named)
+        return cls(settings, seed, space, params, explicit, len(initial))
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready data."""
         return {
             "version": CONFIG_VERSION,
-            "preset": self.preset,
+            "preset": self.settings.preset,
             "seed": self.seed,
-            "settings": asdict(self.settings),
+            "settings": {k: v for k, v in asdict(self.settings).items() if k != "preset"},
             "space": None if self.space is None else self.space.to_dict(),
             "initial": list(self.initial),
             "first": self.first,
@@ -118,31 +109,43 @@ class Config:
                 "the study was begun with another genome space than the sampler's; create the "
                 "sampler without a space, or begin a new study"
             )
-        known = {one.name for one in fields(Settings)}
+        known = {one.name for one in fields(SearchSettings)}
         kept = {_RENAMED.get(k, k): v for k, v in data["settings"].items()}
-        settings = Settings(**_checked({k: v for k, v in kept.items() if k in known}))
+        kept = _checked({k: v for k, v in kept.items() if k in known})
+        settings = SearchSettings(**kept | {"preset": data["preset"]})
         for name in self.explicit:
-            if getattr(self.settings, name) != getattr(settings, name):
-                _logger.warning(
-                    "the study keeps %s=%s; %s is ignored",
-                    name,
-                    getattr(settings, name),
-                    getattr(self.settings, name),
-                )
-        if self.named and self.preset != data["preset"]:
-            _logger.warning("the study keeps preset %r; %r is ignored", data["preset"], self.preset)
+            mine, theirs = getattr(self.settings, name), getattr(settings, name)
+            if mine != theirs:
+                words = "%s %r; %r" if name == "preset" else "%s=%s; %s"
+                _logger.warning(f"the study keeps {words} is ignored", name, theirs, mine)
         if any(one not in data["initial"] for one in self.initial[: self.n_given]):
             _logger.warning("the study keeps its initial genomes; others are ignored")
         if self.seed not in (None, data["seed"]):
             _logger.warning("the study keeps seed %s; %s is ignored", data["seed"], self.seed)
-        return Config(
-            data["preset"],
-            settings,
-            data["seed"],
-            space,
-            tuple(data["initial"]),
-            first=data.get("first") or 0,
+        initial = tuple(data["initial"])
+        return Config(settings, data["seed"], space, initial, first=data.get("first") or 0)
+
+
+def _settings(
+    preset: Preset | None, strategy: SearchSettings | None, population_size: int | None
+) -> tuple[SearchSettings, tuple[str, ...]]:
+    """Return the settings that a user asks for, and the names of those that were given."""
+    if strategy is None:
+        explicit: tuple[str, ...] = () if preset is None else ("preset",)
+        strategy = SearchSettings.of("default" if preset is None else preset)
+    elif preset is None:
+        explicit = tuple(one.name for one in fields(strategy) if one.name != "preset")
+    else:
+        raise StudyError(
+            f"preset {preset!r} was given beside a strategy, which has its own; give one of them"
         )
+    if population_size is not None:
+        explicit = tuple(dict.fromkeys((*explicit, "population_size")))
+        strategy = replace(strategy, population_size=population_size)
+    plain = {name: plain_value(value) for name, value in asdict(strategy).items()}
+    settings = SearchSettings(**_checked(plain))
+    settings.check()
+    return settings, explicit
 
 
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from biotune_optuna.evolution import strategy
+from biotune_optuna.evolution.strategy import slot_words
 from biotune_optuna.sampler import claims, codec
 from biotune_optuna.sampler.claims import Claim, SlotInfo, slot_of
 from biotune_optuna.sampler.config import Config
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+    from biotune_optuna.evolution.strategy import Preset, SearchSettings
     from biotune_optuna.genome import Genome, GenomeSpace
-    from biotune_optuna.sampler.config import Preset
 
 __all__ = ["BioTuneSampler", "SlotInfo", "rank_finished", "slot_of"]
 
@@ -86,29 +86,11 @@ class BioTuneSampler(BaseSampler):
         preset: ``"paper"`` is the published strategy to the letter; ``"default"`` is what measures
             best in this project's benchmark. None takes the one kept in the study, and where there
             is none, ``"default"``.
-        population_size: P >= 3, survivors of a generation; None takes the preset's.
-        n_elites: E, 0 <= E < P, how many of the best are exploited; None takes the preset's.
-        momentum: κ >= 0 of the crossover; None takes the preset's.
-        crossover: False: a child begins as its first parent. This and the next three leave out an
-            operator of the paper's offspring, for ablations; None leaves it in.
-        mutation: False: children do not mutate.
-        extinction: False: the mutation's strength is a half for all, whatever their rank.
-        adoption: False: children are not pulled towards their parents and a prototype.
-        informed: Begin with well-known recipes: full fine-tuning at three rates, layer-wise decay,
-            frozen stem, frozen lower half, linear probe. This and what follows is switched on by
-            the default preset, off by ``"paper"``; None takes the preset's.
-        structured: Breed by moves in the space of what a genome means: shift all rates, tilt them
-            with depth, move the boundary of the frozen prefix, freeze, free, swap or retune single
-            blocks. Genes of frozen blocks do not drift.
-        smoothing: Rank genomes by a model of the landscape, which pools the noise of neighbours,
-            so that a lucky value does not rule.
-        candidates: How many offspring the model compares before one is evaluated; 1: none.
-        kappa: How much of the model's standard deviation counts for a candidate.
-        unique: Replace an offspring that means the same as a genome already evaluated.
-        reevaluations: Slots of each generation that evaluate one of the best genomes again, on
-            new runs (see `slot_of`).
+        population_size: P >= 3, survivors of a generation; None takes the strategy's.
         seed: Seed of the study. None draws one. The first trial keeps it in the study, and from
             then on the study's own seed and settings rule.
+        strategy: All settings of the search, instead of a preset's, for who wants to know what one
+            of them is worth: ``SearchSettings.of("paper", momentum=0)``. None takes the preset's.
         grace_period: Seconds that a new trial of a plain Optuna storage may go without saying which
             slot it takes before it counts as lost. With `open_storage` a dead worker is known at
             once.
@@ -124,42 +106,18 @@ class BioTuneSampler(BaseSampler):
         initial: Sequence[Genome | Mapping[str, Any]] = (),
         preset: Preset | None = None,
         population_size: int | None = None,
-        n_elites: int | None = None,
-        momentum: float | None = None,
-        crossover: bool | None = None,
-        mutation: bool | None = None,
-        extinction: bool | None = None,
-        adoption: bool | None = None,
-        informed: bool | None = None,
-        structured: bool | None = None,
-        smoothing: bool | None = None,
-        candidates: int | None = None,
-        kappa: float | None = None,
-        unique: bool | None = None,
-        reevaluations: int | None = None,
         seed: int | None = None,
+        strategy: SearchSettings | None = None,
         grace_period: float = 10.0,
     ) -> None:
         self._grace_period = grace_period
         self._wanted = Config.make(
             preset=preset,
+            strategy=strategy,
+            population_size=population_size,
             seed=seed,
             space=space,
             initial=initial,
-            population_size=population_size,
-            n_elites=n_elites,
-            momentum=momentum,
-            crossover=crossover,
-            mutation=mutation,
-            extinction=extinction,
-            adoption=adoption,
-            informed=informed,
-            structured=structured,
-            smoothing=smoothing,
-            candidates=candidates,
-            kappa=kappa,
-            unique=unique,
-            reevaluations=reevaluations,
         )
         self._reset()
 
@@ -236,7 +194,7 @@ class BioTuneSampler(BaseSampler):
         self._check_single(study)
         claim = self._claim_of(study, trial)
         slot = (0, trial.number) if claim is None else (claim.generation, claim.index)
-        words = [*strategy.slot_words(*slot), zlib.crc32(param_name.encode())]
+        words = [*slot_words(*slot), zlib.crc32(param_name.encode())]
         seed = self._search(study).seed(study)
         unit = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words]))).random()
         return codec.decode(param_distribution, unit)

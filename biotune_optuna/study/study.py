@@ -318,11 +318,12 @@ def _backend(storage: Storage) -> optuna.storages.BaseStorage:
 
 
 def _sampler(setup: Setup) -> BioTuneSampler:
-    options: dict[str, Any] = {}
-    if setup.spec.population_size is not None:
-        options["population_size"] = setup.spec.population_size
+    spec = setup.spec
     return BioTuneSampler(
-        space=setup.space, preset=setup.spec.preset, seed=setup.spec.seed, **options
+        space=setup.space,
+        preset=spec.preset,
+        population_size=spec.population_size,
+        seed=spec.seed,
     )
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from biotune_optuna import BioTuneSampler
+from biotune_optuna import BioTuneSampler, SearchSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from biotune_optuna import GenomeSpace
+    from biotune_optuna.evolution.strategy import Preset
 
     Make = Callable[[GenomeSpace, int], optuna.samplers.BaseSampler]
 
 
-def ours(**options: object) -> Make:
-    """A maker of BioTune samplers."""
-    return lambda space, seed: BioTuneSampler(space=space, seed=seed, **options)  # type: ignore[arg-type]
+def ours(preset: Preset = "default", **changes: Any) -> Make:
+    """A maker of BioTune samplers with some of a preset's settings changed."""
+    settings = SearchSettings.of(preset, **changes)
+    return lambda space, seed: BioTuneSampler(space=space, seed=seed, strategy=settings)
 
 
 # Optuna's samplers with its defaults.
@@ -32,9 +34,9 @@ OPTUNA: dict[str, Make] = {
 COMPARED = (*OPTUNA, "paper", "default")
 
 SEARCHERS: dict[str, Make] = OPTUNA | {
-    "paper": ours(preset="paper"),
+    "paper": ours("paper"),
     "default": ours(),
-    "paper, informed": ours(preset="paper", informed=True),
+    "paper, informed": ours("paper", informed=True),
     "default, not informed": ours(informed=False),
     "default, not structured": ours(structured=False),
     "default, no model": ours(smoothing=False, candidates=1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from biotune_optuna.compare.plan import (
 )
 from biotune_optuna.compare.search import searcher
 from biotune_optuna.errors import StudyError
-from biotune_optuna.evolution.strategy import Settings
+from biotune_optuna.evolution.strategy import SearchSettings
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.recipe import BlockRecipe
@@ -108,10 +109,10 @@ def test_each_factor_changes_what_it_names_and_fits(name: str) -> None:
     blocks = [BlockRecipe(block, 1.0) for block in ("stem", "body", "head")]
     space = changed.space(blocks)
     assert isinstance(space, GenomeSpace)
-    usual = Settings.of(changed.preset)
+    usual = SearchSettings.of(changed.preset)
     for switch, value in sampler.items():
         assert getattr(usual, switch) != value
-    BioTuneSampler(space=space, preset=changed.preset, seed=0, **sampler)
+    BioTuneSampler(space=space, seed=0, strategy=replace(usual, **sampler))
 
 
 def test_ablations_come_with_their_bases() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from biotune_optuna.evolution.strategy import Settings, plan
+from biotune_optuna.evolution.strategy import SearchSettings, plan
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler.sampler import BioTuneSampler
@@ -70,7 +70,7 @@ def test_golden_trajectory(workers):
 
 
 def test_budget_and_roles():
-    settings = Settings.of("default")
+    settings = SearchSettings.of("default")
     assert (settings.population_size, settings.n_elites) == (10, 0)
     assert (settings.candidates, settings.kappa, settings.reevaluations) == (2, 0.0, 1)
     assert settings.informed

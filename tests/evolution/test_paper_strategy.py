@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from biotune_optuna.evolution.domain import Domain
-from biotune_optuna.evolution.strategy import Generation, Individual, Settings, plan, propose
+from biotune_optuna.evolution.strategy import Generation, Individual, SearchSettings, plan, propose
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler.claims import study_config
@@ -189,7 +189,7 @@ def test_golden_trajectory():
 
 
 def test_budget_and_roles():
-    settings = Settings.of("paper")
+    settings = SearchSettings.of("paper")
     assert (settings.population_size, settings.n_elites, settings.momentum) == (P, E, 1.0)
     assert plan(settings, 0) == ("immigrant",) * P
     assert plan(settings, 4) == ("exploit",) * 6 + ("offspring",) * 7
@@ -200,7 +200,8 @@ def test_momentum_can_be_switched_off():
     space = make_space()
 
     def run(momentum):
-        sampler = BioTuneSampler(space=space, preset="paper", seed=0, momentum=momentum)
+        strategy = SearchSettings(momentum=momentum)
+        sampler = BioTuneSampler(space=space, seed=0, strategy=strategy)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.optimize(lambda trial: 1 - fitness(space.suggest(trial).values), n_trials=60)
         return [t.params for t in study.trials]
@@ -219,7 +220,7 @@ def offspring_of(index=0, **switches):
         Individual(i, one, np.zeros(5), (0.05 * i**2,), 0.05 * i**2 - 1)
         for i, one in enumerate(genes)
     )
-    settings = Settings(n_elites=0, **switches)
+    settings = SearchSettings(n_elites=0, **switches)
     bred = propose(settings, domain, Generation(1, people, offset=1.0), index, SEED)
     return bred.genes, [genes[number] for number in bred.parents]
 
@@ -244,7 +245,8 @@ def test_each_operator_can_be_left_out():
 
 def test_left_out_operators_are_kept_in_the_study():
     space = make_space()
-    sampler = BioTuneSampler(space=space, preset="paper", seed=0, mutation=False, adoption=False)
+    strategy = SearchSettings(mutation=False, adoption=False)
+    sampler = BioTuneSampler(space=space, seed=0, strategy=strategy)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.optimize(lambda trial: 1 - fitness(space.suggest(trial).values), n_trials=30)
     again = optuna.create_study(

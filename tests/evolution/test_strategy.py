@@ -11,7 +11,7 @@ from biotune_optuna.evolution import breeding, moves
 from biotune_optuna.evolution.strategy import (
     Generation,
     Individual,
-    Settings,
+    SearchSettings,
     current,
     plan,
     propose,
@@ -55,7 +55,7 @@ def archive(domain):
 
 @pytest.mark.parametrize("smoothing", [False, True])
 def test_only_the_best_are_parents(domain, archive, smoothing):
-    settings = Settings(population_size=4, n_elites=0, structured=True, smoothing=smoothing)
+    settings = SearchSettings(population_size=4, n_elites=0, structured=True, smoothing=smoothing)
     generation = Generation(1, people_of(archive)[:4], archive=archive)
     best = by_belief(domain, archive, 4) if smoothing else by_value(archive, 4)
     bred = [propose(settings, domain, generation, index, seed=0) for index in range(60)]
@@ -66,7 +66,7 @@ def test_only_the_best_are_parents(domain, archive, smoothing):
 
 @pytest.mark.parametrize("smoothing", [False, True])
 def test_who_survives_is_a_matter_of_value_or_of_belief(domain, archive, smoothing):
-    settings = Settings(population_size=5, n_elites=0, smoothing=smoothing)
+    settings = SearchSettings(population_size=5, n_elites=0, smoothing=smoothing)
     generation = Generation(1, finished=dict(enumerate(people_of(archive))), archive=archive)
     best = by_belief(domain, archive, 5) if smoothing else by_value(archive, 5)
     assert survivors(settings, domain, generation) == tuple(best)
@@ -77,7 +77,7 @@ def test_stragglers_are_parents_where_they_are_good_enough(domain):
     population = tuple(individual(i, rng.random(domain.size), 0.1 * i) for i in range(1, 4))
     straggler = individual(9, rng.random(domain.size), 0.15)
     late = individual(10, rng.random(domain.size), 0.9)
-    settings = Settings(population_size=3, n_elites=0)
+    settings = SearchSettings(population_size=3, n_elites=0)
     generation = Generation(1, population, newcomers=(straggler, late))
     assert [one.number for one in current(settings, generation)] == [1, 9, 2]
     bred = [propose(settings, domain, generation, index, seed=0) for index in range(20)]
@@ -85,7 +85,7 @@ def test_stragglers_are_parents_where_they_are_good_enough(domain):
 
 
 def test_one_of_the_three_best_is_evaluated_again(domain, archive):
-    settings = Settings(population_size=10, n_elites=0, reevaluations=1)
+    settings = SearchSettings(population_size=10, n_elites=0, reevaluations=1)
     generation = Generation(1, people_of(archive), archive=archive)
     best = by_value(archive, 10)
     again = []
@@ -102,7 +102,9 @@ def test_caution_prefers_what_is_uncertain(domain, archive):
     model = breeding.Landscape.of(domain, archive, smooth=True).model
 
     def spread(kappa):
-        settings = Settings(n_elites=0, structured=True, smoothing=True, candidates=10, kappa=kappa)
+        settings = SearchSettings(
+            n_elites=0, structured=True, smoothing=True, candidates=10, kappa=kappa
+        )
         bred = [propose(settings, domain, generation, index, seed=0) for index in range(10)]
         return model.predict(np.array([one.genes for one in bred]))[1].mean()
 
@@ -123,7 +125,7 @@ def test_a_clipped_step_is_replaced_where_genomes_are_unique(seed):
     generation = Generation(1, people, archive=archive)
 
     def pair(unique):
-        settings = Settings(population_size=5, n_elites=1, unique=unique)
+        settings = SearchSettings(population_size=5, n_elites=1, unique=unique)
         return [propose(settings, domain, generation, index, seed) for index in (0, 1)]
 
     clipped, step = sorted(pair(unique=False), key=lambda one: -one.genes.sum())
@@ -139,7 +141,7 @@ def test_a_clipped_step_is_replaced_where_genomes_are_unique(seed):
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_each_switch_does_its_own_whatever_the_others(domain, archive, switch, alone):
     chosen = {name: value for name, value in SWITCHES.items() if (name == switch) == alone}
-    settings = Settings(**chosen, n_elites=3, reevaluations=1)
+    settings = SearchSettings(**chosen, n_elites=3, reevaluations=1)
     best = by_belief(domain, archive, 10) if settings.smoothing else by_value(archive, 10)
     people = {one.number: one for one in people_of(archive)}
     population = tuple(people[number] for number in best)
@@ -171,7 +173,7 @@ def test_each_switch_does_its_own_whatever_the_others(domain, archive, switch, a
 def test_copies_of_parents_are_replaced_where_genomes_are_unique(domain, archive, on, monkeypatch):
     monkeypatch.setattr(moves, "mutate", lambda *_: None)
     as_parents = {"crossover": False, "mutation": False, "adoption": False}
-    settings = Settings(n_elites=0, **as_parents, **{name: SWITCHES[name] for name in on})
+    settings = SearchSettings(n_elites=0, **as_parents, **{name: SWITCHES[name] for name in on})
     generation = Generation(1, people_of(archive)[:10], archive=archive)
     bred = [propose(settings, domain, generation, index, seed=1) for index in range(10)]
     known = [domain.key(one.genes) in archive for one in bred]

@@ -23,7 +23,7 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 
-from biotune_optuna.evolution.strategy import Settings
+from biotune_optuna.evolution.strategy import SearchSettings
 from biotune_optuna.evolution.strategy import plan as plan_slots
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.storage.open import open_storage
@@ -294,7 +294,7 @@ def _judge_slots(
         filled[generation] += any(states[n] in DONE for n in numbers)
     # An extra offspring may stand in for a slot whose worker died near the generation's end.
     for generation in range(last):
-        planned = len(plan_slots(Settings.of("default"), generation, 0))
+        planned = len(plan_slots(SearchSettings.of("default"), generation, 0))
         outcome.slots_unfilled += max(0, planned - filled[generation])
 
 

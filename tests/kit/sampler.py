@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage, _CachedStorage
 from optuna.trial import TrialState
 from sqlalchemy import event
 
+from biotune_optuna.evolution.strategy import SearchSettings
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler.claims import Claim
@@ -54,9 +55,17 @@ def make_space(blocks: int = 2, **options) -> GenomeSpace:
     return GenomeSpace([BlockRecipe(f"b{i}", 1.0) for i in range(blocks)], **options)
 
 
-def make_sampler(preset="paper", *, space=None, seed=3, **options) -> BioTuneSampler:
-    options = {"population_size": 3, "n_elites": 1, "grace_period": 0.2} | options
-    return BioTuneSampler(space=space or make_space(), preset=preset, seed=seed, **options)
+def make_sampler(
+    preset="paper", *, space=None, seed=3, initial=(), grace_period=0.2, **settings
+) -> BioTuneSampler:
+    settings = {"population_size": 3, "n_elites": 1} | settings
+    return BioTuneSampler(
+        space=space or make_space(),
+        initial=initial,
+        seed=seed,
+        strategy=SearchSettings.of(preset, **settings),
+        grace_period=grace_period,
+    )
 
 
 def make_study(preset="paper", direction="maximize", **options):

@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.evolution.strategy import SearchSettings
 from biotune_optuna.sampler import claims
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.schema import CONFIG_KEY
@@ -133,14 +134,15 @@ def test_a_study_deleted_and_begun_anew_is_a_search_of_its_own(
 
 @pytest.mark.parametrize("name", ["population_size", "n_elites", "candidates", "reevaluations"])
 def test_whole_numbers_may_be_quotients_and_nothing_else(name: str) -> None:
-    exact = searched(BioTuneSampler(space=SPACE, seed=1, **{"population_size": 4, name: 3}), 9)
-    quotient = searched(
-        BioTuneSampler(space=SPACE, seed=1, **{"population_size": 4, name: 6 / 2}), 9
-    )
+    def sampler(value: object) -> BioTuneSampler:
+        settings = SearchSettings.of("default", **{"population_size": 4, name: value})
+        return BioTuneSampler(space=SPACE, seed=1, strategy=settings)
+
+    exact, quotient = searched(sampler(3), 9), searched(sampler(6 / 2), 9)
     assert [t.params for t in quotient.trials] == [t.params for t in exact.trials]
     for value in (3.5, "3"):
         with pytest.raises(StudyError, match=f"^{name} {value!r} is no whole number$"):
-            BioTuneSampler(space=SPACE, **{name: value})
+            sampler(value)
 
 
 def test_a_seed_is_a_whole_number() -> None:

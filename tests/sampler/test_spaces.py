@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.evolution.strategy import SearchSettings
 from biotune_optuna.genome import Genome
 from biotune_optuna.sampler.claims import Claim
 from biotune_optuna.sampler.sampler import BioTuneSampler
@@ -92,7 +93,8 @@ def test_dynamic_space_falls_back_to_independent_sampling():
         kind = trial.suggest_categorical("kind", ["u", "v"])
         return x + (trial.suggest_float("u", 0, 1) if kind == "u" else trial.suggest_int("v", 0, 3))
 
-    study = optuna.create_study(sampler=BioTuneSampler(seed=0, population_size=4, n_elites=1))
+    settings = SearchSettings.of("default", population_size=4, n_elites=1)
+    study = optuna.create_study(sampler=BioTuneSampler(seed=0, strategy=settings))
     study.optimize(dynamic, n_trials=40)
     assert all(t.state == TrialState.COMPLETE for t in study.trials)
     assert len({t.params["x"] for t in study.trials}) == 40
@@ -163,16 +165,20 @@ def test_hyperband_hides_no_trials():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "fast"}, "preset 'fast' is unknown"),
+        ({"preset": "fast"}, "preset 'fast' is unknown; choose 'default' or 'paper'"),
+        ({"preset": "paper", "strategy": SearchSettings()}, "give one of them"),
         ({"seed": -1}, "seed -1 is negative"),
         ({"population_size": 2}, "population_size 2 is too small"),
-        ({"n_elites": 10}, "n_elites 10 does not fit a population of 10"),
-        ({"momentum": -0.1}, "momentum -0.1 must be"),
+        (
+            {"strategy": SearchSettings(n_elites=10)},
+            "n_elites 10 does not fit a population of 10",
+        ),
+        ({"strategy": SearchSettings(momentum=-0.1)}, "momentum -0.1 must be"),
     ],
 )
 def test_bad_settings_are_named(options, message):
     with pytest.raises(StudyError, match=message):
-        BioTuneSampler(**{"preset": "paper", **options})
+        BioTuneSampler(**options)
 
 
 def test_numbers_may_be_numpys(tmp_path):
@@ -208,6 +214,22 @@ def test_the_studys_seed_and_settings_rule(caplog):
     assert trajectory(study) == trajectory(expected)
     assert "the study keeps seed 3; 99 is ignored" in caplog.text
     assert "the study keeps population_size=3; 7 is ignored" in caplog.text
+    assert caplog.text.count("is ignored") == 2
+
+
+def test_a_setting_that_comes_too_late_is_named_and_no_other(caplog):
+    study = optuna.create_study(sampler=BioTuneSampler(space=make_space(), population_size=4))
+    study.optimize(objective, n_trials=1)
+    study.sampler = BioTuneSampler(strategy=SearchSettings.of("default", population_size=4))
+    study.optimize(objective, n_trials=1)
+    assert not caplog.text
+    study.sampler = BioTuneSampler(
+        population_size=4, strategy=SearchSettings.of("default", crossover=False, kappa=1.5)
+    )
+    study.optimize(objective, n_trials=1)
+    assert "the study keeps crossover=True; False is ignored" in caplog.text
+    assert "the study keeps kappa=0.0; 1.5 is ignored" in caplog.text
+    assert caplog.text.count("is ignored") == 2
 
 
 def test_a_preset_and_genomes_that_come_too_late_are_named(caplog):
@@ -218,7 +240,8 @@ def test_a_preset_and_genomes_that_come_too_late_are_named(caplog):
         study.sampler = sampler
         study.optimize(objective, n_trials=1)
     assert not caplog.text
-    study.sampler = make_sampler("paper", initial=[{**genome, "lr": 4e-3}])
+    late = {**genome, "lr": 4e-3}
+    study.sampler = BioTuneSampler(space=make_space(), preset="paper", initial=[late])
     study.optimize(objective, n_trials=1)
     assert "the study keeps preset 'default'; 'paper' is ignored" in caplog.text
     assert "the study keeps its initial genomes; others are ignored" in caplog.text

@@ -12,6 +12,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from biotune_optuna.errors import StudyError
+from biotune_optuna.evolution.strategy import SearchSettings
 from biotune_optuna.sampler.claims import Claim
 from biotune_optuna.sampler.history import MAX_FAILURES
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
@@ -90,9 +91,8 @@ def test_genomes_that_were_given_up_are_not_bred_again(pause):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_search_whose_first_generation_failed_goes_on(preset):
-    study = optuna.create_study(
-        sampler=BioTuneSampler(preset=preset, population_size=3, n_elites=1, seed=1)
-    )
+    settings = SearchSettings.of(preset, population_size=3, n_elites=1)
+    study = optuna.create_study(sampler=BioTuneSampler(seed=1, strategy=settings))
 
     def broken_at_first(trial):
         x = trial.suggest_float("x", 0, 1)

@@ -6,6 +6,7 @@ from biotune_optuna import (
     Genome,
     GenomeSpace,
     Recipe,
+    SearchSettings,
     rank_finished,
     slot_of,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "Genome",
     "GenomeSpace",
     "Recipe",
+    "SearchSettings",
     "rank_finished",
     "slot_of",
 ]
