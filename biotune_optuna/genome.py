@@ -1,6 +1,6 @@
-"""What a genome is: one gene a block, a freezing threshold, and what they mean.
+"""What a genome is: one gene a block and a freezing threshold, and the recipe they mean.
 
-Pure NumPy. Optuna is imported only inside the methods that speak to it.
+Pure NumPy; an Optuna trial or study is only ever passed in. `GenomeSpace` has the formulas.
 """
 
 from __future__ import annotations
@@ -27,48 +27,11 @@ Range = tuple[float, float]
 USUAL_RATES: Final = (1e-3, 3e-2)
 """Bounds of the base learning rate that suit most networks with AdamW."""
 
-THRESHOLD = "gene.threshold"
 LR = "lr"
 WEIGHT_DECAY = "weight_decay"
-
-
-@dataclass(frozen=True)
-class Genome:
-    """One point of a `GenomeSpace`.
-
-    Attributes:
-        space: The space it belongs to.
-        values: Genes in [0, 1], in the order of ``space.gene_names``.
-        extras: Values of the parameters searched beside the genes (``lr``, ``weight_decay``).
-    """
-
-    space: GenomeSpace
-    values: tuple[float, ...]
-    extras: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        names = self.space.gene_names
-        if len(self.values) != len(names):
-            raise StudyError(
-                f"a genome of {len(self.values)} genes was given; {len(names)} are needed"
-            )
-        for name, value in zip(names, self.values, strict=True):
-            if not 0 <= value <= 1:
-                raise StudyError(f"gene {name!r} is {value}; a gene lies in [0, 1]")
-
-    @property
-    def params(self) -> dict[str, float]:
-        """The genome as Optuna parameters, ready for ``study.enqueue_trial``."""
-        return dict(zip(self.space.gene_names, self.values, strict=True)) | dict(self.extras)
-
-    def decode(self) -> Recipe:
-        """Return the genome's meaning: rates and frozen blocks (BioTune paper, Sec. III)."""
-        return Recipe.from_multipliers(
-            self.space.blocks,
-            self.space.multipliers(self.values).tolist(),
-            lr=self.extras.get(LR, self.space.base_lr),
-            weight_decay=self.extras.get(WEIGHT_DECAY, self.space.base_weight_decay),
-        )
+_THRESHOLD = "gene.threshold"
+_LEAST_GENE = 0.01  # of a block that trains: the threshold and the frozen blocks' genes lie below
+_LEAST_MULTIPLIER = 1e-3  # of a block that trains: only the mask freezes, never a rate of 0
 
 
 class GenomeSpace:
@@ -115,8 +78,8 @@ class GenomeSpace:
         self.head_trains = head_trains
         self.threshold = threshold
         self.variant: Variant = variant
-        self.lr = _bounds("lr", lr)
-        self.weight_decay = _bounds("weight_decay", weight_decay)
+        self.lr = _bounds(LR, lr)
+        self.weight_decay = _bounds(WEIGHT_DECAY, weight_decay)
         names = [block.name for block in self.blocks]
         if not names:
             raise StudyError("a genome space over no blocks is empty; give at least one block")
@@ -133,195 +96,14 @@ class GenomeSpace:
             raise StudyError(f"learning-rate variant {variant!r} is unknown; choose one of {known}")
         if threshold is not None and threshold != "gene" and not 0 <= threshold < 1:
             raise StudyError(f"threshold {threshold} must be 'gene', None or a number in [0, 1)")
-        self.gene_names = tuple(f"gene.{name}" for name in names) + (
-            (THRESHOLD,) if threshold == "gene" else ()
-        )
+        self.gene_names = tuple(f"gene.{name}" for name in names)
+        if threshold == "gene":
+            self.gene_names += (_THRESHOLD,)
 
-    @classmethod
-    def from_blocks(cls, blocks: Sequence[BlockLike], **options: Any) -> GenomeSpace:
-        """Return the space over ``blocks``; options as for the constructor."""
-        return cls(blocks, **options)
-
-    # -- names and ranges ----------------------------------------------------------------------
-
-    @property
-    def n_blocks(self) -> int:
-        """Number of blocks B."""
-        return len(self.blocks)
-
-    @property
-    def n_genes(self) -> int:
-        """Number of genes: B, plus 1 where the threshold is searched."""
-        return len(self.gene_names)
-
-    @property
-    def block_indices(self) -> range:
-        """Positions of the block genes within a genome."""
-        return range(self.n_blocks)
-
-    @property
-    def threshold_index(self) -> int | None:
-        """Position of the threshold gene, None where there is none."""
-        return self.n_blocks if self.threshold == "gene" else None
-
-    @property
-    def base_lr(self) -> float:
-        """The base learning rate, the geometric middle of its bounds where it is searched."""
-        return _middle(self.lr)
-
-    @property
-    def base_weight_decay(self) -> float:
-        """The weight decay, the geometric middle of its bounds where it is searched."""
-        return _middle(self.weight_decay)
-
-    @property
-    def extra_bounds(self) -> dict[str, Range]:
-        """Bounds of the log-scaled parameters searched beside the genes."""
-        both = {LR: self.lr, WEIGHT_DECAY: self.weight_decay}
-        return {name: value for name, value in both.items() if isinstance(value, tuple)}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all searched parameters: the genes, then the extras."""
-        return self.gene_names + tuple(self.extra_bounds)
-
-    def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
-        """Optuna's distribution of each searched parameter."""
-        from optuna.distributions import BaseDistribution, FloatDistribution
-
-        space: dict[str, BaseDistribution] = {
-            name: FloatDistribution(0.0, 1.0) for name in self.gene_names
-        }
-        for name, (low, high) in self.extra_bounds.items():
-            space[name] = FloatDistribution(low, high, log=True)
-        return space
-
-    # -- meaning -------------------------------------------------------------------------------
-
-    def thresholds(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Return the freezing threshold of each genome.
-
-        Args:
-            values: Genes, shape (..., n_genes).
-
-        Returns:
-            Shape (..., 1).
-        """
-        genes = np.asarray(values, dtype=np.float64)
-        if self.threshold == "gene":
-            return genes[..., self.n_blocks : self.n_blocks + 1]
-        return np.full((*genes.shape[:-1], 1), float(self.threshold or 0.0))
-
-    def mask(self, values: ArrayLike) -> NDArray[np.bool_]:
-        """Which blocks train.
-
-        Args:
-            values: Genes, shape (..., n_genes).
-
-        Returns:
-            Shape (..., B), True where the block trains.
-        """
-        genes = np.asarray(values, dtype=np.float64)
-        if self.threshold is None:
-            return np.ones((*genes.shape[:-1], self.n_blocks), dtype=np.bool_)
-        mask: NDArray[np.bool_] = genes[..., : self.n_blocks] > self.thresholds(genes)
-        if self.head_trains:
-            mask[..., -1] = True
-        return mask
-
-    def multipliers(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Learning-rate multiplier of each block, 0 where frozen.
-
-        Args:
-            values: Genes, shape (..., n_genes).
-
-        Returns:
-            Shape (..., B).
-        """
-        genes = np.asarray(values, dtype=np.float64)
-        nu, mask = genes[..., : self.n_blocks], self.mask(genes)
-        if self.variant == "exponential":
-            weights = 10.0 ** (2.0 * (nu - 0.5))
-        elif self.variant == "discriminative":
-            weights = np.ones_like(nu)
-        else:
-            low = self.thresholds(genes) if self.variant == "normalized" else np.zeros(1)
-            span = nu.max(axis=-1, keepdims=True) - low
-            weights = (nu - low) / np.where(span > 0, span, 1.0)
-        # A block that trains keeps a positive rate: only the mask freezes.
-        return np.where(mask, np.maximum(weights, 1e-3), 0.0)
-
-    def is_valid(self, values: ArrayLike) -> bool:
-        """Whether at least one block trains (BioTune paper: Σ S_b ≥ 1)."""
-        return bool(self.mask(values).any(axis=-1).all())
-
-    def repair(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Return a valid genome near this one: the block with the largest gene is activated.
-
-        Args:
-            values: Genes, shape (n_genes,).
-
-        Returns:
-            The genes clipped to [0, 1] and, where no block trained, with the largest block gene
-            just above the threshold.
-        """
-        genes = np.clip(np.asarray(values, dtype=np.float64), 0.0, 1.0)
-        if self.is_valid(genes):
-            return genes
-        best = int(np.argmax(genes[: self.n_blocks]))
-        threshold = float(self.thresholds(genes)[0])
-        if threshold >= 1.0:  # nothing lies above a threshold of 1: lower it
-            threshold = float(np.nextafter(1.0, 0.0))
-            genes[self.n_blocks] = threshold
-        genes[best] = np.nextafter(threshold, 2.0)
-        return genes
-
-    def encode(self, recipe: Recipe) -> Genome:
-        """Return the genome whose decoding comes nearest to a recipe.
-
-        Multipliers are clipped to what a gene can say, 0.1 … 10. Where the base rate is fixed, a
-        recipe's other base rate is folded into the multipliers. With "scaled" and "normalized" a
-        multiplier depends on the other genes too, so that only its order among them is kept.
-
-        Args:
-            recipe: A recipe over the same blocks.
-
-        Raises:
-            StudyError: If the recipe's blocks are not this space's.
-        """
-        if [b.name for b in recipe.blocks] != [b.name for b in self.blocks]:
-            raise StudyError("the recipe is over other blocks than the genome space")
-        extras = {
-            name: float(np.clip(getattr(recipe, name), low, high))
-            for name, (low, high) in self.extra_bounds.items()
-        }
-        scale = recipe.lr / extras.get(LR, self.base_lr)
-        genes = np.array([self._gene(block, scale) for block in recipe.blocks])
-        active = np.array([not block.frozen for block in recipe.blocks])
-        floor = self.threshold or 0.0
-        if floor == "gene":
-            ruled = active[:-1] if self.head_trains else active
-            lowest = float(genes[: len(ruled)][ruled].min()) if ruled.any() else 1.0
-            floor = lowest / 2
-        genes[~active] = floor / 2
-        head = self.n_blocks - 1 if self.head_trains else self.n_blocks
-        above = np.nextafter(floor, 2.0)
-        genes[:head] = np.where(active[:head], np.maximum(genes[:head], above), genes[:head])
-        values = [*genes.tolist(), *([floor] if self.threshold == "gene" else [])]
-        return Genome(self, tuple(values), extras)
-
-    def _gene(self, block: BlockRecipe, scale: float) -> float:
-        if block.frozen:
-            return 0.0
-        multiplier = block.multiplier * scale
-        if self.variant == "exponential":
-            return float(np.clip(0.5 + 0.5 * np.log10(multiplier), 1e-2, 1.0))
-        return float(np.clip(multiplier, 1e-2, 1.0))
-
-    # -- Optuna --------------------------------------------------------------------------------
+    # -- genomes from elsewhere ----------------------------------------------------------------
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Genome:
-        """Asks an Optuna trial for every parameter of the space."""
+        """Ask an Optuna trial for every parameter of the space."""
         genes = tuple(trial.suggest_float(name, 0.0, 1.0) for name in self.gene_names)
         extras = {
             name: trial.suggest_float(name, low, high, log=True)
@@ -346,29 +128,191 @@ class GenomeSpace:
             {name: float(params[name]) for name in self.extra_bounds},
         )
 
-    # -- keeping it ----------------------------------------------------------------------------
+    def encode(self, recipe: Recipe) -> Genome:
+        """Return the genome whose decoding comes nearest to a recipe.
+
+        Multipliers are clipped to what a gene can say, 0.1 … 10. Where the base rate is fixed, a
+        recipe's other base rate is folded into the multipliers. With "scaled" and "normalized" a
+        multiplier depends on the other genes too, so that only its order among them is kept.
+
+        Args:
+            recipe: A recipe over the same blocks.
+
+        Raises:
+            StudyError: If the recipe's blocks are not this space's.
+        """
+        if [b.name for b in recipe.blocks] != [b.name for b in self.blocks]:
+            raise StudyError("the recipe is over other blocks than the genome space")
+        extras = {
+            name: float(np.clip(getattr(recipe, name), low, high))
+            for name, (low, high) in self.extra_bounds.items()
+        }
+        multipliers = np.array([block.multiplier for block in recipe.blocks])
+        mask, nu = multipliers > 0, multipliers * (recipe.lr / extras.get(LR, self.base_lr))
+        if self.variant == "exponential":
+            nu = 0.5 + 0.5 * np.log10(np.where(mask, nu, 1.0))
+        return Genome(self, tuple(self.with_mask(nu, mask).tolist()), extras)
+
+    # -- what genes mean -----------------------------------------------------------------------
+
+    def multipliers(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Return the learning-rate multiplier of each block, 0 where frozen.
+
+        Args:
+            values: Genes, shape (..., n_genes).
+
+        Returns:
+            Shape (..., B).
+        """
+        genes = np.asarray(values, dtype=np.float64)
+        nu, mask = genes[..., : self.n_blocks], self.mask(genes)
+        if self.variant == "exponential":
+            weights = 10.0 ** (2.0 * (nu - 0.5))
+        elif self.variant == "discriminative":
+            weights = np.ones_like(nu)
+        else:
+            low = self._thresholds(genes) if self.variant == "normalized" else np.zeros(1)
+            span = nu.max(axis=-1, keepdims=True) - low
+            weights = (nu - low) / np.where(span > 0, span, 1.0)
+        return np.where(mask, np.maximum(weights, _LEAST_MULTIPLIER), 0.0)
+
+    def mask(self, values: ArrayLike) -> NDArray[np.bool_]:
+        """Which blocks train.
+
+        Args:
+            values: Genes, shape (..., n_genes).
+
+        Returns:
+            Shape (..., B), True where the block trains.
+        """
+        genes = np.asarray(values, dtype=np.float64)
+        if self.threshold is None:
+            return np.ones((*genes.shape[:-1], self.n_blocks), dtype=np.bool_)
+        mask: NDArray[np.bool_] = genes[..., : self.n_blocks] > self._thresholds(genes)
+        if self.head_trains:
+            mask[..., -1] = True
+        return mask
+
+    def _thresholds(self, genes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return ε_f of each genome: genes of shape (..., n_genes) give shape (..., 1)."""
+        if self.threshold == "gene":
+            return genes[..., self.n_blocks : self.n_blocks + 1]
+        return np.full((*genes.shape[:-1], 1), float(self.threshold or 0.0))
+
+    def with_mask(self, nu: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the genes that train just the blocks of a mask.
+
+        The genes of frozen blocks all get one value, so that they cannot drift.
+
+        Args:
+            nu: Genes that the blocks that train should have, shape (B,); others are not read.
+            mask: True where the block trains, shape (B,).
+
+        Returns:
+            Shape (n_genes,).
+        """
+        genes = np.clip(nu, _LEAST_GENE, 1.0)
+        ruled = mask.copy()  # by the threshold, that is
+        ruled[self.n_freezable :] = False
+        if self.threshold == "gene":
+            threshold = 0.5 * float(genes[ruled].min()) if ruled.any() else 0.5
+        else:
+            threshold = float(self.threshold or 0.0)
+            genes[ruled] = np.maximum(genes[ruled], np.nextafter(threshold, 2.0))
+        genes[~mask] = 0.5 * threshold
+        return np.append(genes, threshold) if self.threshold == "gene" else genes
+
+    def is_valid(self, values: ArrayLike) -> bool:
+        """Whether at least one block trains (BioTune paper: Σ S_b ≥ 1)."""
+        return bool(self.mask(values).any(axis=-1).all())
+
+    def repair(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Return a valid genome near this one: the block with the largest gene is activated.
+
+        Args:
+            values: Genes, shape (n_genes,).
+
+        Returns:
+            The genes clipped to [0, 1] and, where no block trained, with the largest block gene
+            just above the threshold.
+        """
+        genes = np.clip(np.asarray(values, dtype=np.float64), 0.0, 1.0)
+        if self.is_valid(genes):
+            return genes
+        best = int(np.argmax(genes[: self.n_blocks]))
+        threshold = float(self._thresholds(genes)[0])
+        if threshold >= 1.0:  # nothing lies above a threshold of 1: lower it
+            threshold = float(np.nextafter(1.0, 0.0))
+            genes[self.n_blocks] = threshold
+        genes[best] = np.nextafter(threshold, 2.0)
+        return genes
+
+    # -- names and ranges ----------------------------------------------------------------------
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks B."""
+        return len(self.blocks)
+
+    @property
+    def n_freezable(self) -> int:
+        """Number of blocks that a genome may freeze, from the first one on: B, or B − 1."""
+        return self.n_blocks - self.head_trains
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes: B, plus 1 where the threshold is searched."""
+        return len(self.gene_names)
+
+    @property
+    def base_lr(self) -> float:
+        """The base learning rate, the geometric middle of its bounds where it is searched."""
+        return _middle(self.lr)
+
+    @property
+    def base_weight_decay(self) -> float:
+        """The weight decay, the geometric middle of its bounds where it is searched."""
+        return _middle(self.weight_decay)
+
+    @property
+    def extra_bounds(self) -> dict[str, Range]:
+        """Bounds of the log-scaled parameters searched beside the genes."""
+        both = {LR: self.lr, WEIGHT_DECAY: self.weight_decay}
+        return {name: value for name, value in both.items() if isinstance(value, tuple)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all searched parameters: the genes, then the extras."""
+        return self.gene_names + tuple(self.extra_bounds)
+
+    def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        """Return Optuna's distribution of each searched parameter."""
+        from optuna.distributions import BaseDistribution, FloatDistribution
+
+        space: dict[str, BaseDistribution] = {
+            name: FloatDistribution(0.0, 1.0) for name in self.gene_names
+        }
+        for name, (low, high) in self.extra_bounds.items():
+            space[name] = FloatDistribution(low, high, log=True)
+        return space
+
+    # -- as stored data ------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Return the space as JSON-ready data: block names and settings, no parameter names."""
+        ranges = {LR: self.lr, WEIGHT_DECAY: self.weight_decay}
         return {
             "blocks": [block.name for block in self.blocks],
             "head_trains": self.head_trains,
             "threshold": self.threshold,
             "variant": self.variant,
-            "lr": list(self.lr) if isinstance(self.lr, tuple) else self.lr,
-            "weight_decay": (
-                list(self.weight_decay)
-                if isinstance(self.weight_decay, tuple)
-                else self.weight_decay
-            ),
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in ranges.items()},
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> GenomeSpace:
-        """Rebuilds a space from `to_dict`'s data; its blocks know their names only."""
-        options = {key: data[key] for key in ("head_trains", "threshold", "variant")}
-        for key in (LR, WEIGHT_DECAY):
-            options[key] = tuple(data[key]) if isinstance(data[key], list) else data[key]
+        """Rebuild a space from `to_dict`'s data; its blocks know their names only."""
+        options = {k: data[k] for k in ("head_trains", "threshold", "variant", LR, WEIGHT_DECAY)}
         return cls([BlockRecipe(name, 1.0) for name in data["blocks"]], **options)
 
     def __eq__(self, other: object) -> bool:
@@ -379,6 +323,45 @@ class GenomeSpace:
 
     def __repr__(self) -> str:
         return f"GenomeSpace({self.n_blocks} blocks: {', '.join(b.name for b in self.blocks)})"
+
+
+@dataclass(frozen=True)
+class Genome:
+    """One point of a `GenomeSpace`.
+
+    Attributes:
+        space: The space it belongs to.
+        values: Genes in [0, 1], in the order of ``space.gene_names``.
+        extras: Values of the parameters searched beside the genes (``lr``, ``weight_decay``).
+    """
+
+    space: GenomeSpace
+    values: tuple[float, ...]
+    extras: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = self.space.gene_names
+        if len(self.values) != len(names):
+            raise StudyError(
+                f"a genome of {len(self.values)} genes was given; {len(names)} are needed"
+            )
+        for name, value in zip(names, self.values, strict=True):
+            if not 0 <= value <= 1:
+                raise StudyError(f"gene {name!r} is {value}; a gene lies in [0, 1]")
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The genome as Optuna parameters, ready for ``study.enqueue_trial``."""
+        return dict(zip(self.space.gene_names, self.values, strict=True)) | dict(self.extras)
+
+    def decode(self) -> Recipe:
+        """Return the genome's meaning: rates and frozen blocks (BioTune paper, Sec. III)."""
+        return Recipe.from_multipliers(
+            self.space.blocks,
+            self.space.multipliers(self.values).tolist(),
+            lr=self.extras.get(LR, self.space.base_lr),
+            weight_decay=self.extras.get(WEIGHT_DECAY, self.space.base_weight_decay),
+        )
 
 
 def _bounds(name: str, value: float | Sequence[float]) -> float | Range:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["BlockLike", "BlockRecipe", "Recipe"]
+__all__ = ["BlockLike", "BlockRecipe", "Recipe", "describe"]
 
 SCHEMA_VERSION = 1
 
@@ -129,31 +129,16 @@ class Recipe:
 
     @classmethod
     def full(cls, blocks: Sequence[BlockLike], *, lr: float, weight_decay: float = 0.0) -> Recipe:
-        """Full fine-tuning: every block at ``lr``.
-
-        Args:
-            blocks: The model's blocks, in order.
-            lr: Learning rate of all.
-            weight_decay: Weight decay, default 0.
-
-        Raises:
-            ModelError: If a number is out of range.
-        """
+        """Build full fine-tuning: every block at ``lr``. Arguments as for `from_multipliers`."""
         return cls.from_multipliers(blocks, [1.0] * len(blocks), lr=lr, weight_decay=weight_decay)
 
     @classmethod
     def linear_probe(
         cls, blocks: Sequence[BlockLike], *, lr: float, weight_decay: float = 0.0
     ) -> Recipe:
-        """Linear probe: the head at ``lr``, everything else frozen.
+        """Build a linear probe: the head at ``lr``, everything else frozen.
 
-        Args:
-            blocks: The model's blocks, in order, the head last.
-            lr: Learning rate of the head.
-            weight_decay: Weight decay, default 0.
-
-        Raises:
-            ModelError: If a number is out of range.
+        Arguments as for `from_multipliers`.
         """
         multipliers = [0.0] * (len(blocks) - 1) + [1.0]
         return cls.from_multipliers(blocks, multipliers, lr=lr, weight_decay=weight_decay)
@@ -162,16 +147,15 @@ class Recipe:
     def layer_decay(
         cls, blocks: Sequence[BlockLike], *, lr: float, decay: float, weight_decay: float = 0.0
     ) -> Recipe:
-        """Layer-wise decay: block b of B at ``lr * decay ** (B - 1 - b)`` (Clark et al., 2020).
+        """Build layer-wise decay: block b of B at ``lr * decay ** (B - 1 - b)``.
+
+        The rule is that of Clark et al., "ELECTRA" (2020).
 
         Args:
             blocks: The model's blocks, in order, the head last.
             lr: Learning rate of the head.
             decay: Factor from one block to the one below it, such as 0.75.
             weight_decay: Weight decay, default 0.
-
-        Raises:
-            ModelError: If a number is out of range.
         """
         last = len(blocks) - 1
         multipliers = [decay ** (last - b) for b in range(len(blocks))]
@@ -194,11 +178,6 @@ class Recipe:
         """Factor on the base learning rate by block name; 0 means frozen."""
         return {b.name: b.multiplier for b in self.blocks}
 
-    @property
-    def frozen_prefix(self) -> int:
-        """How many blocks, counted from the input, are frozen without a gap."""
-        return next((i for i, b in enumerate(self.blocks) if not b.frozen), len(self.blocks))
-
     def key(self) -> tuple[Any, ...]:
         """Return what training depends on, rounded to six digits: equal keys train the same way."""
         return (
@@ -213,24 +192,12 @@ class Recipe:
 
     def describe(self) -> str:
         """Return the recipe in words: ``"blocks 1-4 frozen, fc at 6×, base rate 0.003"``."""
-        parts = []
-        frozen = [i + 1 for i, b in enumerate(self.blocks) if b.frozen]
-        if frozen:
-            parts.append(f"block{'s' if len(frozen) > 1 else ''} {_runs(frozen)} frozen")
-        at: dict[str, list[int]] = {}
-        for i, block in enumerate(self.blocks):
-            if not block.frozen:
-                at.setdefault(f"{block.multiplier:.2g}×", []).append(i + 1)
-        for rate, numbers in at.items():
-            many = f"blocks {_runs(numbers)}"
-            who = many if len(numbers) > 1 else self.blocks[numbers[0] - 1].name
-            parts.append(f"{who} at {rate}")
-        return ", ".join([*parts, f"base rate {self.lr:.2g}"])
+        return describe(self.multipliers, self.lr)
 
     # -- using it ------------------------------------------------------------------------------
 
     def apply(self, model: nn.Module, lr: float | None = None) -> list[dict[str, Any]]:
-        """Set ``requires_grad`` throughout the model and returns parameter groups.
+        """Set ``requires_grad`` throughout the model and return parameter groups.
 
         Args:
             model: The model this recipe was made for.
@@ -342,7 +309,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """Rebuilds a recipe from `to_dict`'s data.
+        """Rebuild a recipe from `to_dict`'s data.
 
         Raises:
             ModelError: If the data is of a newer schema or lacks a field.
@@ -368,7 +335,7 @@ class Recipe:
             raise ModelError(f"the recipe lacks or garbles a field: {error}") from None
 
     def save(self, path: str | Path) -> Path:
-        """Write the recipe as JSON and returns the path."""
+        """Write the recipe as JSON and return the path."""
         target = Path(path)
         target.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         return target
@@ -390,6 +357,27 @@ class Recipe:
         if not isinstance(data, dict):
             raise ModelError(f"{path} is not a recipe: it holds no JSON object")
         return cls.from_dict(data)
+
+
+def describe(multipliers: Mapping[str, float], lr: float | None = None) -> str:
+    """Return a recipe in words: ``"blocks 1-4 frozen, fc at 6×, base rate 0.003"``.
+
+    Blocks are counted from 1; one that shares its rate with no other goes by its name.
+
+    Args:
+        multipliers: Factor on the base learning rate of each block, from the input on; 0 is frozen.
+        lr: The base learning rate, None where it is not known.
+    """
+    names = list(multipliers)
+    alike: dict[str, list[int]] = {}
+    for number, multiplier in enumerate(multipliers.values(), 1):
+        alike.setdefault(f"at {multiplier:.2g}×" if multiplier > 0 else "frozen", []).append(number)
+    frozen = alike.pop("frozen", [])
+    parts = [f"block{'s' if len(frozen) > 1 else ''} {_runs(frozen)} frozen"] if frozen else []
+    for rate, numbers in alike.items():
+        who = f"blocks {_runs(numbers)}" if len(numbers) > 1 else names[numbers[0] - 1]
+        parts.append(f"{who} {rate}")
+    return ", ".join(parts if lr is None else [*parts, f"base rate {lr:.2g}"])
 
 
 def _runs(numbers: Sequence[int]) -> str:

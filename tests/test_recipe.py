@@ -9,7 +9,7 @@ from torch import nn
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.models.blocks import model_blocks
-from biotune_optuna.recipe import BlockRecipe, Recipe
+from biotune_optuna.recipe import BlockRecipe, Recipe, describe
 
 
 class Net(nn.Module):
@@ -121,8 +121,7 @@ def test_words(net: Net) -> None:
     assert Recipe.full(blocks, lr=1e-3).describe() == "blocks 1-3 at 1×, base rate 0.001"
     assert Recipe.from_multipliers(blocks, [0, 1, 0], lr=1.0).frozen_summary() == "1, 3 of 3"
     assert Recipe.full(blocks, lr=1.0).frozen_summary() == "none of 3"
-    assert Recipe.from_multipliers(blocks, [0, 1, 0], lr=1.0).frozen_prefix == 1
-    assert Recipe.full(blocks, lr=1.0).frozen_prefix == 0
+    assert describe({"stem": 0.0, "body": 1.0, "head": 0.0}) == "blocks 1, 3 frozen, body at 1×"
 
 
 def test_layer_decay_falls_towards_the_input(net: Net) -> None:

@@ -22,11 +22,12 @@ def test_informed_genomes_are_valid_and_different(options, blocks):
 def test_informed_genomes_are_what_a_practitioner_tries():
     space = make_domain(9).space
     recipes = [one.decode() for one in informed.informed_genomes(space)]
-    assert [r.frozen_prefix for r in recipes] == [4, 0, 0, 1, 0, 4, 0, 8, 0]
+    assert [len(r.frozen) for r in recipes] == [4, 0, 0, 1, 0, 4, 0, 8, 0]
+    assert all(r.trainable == tuple(r.multipliers)[len(r.frozen) :] for r in recipes)
     full = [r for r in recipes if set(r.multipliers.values()) == {1.0}]
     assert len(full) == 3
     assert len({r.lr for r in full}) == 3
-    layered = [r for r in recipes if r.frozen_prefix == 0 and len(set(r.multipliers.values())) > 1]
+    layered = [r for r in recipes if not r.frozen and len(set(r.multipliers.values())) > 1]
     for recipe in layered:
         assert list(recipe.multipliers.values()) == sorted(recipe.multipliers.values())
 
@@ -42,7 +43,7 @@ def test_informed_rates_are_a_third_once_and_three_times_a_fixed_one():
     space = make_domain(9, lr=1e-3).space
     recipes = [one.decode() for one in informed.informed_genomes(space)]
     assert {r.lr for r in recipes} == {1e-3}
-    alike = [set(r.multipliers.values()) for r in recipes if not r.frozen_prefix]
+    alike = [set(r.multipliers.values()) for r in recipes if not r.frozen]
     full = sorted(rates.pop() for rates in alike if len(rates) == 1)
     assert full == pytest.approx([1 / 3, 1.0, 3.0])
 
@@ -50,7 +51,7 @@ def test_informed_rates_are_a_third_once_and_three_times_a_fixed_one():
 def test_layered_rates_fall_to_a_tenth_at_the_first_block():
     space = make_domain(9).space
     recipes = [one.decode() for one in informed.informed_genomes(space)]
-    layered = [r for r in recipes if r.frozen_prefix == 0 and len(set(r.multipliers.values())) > 1]
+    layered = [r for r in recipes if not r.frozen and len(set(r.multipliers.values())) > 1]
     assert len(layered) == 2
     for recipe in layered:
         first, *others = recipe.multipliers.values()
