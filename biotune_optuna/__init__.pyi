@@ -4,7 +4,7 @@ from .confirmation.winner import export_winner
 from .data.sources.open import open_images
 from .errors import BioTuneError, DataError, ModelError, StorageError, StudyError
 from .estimator import BioTuneClassifier
-from .evolution.strategy import SearchSettings
+from .evolution.settings import SearchSettings
 from .export import Predictor, load_exported
 from .finetune.settings import TrainSettings
 from .genome import Genome, GenomeSpace

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm
-from biotune_optuna.evolution.strategy import SearchSettings
+from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import RUNS_KEY, SPEC_KEY
 from biotune_optuna.study.setup import split

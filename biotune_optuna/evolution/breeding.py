@@ -1,7 +1,7 @@
 """What the default preset adds to the paper's strategy; every addition is a setting of its own.
 
 Offspring by structured moves, several of them ranked by a model of the landscape before one is
-spent, duplicates left out, and the most promising genome evaluated again on new runs.
+evaluated, duplicates left out, and one of the best genomes evaluated again on new runs.
 """
 
 from __future__ import annotations
@@ -11,62 +11,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biotune_optuna.evolution import moves, surrogate
-from biotune_optuna.evolution import paper as operators
+from biotune_optuna.evolution import moves, paper, surrogate
+from biotune_optuna.evolution.generation import Proposal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from biotune_optuna.evolution.domain import Domain
+    from biotune_optuna.evolution.generation import Archive
 
     Vector = NDArray[np.float64]
 
-__all__ = ["Archive", "Landscape", "breed", "choose_again", "structured"]
+__all__ = ["Landscape", "best_candidate", "choose_reevaluation", "structured_child"]
 
-_ATTEMPTS = 5
-_CROSSED, _FRESH, _MORE_MOVES = 0.35, 0.1, 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """All different genomes that have finite values, oldest first.
-
-    Attributes:
-        numbers: The first trial of each, shape (N,).
-        genes: Shape (N, n).
-        costs: Mean cost of each, shape (N,).
-        counts: How many evaluations each mean is of, shape (N,).
-        evaluated: `Domain.key` of every genome that has been evaluated, listed here or not.
-        dismissed: `Domain.key` of genomes that finished without a finite value, pruned ones too.
-        running: Genomes that are being evaluated, shape (R, n).
-        running_keys: `Domain.key` of each of them.
-    """
-
-    numbers: NDArray[np.int64]
-    genes: Vector
-    costs: Vector
-    counts: Vector
-    evaluated: Container[bytes]
-    dismissed: Container[bytes]
-    running: Vector
-    running_keys: frozenset[bytes]
-
-    def __contains__(self, key: bytes) -> bool:
-        """Whether a genome with this key has been evaluated or is being so."""
-        return key in self.evaluated or key in self.dismissed or key in self.running_keys
+# All four were chosen by hand while the preset was developed; no measurement of them is kept.
+_FRESH = 0.1  # chance of a random genome, so that no part of the space is given up
+_CROSSED = 0.35  # chance that a child has two parents
+_MORE_MOVES = 0.5  # chance of another move after each: two moves on average
+_ATTEMPTS = 5  # draws for each candidate wanted, before fewer are taken
 
 
 @dataclass(frozen=True, slots=True)
 class Landscape:
-    """What is believed of the archive's genomes.
+    """What is known of the archive's genomes, their neighbours' values included.
 
     Attributes:
         model: The model; None while there is too little to fit one.
-        means: Believed cost of each genome of the archive, as a normal score; its own mean where
-            there is no model.
-        spreads: Standard deviation of that belief, 0 where there is no model.
+        means: Posterior mean of each genome of the archive, as a normal score; its own mean cost
+            where there is no model.
+        spreads: Posterior standard deviation of each, 0 where there is no model.
     """
 
     model: surrogate.Model | None
@@ -75,7 +50,7 @@ class Landscape:
 
     @classmethod
     def of(cls, domain: Domain, archive: Archive, *, smooth: bool) -> Landscape:
-        """Fits the model; without ``smooth`` every genome is taken at its own mean."""
+        """Fit the model; without ``smooth`` every genome is taken at its own mean."""
         plain = cls(None, archive.costs, np.zeros(len(archive.costs)))
         if not smooth:
             return plain
@@ -83,7 +58,9 @@ class Landscape:
         model = surrogate.fit(domain, archive.genes, scores, archive.counts)
         if model is None:
             return plain
-        if len(archive.running):  # believe what is not known yet, so that workers spread out
+        if len(archive.running):
+            # Take the model's word for genomes that are being evaluated, so that workers spread
+            # out: the Kriging believer of Ginsbourger, Le Riche and Carraro (2010).
             believed, _ = model.predict(archive.running)
             again = surrogate.fit(
                 domain,
@@ -99,39 +76,40 @@ class Landscape:
         return np.argsort(self.means, kind="stable")[:size]
 
 
-def breed(
+def best_candidate(
     domain: Domain,
     archive: Archive,
     landscape: Landscape,
-    draw: Callable[[np.random.Generator], tuple[Vector, tuple[int, ...]]],
+    draw: Callable[[np.random.Generator], Proposal],
     *,
     candidates: int,
     kappa: float,
     unique: bool,
     rng: np.random.Generator,
-) -> tuple[Vector, tuple[int, ...]]:
+) -> Proposal:
     """Return the most promising of several candidates.
 
     Args:
         domain: The search space.
-        archive: What is known.
-        landscape: What is believed.
-        draw: Makes one candidate and names its parents.
+        archive: What has been evaluated.
+        landscape: What the model says of it.
+        draw: Makes one candidate.
         candidates: How many to compare; 1 takes the first.
-        kappa: κ: the candidate with the least mean − κ · deviation is taken.
+        kappa: κ: the candidate with the least mean − κ · deviation is taken, a lower confidence
+            bound.
         unique: Whether genomes that are in the archive or running are left out.
         rng: The slot's generator.
 
     Returns:
-        Genes and trial numbers of the parents.
+        The candidate; a known genome only where no other was drawn.
     """
     wanted = candidates if landscape.model is not None else 1
-    found: list[tuple[Vector, tuple[int, ...]]] = []
+    found: list[Proposal] = []
     seen: set[bytes] = set()
     last = None
     for _ in range(_ATTEMPTS * wanted):
         last = draw(rng)
-        key = domain.key(last[0])
+        key = domain.key(last.genes)
         if key in seen or (unique and key in archive):
             continue
         seen.add(key)
@@ -143,24 +121,26 @@ def breed(
         return last
     if landscape.model is None or len(found) == 1:
         return found[0]
-    means, spreads = landscape.model.predict(np.array([genes for genes, _ in found]))
+    means, spreads = landscape.model.predict(np.array([one.genes for one in found]))
     return found[int(np.argmin(means - kappa * spreads))]
 
 
-def structured(
+def structured_child(
     domain: Domain, archive: Archive, parents: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[Vector, tuple[int, ...]]:
-    """Return a child by moves in the space of meanings; now and then a genome from nowhere.
+) -> Proposal:
+    """Return a child by moves in the space of meanings; now and then a random genome.
 
     Args:
         domain: A domain whose genes are log multipliers.
-        archive: What is known.
+        archive: What has been evaluated.
         parents: Positions of possible parents in the archive, best first, at least 2.
         rng: The slot's generator.
     """
+    still = np.zeros(domain.size)
     if rng.random() < _FRESH:
-        return operators.immigrant(domain.size, rng), ()
-    first, second, _ = operators.draw_parents(len(parents), rng)
+        genes = domain.repair(paper.immigrant(domain.size, rng))
+        return Proposal(genes, still, "immigrant")
+    first, second, _ = paper.draw_parents(len(parents), rng)
     one = parents[first]
     meaning = moves.read(domain, archive.genes[one])
     numbers: tuple[int, ...] = (int(archive.numbers[one]),)
@@ -170,18 +150,19 @@ def structured(
         numbers = (*numbers, int(archive.numbers[other]))
         if not meaning.mask.any():
             meaning.mask[-1] = True
-    moves.mutate(domain, meaning, rng)
+    moves.random_move(domain, meaning, rng)
     while rng.random() < _MORE_MOVES:
-        moves.mutate(domain, meaning, rng)
-    return moves.write(domain, meaning), numbers
+        moves.random_move(domain, meaning, rng)
+    genes = domain.repair(moves.write(domain, meaning))
+    return Proposal(genes, still, "offspring", numbers)
 
 
-def choose_again(archive: Archive, landscape: Landscape, size: int) -> int | None:
-    """Which genome is worth another evaluation: the one that may well be the best.
+def choose_reevaluation(archive: Archive, landscape: Landscape, size: int) -> int | None:
+    """Which genome is worth another evaluation.
 
     Args:
-        archive: What is known.
-        landscape: What is believed.
+        archive: What has been evaluated.
+        landscape: What the model says of it.
         size: How many of the best come into question.
 
     Returns:

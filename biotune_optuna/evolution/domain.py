@@ -66,7 +66,7 @@ class Domain:
         return np.concatenate([self.space.repair(genes[:n]), genes[n:]])
 
     def key(self, genes: Vector) -> bytes:
-        """Identity of what a genome means: equal keys are evaluated alike.
+        """Return the identity of what a genome means: equal keys are evaluated alike.
 
         Args:
             genes: Shape (n,).
@@ -76,18 +76,19 @@ class Domain:
             cell = np.minimum(np.floor(genes * sizes), sizes - 1)
             genes = np.where(sizes > 0, cell, genes)
         if self.space is None:
-            return np.round(genes, 9).tobytes()
+            return np.round(genes, 9).tobytes()  # equal but for the codec's rounding
         rates = self.log_rates(genes[None, :])[0]
         rest = [i for i in range(self.space.n_genes, self.size) if i != self.lr_index]
+        # -99 stands for a frozen block, as no rate has it; six digits are those of `Recipe.key`.
         parts = np.concatenate([np.where(np.isfinite(rates), rates, -99.0), genes[rest]])
-        return (np.round(parts, 6) + 0.0).tobytes()
+        return (np.round(parts, 6) + 0.0).tobytes()  # + 0.0: a zero has no sign
 
     @property
     def has_meaning(self) -> bool:
         """Whether genes are log multipliers, so that structured moves apply."""
         return self.space is not None and self.space.variant == "exponential"
 
-    # -- what genes mean (with a genome space) -------------------------------------------------
+    # What genes mean, for a domain with a genome space.
 
     def log_rates(self, genes: Vector) -> Vector:
         """log10 of every block's learning rate, −inf where it is frozen.
@@ -123,7 +124,7 @@ class Domain:
 
     @property
     def log_rate_bounds(self) -> tuple[float, float]:
-        """Least and greatest log10 of a block's learning rate."""
+        """Least and greatest log10 of a block's learning rate: a gene says 0.1 to 10 times λ."""
         assert self.space is not None
         low, high = self.space.extra_bounds.get("lr", (self.space.base_lr, self.space.base_lr))
         return float(np.log10(low)) - 1.0, float(np.log10(high)) + 1.0

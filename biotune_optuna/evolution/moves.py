@@ -1,6 +1,11 @@
-"""Moves in the space of what a genome means: which blocks train, and at which log rates.
+"""The default preset's moves, in place of the paper's mutation: small changes of what genes mean.
 
-They need a genome space whose genes are log multipliers (the "exponential" variant).
+A genome means which blocks train, and at which log rates (docs/method.md, `structured`). The moves
+need a genome space whose genes are log multipliers (the "exponential" variant).
+
+All chances and step sizes were chosen by hand while the preset was developed. Only all of them
+together were measured: the paper's operators in their place made no difference that the intervals
+can tell (docs/benchmarks/search.md, "default, not structured").
 """
 
 from __future__ import annotations
@@ -17,10 +22,13 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
-__all__ = ["Meaning", "crossover", "mutate", "read", "write"]
+__all__ = ["Meaning", "crossover", "random_move", "read", "write"]
 
-_SHIFT, _TILT, _SINGLE, _REST = 0.3, 0.25, 0.35, 0.15
-_LEAST_GENE = 0.01
+_SHIFT, _TILT, _SINGLE = 0.3, 0.25, 0.35  # decades, standard deviation of a step
+_REST = 0.15  # the same for a parameter that is no gene, as a share of its range
+_REST_CHANCE = 0.2  # of moving such a parameter instead of the blocks
+_LOG_BOUNDS = (-1.0, 1.0)  # decades: a gene says 0.1 to 10 times the base rate
+_FURTHEST = 2  # blocks that the end of the frozen prefix moves at most
 
 
 @dataclass(slots=True)
@@ -57,20 +65,9 @@ def read(domain: Domain, genes: Vector) -> Meaning:
 
 def write(domain: Domain, meaning: Meaning) -> Vector:
     """Return the genome that means it; genes of frozen blocks get one value, so none drifts."""
-    space = domain.space
-    assert space is not None
-    genes = np.clip(0.5 + 0.5 * meaning.logs, _LEAST_GENE, 1.0)
-    ruled = meaning.mask.copy()
-    if space.head_trains:
-        ruled[-1] = False
-    if space.threshold == "gene":
-        threshold = 0.5 * float(genes[ruled].min()) if ruled.any() else 0.5
-    else:
-        threshold = float(space.threshold or 0.0)
-        genes[ruled] = np.maximum(genes[ruled], np.nextafter(threshold, 2.0))
-    genes[~meaning.mask] = 0.5 * threshold
-    tail = [threshold] if space.threshold == "gene" else []
-    return np.concatenate([genes, tail, np.clip(meaning.rest, 0.0, 1.0)])
+    assert domain.space is not None
+    genes = domain.space.with_mask(0.5 + 0.5 * meaning.logs, meaning.mask)
+    return np.concatenate([genes, np.clip(meaning.rest, 0.0, 1.0)])
 
 
 def crossover(one: Meaning, other: Meaning, rng: np.random.Generator) -> Meaning:
@@ -88,20 +85,17 @@ def crossover(one: Meaning, other: Meaning, rng: np.random.Generator) -> Meaning
     )
 
 
-def mutate(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Make one move, chosen at random, in place."""
-    blocks = len(meaning.mask)
-    kinds = [_shift, _tilt, _boundary, _flip, _single, _swap]
-    weights = [0.3, 0.1, 0.2, 0.15, 0.15, 0.1]
-    if blocks < 2:
-        kinds, weights = [_shift, _single], [0.6, 0.4]
+def random_move(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
+    """Make one move in place: of a parameter that is no gene, or one of ``_MOVES``."""
     others = [i for i in range(len(meaning.rest)) if i != _lr(domain)]
-    if others and rng.random() < 0.2:
+    if others and rng.random() < _REST_CHANCE:
         i = others[int(rng.integers(len(others)))]
         meaning.rest[i] = np.clip(meaning.rest[i] + _REST * rng.standard_normal(), 0.0, 1.0)
         return
-    pick = int(np.searchsorted(np.cumsum(weights), rng.random() * sum(weights), side="right"))
-    kinds[min(pick, len(kinds) - 1)](domain, meaning, rng)
+    moves = _MOVES if len(meaning.mask) > 1 else _MOVES_OF_ONE_BLOCK
+    chances = list(moves.values())
+    drawn = int(np.searchsorted(np.cumsum(chances), rng.random() * sum(chances), side="right"))
+    list(moves)[min(drawn, len(moves) - 1)](domain, meaning, rng)
 
 
 def _lr(domain: Domain) -> int:
@@ -111,7 +105,7 @@ def _lr(domain: Domain) -> int:
 
 
 def _shift(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Multiplies all rates by the same factor."""
+    """Multiply all rates by the same factor."""
     step = _SHIFT * float(rng.standard_normal())
     index = _lr(domain)
     if index >= 0:
@@ -121,20 +115,20 @@ def _shift(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
         wanted = meaning.rest[index] + step / decades
         meaning.rest[index] = min(max(wanted, 0.0), 1.0)
         step = (wanted - meaning.rest[index]) * decades  # what the base rate cannot take
-    meaning.logs = np.clip(meaning.logs + step, -1.0, 1.0)
+    meaning.logs = np.clip(meaning.logs + step, *_LOG_BOUNDS)
 
 
 def _tilt(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Raise the rates with depth, or lowers them."""
+    """Raise the rates with depth, or lower them."""
     depth = np.linspace(-1.0, 1.0, len(meaning.logs))
-    meaning.logs = np.clip(meaning.logs + _TILT * rng.standard_normal() * depth, -1.0, 1.0)
+    meaning.logs = np.clip(meaning.logs + _TILT * rng.standard_normal() * depth, *_LOG_BOUNDS)
 
 
 def _boundary(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
     """Move the end of the frozen prefix by up to two blocks."""
     blocks = len(meaning.mask)
     prefix = int(np.argmax(meaning.mask)) if meaning.mask.any() else blocks - 1
-    steps = [s for s in (-2, -1, 1, 2) if 0 <= prefix + s < blocks]
+    steps = [s for s in range(-_FURTHEST, _FURTHEST + 1) if s and 0 <= prefix + s < blocks]
     new = prefix + steps[int(rng.integers(len(steps)))]
     if new < prefix:
         meaning.mask[new:prefix] = True
@@ -146,10 +140,9 @@ def _boundary(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> No
 
 
 def _flip(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Freezes a block, or lets it train at its nearest training neighbour's rate."""
+    """Freeze a block, or let it train at the rate of the nearest block that trains."""
     assert domain.space is not None
-    free = len(meaning.mask) - 1 if domain.space.head_trains else len(meaning.mask)
-    b = int(rng.integers(free))
+    b = int(rng.integers(domain.space.n_freezable))
     active = np.flatnonzero(meaning.mask)
     if meaning.mask[b]:
         meaning.mask[b] = len(active) == 1
@@ -163,16 +156,19 @@ def _single(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None
     """Change the rate of one block that trains."""
     active = np.flatnonzero(meaning.mask)
     b = int(active[rng.integers(len(active))])
-    moved = meaning.logs[b] + _SINGLE * rng.standard_normal()
-    meaning.logs[b] = min(max(moved, -1.0), 1.0)
+    meaning.logs[b] = np.clip(meaning.logs[b] + _SINGLE * rng.standard_normal(), *_LOG_BOUNDS)
 
 
 def _swap(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Exchanges the states of two neighbouring blocks."""
+    """Exchange the states of two neighbouring blocks."""
     assert domain.space is not None
-    free = len(meaning.mask) - 1 if domain.space.head_trains else len(meaning.mask)
-    if free < 2:
+    if domain.space.n_freezable < 2:
         return
-    b = int(rng.integers(free - 1))
+    b = int(rng.integers(domain.space.n_freezable - 1))
     for state in (meaning.mask, meaning.logs):
         state[b], state[b + 1] = state[b + 1], state[b]
+
+
+_MOVES = {_shift: 0.3, _tilt: 0.1, _boundary: 0.2, _flip: 0.15, _single: 0.15, _swap: 0.1}
+_MOVES_OF_ONE_BLOCK = {_shift: 0.6, _single: 0.4}
+"""Each move and its chance."""

@@ -1,4 +1,9 @@
-"""The operators of the paper's strategy, one small pure function each (docs/method, "Operators").
+"""The operators of the paper's strategy, one small pure function each, in the order of its steps.
+
+The steps are those of docs/method.md, "One generation of the paper's strategy", after Sec. III of
+the BioTune paper (Davila, Colan, Hasegawa, IEEE Access 2025). What is called "ours" was decided
+here because the papers do not say. The default preset breeds by `moves` instead and shares
+`draw_parents` and `immigrant` only.
 
 Genes are float64 vectors in [0, 1]. Every function draws from the generator it is given, in the
 order its docstring states, so that a slot's genome can be re-derived by hand from its seed.
@@ -28,11 +33,34 @@ __all__ = [
     "switch_choices",
 ]
 
-EXPLOIT_RADIUS = 0.25
+
+def immigrant(size: int, rng: np.random.Generator) -> Vector:
+    """Return a uniformly random genome (generation 0, step 2g). Draws: one vector."""
+    return rng.random(size)
+
+
+def exploit(genes: Vector, gene: int, rng: np.random.Generator) -> tuple[Vector, Vector]:
+    """Move one gene of an elite both ways (step 1): clip(ν_b ± δ), δ = 0.25 · U(−1, 1).
+
+    Draws: one number.
+
+    Args:
+        genes: The elite, shape (n,).
+        gene: Index b of the gene to move.
+        rng: The pair's generator.
+
+    Returns:
+        The genome moved by +δ and the one moved by −δ, as they are to be evaluated and stored.
+    """
+    delta = 0.25 * rng.uniform(-1.0, 1.0)  # step 1; the radius is the paper's
+    plus, minus = genes.copy(), genes.copy()
+    plus[gene] = min(max(genes[gene] + delta, 0.0), 1.0)
+    minus[gene] = min(max(genes[gene] - delta, 0.0), 1.0)
+    return plus, minus
 
 
 def rank_weights(size: int) -> Vector:
-    """Chance of each member of a sorted pool to be drawn: proportional to (size − rank).
+    """Chance of each member of a sorted pool to be drawn: proportional to (size − rank), ours.
 
     Args:
         size: Number of members; rank 0 is the best.
@@ -40,13 +68,13 @@ def rank_weights(size: int) -> Vector:
     Returns:
         Probabilities, shape (size,).
     """
-    weights: Vector = np.arange(size, 0, -1, dtype=np.float64)
+    weights: Vector = np.arange(size, 0, -1, dtype=np.float64)  # step 2a
     weights /= weights.sum()
     return weights
 
 
 def draw_parents(size: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Draws two different parents and a prototype from a sorted pool by rank.
+    """Draw two different parents and a prototype from a sorted pool by rank (step 2a).
 
     Draws: first parent, second parent (again until it differs), prototype. The prototype may be
     one of the parents.
@@ -71,40 +99,15 @@ def draw_parents(size: int, rng: np.random.Generator) -> tuple[int, int, int]:
     return first, second, draw()
 
 
-def immigrant(size: int, rng: np.random.Generator) -> Vector:
-    """Return a uniformly random genome. Draws: one vector."""
-    return rng.random(size)
-
-
-def exploit(genes: Vector, gene: int, rng: np.random.Generator) -> tuple[Vector, Vector]:
-    """Move one gene of an elite both ways: clip(ν_b ± δ), δ = 0.25 · U(−1, 1).
-
-    Draws: one number.
-
-    Args:
-        genes: The elite, shape (n,).
-        gene: Index b of the gene to move.
-        rng: The pair's generator.
-
-    Returns:
-        The genome moved by +δ and the one moved by −δ, as they are to be evaluated and stored.
-    """
-    delta = EXPLOIT_RADIUS * rng.uniform(-1.0, 1.0)
-    plus, minus = genes.copy(), genes.copy()
-    plus[gene] = min(max(genes[gene] + delta, 0.0), 1.0)
-    minus[gene] = min(max(genes[gene] - delta, 0.0), 1.0)
-    return plus, minus
-
-
 def cross(
     parents: tuple[Vector, Vector],
     moves: tuple[Vector, Vector],
     momentum: float,
     rng: np.random.Generator,
 ) -> tuple[Vector, Vector]:
-    """Crossover with momentum: c = r·p1 + (1 − r)·p2 + κ·(ρ1·∇p1 + ρ2·∇p2), per gene.
+    """Mix two parents gene by gene, with momentum (step 2b).
 
-    Draws: the vectors r, ρ1, ρ2.
+    c = r·p1 + (1 − r)·p2 + κ·(ρ1·∇p1 + ρ2·∇p2). Draws: the vectors r, ρ1, ρ2.
 
     Args:
         parents: Genes of p1 and p2, shape (n,) each.
@@ -116,12 +119,12 @@ def cross(
         The child, and the pull ρ1·∇p1 + ρ2·∇p2 that its own displacement inherits.
     """
     r, rho1, rho2 = rng.random((3, len(parents[0])))
-    pull = rho1 * moves[0] + rho2 * moves[1]
-    return r * parents[0] + (1.0 - r) * parents[1] + momentum * pull, pull
+    pull = rho1 * moves[0] + rho2 * moves[1]  # step 2b, what κ multiplies
+    return r * parents[0] + (1.0 - r) * parents[1] + momentum * pull, pull  # step 2b
 
 
 def mutate(child: Vector, factor: float, rng: np.random.Generator) -> Vector:
-    """Move each gene by x·U(−1, 1) with probability (x·(n − 1) + 1) / n.
+    """Move each gene by x·U(−1, 1) with probability (x·(n − 1) + 1) / n (step 2c).
 
     Draws: a vector that decides which genes move, a vector of moves.
 
@@ -134,14 +137,14 @@ def mutate(child: Vector, factor: float, rng: np.random.Generator) -> Vector:
         The mutated genes, not yet clipped.
     """
     n = len(child)
-    chosen = rng.random(n) < (factor * (n - 1) + 1) / n
-    return child + np.where(chosen, factor * rng.uniform(-1.0, 1.0, n), 0.0)
+    chosen = rng.random(n) < (factor * (n - 1) + 1) / n  # step 2c, the probability
+    return child + np.where(chosen, factor * rng.uniform(-1.0, 1.0, n), 0.0)  # step 2c, the move
 
 
 def adopt(
     child: Vector, parents: tuple[Vector, Vector], prototype: Vector, rng: np.random.Generator
 ) -> Vector:
-    """Pull the child towards its parents' mean and towards the prototype.
+    """Pull the child towards its parents' mean and towards the prototype (step 2d).
 
     c += w·u1·(mean(p1, p2) − c) + (1 − w)·u2·(q − c). Draws: the numbers u1, u2, w.
 
@@ -155,24 +158,10 @@ def adopt(
         The adopted genes, not yet clipped.
     """
     u1, u2, w = rng.random(3)
-    to_mean = u1 * (0.5 * (parents[0] + parents[1]) - child)
-    to_prototype = u2 * (prototype - child)
+    to_mean = u1 * (0.5 * (parents[0] + parents[1]) - child)  # step 2d, first term
+    to_prototype = u2 * (prototype - child)  # step 2d, second term
     adopted: Vector = child + w * to_mean + (1.0 - w) * to_prototype
     return adopted
-
-
-def displacement(final: Vector, before: Vector, pull: Vector, rng: np.random.Generator) -> Vector:
-    """Return what the child remembers: ∇c = r'·pull + (c − c before mutation), r' ~ U(0, 1)^n.
-
-    Draws: one vector.
-
-    Args:
-        final: The child as it will be evaluated.
-        before: The child before mutation.
-        pull: What `cross` returned.
-        rng: The slot's generator.
-    """
-    return rng.random(len(final)) * pull + (final - before)
 
 
 def switch_choices(
@@ -184,9 +173,10 @@ def switch_choices(
 ) -> Vector:
     """Give the unordered genes of a child a choice instead of a mixture.
 
-    Each takes the choice of p1, p2 or q with probability 2/5, 2/5, 1/5 and, as a numeric gene
-    would, mutates with probability (x·(n − 1) + 1) / n: then it is redrawn with probability x.
-    Draws: nothing where all genes are numeric, else two vectors and one vector of redraws.
+    Ours, for the papers have no such genes (docs/method.md, "Parameters that are no genes"). Each
+    takes the choice of p1, p2 or q with probability 2/5, 2/5, 1/5, chosen by hand. As a numeric
+    gene would, it mutates with probability (x·(n − 1) + 1) / n: then it is redrawn with probability
+    x. Draws: nothing where all genes are numeric, else two vectors and one vector of redraws.
 
     Args:
         child: Genes, shape (n,); the numeric ones are left as they are.
@@ -199,8 +189,8 @@ def switch_choices(
     if not len(unordered):
         return child
     n = len(child)
-    source = np.searchsorted([0.4, 0.8], rng.random(len(unordered)), side="right")
-    redraw = rng.random(len(unordered)) < factor * (factor * (n - 1) + 1) / n
+    source = np.searchsorted([0.4, 0.8], rng.random(len(unordered)), side="right")  # p1, p2 or q
+    redraw = rng.random(len(unordered)) < factor * (factor * (n - 1) + 1) / n  # step 2c, times x
     fresh = rng.random(len(unordered))
     child = child.copy()
     inherited = np.stack(donors)[source, unordered]
@@ -208,12 +198,26 @@ def switch_choices(
     return child
 
 
+def displacement(final: Vector, before: Vector, pull: Vector, rng: np.random.Generator) -> Vector:
+    """Return what the child remembers (step 2f): ∇c = r'·pull + (c − c before mutation).
+
+    Draws: one vector r' ~ U(0, 1)^n; that it is one number a gene is ours.
+
+    Args:
+        final: The child as it will be evaluated.
+        before: The child before mutation.
+        pull: What `cross` returned.
+        rng: The slot's generator.
+    """
+    return rng.random(len(final)) * pull + (final - before)  # step 2f
+
+
 def extinction(costs: Vector, offset: float) -> Vector:
-    """Extinction factor of each member of a sorted population, 0 for the best.
+    """Return the extinction factor of each member of a sorted population (step 3), 0 for the best.
 
     With Φ in [0, 1] the paper's x_i = (Φ_i + Φ_min·(i/(P − 1) − 1)) / Φ_max; for any other
-    objective x_i = (Φ_i − Φ_min) / (Φ_max − Φ_min), 0 where all are equal. Non-finite values take
-    the worst finite one.
+    objective, ours: x_i = (Φ_i − Φ_min) / (Φ_max − Φ_min), 0 where all are equal. Non-finite values
+    take the worst finite one.
 
     Args:
         costs: Values to be minimised, best first, shape (P,).
@@ -226,13 +230,13 @@ def extinction(costs: Vector, offset: float) -> Vector:
     finite = np.isfinite(costs)
     if not finite.any():
         return np.zeros(len(costs))
-    fitness = np.where(finite, costs, costs[finite].max()) + offset
+    fitness = np.where(finite, costs, costs[finite].max()) + offset  # Φ
     low, high = float(fitness.min()), float(fitness.max())
     if low >= 0.0 and high <= 1.0:
         if high == 0.0:
             return np.zeros(len(costs))
-        share = np.arange(len(costs)) / max(len(costs) - 1, 1)
-        return np.clip((fitness + low * (share - 1.0)) / high, 0.0, 1.0)
+        share = np.arange(len(costs)) / max(len(costs) - 1, 1)  # i / (P − 1)
+        return np.clip((fitness + low * (share - 1.0)) / high, 0.0, 1.0)  # step 3, the paper's
     if high == low:
         return np.zeros(len(costs))
-    return (fitness - low) / (high - low)
+    return (fitness - low) / (high - low)  # step 3, any other objective

@@ -1,7 +1,12 @@
 """A model of the landscape: what a genome's neighbours say about its value.
 
 A Gaussian process over what genomes *mean* (rates and frozen blocks), for values with noise. Its
-posterior mean pools the noise of neighbours, so it ranks genomes better than their own values do.
+posterior mean pools the noise of neighbours, so it ranks genomes better than their own values do:
+docs/benchmarks/search.md, "default, no model" and "All choose by the model". The formulas are those
+of Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), cited as GPML.
+
+Every number below was chosen by hand, not tuned. The sizes are a matter of time, for a model is
+fitted again for each trial: docs/benchmarks/overhead.md has what that takes.
 """
 
 from __future__ import annotations
@@ -22,20 +27,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "features", "fit", "normal_scores"]
 
-# The likelihood chooses among these, one row at a time: inverse length scales of the three feature
-# groups, and noise variance over signal variance.
+# The likelihood chooses among these, one row at a time. Rounding changes a choice from a grid only
+# where two likelihoods are equal, so that other processors make the same trials. Features are of
+# order 1, so the scales reach from nearly flat to another value at every step.
 _GRID = (
-    (0.15, 0.3, 0.6, 1.2, 2.4),
-    (0.1, 0.25, 0.6, 1.5),
-    (0.06, 0.15, 0.4, 1.0),
-    (0.1, 0.4, 1.5, 6.0, 24.0),
+    (0.15, 0.3, 0.6, 1.2, 2.4),  # inverse length scale of the mean rate
+    (0.1, 0.25, 0.6, 1.5),  # of the frozen blocks
+    (0.06, 0.15, 0.4, 1.0),  # of single rates
+    (0.1, 0.4, 1.5, 6.0, 24.0),  # noise variance over signal variance
 )
-_START = (2, 2, 2, 2)
-_ROUNDS = 2
-_MOST_FOR_GRID = 90
-
-_MOST = 160
-_JITTER = 1e-8
+_START = (2, 2, 2, 2)  # the middle of each row
+_ROUNDS = 2  # over all rows; scores are remembered, so a second one costs little
+_MOST_FOR_GRID = 90  # genomes that choose the scales; a fit takes time with their number cubed
+_MOST = 160  # genomes that the model itself is of, for the same reason
+_FEWEST = 4  # genomes that a model needs
+_JITTER = 1e-8  # on the diagonal, so that the factorisation of rounded numbers succeeds
 _NORMAL = NormalDist()
 
 
@@ -63,10 +69,10 @@ def features(domain: Domain, genes: Vector) -> list[Vector]:
     n_active = np.maximum(active.sum(axis=1, keepdims=True), 1)
     overall = np.where(active, rates, 0.0).sum(axis=1, keepdims=True) / n_active
     low, high = domain.log_rate_bounds
-    filled = np.where(active, rates, low - 0.5)
+    filled = np.where(active, rates, low - 0.5)  # a frozen block learns less than the slowest
     others = genes[:, space.n_genes :]
     is_rate = np.arange(space.n_genes, domain.size) == domain.lr_index
-    width = math.sqrt(space.n_blocks)
+    width = math.sqrt(space.n_blocks)  # keeps distances of order 1 whatever the number of blocks
     return [
         (overall - low) / (high - low) * 4.0,
         (~active) * (2.0 / width),
@@ -102,7 +108,7 @@ class Model:
     _deviation: float
 
     def predict(self, genes: Vector) -> tuple[Vector, Vector]:
-        """Posterior of the noise-free cost.
+        """Return the posterior of the noise-free cost (GPML, Eqs. 2.25 and 2.26).
 
         Args:
             genes: Shape (M, n).
@@ -113,12 +119,12 @@ class Model:
         points = _scaled(features(self.domain, genes), self.scales)
         cross = _matern(_squared(points, self._points))
         solved = np.linalg.solve(self._factor, cross.T)
-        variance = np.maximum(1.0 - (solved**2).sum(axis=0), 1e-12)
+        variance = np.maximum(1.0 - (solved**2).sum(axis=0), 1e-12)  # rounding may go below 0
         return self._mean + cross @ self._weights, self._deviation * np.sqrt(variance)
 
 
 def normal_scores(costs: Vector) -> Vector:
-    """Costs replaced by what their ranks would be worth in a normal sample.
+    """Replace costs by what their ranks would be worth in a normal sample.
 
     Values of trainings have a long tail of failures, and their noise grows towards it. Ranks pull
     the tail in and spread the plateau out, where the choice is.
@@ -136,7 +142,7 @@ def normal_scores(costs: Vector) -> Vector:
 
 
 def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model | None:
-    """Fits the model; the likelihood chooses length scales and noise.
+    """Fit the model; the likelihood chooses length scales and noise.
 
     Args:
         domain: The search space.
@@ -154,7 +160,7 @@ def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model |
         kept = np.sort(np.concatenate([earlier, latest]))
         genes, costs, counts = genes[kept], costs[kept], counts[kept]
     spread = float(costs.std()) if len(costs) else 0.0
-    if len(genes) < 4 or spread == 0.0:
+    if len(genes) < _FEWEST or spread == 0.0:
         return None
     groups = features(domain, genes)
     targets = (costs - costs.mean()) / spread
@@ -178,7 +184,7 @@ def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model |
 def _choose(
     groups: list[Vector], targets: Vector, counts: Vector
 ) -> tuple[tuple[float, ...], float]:
-    """Length scales and noise by coordinate ascent of the likelihood over the grid."""
+    """Choose length scales and noise by coordinate ascent of the likelihood over the grid."""
     if len(targets) > _MOST_FOR_GRID:  # evenly over time; the fit itself uses all
         kept = np.linspace(0, len(targets) - 1, _MOST_FOR_GRID).astype(np.int64)
         groups, targets, counts = [g[kept] for g in groups], targets[kept], counts[kept]
@@ -195,26 +201,29 @@ def _choose(
 
     best: tuple[int, ...] = _START
     for _ in range(_ROUNDS):
-        for row in (3, 0, 1, 2):
+        for row in (3, 0, 1, 2):  # the noise, then the scales
             options = [(*best[:row], i, *best[row + 1 :]) for i in range(len(_GRID[row]))]
             best = max(options, key=score)
     return tuple(_GRID[i][best[i]] for i in range(3)), _GRID[3][best[3]]
 
 
 def _whiten(kernel: Vector, targets: Vector, noise: Vector) -> tuple[Vector, Vector, float, float]:
-    """Cholesky factor, whitened residual, constant mean (generalised least squares), variance."""
+    """Return Cholesky factor, whitened residual, constant mean and signal variance.
+
+    The mean is the one of generalised least squares (GPML, Sec. 2.7), its own uncertainty left out.
+    """
     n = len(targets)
     factor = np.linalg.cholesky(kernel + np.diag(noise + _JITTER))
     both = np.linalg.solve(factor, np.stack([targets, np.ones(n)], axis=1))
     center = float(both[:, 1] @ both[:, 0] / (both[:, 1] @ both[:, 1]))
     residual: Vector = both[:, 0] - center * both[:, 1]
-    # A vague inverse-gamma prior keeps the variance sane for a handful of points.
+    # A prior worth two points of variance 1 (targets are scaled to it) for when there are few.
     variance = float((residual @ residual + 2.0) / (n + 2.0))
     return np.asarray(factor), residual, center, variance
 
 
 def _evidence(kernel: Vector, targets: Vector, noise: Vector) -> float:
-    """Log marginal likelihood, the signal variance profiled out."""
+    """Log marginal likelihood (GPML, Eq. 2.30), the signal variance profiled out."""
     factor, _, _, variance = _whiten(kernel, targets, noise)
     n = len(targets)
     return -0.5 * (n + 2.0) * math.log(variance) - float(np.log(np.diag(factor)).sum())
@@ -231,7 +240,7 @@ def _squared(a: Vector, b: Vector) -> Vector:
 
 
 def _matern(squares: Vector) -> Vector:
-    """Return the Matérn kernel with ν = 5/2 and length scale 1."""
+    """Return the Matérn kernel with ν = 5/2 and length scale 1 (GPML, Eq. 4.17)."""
     d = np.sqrt(5.0 * squares)
     result: Vector = (1.0 + d + d * d / 3.0) * np.exp(-d)
     return result

@@ -1,4 +1,4 @@
-"""Keeps the archive of evaluated genomes as trials finish, at a cost that does not grow."""
+"""Builds the archive of evaluated genomes as trials finish, at a cost that does not grow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biotune_optuna.evolution.breeding import Archive
+from biotune_optuna.evolution.generation import Archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from biotune_optuna.evolution.domain import Domain
-    from biotune_optuna.evolution.strategy import Individual
+    from biotune_optuna.evolution.generation import Individual
 
-__all__ = ["Archivist"]
+__all__ = ["ArchiveBuilder"]
 
 
-class Archivist:
+class ArchiveBuilder:
     """Pools evaluations of the same genome.
 
     Args:
-        domain: The search space; a new space needs a new archivist.
+        domain: The search space; a new space needs a new builder.
     """
 
     def __init__(self, domain: Domain) -> None:
@@ -38,8 +38,10 @@ class Archivist:
         self._sums = np.zeros(64)
         self._counts = np.zeros(64)
 
-    def take(self, numbers: Sequence[int], individual: Callable[[int], Individual | None]) -> None:
-        """Take in what has been added to a list of trials since the last call.
+    def add_finished(
+        self, numbers: Sequence[int], individual: Callable[[int], Individual | None]
+    ) -> None:
+        """Add what is new in a list of trials since the last call.
 
         Args:
             numbers: Trials with finite values, in the order in which they were seen to finish.
@@ -51,10 +53,10 @@ class Archivist:
                 self._add(one)
         self._taken = len(numbers)
 
-    def dismiss(
+    def add_dismissed(
         self, numbers: Sequence[int], individual: Callable[[int], Individual | None]
     ) -> None:
-        """Note the genomes that need no second look, as `take` does those with values.
+        """Note the genomes that are not worth a second evaluation, as `add_finished` does others.
 
         Args:
             numbers: Trials that finished without a finite value, in the order seen.
@@ -84,12 +86,12 @@ class Archivist:
         self._counts[position] += 1
 
     def _grow(self) -> None:
-        self._numbers = np.concatenate([self._numbers, np.zeros_like(self._numbers)])
-        self._genes = np.concatenate([self._genes, np.zeros_like(self._genes)])
-        self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
-        self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+        """Double the room."""
+        for name in ("_numbers", "_genes", "_sums", "_counts"):
+            old = getattr(self, name)
+            setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
 
-    def archive(self, running: Sequence[NDArray[np.float64]], most: int) -> Archive:
+    def build(self, running: Sequence[NDArray[np.float64]], most: int) -> Archive:
         """Return the archive as it stands.
 
         Args:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from optuna.storages import BaseStorage
 
-    from biotune_optuna.evolution.strategy import Role
+    from biotune_optuna.evolution.generation import Role
 
 __all__ = [
     "Claim",
@@ -65,7 +65,7 @@ class Opening:
 
     @classmethod
     def of(cls, population: tuple[int, ...], unfinished: list[int]) -> Opening:
-        """Folds the sorted numbers of unfinished trials into ranges."""
+        """Return the opening; sorted numbers of unfinished trials are folded into ranges."""
         ranges: list[list[int]] = []
         for number in unfinished:
             if ranges and number == ranges[-1][1] + 1:
@@ -227,7 +227,7 @@ class Liveness:
         return not named and bool(_holder_is_dead(claim.holder))
 
     def keep_only(self, trial_ids: set[int]) -> None:
-        """Forgets all trials but these."""
+        """Forget all trials but these."""
         for watch in (self._leases, self._silent, self._nameless):
             watch.keep_only(trial_ids)
 
@@ -263,7 +263,7 @@ _memory_counter = itertools.count()
 
 
 def _place(storage: BaseStorage) -> str:
-    """Names the storage well enough to tell a copy from its original; "" where that is unknown."""
+    """Name the storage well enough to tell a copy from its original; "" where that is unknown."""
     backend: Any = storage
     while isinstance(inner := getattr(backend, "_backend", None), optuna.storages.BaseStorage):
         backend = inner
@@ -288,7 +288,7 @@ def _place(storage: BaseStorage) -> str:
 def read_trials(
     study: optuna.Study, known: list[FrozenTrial], pending: Iterable[int]
 ) -> list[FrozenTrial]:
-    """All trials of the study by number, whatever a pruner filters out of sight.
+    """Return all trials of the study by number, whatever a pruner filters out of sight.
 
     Args:
         study: The study.

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.evolution.informed import informed_genomes
-from biotune_optuna.evolution.strategy import SearchSettings
+from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.genome import Genome, GenomeSpace
 from biotune_optuna.jsonable import plain_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from biotune_optuna.evolution.strategy import Preset
+    from biotune_optuna.evolution.settings import Preset
 
 __all__ = ["Config"]
 

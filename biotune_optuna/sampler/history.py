@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_FAILURES", "History", "Record", "Slot"]
 
-MAX_FAILURES = 3
+MAX_FAILURES = 3  # chosen by hand
 """A slot whose objective raised this often is given up and ranks last."""
 
 _GIVEN_UP = (3.0,)
@@ -146,15 +146,15 @@ class History:
         """
         changed = sorted(self.pending) + list(range(self._seen, len(trials)))
         self._seen = len(trials)
-        looked = [trial for number in changed if self._look(trial := trials[number])]
+        news = [trial for number in changed if self._note(trial := trials[number])]
         newest = max(self.openings, default=0)
         if newest != self.generation:
             self._enter(newest, trials)
             return
-        for trial in looked:
+        for trial in news:
             self._place(trial)
 
-    def _look(self, trial: FrozenTrial) -> bool:
+    def _note(self, trial: FrozenTrial) -> bool:
         """Note a trial's claim and, when it has finished, its result; True if either is new."""
         number = trial.number
         claim = self.claims.get(number)
@@ -195,6 +195,7 @@ class History:
         return dead is not None and (dead.generation, dead.index) == here
 
     def _note_waiting_again(self, trial: FrozenTrial, claim: Claim | None) -> None:
+        """Note an enqueued trial whose worker died: another one is to stand in for it."""
         enqueued = FIXED_KEY in trial.system_attrs or (
             claim is not None and claim.role == "enqueued"
         )
@@ -204,6 +205,7 @@ class History:
             self.waiting_again[trial.number] = trial
 
     def _note_raised(self, trial: FrozenTrial, claim: Claim) -> None:
+        """Count how often a slot's objective raised; after the last time the slot is given up."""
         # Counted for slots of all generations: a process that starts later enters the newest one
         # at once, and must leave out the same genomes.
         if claim.index < 0 or RAISED_KEY not in trial.system_attrs:
@@ -216,6 +218,7 @@ class History:
             self.dismissed.append(trial.number)
 
     def _record(self, trial: FrozenTrial, claim: Claim | None) -> None:
+        """Make an individual of a finished trial."""
         rank, cost = self._rank(trial)
         self.records[trial.number] = Record(trial, claim, rank, cost, trial.params)
         (self.finite if rank[0] == 0.0 else self.dismissed).append(trial.number)
@@ -232,6 +235,7 @@ class History:
             }
 
     def _rank(self, trial: FrozenTrial) -> tuple[tuple[float, ...], float]:
+        """Return a finished trial's sort key and cost (`Record`)."""
         if trial.state == TrialState.COMPLETE:
             cost = self._sign * (math.nan if trial.value is None else trial.value)
             return ((0.0, cost), cost) if math.isfinite(cost) else ((1.0,), math.nan)
@@ -242,7 +246,7 @@ class History:
         return (2.0, -float(step), cost if math.isfinite(cost) else math.inf), math.nan
 
     def _enter(self, generation: int, trials: Sequence[FrozenTrial]) -> None:
-        """Move on to the newest generation and sorts the trials into it."""
+        """Move on to the newest generation and sort the trials into it."""
         self.generation = generation
         self.opener = self.openings[generation]
         self.slots, self.newcomers = {}, []
@@ -262,7 +266,7 @@ class History:
             return
         claim = self.claims.get(number)
         if claim is None or claim.generation != self.generation or claim.index < 0:
-            self._welcome(number)
+            self._add_newcomer(number)
             return
         slot = self.slots.setdefault(claim.index, Slot())
         if not trial.state.is_finished():
@@ -270,21 +274,22 @@ class History:
             return
         slot.running.discard(number)
         if trial.state == TrialState.FAIL:
-            self._strike(slot, trial)
+            self._note_failure(slot, trial)
         elif slot.result is None:
             slot.result = number
         elif slot.result != number:
-            self._welcome(number)
+            self._add_newcomer(number)
 
-    def _welcome(self, number: int) -> None:
-        """Lets an individual from elsewhere compete, if it is good enough."""
+    def _add_newcomer(self, number: int) -> None:
+        """Let an individual from elsewhere compete, if it is good enough."""
         record = self.records.get(number)
         if record is None or record.rank == _GIVEN_UP or number in self.newcomers:
             return
         bisect.insort(self.newcomers, number, key=lambda n: (self.records[n].rank, n))
         del self.newcomers[self._keep :]
 
-    def _strike(self, slot: Slot, trial: FrozenTrial) -> None:
+    def _note_failure(self, slot: Slot, trial: FrozenTrial) -> None:
+        """Note that a trial failed on a slot; one that was given up by it counts as its result."""
         if trial.number in slot.failed:
             return
         slot.failed.append(trial.number)

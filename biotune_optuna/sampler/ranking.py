@@ -23,7 +23,7 @@ __all__ = ["rank_finished"]
 
 
 def rank_finished(study: optuna.Study, space: GenomeSpace, *, smooth: bool = True) -> list[int]:
-    """Ranks the genomes of a study by what their values and their neighbours' values say.
+    """Rank the genomes of a study by what their values and their neighbours' values say.
 
     A value is a mean over few noisy trainings, so the best one of many is mostly lucky. Repeats of
     a genome are pooled, and a model of the landscape (`biotune_optuna.evolution.surrogate`) pools

@@ -18,7 +18,7 @@ from biotune_optuna.sampler import claims, codec
 from biotune_optuna.sampler.claims import Claim, SlotInfo, slot_of
 from biotune_optuna.sampler.config import Config
 from biotune_optuna.sampler.ranking import rank_finished
-from biotune_optuna.sampler.slots import Search
+from biotune_optuna.sampler.slots import SlotAllocator
 from biotune_optuna.schema import (
     CLAIM_KEY,
     ENDED_KEY,
@@ -36,13 +36,15 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from biotune_optuna.evolution.strategy import Preset, SearchSettings
+    from biotune_optuna.evolution.settings import Preset, SearchSettings
     from biotune_optuna.genome import Genome, GenomeSpace
 
 __all__ = ["BioTuneSampler", "SlotInfo", "rank_finished", "slot_of"]
 
 _logger = logging.getLogger(__name__)
 
+# Seconds between two looks at trials below that have not claimed yet. The first is short beside a
+# claim, which takes milliseconds, the longest short beside an evaluation; chosen by hand.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 
 
@@ -123,8 +125,8 @@ class BioTuneSampler(BaseSampler):
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
-        self._searches: weakref.WeakKeyDictionary[Any, dict[int, Search]] = (
-            weakref.WeakKeyDictionary()
+        self._allocators: weakref.WeakKeyDictionary[Any, dict[int, SlotAllocator]] = (
+            weakref.WeakKeyDictionary()  # by storage, then by study id
         )
         self._asked: dict[tuple[int, int], tuple[Claim, dict[str, BaseDistribution]]] = {}
 
@@ -138,11 +140,10 @@ class BioTuneSampler(BaseSampler):
     # -- Optuna's interface --------------------------------------------------------------------
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Claims the trial's slot, publishes it and writes the trial's attributes."""
+        """Claim the trial's slot, publish it and write the trial's attributes."""
         try:
             self._check_single(study)
-            search = self._search(study)
-            claim, space = self._claim(search, study, trial)
+            claim, space = self._claim(study, trial)
             self._asked[id(study._storage), trial._trial_id] = (claim, space)
             claims.annotate(
                 study,
@@ -165,10 +166,10 @@ class BioTuneSampler(BaseSampler):
         asked = self._asked.get((id(study._storage), trial._trial_id))
         if asked is not None:
             return dict(asked[1])
-        search = self._search(study)
+        slots = self._slots(study)
         with self._lock:
-            search.look(study)
-            return dict(search.space())
+            slots.refresh(study)
+            return dict(slots.space())
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -195,7 +196,7 @@ class BioTuneSampler(BaseSampler):
         claim = self._claim_of(study, trial)
         slot = (0, trial.number) if claim is None else (claim.generation, claim.index)
         words = [*slot_words(*slot), zlib.crc32(param_name.encode())]
-        seed = self._search(study).seed(study)
+        seed = self._slots(study).seed(study)
         unit = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words]))).random()
         return codec.decode(param_distribution, unit)
 
@@ -218,7 +219,7 @@ class BioTuneSampler(BaseSampler):
     # -- beyond Optuna's interface -------------------------------------------------------------
 
     def release(self, trial: optuna.Trial) -> bool:
-        """Hands back a trial that will not be evaluated: it fails, and its slot comes back.
+        """Hand back a trial that will not be evaluated: it fails, and its slot comes back.
 
         Args:
             trial: What ``study.ask()`` returned.
@@ -238,26 +239,29 @@ class BioTuneSampler(BaseSampler):
                 "one, so create the study with one direction"
             )
 
-    def _search(self, study: optuna.Study) -> Search:
+    def _slots(self, study: optuna.Study) -> SlotAllocator:
         with self._lock:
-            of_storage = self._searches.setdefault(study._storage, {})
-            if study._study_id not in of_storage:
-                of_storage[study._study_id] = Search(self._wanted, grace_period=self._grace_period)
-            return of_storage[study._study_id]
+            allocators = self._allocators.setdefault(study._storage, {})
+            if study._study_id not in allocators:
+                allocators[study._study_id] = SlotAllocator(
+                    self._wanted, grace_period=self._grace_period
+                )
+            return allocators[study._study_id]
 
     def _claim(
-        self, search: Search, study: optuna.Study, trial: FrozenTrial
+        self, study: optuna.Study, trial: FrozenTrial
     ) -> tuple[Claim, dict[str, BaseDistribution]]:
-        """Wait until all trials below have published, then chooses and publishes."""
+        """Wait until all trials below have published, then choose and publish."""
+        slots = self._slots(study)
         pause = _FIRST_PAUSE
         while True:
             began = time.perf_counter()
             with self._lock:
-                search.look(study)
-                if not search.is_blocked(study, trial):
-                    claim = search.choose(study, trial)
+                slots.refresh(study)
+                if not slots.is_blocked(study, trial):
+                    claim = slots.choose_claim(study, trial)
                     if claims.publish(study, trial, claim):
-                        return claim, search.space_of(claim)
+                        return claim, slots.space_of(claim)
                     raise LostTrialError(
                         f"trial {trial.number} was given up before it started, because its worker "
                         "was silent for too long; ask for another"

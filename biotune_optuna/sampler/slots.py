@@ -1,4 +1,4 @@
-"""One search: what a process knows of a study, and which slot the next trial takes."""
+"""What a process knows of a study, and which slot and genome the next trial gets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 
 from biotune_optuna.evolution import strategy
 from biotune_optuna.evolution.domain import Domain
-from biotune_optuna.evolution.strategy import Generation, Individual
+from biotune_optuna.evolution.generation import Generation, Individual
 from biotune_optuna.sampler import claims, codec
-from biotune_optuna.sampler.archive import Archivist
+from biotune_optuna.sampler.archive import ArchiveBuilder
 from biotune_optuna.sampler.claims import Claim, Liveness, Opening
 from biotune_optuna.sampler.history import History, Record
 from biotune_optuna.schema import CLAIM_KEY, FIXED_KEY, SOURCE_KEY
@@ -26,18 +26,22 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from biotune_optuna.evolution.breeding import Archive
+    from biotune_optuna.evolution.generation import Archive
     from biotune_optuna.genome import GenomeSpace
     from biotune_optuna.sampler.config import Config
 
-__all__ = ["Search"]
+__all__ = ["SlotAllocator"]
 
+# Bounds of what a trial costs however long the study is; chosen by hand. The model takes fewer
+# genomes than are archived.
 _MOST_ARCHIVED = 400
 _MOST_CACHED = 1000
 
 
-class Search:
-    """What one process knows of one study's search.
+class SlotAllocator:
+    """Gives the next trial of one study its slot, from what this process has read of the study.
+
+    `refresh` reads, `is_blocked` says whether the trial must wait, `choose_claim` chooses.
 
     Args:
         wanted: The configuration that the sampler was made with.
@@ -55,7 +59,7 @@ class Search:
         self._domain = Domain((), np.zeros(0, dtype=np.int64))
         self._common: dict[str, BaseDistribution] = {}
         self._individuals: dict[int, Individual | None] = {}
-        self._archivist = Archivist(self._domain)
+        self._archive_builder = ArchiveBuilder(self._domain)
 
     # -- configuration -------------------------------------------------------------------------
 
@@ -76,7 +80,7 @@ class Search:
                 self._config = self._wanted.kept_as(data)
 
     def _settle_config(self, study: optuna.Study, trial: FrozenTrial) -> Config:
-        """Read the configuration, or keeps this sampler's: all trials below have published."""
+        """Read the configuration, or keep this sampler's: all trials below have published."""
         self._load_config(study)
         if self._config is None:
             config = replace(self._wanted, seed=self.seed(study), first=trial.number)
@@ -84,10 +88,10 @@ class Search:
             self._config = config
         return self._config
 
-    # -- looking -------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------
 
-    def look(self, study: optuna.Study) -> None:
-        """Read the trials and folds in what changed."""
+    def refresh(self, study: optuna.Study) -> None:
+        """Read the trials and fold in what changed."""
         pending = self._history.pending if self._history is not None else ()
         trials = claims.read_trials(study, self._trials, pending)
         if _are_of_another_study(self._trials, trials):
@@ -106,7 +110,7 @@ class Search:
 
     @property
     def history(self) -> History:
-        """The history; `look` comes first."""
+        """The history; `refresh` comes first."""
         assert self._history is not None
         return self._history
 
@@ -130,14 +134,14 @@ class Search:
     def _forget(self) -> None:
         """Drop what was derived from another space or another history."""
         self._individuals.clear()
-        self._archivist = Archivist(self._domain)
+        self._archive_builder = ArchiveBuilder(self._domain)
 
     def space(self) -> dict[str, BaseDistribution]:
         """Return the parameters that evolve, as far as they are known."""
         return self._space
 
     def space_of(self, claim: Claim) -> dict[str, BaseDistribution]:
-        """Distributions of a claim's parameters."""
+        """Return the distributions of a claim's parameters."""
         return {name: dist for name, dist in self._space.items() if name in claim.params}
 
     def is_blocked(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -158,13 +162,13 @@ class Search:
             elif claim is None:
                 return True  # those above it may be waiting for it: do not hurry them
         if again:
-            self.look(study)
+            self.refresh(study)
         self._liveness.keep_only({self._trials[number]._trial_id for number in below})
         return False
 
     # -- choosing ------------------------------------------------------------------------------
 
-    def choose(self, study: optuna.Study, trial: FrozenTrial) -> Claim:
+    def choose_claim(self, study: optuna.Study, trial: FrozenTrial) -> Claim:
         """Return the claim of a trial, all trials below having published theirs."""
         config = self._settle_config(study, trial)
         blank = Claim(
@@ -177,6 +181,7 @@ class Search:
         )
         fixed = claims.fixed_params(trial)
         if fixed is None and self.history.waiting_again:
+            # An enqueued trial whose worker died: this one stands in for it.
             dead = self.history.waiting_again[min(self.history.waiting_again)]
             fixed = claims.fixed_params(dead) or {}
             claims.mark(study, trial, SOURCE_KEY, dead.number)
@@ -186,6 +191,7 @@ class Search:
             begun = self.history.claims.get(dead.number)
             if begun is not None and begun.generation == self.history.generation:
                 return replace(_taken_over(begun, blank), source=dead.number)
+        # A trial that was copied with its claim, by Optuna's own retrying, goes on in its slot.
         retried = trial.system_attrs.get(CLAIM_KEY)
         if retried is not None and trial.params and self.history.is_free(Claim.from_json(retried)):
             return _taken_over(Claim.from_json(retried), blank)
@@ -194,7 +200,10 @@ class Search:
         return self._claim_slot(config, blank)
 
     def _claim_enqueued(self, config: Config, blank: Claim, given: Mapping[str, Any]) -> Claim:
-        """Return a trial that came with parameters fills no slot; what it lacks is bred for it."""
+        """Return the claim of a trial that came with parameters: it fills no slot.
+
+        Parameters that it lacks are bred for it.
+        """
         history = self.history
         blank = replace(blank, index=-1 - history.n_enqueued.get(history.generation, 0))
         if all(name in given for name in self._domain.names):
@@ -210,6 +219,7 @@ class Search:
         return replace(blank, repeat=history.n_evaluations(params), params=params)
 
     def _claim_slot(self, config: Config, blank: Claim) -> Claim:
+        """Return the claim of a free slot; open the next generation where this one is finished."""
         history, settings = self.history, config.settings
         planned = len(strategy.plan(settings, history.generation, len(config.initial)))
         generation = self._generation(config)
@@ -219,7 +229,7 @@ class Search:
             numbers = strategy.survivors(settings, self._domain, before)
             generation = Generation(
                 generation.number + 1,
-                population=self._people(numbers),
+                population=self._individuals_of(numbers),
                 offset=generation.offset,
                 archive=generation.archive,
             )
@@ -257,6 +267,7 @@ class Search:
         return config.seed
 
     def _generation(self, config: Config) -> Generation:
+        """Return the open generation as the strategy sees it."""
         history = self.history
         opening = history.opening
         finished = {
@@ -269,19 +280,19 @@ class Search:
             initial = tuple(self._initial(params) for params in config.initial)
         return Generation(
             history.generation,
-            population=self._people(opening.population if opening else ()),
+            population=self._individuals_of(opening.population if opening else ()),
             finished=finished,
-            newcomers=self._people(history.newcomers),
+            newcomers=self._individuals_of(history.newcomers),
             initial=initial,
             offset=history.offset,
-            archive=self._archive() if config.settings.looks_back else None,
+            archive=self._archive() if config.settings.uses_archive else None,
         )
 
     def _archive(self) -> Archive:
-        """All genomes with finite values, and those that are being evaluated."""
+        """Return all genomes with finite values, and those that are being evaluated."""
         history = self.history
-        self._archivist.take(history.finite, self._individual)
-        self._archivist.dismiss(history.dismissed, self._individual)
+        self._archive_builder.add_finished(history.finite, self._individual)
+        self._archive_builder.add_dismissed(history.dismissed, self._individual)
         running = []
         for number in sorted(history.pending):
             claim = history.claims.get(number)
@@ -289,16 +300,17 @@ class Search:
                 genes = codec.to_unit(self._space, claim.params)
                 if genes is not None:
                     running.append(genes)
-        return self._archivist.archive(running, _MOST_ARCHIVED)
+        return self._archive_builder.build(running, _MOST_ARCHIVED)
 
     def _initial(self, params: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Return an initial genome; what its parameters do not say is the middle of the range."""
         genes = [
             codec.encode(dist, params[name]) if name in params else 0.5
             for name, dist in self._space.items()
         ]
         return np.array(genes)
 
-    def _people(self, numbers: Sequence[int]) -> tuple[Individual, ...]:
+    def _individuals_of(self, numbers: Sequence[int]) -> tuple[Individual, ...]:
         people = (self._individual(number) for number in numbers)
         return tuple(one for one in people if one is not None)
 

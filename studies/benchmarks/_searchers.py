@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from biotune_optuna import GenomeSpace
-    from biotune_optuna.evolution.strategy import Preset
+    from biotune_optuna.evolution.settings import Preset
 
     Make = Callable[[GenomeSpace, int], optuna.samplers.BaseSampler]
 

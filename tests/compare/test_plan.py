@@ -20,7 +20,7 @@ from biotune_optuna.compare.plan import (
 )
 from biotune_optuna.compare.search import searcher
 from biotune_optuna.errors import StudyError
-from biotune_optuna.evolution.strategy import SearchSettings
+from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.methods.registry import METHODS
 from biotune_optuna.recipe import BlockRecipe

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from biotune_optuna.evolution import breeding
+from biotune_optuna.evolution.generation import Proposal
 from tests.kit.evolution import bowl, make_archive, make_domain
+
+
+def child(genes):
+    return Proposal(genes, np.zeros(len(genes)), "offspring")
 
 
 def test_duplicates_are_replaced_until_the_space_is_exhausted():
@@ -20,15 +25,14 @@ def test_duplicates_are_replaced_until_the_space_is_exhausted():
     offered = iter([known, flying, pruned, fresh])
 
     def breed(draw, unique=True):
-        genes, _ = breeding.breed(
-            domain, archive, landscape, draw,
+        return breeding.best_candidate(
+            domain, archive, landscape, lambda _: child(draw()),
             candidates=1, kappa=0, unique=unique, rng=np.random.default_rng(0),
-        )  # fmt: skip
-        return genes
+        ).genes  # fmt: skip
 
-    np.testing.assert_array_equal(breed(lambda _: (next(offered), ())), fresh)
-    np.testing.assert_array_equal(breed(lambda _: (known, ())), known)
-    np.testing.assert_array_equal(breed(lambda _: (known, ()), unique=False), known)
+    np.testing.assert_array_equal(breed(lambda: next(offered)), fresh)
+    np.testing.assert_array_equal(breed(lambda: known), known)
+    np.testing.assert_array_equal(breed(lambda: known, unique=False), known)
 
 
 def test_the_model_chooses_among_candidates():
@@ -39,10 +43,10 @@ def test_the_model_chooses_among_candidates():
 
     def value(candidates):
         drawn = [
-            breeding.breed(
-                domain, archive, landscape, lambda r: (r.random(domain.size), ()),
+            breeding.best_candidate(
+                domain, archive, landscape, lambda r: child(r.random(domain.size)),
                 candidates=candidates, kappa=0.0, unique=True, rng=rng,
-            )[0]
+            ).genes
             for _ in range(30)
         ]  # fmt: skip
         return bowl(domain, np.array(drawn)).mean()
@@ -53,15 +57,15 @@ def test_the_model_chooses_among_candidates():
 def choose(domain, archive, offered, candidates, kappa=0.0):
     """Which of the genes offered is taken, by a model of the archive."""
     offers = iter(offered)
-    genes, _ = breeding.breed(
+    taken = breeding.best_candidate(
         domain, archive, breeding.Landscape.of(domain, archive, smooth=True),
-        lambda _: (next(offers), ()),
+        lambda _: child(next(offers)),
         candidates=candidates, kappa=kappa, unique=False, rng=np.random.default_rng(0),
     )  # fmt: skip
-    return next(i for i, one in enumerate(offered) if one is genes)
+    return next(i for i, one in enumerate(offered) if one is taken.genes)
 
 
-def test_caution_takes_the_candidate_that_is_less_certain():
+def test_kappa_takes_the_candidate_that_is_less_certain():
     domain = make_domain()
     archive = make_archive(domain, 60)
     known = archive.genes[np.argmin(archive.costs)]
@@ -84,14 +88,17 @@ def test_a_child_differs_from_its_parents_and_names_them():
     archive = replace(make_archive(domain, 40), numbers=np.arange(100, 140))
     best = np.argsort(archive.costs)[:5]
     bred = [
-        breeding.structured(domain, archive, best, np.random.default_rng(seed))
+        breeding.structured_child(domain, archive, best, np.random.default_rng(seed))
         for seed in range(400)
     ]
-    shares = np.bincount([len(parents) for _, parents in bred]) / len(bred)
+    shares = np.bincount([len(one.parents) for one in bred]) / len(bred)
     assert shares == pytest.approx([0.1, 0.9 * 0.65, 0.9 * 0.35], abs=0.05)
-    assert {one for _, parents in bred for one in parents} == set(archive.numbers[best])
-    alone = [(child, archive.genes[one[0] - 100]) for child, one in bred if len(one) == 1]
-    unmoved = [domain.key(child) == domain.key(parent) for child, parent in alone]
+    assert all((one.role == "immigrant") == (not one.parents) for one in bred)
+    assert {number for one in bred for number in one.parents} == set(archive.numbers[best])
+    alone = [
+        (one.genes, archive.genes[one.parents[0] - 100]) for one in bred if len(one.parents) == 1
+    ]
+    unmoved = [domain.key(genes) == domain.key(parent) for genes, parent in alone]
     assert np.mean(unmoved) < 0.05  # such as a rate at the end of its range
 
 
@@ -102,8 +109,8 @@ def test_crossed_parents_that_share_no_block_have_valid_children():
     archive = replace(make_archive(domain, 2), genes=genes)
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        child, parents = breeding.structured(domain, archive, np.arange(2), rng)
-        assert not parents or domain.is_valid(child)
+        bred = breeding.structured_child(domain, archive, np.arange(2), rng)
+        assert domain.is_valid(bred.genes)
 
 
 def test_workers_spread_out():
@@ -123,5 +130,5 @@ def test_the_best_genome_with_the_fewest_evaluations_is_evaluated_again():
     landscape = breeding.Landscape.of(domain, archive, smooth=False)
     best = np.argsort(archive.costs)[:3]
     archive.counts[best[0]] = 2
-    assert breeding.choose_again(archive, landscape, 3) == best[1]
-    assert breeding.choose_again(archive, landscape, 1) == best[0]
+    assert breeding.choose_reevaluation(archive, landscape, 3) == best[1]
+    assert breeding.choose_reevaluation(archive, landscape, 1) == best[0]

@@ -9,7 +9,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from biotune_optuna.evolution.strategy import SearchSettings, plan
+from biotune_optuna.evolution.settings import SearchSettings
+from biotune_optuna.evolution.strategy import plan
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler.sampler import BioTuneSampler

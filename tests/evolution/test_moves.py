@@ -44,7 +44,7 @@ def test_every_move_leads_to_a_genome(domain):
     seen = set()
     for _ in range(500):
         meaning = moves.read(domain, genes)
-        moves.mutate(domain, meaning, rng)
+        moves.random_move(domain, meaning, rng)
         genes = moves.write(domain, meaning)
         assert np.all((genes >= 0) & (genes <= 1))
         assert domain.is_valid(genes)
@@ -58,7 +58,7 @@ def test_genes_of_frozen_blocks_do_not_drift():
     genes = rng.random(domain.size)
     for _ in range(100):
         meaning = moves.read(domain, genes)
-        moves.mutate(domain, meaning, rng)
+        moves.random_move(domain, meaning, rng)
         genes = moves.write(domain, meaning)
         frozen = ~domain.space.mask(genes[: domain.space.n_genes])
         assert len(set(genes[:6][frozen])) <= 1

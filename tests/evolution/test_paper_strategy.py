@@ -11,7 +11,9 @@ import optuna
 import pytest
 
 from biotune_optuna.evolution.domain import Domain
-from biotune_optuna.evolution.strategy import Generation, Individual, SearchSettings, plan, propose
+from biotune_optuna.evolution.generation import Generation, Individual
+from biotune_optuna.evolution.settings import SearchSettings
+from biotune_optuna.evolution.strategy import plan, propose
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler.claims import study_config

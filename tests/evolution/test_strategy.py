@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 from biotune_optuna.evolution import breeding, moves
-from biotune_optuna.evolution.strategy import (
-    Generation,
-    Individual,
-    SearchSettings,
-    current,
-    plan,
-    propose,
-    survivors,
-)
+from biotune_optuna.evolution.generation import Archive, Generation, Individual
+from biotune_optuna.evolution.settings import SearchSettings
+from biotune_optuna.evolution.strategy import current, plan, propose, survivors
 from tests.kit.evolution import make_archive, make_domain
 
 SWITCHES = {"structured": True, "smoothing": True, "unique": True, "candidates": 5}
@@ -97,7 +91,7 @@ def test_one_of_the_three_best_is_evaluated_again(domain, archive):
     assert again == [*best[:3], *best[:2]]
 
 
-def test_caution_prefers_what_is_uncertain(domain, archive):
+def test_kappa_prefers_what_is_uncertain(domain, archive):
     generation = Generation(1, people_of(archive)[:10], archive=archive)
     model = breeding.Landscape.of(domain, archive, smooth=True).model
 
@@ -117,7 +111,7 @@ def test_a_clipped_step_is_replaced_where_genomes_are_unique(seed):
     elite = individual(0, np.ones(3), 0.0)  # no gene can rise
     others = tuple(individual(i, np.full(3, 0.1 * i), 1.0) for i in range(1, 5))
     people = (elite, *others)
-    archive = breeding.Archive(
+    archive = Archive(
         np.arange(5), np.array([one.genes for one in people]), np.array([0.0, 1, 1, 1, 1]),
         np.ones(5), {domain.key(one.genes) for one in people}, frozenset(),
         np.empty((0, 3)), frozenset(),
@@ -171,7 +165,7 @@ def test_each_switch_does_its_own_whatever_the_others(domain, archive, switch, a
     ids=lambda on: "+".join(on) or "none",
 )
 def test_copies_of_parents_are_replaced_where_genomes_are_unique(domain, archive, on, monkeypatch):
-    monkeypatch.setattr(moves, "mutate", lambda *_: None)
+    monkeypatch.setattr(moves, "random_move", lambda *_: None)
     as_parents = {"crossover": False, "mutation": False, "adoption": False}
     settings = SearchSettings(n_elites=0, **as_parents, **{name: SWITCHES[name] for name in on})
     generation = Generation(1, people_of(archive)[:10], archive=archive)

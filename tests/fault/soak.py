@@ -23,7 +23,7 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 
-from biotune_optuna.evolution.strategy import SearchSettings
+from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.evolution.strategy import plan as plan_slots
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.storage.open import open_storage

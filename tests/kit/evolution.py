@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from biotune_optuna.evolution import breeding
 from biotune_optuna.evolution.domain import Domain
+from biotune_optuna.evolution.generation import Archive
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
 
@@ -38,7 +38,7 @@ def make_archive(domain, n=20, seed=0, running=0, dismissed=(), noise=0.0):
     keys = {domain.key(one): i for i, one in enumerate(genes)}
     others = rng.random((running, domain.size))
     costs += noise * rng.standard_normal(n)
-    return breeding.Archive(
+    return Archive(
         np.arange(n), genes, costs, np.ones(n), keys,
         frozenset(domain.key(one) for one in dismissed), others,
         frozenset(domain.key(one) for one in others),

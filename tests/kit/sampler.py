@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage, _CachedStorage
 from optuna.trial import TrialState
 from sqlalchemy import event
 
-from biotune_optuna.evolution.strategy import SearchSettings
+from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.sampler.claims import Claim

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from biotune_optuna.evolution.domain import Domain
-from biotune_optuna.evolution.strategy import Individual
-from biotune_optuna.sampler.archive import Archivist
+from biotune_optuna.evolution.generation import Individual
+from biotune_optuna.sampler.archive import ArchiveBuilder
 from tests.kit.sampler import make_space
 
 
@@ -17,9 +17,9 @@ def archive_of(space, evaluated, most=100):
         number: Individual(number, np.array(genes), np.zeros(len(genes)), (0.0, cost), cost)
         for number, (genes, cost) in enumerate(evaluated)
     }
-    archivist = Archivist(domain)
-    archivist.take(list(people), people.get)
-    return archivist.archive([], most)
+    builder = ArchiveBuilder(domain)
+    builder.add_finished(list(people), people.get)
+    return builder.build([], most)
 
 
 def test_evaluations_of_one_genome_are_pooled():

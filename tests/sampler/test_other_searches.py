@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.evolution.strategy import SearchSettings
+from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.sampler import claims
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.schema import CONFIG_KEY

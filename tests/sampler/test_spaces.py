@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.evolution.strategy import SearchSettings
+from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.genome import Genome
 from biotune_optuna.sampler.claims import Claim
 from biotune_optuna.sampler.sampler import BioTuneSampler

@@ -12,7 +12,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.evolution.strategy import SearchSettings
+from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.sampler.claims import Claim
 from biotune_optuna.sampler.history import MAX_FAILURES
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
