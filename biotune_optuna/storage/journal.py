@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import weakref
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.storages.journal._file import get_lock_file
 from optuna.storages.journal._storage import JournalOperation
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from io import BufferedRandom
     from typing import Any
+
+    from optuna.storages.journal._file import BaseJournalFileLock
 
 __all__ = ["Journal", "JournalFile", "check_journal"]
 
@@ -56,6 +59,12 @@ class JournalFile(JournalFileBackend):
     """A journal that outlives a writer which was stopped, or ran out of disk, within a line."""
 
     _is_locked = False
+
+    def __init__(self, file_path: str, lock: BaseJournalFileLock | None = None) -> None:
+        if lock is None and sys.platform == "win32":
+            # Optuna's own choice is a symbolic link, which not everybody may make there.
+            lock = JournalFileOpenLock(file_path)
+        super().__init__(file_path, lock)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

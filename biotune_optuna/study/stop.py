@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -12,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from io import FileIO
     from types import FrameType
 
 __all__ = ["StopRequest", "Stopped"]
 
 POLITE_SECONDS = 6.0
-"""How long the running trial may take to notice a stop before it is handed back over its head."""
+"""How long the running trial may take to notice a stop; then it is handed back all the same."""
 
 _POLL_SECONDS = 0.1
 
@@ -102,8 +102,8 @@ class StopRequest:
             yield stop
             return
         wanted = frozenset(signals or (signal.SIGINT, signal.SIGTERM))
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
+        reading, writing = socket.socketpair()  # on Windows no signal is written to a pipe
+        writing.setblocking(False)
         watcher = threading.Thread(
             target=stop._watch,
             args=(reading, wanted, polite_seconds),
@@ -115,10 +115,10 @@ class StopRequest:
             stop._requested = True
 
         # Python runs a handler once the main thread has come back from C, and a backward pass may
-        # take many seconds; but it writes the signal's number into this pipe at once.
-        pipe_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        # take many seconds; but it writes the signal's number into this socket at once.
+        wakeup_before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
         before = {number: signal.signal(number, handler) for number in wanted}
-        caught = _Caught(reading, writing, pipe_before, before)
+        caught = _Caught(reading, writing, wakeup_before, before)
         _all_caught.append(caught)
         watcher.start()
         try:
@@ -129,25 +129,26 @@ class StopRequest:
                 caught.let_go()
                 watcher.join()
 
-    def _watch(self, pipe: int, wanted: frozenset[int], polite_seconds: float) -> None:
-        """Act on the signals whose numbers come through the pipe, until that is closed."""
-        with open(pipe, "rb", buffering=0) as file:
-            number = 0
-            while number not in wanted:  # other signals that somebody handles come as well
-                read = file.read(1)
-                if not read:
-                    return
-                number = read[0]
+    def _watch(self, numbers: socket.socket, wanted: frozenset[int], polite_seconds: float) -> None:
+        """Act on the signals whose numbers come through the socket, until that is closed."""
+        with numbers:
+            number = _next_signal(numbers, wanted, lambda: True)
+            if not number:
+                return
             self._requested = True
             for listener in tuple(self._listeners):
                 listener()
-            os.set_blocking(pipe, False)
+            numbers.settimeout(_POLL_SECONDS)
             end = time.monotonic() + polite_seconds
-            if _closed(file, wanted, lambda: time.monotonic() < end):
+            second = _next_signal(numbers, wanted, lambda: time.monotonic() < end)
+            if second == _CLOSED:
                 return
-            last = threading.Thread(target=self._go_at_last, daemon=True)
-            last.start()
-            _closed(file, wanted, last.is_alive)
+            if second is None:
+                last = threading.Thread(target=self._go_at_last, daemon=True)
+                last.start()
+                second = _next_signal(numbers, wanted, last.is_alive)
+        if second:
+            os._exit(128 + second)
         os.write(2, b"\nStopped in the middle of a training; everything finished is kept.\n")
         os._exit(128 + number)
 
@@ -160,24 +161,24 @@ class StopRequest:
 class _Caught:
     """What `StopRequest.on_signals` has changed in this process."""
 
-    reading: int
-    writing: int
-    pipe_before: int
+    reading: socket.socket
+    writing: socket.socket
+    wakeup_before: int
     before: dict[signal.Signals, Any]
 
     def let_go(self) -> None:
-        """Put back what was before; the watcher, at the pipe's other end, finds it closed."""
+        """Put back what was before; the watcher, at the other end, finds the socket closed."""
         for number, old in self.before.items():
             signal.signal(number, old)
-        signal.set_wakeup_fd(self.pipe_before)
-        os.close(self.writing)
+        signal.set_wakeup_fd(self.wakeup_before)
+        self.writing.close()
 
 
 _all_caught: list[_Caught] = []
 
 
-# A forked child has the parent's handlers, and its pipe is the parent's: a signal to the child, as
-# the end of a process pool sends it, would stop the parent. The signals wait until it has let go.
+# A forked child has the parent's handlers, and its sockets are the parent's: a signal to the child,
+# as the end of a process pool sends it, would stop the parent. Signals wait until it has let go.
 _forking = threading.local()
 
 
@@ -195,7 +196,7 @@ def _after_fork_in_child() -> None:
     while _all_caught:
         caught = _all_caught.pop()
         caught.let_go()
-        os.close(caught.reading)
+        caught.reading.close()
     _after_fork()
 
 
@@ -205,13 +206,18 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     )
 
 
-def _closed(pipe: FileIO, wanted: frozenset[int], go_on: Callable[[], bool]) -> bool:
-    """Wait while ``go_on`` says so; say whether the pipe is closed, exit at a signal."""
+_CLOSED = 0
+
+
+def _next_signal(
+    numbers: socket.socket, wanted: frozenset[int], go_on: Callable[[], bool]
+) -> int | None:
+    """Wait for one of the signals; 0 when the socket is closed, None when not to go on."""
     while go_on():
-        read = pipe.read(1)
-        if read == b"":
-            return True
-        if read and read[0] in wanted:
-            os._exit(128 + read[0])
-        time.sleep(_POLL_SECONDS)
-    return False
+        with contextlib.suppress(TimeoutError):
+            read = numbers.recv(1)
+            if not read:
+                return _CLOSED
+            if read[0] in wanted:  # others that somebody handles come as well
+                return read[0]
+    return None
