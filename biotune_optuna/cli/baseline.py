@@ -7,20 +7,17 @@ from typing import Any
 
 import click
 
-from biotune_optuna.cli.options import display_option
+from biotune_optuna.cli.options import RivalsCommand, display_option
 from biotune_optuna.cli.spec import baseline_options, make_spec
 
 
-@click.command()
+@click.command(cls=RivalsCommand)
 @click.argument("method")
 @baseline_options
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds.")
 @display_option
 def baseline(*, method: str, device: str, runs: int, display: str | None, **spec: Any) -> None:
     """Fine-tune with METHOD, a rival of BioTune, and nothing else.
-
-    METHOD is full, linear-probe, lp-ft, layer-decay, unfreeze-last-first, unfreeze-first-last,
-    l2-sp, l1-sp, auto-rgn or lora.
 
     Its settings are tuned on the validation images, the best is run on fresh seeds, then trained on
     all but the test images and tested once.
@@ -31,7 +28,7 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
     from biotune_optuna.study.setup import prepare
     from biotune_optuna.study.stop import Stopped, StopRequest
 
-    get_method(method)
+    get_method(method).check_package()
     setup = prepare(make_spec(**spec), device=device)
     progress = Progress(total=None, deadline=None, mode=display or "auto")  # type: ignore[arg-type]
     try:

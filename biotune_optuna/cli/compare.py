@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from biotune_optuna.cli.checks import check_apart, folder_of, quieten_optuna
-from biotune_optuna.cli.options import storage_option
+from biotune_optuna.cli.options import RivalsCommand, storage_option
 from biotune_optuna.cli.spec import make_spec, protocol_options
 from biotune_optuna.errors import BioTuneError, StorageError, StudyError
 from biotune_optuna.files import check_output
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _COUNT = click.IntRange(min=1)
 
 
-@click.command()
+@click.command(cls=RivalsCommand)
 @click.option("--data", multiple=True, help="Folder, CSV file or name; may be repeated.")
 @click.option("--model", multiple=True, help="A timm architecture; may be repeated.")
 @click.option(
@@ -36,7 +36,7 @@ _COUNT = click.IntRange(min=1)
     "--equal-budget/--no-equal-budget",
     default=True,
     show_default=True,
-    help="Give full, lp-ft, layer-decay and lora BioTune's total budget as well.",
+    help="Give rivals with a * below BioTune's total budget as well.",
 )
 @storage_option
 @click.option("--name", default="compare", show_default=True, help="Name of the comparison.")

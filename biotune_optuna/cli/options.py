@@ -19,6 +19,7 @@ else:  # in older releases of click it is not generic
 __all__ = [
     "DURATION",
     "Rates",
+    "RivalsCommand",
     "device_option",
     "display_option",
     "out_option",
@@ -93,6 +94,20 @@ class Rates(RangeType):
         if low >= high[0]:
             self.fail(f"{value!r} has no low and high bound; write 1e-4,3e-3", param, ctx)
         return low, high[0]
+
+
+class RivalsCommand(click.Command):
+    """A command whose help lists BioTune's rivals, those of other packages too."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list; it is put together when somebody asks for it."""
+        from biotune_optuna.methods.registry import methods
+
+        with formatter.section("Rivals (* also with an equal budget, in a comparison)"):
+            formatter.write_dl(
+                [(one.name + " *" * one.equal_budget, one.words) for one in methods().values()]
+            )
+        super().format_epilog(ctx, formatter)
 
 
 def study_options(command: F) -> F:

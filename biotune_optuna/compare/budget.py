@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 
     from biotune_optuna.compare.plan import Comparison
     from biotune_optuna.finetune.results import EpochRecord, RunResult
-    from biotune_optuna.methods.registry import Method
+    from biotune_optuna.methods.base import Method
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.spec import Run
     from biotune_optuna.study.stop import StopRequest
 
 __all__ = ["run_budget"]
 
-RATES, DECAYS, LAYER_DECAYS = (1e-5, 1e-1), (1e-6, 1e-1), (0.5, 0.95)
-"""Bounds of base rate, weight decay and layer-wise rate decay."""
+RATES, DECAYS = (1e-5, 1e-1), (1e-6, 1e-1)
+"""Bounds of base rate (a decade beyond what rivals try by themselves) and of weight decay (from
+next to none to ten times AdamW's usual); a method names those of its own settings itself."""
 
 
 def run_budget(
@@ -57,7 +58,7 @@ def run_budget(
 
     Args:
         setup: Data, model and trainer of the repeat.
-        method: A name in `biotune_optuna.methods.registry.METHODS`.
+        method: A name in `biotune_optuna.methods.methods`.
         plan: How much is confirmed.
         budget: Image passes, forward and backward, for everything.
         storage: Where the study is kept.
@@ -115,9 +116,8 @@ class _Budget:
             "weight_decay": trial.suggest_float("weight_decay", *DECAYS, log=True),
             "epochs": trial.suggest_int("epochs", math.ceil(usual / 2), 2 * usual),
         }
-        if "decay" in self.method.settings()[0]:
-            setting["decay"] = trial.suggest_float("decay", *LAYER_DECAYS)
-        return setting
+        own = self.method.ranges.items()
+        return setting | {name: trial.suggest_float(name, *bounds) for name, bounds in own}
 
     def _runs(self) -> tuple[Run, ...]:
         runs = self.setup.spec.search_runs()

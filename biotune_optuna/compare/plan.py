@@ -9,22 +9,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from biotune_optuna.compare.rows import BUDGET_SUFFIX
 from biotune_optuna.data.sources.named import NAMED, split_root
-from biotune_optuna.errors import StudyError
+from biotune_optuna.errors import ModelError, StudyError
 from biotune_optuna.jsonable import plain_value
-from biotune_optuna.methods.registry import METHODS
+from biotune_optuna.methods.registry import methods
 from biotune_optuna.study.spec import StudySpec, default_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EQUAL_BUDGET", "SEARCHERS", "Cell", "Comparison", "Contender", "contender"]
+__all__ = ["SEARCHERS", "Cell", "Comparison", "Contender", "contender"]
 
 SEARCHERS: Final = ("random", "tpe", "cma-es", "gp", "nsga-ii")
 """Optuna's own samplers, on the genome space of BioTune."""
-
-EQUAL_BUDGET: Final = ("full", "lp-ft", "layer-decay", "lora")
-"""Methods that the second table gives the search's total budget."""
-
 
 _OF_THE_SEARCH: Final = (
     *("preset", "population_size", "lr", "weight_decay", "head_trains", "threshold", "variant"),
@@ -79,21 +75,20 @@ def contender(name: str) -> Contender:
         raise StudyError("method 'cma-es' needs the package cmaes: pip install cmaes")
     if name in ("biotune", *SEARCHERS):
         return Contender(name=name, kind="search", method=name)
-    if method not in METHODS:
-        known = ", ".join(("biotune", *METHODS, *SEARCHERS))
+    rivals = methods()
+    if method not in rivals:
+        known = ", ".join(("biotune", *rivals, *SEARCHERS))
         raise StudyError(f"method {name!r} is not one of {known}")
-    if method == "lora" and importlib.util.find_spec("peft") is None:
-        raise StudyError(
-            "method 'lora' needs the package peft: pip install 'biotune-optuna[lora]', or name "
-            "the other methods"
-        )
+    try:
+        rivals[method].check_package()
+    except ModelError as error:
+        raise StudyError(f"{error}, or name the other methods") from None
     return Contender(name=name, kind="rival" if method == name else "budget", method=method)
 
 
 def default_methods() -> tuple[str, ...]:
     """BioTune and every rival that can run here."""
-    has_peft = importlib.util.find_spec("peft") is not None
-    return ("biotune", *(name for name in METHODS if has_peft or name != "lora"))
+    return ("biotune", *(name for name, method in methods().items() if method.can_run))
 
 
 def data_name(data: str) -> str:
@@ -129,8 +124,8 @@ class Comparison:
         trials: Trials of each search.
         top_k: Recipes of a search, or settings of a budget's, that are trained again.
         runs: Fresh seeds on which they, and each rival's best setting, are trained again.
-        equal_budget: Whether those of `EQUAL_BUDGET` that take part do so again with the total
-            budget of ``biotune``; where LoRA's package is missing, without it.
+        equal_budget: Whether rivals for which `Method.equal_budget` says so take part again, with
+            the total budget of ``biotune``.
         name: Name of the comparison in its storage.
     """
 
@@ -174,9 +169,13 @@ class Comparison:
         """All contenders; those with an equal budget last."""
         named = [contender(one) if isinstance(one, str) else one for one in self.contenders]
         if self.equal_budget and any(one.name == "biotune" for one in named):
-            rivals = [one.method for one in named if one.kind == "rival"]
             known = [one.name for one in named]
-            wanted = [f"{name}{BUDGET_SUFFIX}" for name in EQUAL_BUDGET if name in rivals]
+            rivals = [one.method for one in named if one.kind == "rival"]
+            wanted = [
+                f"{m.name}{BUDGET_SUFFIX}"
+                for m in methods().values()
+                if m.equal_budget and m.name in rivals
+            ]
             named += [contender(name) for name in wanted if name not in known]
         return tuple(named)
 

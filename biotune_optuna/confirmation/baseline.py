@@ -94,7 +94,7 @@ def run_baseline(
 
     Args:
         setup: Data, model and trainer.
-        method: A name in `biotune_optuna.methods.registry.METHODS`.
+        method: A name in `biotune_optuna.methods.methods`.
         n_runs: Fresh seeds.
         observer: Told of the progress.
         checkpoint: Called after each epoch; raises to stop.

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.methods.base import charge
+from biotune_optuna.finetune.results import charge
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,7 +28,7 @@ from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.files import replace_text
 from biotune_optuna.finetune.device import amp_dtype, channels_last, kernels, resolve_device
-from biotune_optuna.finetune.inference import probabilities
+from biotune_optuna.finetune.feeds import probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from biotune_optuna.finetune.settings import TrainSettings
 
-__all__ = ["Loss", "Order", "class_weights", "mixer", "parts"]
+__all__ = ["BatchSampler", "Loss", "class_weights", "mixer", "parts"]
 
 
 def parts(n: int, size: int) -> Iterator[slice]:
@@ -38,14 +38,14 @@ def parts(n: int, size: int) -> Iterator[slice]:
         start = stop
 
 
-class Order:
-    """The order in which training images are seen, drawn from a generator of its own.
+class BatchSampler:
+    """Which training images make a batch, drawn from a generator of its own.
 
     Args:
         indices: Positions of the training images, (n,).
         labels: Their labels, (n,).
         sampling: ``"shuffle"`` or ``"balanced"``.
-        seed: Seed of the order.
+        seed: Seed of the draws.
 
     Raises:
         DataError: If there are fewer than two images.

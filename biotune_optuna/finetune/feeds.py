@@ -1,20 +1,31 @@
-"""Routes from positions of images to logits."""
+"""Routes from positions of images to logits: through the whole network, or from a cached prefix."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from biotune_optuna.data.loaders import to_device
+from biotune_optuna.errors import BioTuneError
+from biotune_optuna.finetune.device import autocast, out_of_memory, release_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
-    import torch
     from numpy.typing import NDArray
+
+    from biotune_optuna.finetune.prefix.cache import CachedFeatures
+    from biotune_optuna.finetune.prefix.cut import Features
 
     Indices = NDArray[np.int64]
     Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-__all__ = ["Images", "PixelFeed"]
+__all__ = ["Feed", "Images", "PixelFeed", "PrefixFeed", "probabilities"]
+
+_log = logging.getLogger("biotune_optuna.finetune")
 
 
 class Images(Protocol):
@@ -38,6 +49,23 @@ class Images(Protocol):
 
     def labels(self, idx: Indices) -> torch.Tensor:
         """Their labels, (n,), int64, on the device."""
+
+
+class Feed(Protocol):
+    """Takes positions of images to logits, by whatever route a run uses."""
+
+    def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (n, C) and targets: labels (n,) or class probabilities (n, C)."""
+
+    def evaluate(self, idx: Indices) -> torch.Tensor:
+        """Logits (n, C), without augmentation."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Told of each epoch, counted from 0, before it starts."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether targets are class probabilities."""
 
 
 class PixelFeed:
@@ -85,3 +113,91 @@ class PixelFeed:
     def evaluate(self, idx: Indices) -> torch.Tensor:
         """Logits (n, C)."""
         return self._forward(self._images.batch(idx))
+
+
+class PrefixFeed:
+    """Cached features through the suffix.
+
+    Args:
+        suffix: Maps features to logits.
+        labels: Labels of all images, (N,).
+        device: Where the network is.
+        train: Features of the training images, one for each view; epochs take the views in turn.
+        evaluation: Features of the validation images, or None.
+    """
+
+    mixed = False
+
+    def __init__(
+        self,
+        suffix: Callable[[Features], torch.Tensor],
+        *,
+        labels: Indices,
+        device: torch.device,
+        train: list[CachedFeatures],
+        evaluation: CachedFeatures | None,
+    ) -> None:
+        self._suffix = suffix
+        self._labels = labels
+        self._device = device
+        self._views = train
+        self._view = train[0]
+        self._evaluation = evaluation
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Take the next view of the training images."""
+        self._view = self._views[epoch % len(self._views)]
+
+    def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (n, C) and labels (n,)."""
+        labels = to_device(torch.from_numpy(self._labels[idx]), self._device)
+        return self._suffix(self._view(idx)), labels
+
+    def evaluate(self, idx: Indices) -> torch.Tensor:
+        """Logits (n, C)."""
+        assert self._evaluation is not None
+        return self._suffix(self._evaluation(idx))
+
+
+def probabilities(
+    forward: Callable[[Indices], torch.Tensor],
+    idx: Indices,
+    batch_size: int,
+    device: torch.device,
+    amp: torch.dtype | None,
+) -> tuple[NDArray[np.float32], int]:
+    """Class probabilities of images, in inference mode.
+
+    Args:
+        forward: Maps positions of images to logits.
+        idx: Positions, (n,).
+        batch_size: Images at once; half as many, again and again, where memory runs out.
+        device: Where the network lives.
+        amp: Autocast type or None.
+
+    Returns:
+        (n, C), in the order of ``idx``; and how many images at once fitted.
+
+    Raises:
+        BioTuneError: If memory runs out with a single image.
+    """
+    while True:
+        try:
+            with torch.inference_mode(), autocast(device, amp):
+                found = [
+                    forward(idx[start : start + batch_size]).float().softmax(dim=1)
+                    for start in range(0, len(idx), batch_size)
+                ]
+                return torch.cat(found).cpu().numpy(), batch_size
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # outside the handler: the error's traceback would keep the tensors alive
+        held = min(batch_size, len(idx))
+        if held == 1:
+            raise BioTuneError(
+                "memory ran out with 1 image at once; use a smaller model or image size"
+            )
+        batch_size = held // 2
+        _log.warning("memory ran out with %d images at once; going on with %d", held, batch_size)
+        release_memory(device)

@@ -19,9 +19,10 @@ from biotune_optuna.finetune.device import (
     out_of_memory,
     release_memory,
 )
-from biotune_optuna.finetune.inference import probabilities
+from biotune_optuna.finetune.feeds import probabilities
 from biotune_optuna.finetune.optim import Schedule, build_optimizer, carry_state, with_base
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
+from biotune_optuna.models.states import copy_into
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from biotune_optuna.finetune.batches import Loss, Order
+    from biotune_optuna.finetune.batches import BatchSampler, Loss
+    from biotune_optuna.finetune.feeds import Feed
+    from biotune_optuna.finetune.hooks import Hooks
     from biotune_optuna.finetune.settings import TrainSettings
-    from biotune_optuna.finetune.tactic import Feed, Tactic
     from biotune_optuna.recipe import Recipe
 
     Indices = NDArray[np.int64]
@@ -63,12 +65,12 @@ class Run:
         recipe: Which blocks train, and how fast.
         settings: How to train.
         feed: From images to logits.
-        order: From generator to batches.
+        sampler: Which images make a batch.
         loss: Cross-entropy of the run.
         labels: Labels of all images, (N,).
         n_classes: Number of classes.
         val_idx: Positions of the validation images, or None.
-        tactic: The method's own behaviour.
+        hooks: What a method does differently.
         amp: Autocast type or None.
     """
 
@@ -79,19 +81,19 @@ class Run:
         settings: TrainSettings,
         *,
         feed: Feed,
-        order: Order,
+        sampler: BatchSampler,
         loss: Loss,
         labels: Indices,
         n_classes: int,
         val_idx: Indices | None,
-        tactic: Tactic,
+        hooks: Hooks,
         amp: torch.dtype | None,
     ) -> None:
         self.model = model
         self.recipe = recipe
         self.settings = settings
         self.feed = feed
-        self.order = order
+        self.sampler = sampler
         self.amp = amp
         self.optimizer: torch.optim.Optimizer
         self.device = next(model.parameters()).device
@@ -100,7 +102,7 @@ class Run:
         self._labels = labels
         self._n_classes = n_classes
         self._val_idx = val_idx
-        self._tactic = tactic
+        self._hooks = hooks
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=amp is torch.float16)
         self._held = settings.batch_size  # images in memory at once
         self._held_evaluating = 2 * settings.batch_size  # no gradients, so more fit
@@ -111,7 +113,7 @@ class Run:
         self._predicted: Indices | None = None
         self.result = RunResult(score=math.nan)
 
-    # -- for tactics -----------------------------------------------------------------------------
+    # -- for hooks -------------------------------------------------------------------------------
 
     def use_groups(self, groups: list[dict[str, Any]]) -> None:
         """Start a new optimiser, without memory, over these groups."""
@@ -174,7 +176,7 @@ class Run:
                 validation images.
         """
         result = self.result
-        self.use_groups(self._tactic.groups(self))
+        self.use_groups(self._hooks.groups(self))
         self._find_modes()
         self._count_parameters()
         try:
@@ -198,7 +200,7 @@ class Run:
             self._end_diverged()
         except StopTraining:
             result.stopped = "callback"
-        self._put_back()
+        copy_into(self.model, self._best)
         result.peak_memory_mb = self._memory.megabytes
         result.batch_size = self._held
         return result
@@ -207,7 +209,7 @@ class Run:
         patience = self.settings.patience
         if self._val_idx is None or patience is None:
             return False
-        return epoch + 1 - max(self.result.best_epoch, self._tactic.patient_until) >= patience
+        return epoch + 1 - max(self.result.best_epoch, self._hooks.patient_until) >= patience
 
     def _check_weights(self) -> None:
         """Look at what the last step left, which no loss has seen without validation images."""
@@ -225,7 +227,7 @@ class Run:
     def _epoch(self, epoch: int) -> EpochRecord:
         self._epoch_start = time.perf_counter()
         self._set_training(training=True)
-        self._tactic.before_epoch(self, epoch)
+        self._hooks.before_epoch(self, epoch)
         self.feed.begin_epoch(epoch)
         train_loss = self._train(epoch)
         value = math.nan if self._val_idx is None else self._validate(self._val_idx)
@@ -234,7 +236,7 @@ class Run:
         return EpochRecord(epoch + 1, train_loss, value, seconds)
 
     def _train(self, epoch: int) -> float:
-        batches = self.order.epoch(self.settings.batch_size)
+        batches = self.sampler.epoch(self.settings.batch_size)
         schedule = self._schedule = self._schedule or Schedule(self.settings, len(batches))
         total = torch.zeros((), device=self.device, dtype=torch.float64 if self._on_cpu else None)
         for step, idx in enumerate(batches):
@@ -279,7 +281,7 @@ class Run:
             self.result.images_forward += n
             objective = loss
             if total is None:
-                penalty = self._tactic.penalty(self)
+                penalty = self._hooks.penalty(self)
                 objective = loss if penalty is None else loss + penalty
             self._scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
             self.result.images_backward += n
@@ -364,19 +366,11 @@ class Run:
 
     def _remember(self) -> None:
         """Keep what training can change; called at each new best epoch."""
-        fixed = self._tactic.prefix_is_fixed  # else what is frozen now may train later
+        fixed = self._hooks.prefix_is_fixed  # else what is frozen now may train later
         every = self.model.named_parameters()
         trained = ((n, p) for n, p in every if p.requires_grad or not fixed)
         self._best = {n: p.detach().clone() for n, p in trained}
         self._best |= {n: b.clone() for n, b in self.model.named_buffers()}
-
-    def _put_back(self) -> None:
-        if not self._best:
-            return
-        with torch.no_grad():
-            state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-            for name, tensor in self._best.items():
-                state[name].copy_(tensor)
 
 
 def _check(loss: float) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "RunResult",
     "StopTraining",
     "Stopped",
+    "charge",
     "epochs_of_final_run",
     "standard_error",
 ]
@@ -106,6 +107,17 @@ class RunResult:
         data = asdict(self) | {"trainable_fraction": self.trainable_fraction}
         del data["predictions"]
         return data
+
+
+def charge(result: RunResult, earlier: RunResult) -> RunResult:
+    """Add an earlier phase's cost to a result, and return it."""
+    result.seconds += earlier.seconds
+    result.images_forward += earlier.images_forward
+    result.images_backward += earlier.images_backward
+    result.cache_hits += earlier.cache_hits
+    result.cache_misses += earlier.cache_misses
+    result.peak_memory_mb = max(result.peak_memory_mb, earlier.peak_memory_mb)
+    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import torch
 
 from biotune_optuna.errors import DataError, ModelError
 from biotune_optuna.finetune import metrics
-from biotune_optuna.finetune.batches import Loss, Order, class_weights, mixer
+from biotune_optuna.finetune.batches import BatchSampler, Loss, class_weights, mixer
 from biotune_optuna.finetune.device import (
     ONE_AT_A_TIME,
     amp_dtype,
@@ -22,15 +22,14 @@ from biotune_optuna.finetune.device import (
     kernels,
     resolve_device,
 )
-from biotune_optuna.finetune.feeds import PixelFeed
-from biotune_optuna.finetune.inference import probabilities
+from biotune_optuna.finetune.feeds import PixelFeed, PrefixFeed, probabilities
+from biotune_optuna.finetune.hooks import Hooks
 from biotune_optuna.finetune.loop import Run
 from biotune_optuna.finetune.optim import check_optimizer
-from biotune_optuna.finetune.prefix.cache import PrefixCache, PrefixFeed
+from biotune_optuna.finetune.prefix.cache import PrefixCache
 from biotune_optuna.finetune.prefix.plan import Prefixes
 from biotune_optuna.finetune.results import EpochRecord, Held, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
-from biotune_optuna.finetune.tactic import Tactic
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.states import all_tensors, fresh_eval, restore
 from biotune_optuna.models.weights import reset_head
@@ -41,9 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import nn
 
-    from biotune_optuna.finetune.feeds import Images
+    from biotune_optuna.finetune.feeds import Feed, Images
     from biotune_optuna.finetune.prefix.plan import CachedPrefix
-    from biotune_optuna.finetune.tactic import Feed
     from biotune_optuna.recipe import BlockLike, Recipe
 
     Indices = NDArray[np.int64]
@@ -133,7 +131,7 @@ class Trainer:
         on_epoch: Callable[[EpochRecord], object] | None = None,
         epochs: int | None = None,
         keep_weights: bool = False,
-        tactic: Tactic | None = None,
+        hooks: Hooks | None = None,
     ) -> RunResult:
         """Trains a recipe from the pre-trained weights.
 
@@ -148,7 +146,7 @@ class Trainer:
                 so fewer epochs are the beginning of the same run.
             keep_weights: With validation images: put the best epoch's weights back at the end.
                 Otherwise the model keeps the last epoch's.
-            tactic: A method's own behaviour; None trains the recipe as it is.
+            hooks: What a method does differently; None trains the recipe as it is.
 
         Returns:
             Score, epochs and cost.
@@ -159,21 +157,21 @@ class Trainer:
         train, val = self._indices(train_idx), self._validation(val_idx)
         if not recipe.trainable:
             raise ModelError("the recipe freezes every block; at least one must train")
-        tactic = tactic or Tactic()
+        hooks = hooks or Hooks()
         with ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
             start = time.perf_counter()
             self._holds[0] = None
-            cached = self._prefixes.find(recipe, train, val) if tactic.prefix_is_fixed else None
+            cached = self._prefixes.find(recipe, train, val) if hooks.prefix_is_fixed else None
             self.reset(seed)
             with (
                 isolated_randomness(_derived(seed, _DROPOUT), self.device),
-                self._feed(cached, recipe, seed, tactic) as feed,
+                self._feed(cached, recipe, seed, hooks) as feed,
             ):
-                run = self._run(recipe, train, val, seed, feed=feed, tactic=tactic)
+                run = self._run(recipe, train, val, seed, feed=feed, hooks=hooks)
                 result = run.fit(
                     epochs or self.settings.epochs, on_epoch, keep_weights=keep_weights
                 )
-            if type(tactic) is Tactic and not result.diverged:
+            if type(hooks) is Hooks and not result.diverged:
                 kept = keep_weights and val is not None
                 trained = result.best_epoch if kept else len(result.epochs)
                 self._holds[0] = Held(
@@ -250,7 +248,7 @@ class Trainer:
         seed: int,
         *,
         feed: Feed,
-        tactic: Tactic,
+        hooks: Hooks,
     ) -> Run:
         labels = self._labels[train]
         return Run(
@@ -258,20 +256,20 @@ class Trainer:
             recipe,
             self.settings,
             feed=feed,
-            order=Order(
+            sampler=BatchSampler(
                 train, labels, sampling=self.settings.sampling, seed=_derived(seed, _ORDER)
             ),
             loss=self._loss(labels),
             labels=self._labels,
             n_classes=self.images.n_classes,
             val_idx=val,
-            tactic=tactic,
+            hooks=hooks,
             amp=self._amp,
         )
 
     @contextlib.contextmanager
     def _feed(
-        self, cached: CachedPrefix | None, recipe: Recipe, seed: int, tactic: Tactic
+        self, cached: CachedPrefix | None, recipe: Recipe, seed: int, hooks: Hooks
     ) -> Iterator[Feed]:
         if cached is not None:
             with cached.cut.installed() as suffix:
@@ -285,23 +283,23 @@ class Trainer:
             return
         generator = torch.Generator().manual_seed(_derived(seed, _AUGMENT))
         yield PixelFeed(
-            self._network(recipe, tactic),
+            self._network(recipe, hooks),
             self.images,
             augmentation=self.settings.augment,
             generator=generator,
             mix=mixer(self.settings, self.images.n_classes),
         )
 
-    def _network(self, recipe: Recipe, tactic: Tactic) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return the model, compiled anew for each pattern of frozen blocks and each tactic.
+    def _network(self, recipe: Recipe, hooks: Hooks) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the model, compiled anew for each pattern of frozen blocks and kind of hooks.
 
         One compiled network would keep a variant for each, and give up after a few: then a run
         would depend on those before it.
         """
         if not self.settings.compile:
             return self.model
-        pattern = (recipe.frozen, type(tactic), tactic.prefix_is_fixed)
-        if self._compiled is None or self._compiled[0] != pattern or not tactic.prefix_is_fixed:
+        pattern = (recipe.frozen, type(hooks), hooks.prefix_is_fixed)
+        if self._compiled is None or self._compiled[0] != pattern or not hooks.prefix_is_fixed:
             torch.compiler.reset()
             self._compiled = (pattern, torch.compile(self.model))
         return self._compiled[1]

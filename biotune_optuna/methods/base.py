@@ -1,49 +1,37 @@
-"""Rival methods that change something during a run, each from its own paper's definition."""
+"""What a rival is: a recipe, hooks, and the words and settings by which it is named and tuned.
+
+PyTorch is imported by what trains, not by this module: help and plans name methods without it.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
-import torch
-
-from biotune_optuna.finetune.device import ONE_AT_A_TIME
-from biotune_optuna.finetune.tactic import Tactic
-from biotune_optuna.models.blocks import output_layers
+from biotune_optuna.errors import ModelError
+from biotune_optuna.finetune.hooks import Hooks
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike
-    from torch import nn
 
-    from biotune_optuna.finetune.loop import Run
-    from biotune_optuna.finetune.results import RunResult
+    from biotune_optuna.finetune.results import EpochRecord, RunResult
     from biotune_optuna.finetune.trainer import Trainer
     from biotune_optuna.recipe import BlockLike
 
-__all__ = [
-    "RATES",
-    "LinearProbeThenFull",
-    "Setting",
-    "StartingPoint",
-    "Unfreezing",
-    "base",
-]
+__all__ = ["RATES", "Method", "Setting", "Task", "base"]
 
 Setting = Mapping[str, float]
-"""What a method may be tuned by, JSON-ready: ``lr``; ``decay`` for layer-decay; and, where a caller
-adds it, ``weight_decay`` (default 0)."""
+"""What a method may be tuned by, JSON-ready: ``lr``; what the method has of its own, such as
+``decay``; and, where a caller adds it, ``weight_decay`` (default 0)."""
 
 RATES: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""The base rates that every method but layer-decay tries."""
-
-PROBE_RATE: Final = 1e-2
-"""The head's rate in the first phase of lp-ft: a probe converges, so its rate matters little."""
+"""The base rates that a method tries: AdamW's usual 1e-3 in the middle, and half decades around it,
+down to where pre-trained weights hardly move and up to where most networks are destroyed."""
 
 
 def base(setting: Setting) -> dict[str, float]:
@@ -52,43 +40,80 @@ def base(setting: Setting) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class RateMethod:
-    """A method tuned by its base rate alone, with no recipe of its own.
+class Task:
+    """What one run is asked for, by whatever method; see `Trainer.fit`."""
+
+    trainer: Trainer
+    train_idx: ArrayLike
+    val_idx: ArrayLike | None
+    seed: int
+    epochs: int | None
+    on_epoch: Callable[[EpochRecord], object] | None
+    keep_weights: bool
+
+    def fit(self, recipe: Recipe, hooks: Hooks | None = None) -> RunResult:
+        """Train a recipe from the pre-trained weights."""
+        return self.trainer.fit(
+            recipe,
+            self.train_idx,
+            self.val_idx,
+            seed=self.seed,
+            on_epoch=self.on_epoch,
+            epochs=self.epochs,
+            keep_weights=self.keep_weights,
+            hooks=hooks,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to fine-tune, with all that the program has to know of it.
+
+    This one trains every block at one rate. A method of another kind is a subclass that gives
+    another `recipe`, or `hooks` for what happens during a run, or more than one training in
+    `train`. All start from the same pre-trained weights and a head drawn from the run's seed, and
+    each offers a few settings to choose from on the same validation images.
+
+        method = get_method("layer-decay")
+        for setting in method.settings():
+            result = method.run(trainer, train_idx, val_idx, setting=setting, seed=0)
 
     Attributes:
         name: The name users type.
+        words: What a reader calls it: "full fine-tuning".
+        equal_budget: Whether a comparison gives it the search's total budget as well.
+        ranges: Bounds of its own settings, beside rate and weight decay, in which such a budget is
+            searched.
+        in_confirmation: Whether a confirmation may train it beside the search's recipes and choose
+            it; it must be no more than its recipe, and tuned by its rate alone.
+        package: Optional package that it imports; empty where it needs none.
+        install: What installs that package by pip.
     """
 
     name: str
+    words: str
+    equal_budget: bool = False
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    in_confirmation: bool = False
+    package: str = ""
+    install: str = ""
 
     def settings(self) -> list[dict[str, float]]:
-        """One setting for each of `RATES`."""
+        """Return the settings to choose from: one for each of `RATES`."""
         return [{"lr": lr} for lr in RATES]
 
-    def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe | None:  # noqa: ARG002
-        """None: no recipe trains as this method does."""
-        return None
+    def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe:
+        """Return the recipe that a run begins with: full fine-tuning."""
+        return Recipe.full(blocks, **base(setting))
 
+    def hooks(self, trainer: Trainer, setting: Setting) -> Hooks:  # noqa: ARG002 - for subclasses
+        """Return what one run does besides: nothing."""
+        return Hooks()
 
-# -- gradual unfreezing ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Unfreezing(RateMethod):
-    """Gradual unfreezing (ULMFiT: Howard and Ruder, 2018, Sec. 3.3).
-
-    Phase k (from 0) lasts one epoch and trains the head and k more blocks, taken from the output
-    side or from the input side; then all train to the end. Blocks that join get a fresh optimiser
-    state, the others keep theirs; the schedule runs on. Where there are more phases than epochs,
-    several blocks join at once, so that all train in the last epoch at the latest. Patience counts
-    from the epoch in which all train. A setting may give ``phase``, the epochs of a phase.
-
-    Attributes:
-        name: The name users type.
-        from_input: Whether blocks join from the input side (the paper's G-FL) instead.
-    """
-
-    from_input: bool = False
+    def train(self, task: Task, setting: Setting) -> RunResult:
+        """Train once; the trainer's model is the tuned one afterwards."""
+        trainer = task.trainer
+        return task.fit(self.recipe(trainer.blocks, setting), self.hooks(trainer, setting))
 
     def run(
         self,
@@ -98,201 +123,34 @@ class Unfreezing(RateMethod):
         *,
         setting: Setting,
         seed: int,
-        **options: Any,
+        epochs: int | None = None,
+        on_epoch: Callable[[EpochRecord], object] | None = None,
+        keep_weights: bool = False,
     ) -> RunResult:
-        """Trains once; see `Method.run`."""
-        full = Recipe.full(trainer.blocks, **base(setting))
-        phase = max(1, int(setting.get("phase", 1)))
-        phases = math.ceil(trainer.settings.epochs / phase)
-        tactic = _Phases(self.recipes(full, phases), phase)
-        return trainer.fit(full, train_idx, val_idx, seed=seed, tactic=tactic, **options)
+        """Train once; arguments and cost as in `Trainer.fit`, all phases charged.
 
-    def recipes(self, full: Recipe, phases: int) -> list[Recipe]:
-        """Return the recipe of each phase, the last one full.
-
-        Args:
-            full: Full fine-tuning.
-            phases: How many phases there is time for.
+        Raises:
+            ModelError: If the method needs a package that is missing, or cannot train this model.
         """
-        if phases == 1:
-            return [full]
-        others = len(full.blocks) - 1
-        at_once = max(1, math.ceil(others / (phases - 1)))
-        found = []
-        for count in [*range(0, others, at_once), others]:
-            joined = range(count) if self.from_input else range(others - count, others)
-            blocks = [
-                dataclasses.replace(b, multiplier=float(i in joined or i == others))
-                for i, b in enumerate(full.blocks)
-            ]
-            found.append(dataclasses.replace(full, blocks=tuple(blocks)))
-        return found
+        from biotune_optuna.finetune.device import ONE_AT_A_TIME
 
-
-class _Phases(Tactic):
-    """Goes from recipe to recipe."""
-
-    prefix_is_fixed = False
-
-    def __init__(self, recipes: list[Recipe], phase: int) -> None:
-        self._recipes = recipes
-        self._phase = phase
-
-    def groups(self, run: Run) -> list[dict[str, Any]]:
-        run.recipe = self._recipes[0]
-        return run.recipe.apply(run.model)
-
-    def before_epoch(self, run: Run, epoch: int) -> None:
-        phase, rest = divmod(epoch, self._phase)
-        if rest == 0 and 0 < phase < len(self._recipes):
-            run.use_recipe(self._recipes[phase])
+        self.check_package()
+        task = Task(trainer, train_idx, val_idx, seed, epochs, on_epoch, keep_weights)
+        with ONE_AT_A_TIME:  # else another run may change the weights between two phases
+            return self.train(task, setting)
 
     @property
-    def patient_until(self) -> int:
-        return (len(self._recipes) - 1) * self._phase
+    def can_run(self) -> bool:
+        """Whether the package that it needs is installed."""
+        return not self.package or importlib.util.find_spec(self.package) is not None
 
+    def check_package(self) -> None:
+        """Refuse a method whose package is not installed.
 
-# -- linear probe, then full -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class LinearProbeThenFull(RateMethod):
-    """LP-FT (Kumar et al., 2022): a linear probe, then full fine-tuning from its head.
-
-    The probe trains at `PROBE_RATE` for the settings' epochs, or until patience ends it, and gives
-    its best head; both phases are charged, and the epochs and the score are the second phase's. A
-    callback is told of the epochs of both, and may end the run in either.
-    """
-
-    def run(
-        self,
-        trainer: Trainer,
-        train_idx: ArrayLike,
-        val_idx: ArrayLike | None = None,
-        *,
-        setting: Setting,
-        seed: int,
-        **options: Any,
-    ) -> RunResult:
-        """Trains once; see `Method.run`."""
-        probe = Recipe.linear_probe(
-            trainer.blocks, lr=PROBE_RATE, weight_decay=setting.get("weight_decay", 0.0)
-        )
-        on_epoch = options.get("on_epoch")
-        with ONE_AT_A_TIME:  # else another run may change the head in between
-            first = trainer.fit(
-                probe, train_idx, val_idx, seed=seed, keep_weights=True, on_epoch=on_epoch
+        Raises:
+            ModelError: If it is missing.
+        """
+        if not self.can_run:
+            raise ModelError(
+                f"method {self.name!r} needs the package {self.package}: pip install {self.install}"
             )
-            if first.stopped == "callback":
-                return first
-            names = (*trainer.blocks[-1].parameter_names, *trainer.blocks[-1].buffer_names)
-            state = {
-                **dict(trainer.model.named_parameters()),
-                **dict(trainer.model.named_buffers()),
-            }
-            head = {name: state[name].detach().clone() for name in names}
-            full = Recipe.full(trainer.blocks, **base(setting))
-            second = trainer.fit(
-                full, train_idx, val_idx, seed=seed, tactic=_FromHead(head), **options
-            )
-        return charge(second, first)
-
-
-class _FromHead(Tactic):
-    """Starts from a head that is trained already."""
-
-    def __init__(self, head: Mapping[str, torch.Tensor]) -> None:
-        self._head = head
-
-    def groups(self, run: Run) -> list[dict[str, Any]]:
-        state = {**dict(run.model.named_parameters()), **dict(run.model.named_buffers())}
-        with torch.no_grad():
-            for name, value in self._head.items():
-                state[name].copy_(value)
-        return run.recipe.apply(run.model)
-
-
-def charge(result: RunResult, earlier: RunResult) -> RunResult:
-    """Add an earlier phase's cost to a result, and returns it."""
-    result.seconds += earlier.seconds
-    result.images_forward += earlier.images_forward
-    result.images_backward += earlier.images_backward
-    result.cache_hits += earlier.cache_hits
-    result.cache_misses += earlier.cache_misses
-    result.peak_memory_mb = max(result.peak_memory_mb, earlier.peak_memory_mb)
-    return result
-
-
-# -- starting point as reference -------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class StartingPoint(RateMethod):
-    """L2-SP and L1-SP (Xuhong et al., 2018, Sec. 3): pulled towards the pre-trained weights.
-
-    Besides any weight decay of the setting, L2-SP adds ``alpha / 2 * ||w - w0||_2^2``, L1-SP
-    ``alpha * ||w - w0||_1``, over weights that were pre-trained, and both add
-    ``beta / 2 * ||w||_2^2`` over the new head's. Weights are tensors of two or more dimensions:
-    norms and biases are free.
-
-    Attributes:
-        name: The name users type.
-        norm: 1 or 2.
-        alpha: Strength of the pull.
-        beta: Weight decay of the head.
-    """
-
-    norm: int = 2
-    alpha: float = 0.1
-    beta: float = 0.01
-
-    def run(
-        self,
-        trainer: Trainer,
-        train_idx: ArrayLike,
-        val_idx: ArrayLike | None = None,
-        *,
-        setting: Setting,
-        seed: int,
-        **options: Any,
-    ) -> RunResult:
-        """Trains once; see `Method.run`."""
-        full = Recipe.full(trainer.blocks, **base(setting))
-        tactic = _Pull(self.norm, self.alpha, self.beta)
-        return trainer.fit(full, train_idx, val_idx, seed=seed, tactic=tactic, **options)
-
-
-class _Pull(Tactic):
-    """Adds the penalty to each step's loss."""
-
-    def __init__(self, norm: int, alpha: float, beta: float) -> None:
-        self._norm, self._alpha, self._beta = norm, alpha, beta
-        self._held: list[tuple[nn.Parameter, torch.Tensor]] = []
-        self._head: list[nn.Parameter] = []
-
-    def groups(self, run: Run) -> list[dict[str, Any]]:
-        new = new_parameters(run.model, run.recipe)
-        weights = {n: p for n, p in run.model.named_parameters() if p.ndim > 1}
-        self._head = [p for n, p in weights.items() if n in new]
-        self._held = [(p, p.detach().clone()) for n, p in weights.items() if n not in new]
-        return run.recipe.apply(run.model)
-
-    def penalty(self, run: Run) -> torch.Tensor:
-        total = torch.zeros((), device=run.device)
-        for weight, start in self._held:
-            moved = weight - start
-            if self._norm == 2:
-                total = total + self._alpha / 2 * moved.square().sum()
-            else:
-                total = total + self._alpha * moved.abs().sum()
-        for weight in self._head:
-            total = total + self._beta / 2 * weight.square().sum()
-        return total
-
-
-def new_parameters(model: nn.Module, recipe: Recipe) -> set[str]:
-    """Names of parameters that are drawn anew, not pre-trained: the classifier's output layers."""
-    paths = tuple(f"{path}." for path in output_layers(model))
-    if not paths:
-        return set(recipe.blocks[-1].parameter_names)
-    return {name for name, _ in model.named_parameters() if name.startswith(paths)}

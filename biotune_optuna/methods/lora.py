@@ -1,47 +1,37 @@
-"""LoRA as a rival, through the optional `peft` package."""
+"""LoRA: adapters of low rank beside frozen layers (Hu et al., 2021), by the optional `peft`."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import nn
-
 from biotune_optuna.errors import ModelError
-from biotune_optuna.finetune.device import ONE_AT_A_TIME, full_precision, isolated_randomness
-from biotune_optuna.finetune.prefix.cache import PrefixCache
-from biotune_optuna.finetune.prefix.cut import close
-from biotune_optuna.finetune.tactic import Tactic
-from biotune_optuna.methods.base import RateMethod, base
-from biotune_optuna.models.states import fresh_eval
+from biotune_optuna.finetune.hooks import Hooks
+from biotune_optuna.methods.base import Method, base
 from biotune_optuna.recipe import BlockRecipe, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import ArrayLike, NDArray
+    import torch
+    from torch import nn
 
     from biotune_optuna.finetune.results import RunResult
     from biotune_optuna.finetune.trainer import Trainer
-    from biotune_optuna.methods.base import Setting
-
-__all__ = ["LoRA", "adaptable_layers", "with_adapters"]
+    from biotune_optuna.methods.base import Setting, Task
 
 _log = logging.getLogger("biotune_optuna.finetune")
 
 _BASE = ".base_layer."  # where peft keeps the layer that it adapts
 _STANDARDISED = "StdConv2d"  # in the names of timm's convolutions that standardise their weight
-_CHECKED_IMAGES = 4
-_LIKENESS = 1e-2  # rounding stays far below, an adapter that is merged wrongly does not
 
 
-@dataclass(frozen=True, slots=True)
-class LoRA(RateMethod):
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Method):
     """Low-rank adaptation (Hu et al., 2021, Sec. 4.1).
 
     Every ungrouped convolution and every linear layer outside the head gets an adapter
@@ -53,51 +43,43 @@ class LoRA(RateMethod):
     merged, so that the trainer's model is the tuned network in its plain form.
 
     Attributes:
-        name: The name users type.
-        rank: Rank of the adapters, r.
-        alpha: Scale of the adapters.
+        rank: Rank of the adapters, r; the paper finds 4 to 8 enough.
+        alpha: Scale of the adapters; equal to the rank, so that their factor is 1.
     """
 
     rank: int = 8
     alpha: int = 8
 
-    def run(
-        self,
-        trainer: Trainer,
-        train_idx: ArrayLike,
-        val_idx: ArrayLike | None = None,
-        *,
-        setting: Setting,
-        seed: int,
-        **options: Any,
-    ) -> RunResult:
-        """Trains once; see `Method.run`.
+    def train(self, task: Task, setting: Setting) -> RunResult:
+        """Train adapters in a copy of the network, and merge them into the trainer's own.
 
         Raises:
-            ModelError: If `peft` is not installed, no layer can be adapted, or the merged network
-                is another than the one that was trained.
+            ModelError: If no layer can be adapted, or the merged network is another than the one
+                that was trained.
         """
-        with ONE_AT_A_TIME:
-            trainer.reset(seed)
-            adapted = with_adapters(trainer, rank=self.rank, alpha=self.alpha, seed=seed)
-            recipe = _recipe(adapted, trainer, **base(setting))
-            inner = type(trainer)(
-                adapted,
-                recipe.blocks,
-                trainer.images,
-                trainer.settings,
-                device=trainer.device,
-                cache=PrefixCache(0),
-            )
-            result = inner.fit(recipe, train_idx, val_idx, seed=seed, tactic=_Whole(), **options)
-            # the share that trains is of the network itself, adapters not counted in the whole
-            result.total_parameters = sum(p.numel() for p in trainer.model.parameters())
-            result.trainable_parameters -= _idle_parameters(adapted)
-            _merge_checked(trainer, adapted, np.asarray(train_idx)[:_CHECKED_IMAGES])
+        from biotune_optuna.finetune.prefix.cache import PrefixCache
+
+        trainer = task.trainer
+        trainer.reset(task.seed)
+        adapted = with_adapters(trainer, rank=self.rank, alpha=self.alpha, seed=task.seed)
+        recipe = _recipe(adapted, trainer, **base(setting))
+        inner = type(trainer)(
+            adapted,
+            recipe.blocks,
+            trainer.images,
+            trainer.settings,
+            device=trainer.device,
+            cache=PrefixCache(0),
+        )
+        result = dataclasses.replace(task, trainer=inner).fit(recipe, _Whole())
+        # the share that trains is of the network itself, adapters not counted in the whole
+        result.total_parameters = sum(p.numel() for p in trainer.model.parameters())
+        result.trainable_parameters -= _idle_parameters(adapted)
+        _merge_checked(task, adapted)
         return result
 
 
-class _Whole(Tactic):
+class _Whole(Hooks):
     """Runs the whole network: adapters sit in its very first layers."""
 
     prefix_is_fixed = False
@@ -113,6 +95,8 @@ def adaptable_layers(trainer: Trainer) -> list[str]:
     Raises:
         ModelError: If there is none.
     """
+    from torch import nn
+
     head = tuple(trainer.blocks[-1].parameter_names)
     found = [
         path
@@ -134,16 +118,12 @@ def with_adapters(trainer: Trainer, *, rank: int, alpha: int, seed: int) -> nn.M
         rank: Rank of the adapters.
         alpha: Their scale; the factor is ``alpha / rank``.
         seed: Seed of the adapters' first values.
-
-    Raises:
-        ModelError: If `peft` is not installed.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise ModelError(
-            "method 'lora' needs the package peft: pip install 'biotune-optuna[lora]'"
-        ) from None
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+
+    from biotune_optuna.finetune.device import isolated_randomness
+
     # A list would be matched by the ends of names, and "conv1" is the end of many.
     whole_names = "|".join(map(re.escape, adaptable_layers(trainer)))
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=whole_names)
@@ -153,17 +133,17 @@ def with_adapters(trainer: Trainer, *, rank: int, alpha: int, seed: int) -> nn.M
 
 
 def merge_into(model: nn.Module, adapted: nn.Module) -> None:
-    """Merge adapters into their layers and copies all values into the plain network."""
+    """Merge adapters into their layers and copy all values into the plain network."""
+    from biotune_optuna.models.states import all_tensors, copy_into
+
     for module in _adapted_layers(adapted):
         module.merge()
     values = {
         name.replace(_BASE, "."): tensor
-        for name, tensor in (*adapted.named_parameters(), *adapted.named_buffers())
+        for name, tensor in all_tensors(adapted).items()
         if ".lora_" not in name
     }
-    with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            tensor.copy_(values[name])
+    copy_into(model, values)
 
 
 def _idle_parameters(adapted: nn.Module) -> int:
@@ -177,17 +157,22 @@ def _idle_parameters(adapted: nn.Module) -> int:
     return sum(adapters[name].numel() for name in pairs)
 
 
-def _merge_checked(trainer: Trainer, adapted: nn.Module, idx: NDArray[np.int64]) -> None:
-    """Merge adapters into a trainer's model and sees whether it still gives the same scores.
+def _merge_checked(task: Task, adapted: nn.Module) -> None:
+    """Merge adapters into a trainer's model and see whether it still gives the same scores.
 
     Raises:
         ModelError: If it does not.
     """
-    few = trainer.images.batch(idx)
+    import numpy as np
+
+    from biotune_optuna.finetune.prefix.cut import ALIKE, CHECKED_IMAGES, close
+
+    trainer = task.trainer
+    few = trainer.images.batch(np.asarray(task.train_idx)[:CHECKED_IMAGES])
     before = _logits(adapted, few)
     merge_into(trainer.model, adapted)
     after = _logits(trainer.model, few)
-    if torch.isfinite(before).all() and not close(before, after, _LIKENESS):
+    if before.isfinite().all() and not close(before, after, ALIKE):
         raise ModelError(
             f"lora cannot train {type(trainer.model).__name__}: with its adapters merged it gives "
             "other scores than with them beside; choose another method or model"
@@ -196,6 +181,11 @@ def _merge_checked(trainer: Trainer, adapted: nn.Module, idx: NDArray[np.int64])
 
 def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Logits (n, C) in eval mode and full precision."""
+    import torch
+
+    from biotune_optuna.finetune.device import full_precision
+    from biotune_optuna.models.states import fresh_eval
+
     fresh_eval(model)
     with torch.no_grad(), full_precision(images.device):
         logits: torch.Tensor = model(images)
@@ -210,19 +200,32 @@ def _adapted_layers(model: nn.Module) -> Iterator[Any]:
 
 def _recipe(adapted: nn.Module, trainer: Trainer, *, lr: float, weight_decay: float) -> Recipe:
     """Adapters and head train, the network stays frozen."""
-    head_names = set(trainer.blocks[-1].parameter_names)
-    head_buffers = set(trainer.blocks[-1].buffer_names)
-    parts: dict[str, list[str]] = {"network": [], "adapters": [], "head": []}
-    for name, _ in adapted.named_parameters():
-        part = "adapters" if ".lora_" in name else "head" if name in head_names else "network"
-        parts[part].append(name)
+    head = trainer.blocks[-1]
+    in_head = {*head.parameter_names, *head.buffer_names}
+
+    def part_of(name: str) -> str:
+        return "adapters" if ".lora_" in name else "head" if name in in_head else "network"
+
+    parameters = [name for name, _ in adapted.named_parameters()]
     buffers = [name for name, _ in adapted.named_buffers()]
-    kept = {
-        "network": [name for name in buffers if name not in head_buffers],
-        "head": [name for name in buffers if name in head_buffers],
-    }
     blocks = tuple(
-        BlockRecipe(part, float(part != "network"), tuple(names), tuple(kept.get(part, ())))
-        for part, names in parts.items()
+        BlockRecipe(
+            part,
+            float(part != "network"),
+            tuple(name for name in parameters if part_of(name) == part),
+            tuple(name for name in buffers if part_of(name) == part),
+        )
+        for part in ("network", "adapters", "head")
     )
     return Recipe(blocks, lr=lr, weight_decay=weight_decay)
+
+
+METHODS = (
+    LoRA(
+        name="lora",
+        words="LoRA",
+        equal_budget=True,
+        package="peft",
+        install="'biotune-optuna[lora]'",
+    ),
+)

@@ -1,137 +1,60 @@
-"""BioTune's rivals behind one protocol, each usable alone.
-
-    method = METHODS["layer-decay"]
-    for setting in method.settings():
-        result = method.run(trainer, train_idx, val_idx, setting=setting, seed=0)
-
-All start from the same pre-trained weights and a head drawn from the run's seed, and each offers
-five settings to choose from on the same validation images.
-"""
+"""The rivals by name: the files of this folder, other packages' entry points, and `register`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+import functools
+import importlib
+import logging
+import pkgutil
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from biotune_optuna.errors import BioTuneError
-from biotune_optuna.methods.base import (
-    RATES,
-    LinearProbeThenFull,
-    Setting,
-    StartingPoint,
-    Unfreezing,
-    base,
-)
-from biotune_optuna.methods.lora import LoRA
-from biotune_optuna.methods.rgn import AutoRGN
-from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from biotune_optuna.methods.base import Method
 
-    from numpy.typing import ArrayLike
+__all__ = ["ENTRY_POINTS", "get_method", "methods", "register"]
 
-    from biotune_optuna.finetune.results import EpochRecord, RunResult
-    from biotune_optuna.finetune.trainer import Trainer
-    from biotune_optuna.recipe import BlockLike
+_log = logging.getLogger("biotune_optuna.methods")
 
-__all__ = ["METHODS", "RATES", "Method", "Setting", "get_method"]
+ENTRY_POINTS: Final = "biotune_optuna.methods"
+"""Group of the entry points by which an installed package adds rivals; each names a `Method`."""
 
-
-class Method(Protocol):
-    """A way to fine-tune."""
-
-    @property
-    def name(self) -> str:
-        """The name users type."""
-
-    def settings(self) -> list[dict[str, float]]:
-        """Return the five settings to choose from."""
-
-    def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe | None:
-        """Return the recipe that trains as the method does, where there is one."""
-
-    def run(
-        self,
-        trainer: Trainer,
-        train_idx: ArrayLike,
-        val_idx: ArrayLike | None = None,
-        *,
-        setting: Setting,
-        seed: int,
-        epochs: int | None = None,
-        on_epoch: Callable[[EpochRecord], object] | None = None,
-        keep_weights: bool = False,
-    ) -> RunResult:
-        """Trains once; arguments and cost as in `Trainer.fit`, all phases charged."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # lists of names have commas, "@budget" is appended
+_found: dict[str, Method] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeMethod:
-    """A method that is no more than a recipe.
+def register(method: Method) -> Method:
+    """Add a rival, which then stands wherever rivals are named or run in this process.
 
-    Attributes:
-        name: The name users type.
-        make: Builds the recipe from blocks and setting.
-        choices: The settings to choose from.
+    A package that is installed names its rivals as entry points of the group
+    ``biotune_optuna.methods`` instead, and every command knows them.
+
+    Args:
+        method: The rival.
+
+    Returns:
+        The same.
+
+    Raises:
+        BioTuneError: If its name is no name, or another one's.
     """
-
-    name: str
-    make: Callable[[Sequence[BlockLike], Setting], Recipe]
-    choices: tuple[tuple[tuple[str, float], ...], ...] = tuple((("lr", lr),) for lr in RATES)
-
-    def settings(self) -> list[dict[str, float]]:
-        """Return the five settings to choose from."""
-        return [dict(choice) for choice in self.choices]
-
-    def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe:
-        """Return the recipe of a setting."""
-        return self.make(blocks, setting)
-
-    def run(
-        self,
-        trainer: Trainer,
-        train_idx: ArrayLike,
-        val_idx: ArrayLike | None = None,
-        *,
-        setting: Setting,
-        seed: int,
-        **options: Any,
-    ) -> RunResult:
-        """Trains the recipe once; see `Method.run`."""
-        recipe = self.recipe(trainer.blocks, setting)
-        return trainer.fit(recipe, train_idx, val_idx, seed=seed, **options)
+    if not _NAME.fullmatch(method.name) or method.name == "biotune":
+        raise BioTuneError(
+            f"method name {method.name!r} is none; give small letters, digits and hyphens"
+        )
+    if _found.setdefault(method.name, method) is not method:
+        raise BioTuneError(f"there is a method {method.name!r} already; give another name")
+    return method
 
 
-METHODS: Final[dict[str, Method]] = {
-    method.name: method
-    for method in (
-        RecipeMethod("full", lambda blocks, s: Recipe.full(blocks, **base(s))),
-        RecipeMethod("linear-probe", lambda blocks, s: Recipe.linear_probe(blocks, **base(s))),
-        RecipeMethod(
-            "layer-decay",
-            lambda blocks, s: Recipe.layer_decay(blocks, decay=s["decay"], **base(s)),
-            tuple(
-                (("lr", lr), ("decay", decay))
-                for lr, decay in (
-                    (1e-3, 0.75),
-                    (3e-3, 0.65),
-                    (3e-3, 0.75),
-                    (3e-3, 0.9),
-                    (1e-2, 0.75),
-                )
-            ),
-        ),
-        Unfreezing("unfreeze-last-first"),
-        Unfreezing("unfreeze-first-last", from_input=True),
-        LinearProbeThenFull("lp-ft"),
-        StartingPoint("l2-sp", norm=2, alpha=0.1, beta=0.01),
-        StartingPoint("l1-sp", norm=1, alpha=1e-3, beta=0.01),
-        AutoRGN("auto-rgn"),
-        LoRA("lora"),
-    )
-}
-"""The methods by name."""
+def methods() -> dict[str, Method]:
+    """Return all rivals by name: the simple ones, the other ones of this package, further ones."""
+    _load()
+    return dict(_found)
 
 
 def get_method(name: str) -> Method:
@@ -140,7 +63,32 @@ def get_method(name: str) -> Method:
     Raises:
         BioTuneError: If there is none of that name.
     """
+    known = methods()
     try:
-        return METHODS[name]
+        return known[name]
     except KeyError:
-        raise BioTuneError(f"method {name!r} is not one of {', '.join(METHODS)}") from None
+        raise BioTuneError(f"method {name!r} is not one of {', '.join(known)}") from None
+
+
+@functools.cache
+def _load() -> None:
+    _load_own()
+    _load_installed()
+
+
+def _load_own() -> None:
+    """Take in the files of this folder: what a confirmation may choose first, then by file."""
+    names = [file.name for file in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    files = [importlib.import_module(f"{__package__}.{name}") for name in names]
+    own = [method for file in files for method in getattr(file, "METHODS", ())]
+    for method in sorted(own, key=lambda method: not method.in_confirmation):
+        register(method)
+
+
+def _load_installed() -> None:
+    """Take in what other packages have."""
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            register(point.load())
+        except Exception as error:  # noqa: BLE001 - another package's fault must not stop ours
+            _log.warning("the method %r of another package is left out: %s", point.name, error)

@@ -17,6 +17,7 @@ from biotune_optuna.models.blocks import output_layers
 
 __all__ = [
     "all_tensors",
+    "copy_into",
     "fresh_eval",
     "load_strictly",
     "one_line",
@@ -175,6 +176,14 @@ def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def copy_into(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Copy values into those of a model's parameters and buffers that they name."""
+    tensors = all_tensors(model)
+    with torch.no_grad():
+        for name, value in values.items():
+            tensors[name].copy_(value)
+
+
 def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
     """Copy values into a model's parameters and buffers; leaves it in eval mode.
 
@@ -182,14 +191,14 @@ def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
         ModelError: One of them has another shape by now: copied all the same, its values would be
             repeated along it.
     """
-    with torch.no_grad():
-        for name, tensor in all_tensors(model).items():
-            if tensor.shape != values[name].shape:
-                raise ModelError(
-                    f"{name} of {type(model).__name__} has changed its shape while it ran, from "
-                    f"{tuple(values[name].shape)} to {tuple(tensor.shape)}; choose another model"
-                )
-            tensor.copy_(values[name])
+    tensors = all_tensors(model)
+    for name, tensor in tensors.items():
+        if tensor.shape != values[name].shape:
+            raise ModelError(
+                f"{name} of {type(model).__name__} has changed its shape while it ran, from "
+                f"{tuple(values[name].shape)} to {tuple(tensor.shape)}; choose another model"
+            )
+    copy_into(model, {name: values[name] for name in tensors})
     fresh_eval(model)
 
 

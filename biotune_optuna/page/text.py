@@ -7,21 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["count", "duration", "label", "method_words", "plural"]
-
-_METHODS = {
-    "biotune": "BioTune's recipe",
-    "full": "full fine-tuning",
-    "linear-probe": "the linear probe",
-    "lp-ft": "linear probe, then full fine-tuning",
-    "unfreeze-last-first": "gradual unfreezing from the head",
-    "unfreeze-first-last": "gradual unfreezing from the input",
-    "l2-sp": "L2-SP",
-    "l1-sp": "L1-SP",
-    "auto-rgn": "Auto-RGN",
-    "lora": "LoRA",
-    "layer-decay": "layer-wise rate decay",
-}
+__all__ = ["count", "duration", "label", "plural"]
 
 
 def duration(total: float) -> str:
@@ -74,13 +60,3 @@ def label(record: Mapping[str, Any]) -> str:
     """
     name = str(record.get("name", "?"))
     return f"BioTune, {name}" if record.get("method") == "biotune" else name
-
-
-def method_words(record: Mapping[str, Any]) -> str:
-    """Return a contender as a reader calls it.
-
-    Args:
-        record: A confirmed candidate, rival or test result.
-    """
-    method = str(record.get("method", record.get("name", "?")))
-    return _METHODS.get(method, method)

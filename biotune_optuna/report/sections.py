@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from biotune_optuna.page.parts import Bars, Code, Facts, Part, Table, Text, Tiles, texts
-from biotune_optuna.page.text import count, duration, label, method_words, plural
+from biotune_optuna.page.text import count, duration, label, plural
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.view import seconds
-from biotune_optuna.report.words import cost_sentences, describe, describe_trial
+from biotune_optuna.report.words import cost_sentences, describe, describe_trial, method_words
 from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:

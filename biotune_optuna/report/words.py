@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.genome import USUAL_RATES
-from biotune_optuna.page.text import count, duration, method_words, plural
+from biotune_optuna.methods.registry import methods
+from biotune_optuna.page.text import count, duration, plural
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.schema import TrialRecord
 
@@ -23,6 +24,7 @@ __all__ = [
     "Verdict",
     "cost_sentences",
     "describe",
+    "method_words",
     "search_sentences",
     "search_totals",
     "verdict",
@@ -57,6 +59,19 @@ def verdict(view: StudyView) -> Verdict:
     if view.unconfirmed:
         return replace(found, headline=f"{view.unconfirmed} {found.headline}")
     return found
+
+
+def method_words(record: Mapping[str, Any]) -> str:
+    """Return a contender as a reader calls it; by its name where no such method is known here.
+
+    Args:
+        record: A confirmed candidate, rival or test result.
+    """
+    name = str(record.get("method", record.get("name", "?")))
+    if name == "biotune":
+        return "BioTune's recipe"
+    known = methods().get(name)
+    return known.words if known else name
 
 
 def _confirmed(view: StudyView, winner: Mapping[str, Any]) -> Verdict:

@@ -12,7 +12,7 @@ from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.metrics import score
 from biotune_optuna.finetune.results import RunResult, epochs_of_final_run
 from biotune_optuna.finetune.trainer import Trainer
-from biotune_optuna.methods.registry import METHODS
+from biotune_optuna.methods.registry import get_method, methods
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.setup import Setup, prepare
 from tests.kit.studies import tiny_spec
@@ -70,10 +70,10 @@ def test_a_baseline_has_the_searchs_decay_and_fresh_seeds(
     assert [seed for _, seed in runs] == [*[tuning] * 5, *fresh, spec.final_seed]
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "lora"])
+@pytest.mark.parametrize("method", [name for name in methods() if name != "lora"])
 def test_every_method_runs_alone(setup: Setup, method: str) -> None:
     found = run_baseline(setup, method, n_runs=1)
-    chosen, trainer, splits = METHODS[method], setup.trainer, setup.splits
+    chosen, trainer, splits = get_method(method), setup.trainer, setup.splits
     tried = [{k: v for k, v in point.items() if k != "score"} for point in found.grid]
     assert tried == chosen.settings()
     labels, tested = setup.source.labels[splits.test], trainer.predict(splits.test)

@@ -9,7 +9,7 @@ from torch import nn
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.device import channels_last
-from biotune_optuna.methods.registry import METHODS
+from biotune_optuna.methods.registry import get_method
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.models.states import all_tensors, restore
 from biotune_optuna.recipe import Recipe
@@ -42,7 +42,7 @@ def test_other_methods_leave_such_a_buffer_alone(images, split, method):
     trainer = make_trainer(images, "convit_tiny", CONVIT)
     before = trainer.model.blocks[0].attn.rel_indices.clone()
     assert before.any()
-    METHODS[method].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
+    get_method(method).run(trainer, *split, setting={"lr": 1e-3}, seed=0)
     assert torch.equal(trainer.model.blocks[0].attn.rel_indices, before)
 
 
@@ -72,7 +72,7 @@ def test_lora_leaves_dilated_convolutions_frozen(images, split):
     dilated = {n for n, m in modules.items() if getattr(m, "dilation", 1) not in (1, (1, 1))}
     assert dilated
     assert not dilated & set(lora.adaptable_layers(trainer))
-    result = METHODS["lora"].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
+    result = get_method("lora").run(trainer, *split, setting={"lr": 1e-3}, seed=0)
     assert np.isfinite(result.score)
 
 
@@ -81,4 +81,4 @@ def test_unfreezing_a_network_of_one_block_trains_it():
     (block,) = model_blocks(model, patterns={"head": ".*"})
     full = Recipe.full([block], lr=1e-3)
     for name in ("unfreeze-last-first", "unfreeze-first-last"):
-        assert [r.multipliers for r in METHODS[name].recipes(full, 4)] == [{"head": 1.0}]
+        assert [r.multipliers for r in get_method(name).recipes(full, 4)] == [{"head": 1.0}]

@@ -16,7 +16,7 @@ from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.device import ONE_AT_A_TIME
 from biotune_optuna.finetune.trainer import StopTraining, Trainer
 from biotune_optuna.methods import lora
-from biotune_optuna.methods.registry import METHODS
+from biotune_optuna.methods.registry import get_method
 from biotune_optuna.recipe import Recipe
 from tests.kit.networks import curve, make_trainer, recipe_for, state_of
 
@@ -109,7 +109,7 @@ def test_nobody_trains_during_a_prediction_or_between_a_methods_phases(images, s
     monkeypatch.setattr(Trainer, "fit", fit_and_look)
     monkeypatch.setattr(lora, "merge_into", look_and_merge)
     for name in ("lp-ft", "lora"):
-        METHODS[name].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
+        get_method(name).run(trainer, *split, setting={"lr": 1e-3}, seed=0)
     assert set(seen) == {("batch", False), ("phase", False), ("merge", False)}
     assert free_to_others()
 
@@ -198,7 +198,7 @@ def test_a_trainer_holds_nothing_after_what_it_cannot_name(images, split):
         lambda: trainer.reset(0),
         lambda: trainer.fit(Recipe.full(trainer.blocks, lr=1e6), *split, seed=0),
         *(
-            lambda name=name: METHODS[name].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
+            lambda name=name: get_method(name).run(trainer, *split, setting={"lr": 1e-3}, seed=0)
             for name in ("lp-ft", "l2-sp", "lora")
             if name != "lora" or importlib.util.find_spec("peft")
         ),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
-from biotune_optuna.finetune.batches import Loss, Order, class_weights
+from biotune_optuna.finetune.batches import BatchSampler, Loss, class_weights
 from biotune_optuna.finetune.optim import Schedule
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.recipe import Recipe
@@ -135,12 +135,12 @@ def test_the_loss_is_torchs_cross_entropy_and_adds_up_over_portions(weighted):
 
 def test_balanced_sampling_draws_classes_alike_and_shuffling_draws_each_image_once():
     labels = np.array([0] * 90 + [1] * 10)
-    order = Order(np.arange(100), labels, sampling="balanced", seed=0)
-    drawn = np.concatenate([np.concatenate(order.epoch(32)) for _ in range(20)])
+    sampler = BatchSampler(np.arange(100), labels, sampling="balanced", seed=0)
+    drawn = np.concatenate([np.concatenate(sampler.epoch(32)) for _ in range(20)])
     assert len(drawn) == 2000
     assert 900 < (drawn >= 90).sum() < 1100
-    order = Order(np.arange(100), labels, sampling="shuffle", seed=0)
-    epochs = [np.concatenate(order.epoch(32)) for _ in range(2)]
+    sampler = BatchSampler(np.arange(100), labels, sampling="shuffle", seed=0)
+    epochs = [np.concatenate(sampler.epoch(32)) for _ in range(2)]
     assert all(sorted(e) == list(range(100)) for e in epochs)
     assert not np.array_equal(*epochs)
 

@@ -76,7 +76,7 @@ def test_what_is_frozen_inside_such_an_attention_stays_in_eval_mode():
         for frozen, (parameters, buffers) in parts.items()
     )
     spy = Spy(lambda run: [m.training for _, m in keeping] + [keeping[0][1].qkv.bn.training])
-    trainer.fit(Recipe(blocks, lr=1e-2), TRAIN, VAL, seed=0, tactic=spy)
+    trainer.fit(Recipe(blocks, lr=1e-2), TRAIN, VAL, seed=0, hooks=spy)
     assert spy.seen == [[True] * len(keeping) + [False]] * 3
     now = state_of(trainer)
     assert parts[True][1]

@@ -21,7 +21,7 @@ def test_rates_and_gradients_read_back_during_training(images, split):
             for p in group["params"]
         }
     )
-    result = trainer.fit(recipe, *split, seed=0, tactic=spy)
+    result = trainer.fit(recipe, *split, seed=0, hooks=spy)
     for seen in spy.seen:
         expected = {}
         for block in recipe.blocks:
@@ -68,7 +68,7 @@ def test_dropout_and_drop_path_of_frozen_blocks_are_off(images, split):
     paths = {n: m for n, m in trainer.model.named_modules() if type(m).__name__ == "DropPath"}
     spy = Spy(lambda run: {n: m.training for n, m in paths.items()})
     recipe = recipe_for(trainer, [0, 0, 0])
-    trainer.fit(recipe, *split, seed=0, tactic=spy)
+    trainer.fit(recipe, *split, seed=0, hooks=spy)
     frozen = [n.rpartition(".")[0] for b in recipe.blocks if b.frozen for n in b.parameter_names]
     expected = {n: not any(f.startswith(n.rpartition(".")[0]) for f in frozen) for n in paths}
     assert set(expected.values()) == {True, False}
@@ -79,7 +79,7 @@ def test_dropout_and_drop_path_of_frozen_blocks_are_off(images, split):
 def test_optimizers_by_name(images, split, optimizer):
     trainer = make_trainer(images, epochs=1, optimizer=optimizer)
     spy = Spy(lambda run: type(run.optimizer).__name__.lower())
-    trainer.fit(Recipe.full(trainer.blocks, lr=1e-4), *split, seed=0, tactic=spy)
+    trainer.fit(Recipe.full(trainer.blocks, lr=1e-4), *split, seed=0, hooks=spy)
     assert spy.seen == [optimizer]
 
 
@@ -87,7 +87,7 @@ def test_frozen_parameters_cost_no_gradient_and_no_optimizer_state(images, split
     trainer = make_trainer(images)
     spy = Spy(lambda run: run)
     recipe = recipe_for(trainer, [0, 1, 0])
-    trainer.fit(recipe, *split, seed=0, tactic=spy)
+    trainer.fit(recipe, *split, seed=0, hooks=spy)
     frozen = {n for b in recipe.blocks if b.frozen for n in b.parameter_names}
     parameters = dict(trainer.model.named_parameters())
     assert all(parameters[n].grad is None for n in frozen)

@@ -24,7 +24,7 @@ from biotune_optuna.finetune.device import (
     out_of_memory,
     resolve_device,
 )
-from biotune_optuna.finetune.tactic import Tactic
+from biotune_optuna.finetune.hooks import Hooks
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
@@ -238,7 +238,7 @@ def test_an_unknown_optimizer_and_fp16_on_the_cpu_are_refused(images):
         make_trainer(images, amp="fp16")
 
 
-class _Uncached(Tactic):
+class _Uncached(Hooks):
     prefix_is_fixed = False
 
 
@@ -263,7 +263,7 @@ def test_a_compiled_network_trains_alike(images, split, monkeypatch):
     assert len(compiled) == 1
     names = [block.name for block in trainer.blocks]
     part = Recipe.from_multipliers(trainer.blocks, [0.0] + [1.0] * (len(names) - 1), lr=1e-3)
-    trainer.fit(part, *split, seed=0, tactic=_Uncached())
+    trainer.fit(part, *split, seed=0, hooks=_Uncached())
     assert len(compiled) == 2, "another pattern of frozen blocks is another network"
     again = trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), *split, seed=0)
     assert len(compiled) == 3

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from biotune_optuna.finetune.tactic import Tactic
+from biotune_optuna.finetune.hooks import Hooks
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
@@ -80,7 +80,7 @@ def curve(result):
     return [(r.epoch, r.train_loss, r.score) for r in result.epochs]
 
 
-class Spy(Tactic):
+class Spy(Hooks):
     """Reads the run at the start of each epoch."""
 
     def __init__(self, look):

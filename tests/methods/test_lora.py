@@ -9,7 +9,7 @@ from torch import nn
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
-from biotune_optuna.methods.registry import METHODS
+from biotune_optuna.methods.registry import get_method
 from biotune_optuna.models.blocks import model_blocks
 from tests.kit.networks import make_trainer, state_of
 
@@ -30,7 +30,7 @@ def test_lora_merged_equals_unmerged(images, split, name, monkeypatch):
 
     monkeypatch.setattr(lora, "merge_into", watch)
     before = state_of(trainer)
-    result = METHODS["lora"].run(trainer, *split, setting={"lr": 1e-2}, seed=0)
+    result = get_method("lora").run(trainer, *split, setting={"lr": 1e-2}, seed=0)
     np.testing.assert_allclose(trainer.predict(split[1]), unmerged[0], rtol=1e-3, atol=1e-5)
     after = state_of(trainer)
     head = trainer.blocks[-1].parameter_names
@@ -73,7 +73,7 @@ def test_lora_does_not_count_adapters_that_the_network_passes_by(images, split, 
     blocks = model_blocks(Mixed(), patterns={n: n for n in ("first", "second", "head")})
     trainer = Trainer(Mixed(), blocks, images, TrainSettings(epochs=1), device="cpu")
     with caplog.at_level("INFO", "biotune_optuna.finetune"):
-        result = METHODS["lora"].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
+        result = get_method("lora").run(trainer, *split, setting={"lr": 1e-3}, seed=0)
     assert result.trainable_parameters == 8 * (3 * 32 * 32 + 8) + 9 * images.n_classes
     assert "never acted: second" in caplog.text
 
@@ -91,7 +91,7 @@ def test_lora_refuses_a_network_that_its_merged_adapters_change(images, split):
     trainer = Trainer(model, blocks, images, TrainSettings(epochs=2), device="cpu")
     assert lora.adaptable_layers(trainer) == ["1"]
     with pytest.raises(ModelError, match="lora cannot train Sequential"):
-        METHODS["lora"].run(trainer, *split, setting={"lr": 1e-1}, seed=0)
+        get_method("lora").run(trainer, *split, setting={"lr": 1e-1}, seed=0)
 
 
 def test_lora_adapts_layers_by_their_whole_names(images):

@@ -13,17 +13,18 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from biotune_optuna.errors import BioTuneError
+from biotune_optuna.finetune.hooks import Hooks
 from biotune_optuna.finetune.optim import build_optimizer
 from biotune_optuna.finetune.results import StopTraining
-from biotune_optuna.finetune.tactic import Tactic
-from biotune_optuna.methods import base as rivals
-from biotune_optuna.methods import rgn
-from biotune_optuna.methods.registry import METHODS, get_method
+from biotune_optuna.methods.lp_ft import PROBE_RATE
+from biotune_optuna.methods.registry import get_method, methods
+from biotune_optuna.methods.rgn import RGNRates
+from biotune_optuna.methods.starting_point import Pull, StartingPoint
 from biotune_optuna.recipe import Recipe
 from tests.kit.networks import make_trainer, state_of
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", methods())
 def test_each_method_trains_offers_five_settings_and_repeats_itself(images, split, name):
     method = get_method(name)
     settings = method.settings()
@@ -33,7 +34,7 @@ def test_each_method_trains_offers_five_settings_and_repeats_itself(images, spli
     first = method.run(trainer, *split, setting=setting, seed=3, keep_weights=True)
     after = state_of(trainer)
     probs = trainer.predict(split[1])
-    METHODS["full"].run(trainer, *split, setting={"lr": 1e-2}, seed=9)
+    get_method("full").run(trainer, *split, setting={"lr": 1e-2}, seed=9)
     again = method.run(trainer, *split, setting=setting, seed=3, keep_weights=True)
     assert [r.score for r in first.epochs] == [r.score for r in again.epochs]
     assert all(torch.equal(after[n], t) for n, t in state_of(trainer).items())
@@ -42,11 +43,9 @@ def test_each_method_trains_offers_five_settings_and_repeats_itself(images, spli
     assert first.images_backward >= 2 * 40
     score = trainer.predict(split[1])
     np.testing.assert_array_equal(score, probs)
-    recipe = method.recipe(trainer.blocks, setting)
-    assert (recipe is not None) == (name in ("full", "linear-probe", "layer-decay"))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", methods())
 def test_the_weight_decay_of_a_setting_reaches_every_step(images, split, name):
     decays = []
 
@@ -54,10 +53,10 @@ def test_the_weight_decay_of_a_setting_reaches_every_step(images, split, name):
         decays.append({group["weight_decay"] for group in optimizer.param_groups})
 
     trainer = make_trainer(images, epochs=2)
-    setting = {**METHODS[name].settings()[0], "weight_decay": 0.05}
+    setting = {**get_method(name).settings()[0], "weight_decay": 0.05}
     hook = register_optimizer_step_pre_hook(look)
     try:
-        METHODS[name].run(trainer, *split, setting=setting, seed=0)
+        get_method(name).run(trainer, *split, setting=setting, seed=0)
     finally:
         hook.remove()
     assert len(decays) >= 2 * 3  # epochs of three batches
@@ -76,13 +75,13 @@ def test_every_method_starts_from_the_same_head_and_trunk(images, split):
     trainer = make_trainer(images, epochs=1)
     trainer.reset(5)
     expected = trainer.model.get_parameter("fc.weight").detach().clone()
-    original = Tactic.before_epoch
-    Tactic.before_epoch = look
+    original = Hooks.before_epoch
+    Hooks.before_epoch = look
     try:
         for name in ("full", "linear-probe", "layer-decay", "l2-sp", "lora"):
-            METHODS[name].run(trainer, *split, setting=METHODS[name].settings()[0], seed=5)
+            get_method(name).run(trainer, *split, setting=get_method(name).settings()[0], seed=5)
     finally:
-        Tactic.before_epoch = original
+        Hooks.before_epoch = original
     assert len(heads) == 5
     assert all(torch.equal(h, expected) for h in heads)
 
@@ -90,7 +89,7 @@ def test_every_method_starts_from_the_same_head_and_trunk(images, split):
 def test_layer_decay_gives_each_block_a_power_of_the_decay(images, split, rates):
     trainer = make_trainer(images, epochs=1, schedule="constant")
     seen = rates(trainer)
-    METHODS["layer-decay"].run(trainer, *split, setting={"lr": 1e-3, "decay": 0.5}, seed=0)
+    get_method("layer-decay").run(trainer, *split, setting={"lr": 1e-3, "decay": 0.5}, seed=0)
     last = len(trainer.blocks) - 1
     for position, block in enumerate(trainer.blocks):
         for name in block.parameter_names:
@@ -106,12 +105,12 @@ def test_an_optimiser_that_needs_another_package_is_named():
 
 
 def test_patience_counts_from_the_epoch_that_a_method_names(images, split):
-    class Late(Tactic):
+    class Late(Hooks):
         patient_until = 4
 
     trainer = make_trainer(images, epochs=12, patience=3)
     nothing_moves = Recipe.linear_probe(trainer.blocks, lr=1e-12)
-    result = trainer.fit(nothing_moves, *split, seed=0, tactic=Late())
+    result = trainer.fit(nothing_moves, *split, seed=0, hooks=Late())
     assert (result.best_epoch, len(result.epochs)) == (1, 4 + 3)
 
 
@@ -124,18 +123,20 @@ def test_the_probe_of_lp_ft_may_be_stopped(images, split):
             raise StopTraining
 
     trainer = make_trainer(images, epochs=4)
-    result = METHODS["lp-ft"].run(trainer, *split, setting={"lr": 1e-3}, seed=0, on_epoch=on_epoch)
+    result = get_method("lp-ft").run(
+        trainer, *split, setting={"lr": 1e-3}, seed=0, on_epoch=on_epoch
+    )
     assert (told, result.stopped) == ([1, 2], "callback")
 
 
 def test_lp_ft_starts_full_training_from_the_probes_head(images, split):
     trainer = make_trainer(images, epochs=4)
-    probe = Recipe.linear_probe(trainer.blocks, lr=rivals.PROBE_RATE)
+    probe = Recipe.linear_probe(trainer.blocks, lr=PROBE_RATE)
     first = trainer.fit(probe, *split, seed=2, keep_weights=True)
     head = trainer.model.get_parameter("fc.weight").detach().clone()
     trunk = state_of(trainer)
     # at a rate near zero the second phase shows what it started from
-    result = METHODS["lp-ft"].run(trainer, *split, setting={"lr": 1e-12}, seed=2)
+    result = get_method("lp-ft").run(trainer, *split, setting={"lr": 1e-12}, seed=2)
     now = state_of(trainer)
     torch.testing.assert_close(now["fc.weight"], head, rtol=0, atol=1e-7)
     for block in trainer.blocks[:-1]:
@@ -150,12 +151,12 @@ def test_lp_ft_starts_full_training_from_the_probes_head(images, split):
 @pytest.mark.parametrize(("name", "alpha"), [("l2-sp", 0.1), ("l1-sp", 1e-3)])
 def test_the_starting_point_pulls_with_the_strength_given(images, split, name, alpha):
     """The penalty and its gradient, against the formula on the model itself."""
-    method = METHODS[name]
+    method = get_method(name)
     assert (method.alpha, method.beta) == (alpha, 0.01)
     trainer = make_trainer(images, epochs=1)
     checked = []
 
-    class Spy(rivals._Pull):
+    class Spy(Pull):
         def before_epoch(self, run, epoch):
             start = dict(trainer._pristine)
             with torch.no_grad():
@@ -190,7 +191,7 @@ def test_the_starting_point_pulls_with_the_strength_given(images, split, name, a
                 checked.append(n)
 
     full = Recipe.full(trainer.blocks, lr=1e-3)
-    trainer.fit(full, *split, seed=0, tactic=Spy(method.norm, method.alpha, method.beta))
+    trainer.fit(full, *split, seed=0, hooks=Spy(method.norm, method.alpha, method.beta))
     assert "fc.weight" in checked
     assert any(n.startswith("layer") for n in checked)
 
@@ -203,9 +204,9 @@ def distance(trainer):
 
 def test_l2_sp_keeps_weights_nearer_to_where_they_started(images, split):
     trainer = make_trainer(images, optimizer="sgd")
-    METHODS["full"].run(trainer, *split, setting={"lr": 3e-2}, seed=0)
+    get_method("full").run(trainer, *split, setting={"lr": 3e-2}, seed=0)
     free = distance(trainer)
-    strong = rivals.StartingPoint("l2-sp", norm=2, alpha=10.0)
+    strong = StartingPoint(name="strong", words="", norm=2, alpha=10.0)
     strong.run(trainer, *split, setting={"lr": 3e-2}, seed=0)
     assert distance(trainer) < 0.5 * free
 
@@ -214,17 +215,17 @@ def test_auto_rgn_rates_are_the_relative_gradient_norms(images, split):
     trainer = make_trainer(images, epochs=2, schedule="constant")
     records = []
 
-    class Spy(rgn._RGNRates):
+    class Spy(RGNRates):
         def before_epoch(self, run, epoch):
             held = run.optimizer
             before = {n: b.clone() for n, b in run.model.named_buffers()}
-            drawn = copy.deepcopy(run.order._generator.get_state())
+            drawn = copy.deepcopy(run.sampler._generator.get_state())
             super().before_epoch(run, epoch)
             rates = {p: g["lr"] for g in run.optimizer.param_groups for p in g["params"]}
             # the same five batches, gone through by hand
-            run.order._generator.set_state(drawn)
+            run.sampler._generator.set_state(drawn)
             sums = dict.fromkeys(rates, 0.0)
-            batches = run.order.epoch(16)[:5]
+            batches = run.sampler.epoch(16)[:5]
             for idx in batches:
                 loss = nn.functional.cross_entropy(run.model(images.batch(idx)), images.labels(idx))
                 for p, g in zip(rates, torch.autograd.grad(loss, list(rates)), strict=True):
@@ -242,7 +243,7 @@ def test_auto_rgn_rates_are_the_relative_gradient_norms(images, split):
             records.append({names[p] for p in rates})
 
     full = Recipe.full(trainer.blocks, lr=1e-3)
-    result = trainer.fit(full, *split, seed=0, tactic=Spy())
+    result = trainer.fit(full, *split, seed=0, hooks=Spy())
     norms = {
         f"{path}.{name}"
         for path, module in trainer.model.named_modules()
@@ -257,32 +258,21 @@ def test_auto_rgn_rates_are_the_relative_gradient_norms(images, split):
     assert all(torch.equal(trainer._pristine[n], state_of(trainer)[n]) for n in norms)
 
 
-def test_rgn_gives_a_recipe_to_start_a_search(images, split):
-    trainer = make_trainer(images)
-    recipe = rgn.rgn_recipe(trainer, split[0], lr=1e-2, seed=0)
-    multipliers = list(recipe.multipliers.values())
-    assert len(multipliers) == len(trainer.blocks)
-    assert max(multipliers) == 1.0
-    assert all(0 < m <= 1 for m in multipliers)
-    assert len(set(multipliers)) == len(multipliers)
-    assert recipe == rgn.rgn_recipe(trainer, split[0], lr=1e-2, seed=0)
-
-
 def test_float16_looks_at_scaled_gradients_and_returns_them_unscaled(images, split, monkeypatch):
     trainer, heads, look = make_trainer(images), [], []
     weight = dict(trainer.model.named_parameters())[trainer.blocks[-1].parameter_names[0]]
     weight.register_hook(lambda gradient: heads.append(float(gradient.norm())))
 
-    class Look(Tactic):
+    class Look(Hooks):
         def before_epoch(self, run, epoch):
-            idx = run.order.epoch(16)[0]
+            idx = run.sampler.epoch(16)[0]
             for scaled in (False, True):
                 with monkeypatch.context() as patch:
                     patch.setattr(type(run._scaler), "is_enabled", lambda _, answer=scaled: answer)
                     run.gradients(idx)
                 look.append({n: p.grad.clone() for n, p in run.model.named_parameters()})
 
-    trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), *split, seed=0, tactic=Look(), epochs=1)
+    trainer.fit(Recipe.full(trainer.blocks, lr=1e-3), *split, seed=0, hooks=Look(), epochs=1)
     assert heads[1] == pytest.approx(1024 * heads[0])
     for name, gradient in look[0].items():
         torch.testing.assert_close(look[1][name], gradient, msg=name)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from biotune_optuna.finetune.optim import with_base
-from biotune_optuna.methods import base as rivals
-from biotune_optuna.methods.registry import METHODS, get_method
+from biotune_optuna.methods.registry import get_method
+from biotune_optuna.methods.unfreezing import Phases
 from biotune_optuna.recipe import Recipe
 from tests.kit.networks import make_trainer, state_of
 
@@ -18,7 +18,7 @@ def test_unfreezing_adds_one_block_an_epoch_from_its_side(images, split, name, r
     blocks = trainer.blocks
     seen = rates(trainer)
     before = state_of(trainer)
-    result = METHODS[name].run(trainer, *split, setting={"lr": 1e-3}, seed=0)
+    result = get_method(name).run(trainer, *split, setting={"lr": 1e-3}, seed=0)
     steps = len(seen) // 8
     by_epoch = [set(seen[epoch * steps]) for epoch in range(8)]
     n = len(blocks)
@@ -28,7 +28,7 @@ def test_unfreezing_adds_one_block_an_epoch_from_its_side(images, split, name, r
         assert training == {p for b in (*others, blocks[-1]) for p in b.parameter_names}
     assert result.trainable_fraction == 1.0
     # a first epoch alone moves nothing but the head
-    METHODS[name].run(trainer, *split, setting={"lr": 1e-3}, seed=0, epochs=1)
+    get_method(name).run(trainer, *split, setting={"lr": 1e-3}, seed=0, epochs=1)
     trunk = [p for b in blocks[:-1] for p in (*b.parameter_names, *b.buffer_names)]
     assert all(torch.equal(before[p], state_of(trainer)[p]) for p in trunk)
 
@@ -38,14 +38,14 @@ def test_unfreezing_keeps_the_state_of_what_trained_already_and_hurries_when_epo
 ):
     trainer = make_trainer(images, epochs=3)
     full = Recipe.full(trainer.blocks, lr=1e-3)
-    method = METHODS["unfreeze-last-first"]
+    method = get_method("unfreeze-last-first")
     phases = [len(r.trainable) for r in method.recipes(full, 3)]
     assert phases[0] == 1
     assert phases[-1] == len(trainer.blocks)
     assert len(phases) <= 3
     states = []
 
-    class Spy(rivals._Phases):
+    class Spy(Phases):
         def before_epoch(self, run, epoch):
             head = run.model.get_parameter("fc.weight")
             steps = run.optimizer.state.get(head, {}).get("step", 0)
@@ -53,7 +53,7 @@ def test_unfreezing_keeps_the_state_of_what_trained_already_and_hurries_when_epo
             after = run.optimizer.state.get(head, {}).get("step", 0)
             states.append((float(steps), float(after)))
 
-    trainer.fit(full, *split, seed=0, tactic=Spy(method.recipes(full, 3), 1))
+    trainer.fit(full, *split, seed=0, hooks=Spy(method.recipes(full, 3), 1))
     per_epoch = 3  # 40 images in batches of 16
     assert states == [(0, 0), (per_epoch, per_epoch), (2 * per_epoch, 2 * per_epoch)]
 
@@ -63,10 +63,10 @@ def test_unfreezing_keeps_what_an_optimiser_remembers_of_a_group_or_below_it(
     images, split, optimizer
 ):
     trainer = make_trainer(images, epochs=2, optimizer=optimizer)
-    recipes = METHODS["unfreeze-last-first"].recipes(Recipe.full(trainer.blocks, lr=1e-3), 2)
+    recipes = get_method("unfreeze-last-first").recipes(Recipe.full(trainer.blocks, lr=1e-3), 2)
     remembered = []
 
-    class Spy(rivals._Phases):
+    class Spy(Phases):
         def before_epoch(self, run, epoch):
             super().before_epoch(run, epoch)
             head = run.model.get_parameter("fc.weight")
@@ -76,13 +76,13 @@ def test_unfreezing_keeps_what_an_optimiser_remembers_of_a_group_or_below_it(
             moments = [v for v in base.state.get(head, {}).values() if getattr(v, "ndim", 0)]
             remembered.append((int(steps), any(bool(m.any()) for m in moments)))
 
-    trainer.fit(recipes[0], *split, seed=0, tactic=Spy(recipes, 1))
+    trainer.fit(recipes[0], *split, seed=0, hooks=Spy(recipes, 1))
     assert remembered == [(0, False), (3, True)]  # 40 images in batches of 16
 
 
 def test_patience_waits_until_all_blocks_train(images, split):
     trainer = make_trainer(images, epochs=12, patience=1)
-    result = METHODS["unfreeze-last-first"].run(trainer, *split, setting={"lr": 1e-12}, seed=0)
+    result = get_method("unfreeze-last-first").run(trainer, *split, setting={"lr": 1e-12}, seed=0)
     assert len(result.epochs) == len(trainer.blocks)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
-__all__ = ["CachedFeatures", "PrefixCache", "PrefixFeed", "compute_features", "digest"]
+__all__ = ["CachedFeatures", "PrefixCache", "compute_features", "digest"]
 
 _MIB = 2**20
 CHUNK = 64
@@ -134,50 +134,6 @@ class PrefixCache:
         while self._entries and held + nbytes > self.budget:
             _, oldest = self._entries.popitem(last=False)
             held -= oldest.nbytes
-
-
-class PrefixFeed:
-    """Cached features through the suffix.
-
-    Args:
-        suffix: Maps features to logits.
-        labels: Labels of all images, (N,).
-        device: Where the network is.
-        train: Features of the training images, one for each view; epochs take the views in turn.
-        evaluation: Features of the validation images, or None.
-    """
-
-    mixed = False
-
-    def __init__(
-        self,
-        suffix: Callable[[Features], torch.Tensor],
-        *,
-        labels: Indices,
-        device: torch.device,
-        train: list[CachedFeatures],
-        evaluation: CachedFeatures | None,
-    ) -> None:
-        self._suffix = suffix
-        self._labels = labels
-        self._device = device
-        self._views = train
-        self._view = train[0]
-        self._evaluation = evaluation
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Take the next view of the training images."""
-        self._view = self._views[epoch % len(self._views)]
-
-    def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, C) and labels (n,)."""
-        labels = to_device(torch.from_numpy(self._labels[idx]), self._device)
-        return self._suffix(self._view(idx)), labels
-
-    def evaluate(self, idx: Indices) -> torch.Tensor:
-        """Logits (n, C)."""
-        assert self._evaluation is not None
-        return self._suffix(self._evaluation(idx))
 
 
 def compute_features(

@@ -25,9 +25,18 @@ if TYPE_CHECKING:
 
     Features = tuple[torch.Tensor, ...]
 
-__all__ = ["PrefixCut", "close", "find_cut"]
+__all__ = ["ALIKE", "CHECKED_IMAGES", "EXACT", "PrefixCut", "close", "find_cut"]
 
-_TOLERANCE = 1e-4  # relative to the largest value; the same sums in another order stay far below
+EXACT = 1e-4
+"""Largest difference, relative to the largest value, between the same sums in another order; these
+stay far below."""
+
+ALIKE = 1e-2
+"""The same between what only rounding may tell apart; dropout, batch statistics and an adapter that
+is merged wrongly move values by far more."""
+
+CHECKED_IMAGES = 4
+"""Images on which two networks are compared: enough for batch statistics, and quickly done."""
 
 
 class _Reached(Exception):  # noqa: N818 - unwinds the forward pass at F
@@ -374,7 +383,7 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = _TOLERANCE) -> bool:
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = EXACT) -> bool:
     """Whether b is finite and nowhere further from a than a share of a's largest value."""
     scale = max(float(a.abs().max()), 1e-6)
     return bool(torch.isfinite(b).all()) and float((a - b).abs().max()) <= tolerance * scale

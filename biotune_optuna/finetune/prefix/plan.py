@@ -20,7 +20,7 @@ from biotune_optuna.finetune.device import (
     out_of_memory,
 )
 from biotune_optuna.finetune.prefix.cache import CHUNK, compute_features, digest
-from biotune_optuna.finetune.prefix.cut import close, find_cut
+from biotune_optuna.finetune.prefix.cut import ALIKE, CHECKED_IMAGES, close, find_cut
 from biotune_optuna.models.states import restore
 from biotune_optuna.recipe import Recipe
 
@@ -43,8 +43,6 @@ __all__ = ["CachedPrefix", "Prefixes"]
 _log = logging.getLogger("biotune_optuna.finetune")
 
 _MIB = 2**20
-_CHECKED_IMAGES = 4
-_LIKENESS = 1e-2  # dropout and batch statistics move values by far more
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,19 +251,19 @@ class Prefixes:
             for name in self._blocks[-1].parameter_names:
                 noise = torch.randn(parameters[name].shape, generator=generator)
                 parameters[name].add_(noise.to(parameters[name]), alpha=0.1)
-        return cut if cut.agrees(self._sample(_CHECKED_IMAGES), suffix) else None
+        return cut if cut.agrees(self._sample(CHECKED_IMAGES), suffix) else None
 
     def _random_before(self, cut: PrefixCut, length: int) -> bool:
         """Whether what crosses the cut is random, or depends on the batch, in training."""
         frozen = [0.0] * length + [1.0] * (len(self._blocks) - length)
         recipe = Recipe.from_multipliers(self._blocks, frozen, lr=1.0)
-        batch = self._sample(_CHECKED_IMAGES)
+        batch = self._sample(CHECKED_IMAGES)
         with torch.no_grad():
             still = _copied(cut.prefix(batch))
             recipe.train_mode(self._model, self._settings.frozen_norm)
             drawn = [_copied(cut.prefix(batch)) for _ in range(2)]
         return not all(
-            close(a, b, _LIKENESS) for other in drawn for a, b in zip(still, other, strict=True)
+            close(a, b, ALIKE) for other in drawn for a, b in zip(still, other, strict=True)
         )
 
     def _names(self, start: int, stop: int) -> list[str]:
