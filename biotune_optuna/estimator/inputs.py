@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
-from biotune_optuna.data.sources.arrays import check_labels
+from biotune_optuna.data.sources.arrays import channels_last, check_labels, to_uint8
 from biotune_optuna.data.sources.open import ImageSource, open_images
 from biotune_optuna.errors import DataError
 
@@ -62,7 +62,7 @@ def training_images(
     if _is_array(X):
         array = _as_array(X)
         scale = _scale_of(array)
-        X = _to_uint8(array, scale)
+        X = _pixels(array, scale)
     elif not isinstance(X, Sequence):
         raise InputError(
             f"X is a {type(X).__name__}; give an array of images, a list of files or of PIL "
@@ -109,7 +109,7 @@ def images_of(X: Any, scale: Scale) -> Iterator[Any]:
         return (X.load(i) for i in range(len(X)))
     X = _listed(X)
     if _is_array(X):
-        return iter(_to_uint8(_as_array(X), scale))
+        return iter(_pixels(_as_array(X), scale))
     if isinstance(X, Sequence):
         return iter(X)
     raise InputError(f"X is a {type(X).__name__}; give images in one of the ways fit takes them")
@@ -134,7 +134,7 @@ def _is_array(X: Any) -> bool:
 
 
 def _as_array(X: Any) -> NDArray[Any]:
-    """Images with channels last, or without a channel axis."""
+    """Images with channels last."""
     array = np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
     if array.dtype.kind not in "buif":
         raise InputError(f"X has values of type {array.dtype}; give uint8 or floats")
@@ -142,16 +142,13 @@ def _as_array(X: Any) -> NDArray[Any]:
         raise InputError("X has no images: 0 sample(s), while a minimum of 1 is required")
     if array.ndim == 3 and array.shape[2] in {3, 4} and array.shape[1] >= 16:
         raise InputError(f"X has the shape {array.shape}, that of one picture; give image[None]")
-    if array.ndim == 3:
-        return array
-    if array.ndim == 4 and array.shape[3] in {1, 3, 4}:
-        return array
-    if array.ndim == 4 and array.shape[1] in {1, 3, 4}:
-        return array.transpose(0, 2, 3, 1)
-    raise InputError(
-        f"X has the shape {array.shape}; images have (N, H, W), (N, H, W, C) or (N, C, H, W) "
-        "with 1, 3 or 4 channels. Reshape your data if they are rows of pixels"
-    )
+    placed = channels_last(array)
+    if placed is None:
+        raise InputError(
+            f"X has the shape {array.shape}; images have (N, H, W), (N, H, W, C) or (N, C, H, W) "
+            "with 1, 3 or 4 channels. Reshape your data if they are rows of pixels"
+        )
+    return placed
 
 
 def _scale_of(array: NDArray[Any]) -> Scale:
@@ -160,7 +157,7 @@ def _scale_of(array: NDArray[Any]) -> Scale:
     return 255.0 if array.max() <= 1 else 1.0
 
 
-def _to_uint8(array: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
+def _pixels(array: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind == "f":
@@ -177,15 +174,13 @@ def _to_uint8(array: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
                 "on floats in [0, 255]",
                 stacklevel=2,
             )
-        array = array * (1.0 if scale is None else scale)
-    low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 255):  # catches NaN and infinity too
+    scale = scale if scale is not None and array.dtype.kind == "f" else 1.0
+    pixels = to_uint8(array, scale)
+    if pixels is None:
+        low, high = array.min() * scale, array.max() * scale
         found = "NaN or infinity" if not np.isfinite([low, high]).all() else f"{low:g} to {high:g}"
         raise InputError(
             f"X has values of {found}; give uint8, or floats in [0, 1] or [0, 255], on the same "
             "scale in fit and predict"
         )
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    pixels: NDArray[np.uint8] = np.rint(array).astype(np.uint8)
     return pixels

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["class_names", "label_names", "open_array", "open_digits", "open_sequence"]
+__all__ = [
+    "channels_last",
+    "check_labels",
+    "class_names",
+    "label_names",
+    "open_array",
+    "open_digits",
+    "open_files",
+    "open_sequence",
+    "to_uint8",
+]
 
 _COMPLETE = "biuUS"  # kinds of NumPy's types without a value for "missing"
 _EXACT = 2**53  # whole numbers below are exact in float64
@@ -62,7 +72,7 @@ def open_array(
     Raises:
         DataError: Shape, type or values are none of these.
     """
-    pixels = _to_uint8(_channels_last(_as_array(images, "images")))
+    pixels = _pixels(_as_array(images, "images"))
     indices, found = class_names(labels, len(pixels))
     if classes is not None:
         indices, found = np.asarray(labels, dtype=np.int64), tuple(classes)
@@ -259,35 +269,64 @@ def _as_array(values: Any, what: str) -> NDArray[Any]:
     return array
 
 
-def _channels_last(images: NDArray[Any]) -> NDArray[Any]:
+def _pixels(images: NDArray[Any]) -> NDArray[np.uint8]:
+    placed = channels_last(images)
+    if placed is None:
+        raise DataError(
+            f"images of shape {images.shape} are none of (N, H, W), (N, H, W, C) and (N, C, H, W) "
+            "with 1, 3 or 4 channels"
+        )
+    if placed.dtype == np.uint16:
+        return np.rint(placed / np.float32(257.0)).astype(np.uint8)
+    is_unit = placed.dtype.kind == "f" and placed.size and placed.max() <= 1
+    pixels = to_uint8(placed, 255.0 if is_unit else 1.0)
+    if pixels is None:
+        raise DataError(
+            f"image values of type {images.dtype} from {images.min()} to {images.max()}: expected "
+            "uint8, or values within [0, 1] or [0, 255]"
+        )
+    return pixels
+
+
+def channels_last(images: NDArray[Any]) -> NDArray[Any] | None:
+    """Return images as (N, H, W, C).
+
+    Args:
+        images: Shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1, 3 or 4.
+
+    Returns:
+        None for images of another shape.
+    """
     if images.ndim == 3:
         return images[..., np.newaxis]
     if images.ndim == 4 and images.shape[3] in {1, 3, 4}:
         return images
     if images.ndim == 4 and images.shape[1] in {1, 3, 4}:
         return images.transpose(0, 2, 3, 1)
-    raise DataError(
-        f"images of shape {images.shape} are none of (N, H, W), (N, H, W, C) and (N, C, H, W) "
-        "with 1, 3 or 4 channels"
-    )
+    return None
 
 
-def _to_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
+def to_uint8(images: NDArray[Any], scale: float = 1.0) -> NDArray[np.uint8] | None:
+    """Return images as uint8, rounded; black and white for bool.
+
+    Args:
+        images: Of any type and shape.
+        scale: What a value of 1 stands for in [0, 255].
+
+    Returns:
+        None if values are no numbers, or lie outside of [0, 255] when scaled.
+    """
     if images.dtype == np.uint8 or not images.size:
         return images.astype(np.uint8, copy=False)
     if images.dtype == np.bool_:
         return images.astype(np.uint8) * np.uint8(255)
-    if images.dtype == np.uint16:
-        return np.rint(images / np.float32(257.0)).astype(np.uint8)
-    low, high = images.min(), images.max()
-    if images.dtype.kind not in "iuf" or not (low >= 0 and high <= 255):  # catches NaN too
-        raise DataError(
-            f"image values of type {images.dtype} from {low} to {high}: expected uint8, or "
-            "values within [0, 1] or [0, 255]"
-        )
-    scale = 255.0 if images.dtype.kind == "f" and high <= 1 else 1.0
-    scaled: NDArray[np.uint8] = np.rint(images * scale).astype(np.uint8)
-    return scaled
+    if images.dtype.kind not in "iuf":
+        return None
+    scaled = images * scale
+    if not (scaled.min() >= 0 and scaled.max() <= 255):  # catches NaN too
+        return None
+    pixels: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+    return pixels
 
 
 def _array_hash(image: NDArray[np.uint8]) -> str:

@@ -41,8 +41,7 @@ def open_images(
             - the name of a public data set: ``flowers102``, ``aircraft``, ``dtd``, ``cifar10``,
               ``stl10``, ``mnist``, ``usps``, ``svhn``, ``isic2020``, each also as ``NAME:ROOT``
               with the folder it is, or is to be, stored in;
-            - a name that ``timm.data.create_dataset`` reads: ``torch/...``, ``hfds/...``,
-              ``wds/...``;
+            - a name that ``timm.data.create_dataset`` reads: ``torch/...`` or ``hfds/...``;
             - an array or tensor of images, a list of paths, or a list of PIL pictures, with
               ``labels``;
             - an :class:`ImageSource`.
@@ -83,7 +82,7 @@ def _open(data: Any, labels: Any, skip_bad_images: bool) -> ImageSource:
     if not path.exists():
         raise DataError(
             f"no such folder, CSV file or data set: {name!r}; data sets known by name are digits, "
-            f"{', '.join(NAMED)}, and names after torch/, hfds/ or wds/"
+            f"{', '.join(NAMED)}, and names after torch/ or hfds/"
         )
     return open_folder(path, skip_bad_images=skip_bad_images)
 

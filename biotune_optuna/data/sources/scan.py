@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from biotune_optuna.data.decode import check_image, read_bytes
 from biotune_optuna.data.sources.image_source import content_hash
-from biotune_optuna.data.sources.scan_cache import Remembered
+from biotune_optuna.data.sources.scan_cache import ScanCache
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,19 +63,19 @@ def scan_files(
     Raises:
         DataError: An image is unreadable and ``skip_bad_images`` is false.
     """
-    remembered = Remembered([path for _, path in files])
+    cache = ScanCache([path for _, path in files])
 
     def scan(file: tuple[str, Path]) -> ScannedFile:
         shown, path = file
-        known = remembered.digest(path)
+        known = cache.get(path)
         return _scan(shown, path) if known is None else ScannedFile(known, None)
 
     with ThreadPoolExecutor(worker_count()) as pool:
         scanned = list(pool.map(scan, files))
     for (_, path), found in zip(files, scanned, strict=True):
         if found.problem is None:
-            remembered.keep(path, found.digest)
-    remembered.save()
+            cache.put(path, found.digest)
+    cache.save()
     return refuse_or_skip(scanned, skip_bad_images=skip_bad_images, name=name)
 
 

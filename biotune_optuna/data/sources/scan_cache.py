@@ -1,4 +1,4 @@
-"""Remembering which files were read and found sound, so that opening a large folder again is quick.
+"""The scan cache: which files were read and found sound; a large folder opens quickly again.
 
 A file is recognised by its size, its times and its inode. Any write, rename or replacement changes
 the status-change time, which no program can set, so a changed file is always read again; and what
@@ -23,7 +23,7 @@ from biotune_optuna.data.cache_dir import default_cache_dir
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Remembered"]
+__all__ = ["ScanCache"]
 
 _logger = logging.getLogger("biotune_optuna.data")
 
@@ -34,12 +34,12 @@ _WORTHWHILE = 1000
 _TICK_NS = 2_000_000_000
 
 
-class Remembered:
+class ScanCache:
     """Content hashes of sound files of one data set, from an earlier reading.
 
     Args:
         paths: All files of the data set.
-        least: Remember nothing of data sets with fewer files.
+        least: Keep nothing of data sets with fewer files.
     """
 
     def __init__(self, paths: Sequence[Path], *, least: int = _WORTHWHILE) -> None:
@@ -54,7 +54,7 @@ class Remembered:
             self._file = default_cache_dir() / "scans" / f"{place}.json"
             self._known = _load(self._file)
 
-    def digest(self, path: Path) -> str | None:
+    def get(self, path: Path) -> str | None:
         """Return the hash of a file that has not changed since, None for any other."""
         stamp = self._stamps.get(str(path))
         entry = self._known.get(str(path))
@@ -62,15 +62,15 @@ class Remembered:
             return None
         return str(entry[-1])
 
-    def keep(self, path: Path, digest: str) -> None:
-        """Remember the hash of a file that was read and found sound."""
+    def put(self, path: Path, digest: str) -> None:
+        """Take in the hash of a file that was read and found sound."""
         stamp = self._stamps.get(str(path))
         if stamp is not None and max(stamp[1:3]) < time.time_ns() - _TICK_NS:
             self._known[str(path)] = [*stamp, digest]
             self._fresh = True
 
     def save(self) -> None:
-        """Write what was kept; a cache that cannot be written is done without."""
+        """Write what was put in; a cache that cannot be written is done without."""
         if self._file is None or not self._fresh:
             return
         known = {path: entry for path, entry in self._known.items() if path in self._stamps}
@@ -81,7 +81,7 @@ class Remembered:
                 json.dump({"version": _VERSION, "pillow": PIL.__version__, "files": known}, text)
             Path(name).replace(self._file)
         except OSError as error:
-            _logger.debug("not remembered in %s: %s", self._file, error)
+            _logger.debug("scan cache %s not written: %s", self._file, error)
 
 
 def _stamp(path: Path) -> list[int] | None:
@@ -93,7 +93,7 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 def _load(file: Path) -> dict[str, list[Any]]:
-    """Return what a file remembers; nothing if it is damaged or of another version of Pillow."""
+    """Return what a file holds; nothing if it is damaged or of another version of Pillow."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["version"] != _VERSION or found["pillow"] != PIL.__version__:

@@ -1,4 +1,4 @@
-"""Data sets by the names that ``timm.data.create_dataset`` reads: ``torch/``, ``hfds/``, ``wds/``.
+"""Data sets by the names that ``timm.data.create_dataset`` reads: ``torch/`` and ``hfds/``.
 
 What timm would stream or silently skip is read by position and checked here instead, because
 splits, hashes and the pixel cache need to come back to every image.
@@ -25,12 +25,10 @@ from biotune_optuna.data.sources.image_source import ImageSource
 from biotune_optuna.data.sources.named import obtain, reachable, split_root, stack_parts
 from biotune_optuna.data.sources.scan import (
     ScannedFile,
-    path_of,
     refuse_or_skip,
     scan_content,
     worker_count,
 )
-from biotune_optuna.data.sources.shards import open_shards
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -67,8 +65,7 @@ def open_timm(name: str, *, skip_bad_images: bool = False) -> ImageSource:
     Args:
         name: ``torch/NAME`` or ``torch/NAME:ROOT`` with torchvision's cifar10, cifar100, mnist,
             kmnist, fashion_mnist or image_folder; ``hfds/NAME`` with a name on the Hugging Face Hub
-            (or a local folder that ``datasets`` loads); ``wds/FOLDER`` with a folder of WebDataset
-            shards.
+            (or a local folder that ``datasets`` loads).
         skip_bad_images: Leave out what is no readable image instead of refusing it.
 
     Raises:
@@ -78,13 +75,11 @@ def open_timm(name: str, *, skip_bad_images: bool = False) -> ImageSource:
     prefix, _, rest = name.partition("/")
     if prefix == "torch":
         return _open_torch(name, rest, skip_bad_images)
-    if prefix == "wds":
-        return open_shards(path_of(rest), skip_bad_images=skip_bad_images)
     if prefix == "hfds":
         return _open_hub(name, rest, skip_bad_images)
     raise DataError(
-        f"{name!r} can only be streamed, but training comes back to each image many times; use "
-        "hfds/ or torch/, or export the images to a folder"
+        f"{name!r} is a stream, but training comes back to each image many times; unpack the "
+        "images into one folder per class and give that folder, or use hfds/ or torch/"
     )
 
 

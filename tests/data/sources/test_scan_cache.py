@@ -8,7 +8,7 @@ import pytest
 
 from biotune_optuna.data.sources import scan
 from biotune_optuna.data.sources import scan_cache as module
-from biotune_optuna.data.sources.scan_cache import Remembered
+from biotune_optuna.data.sources.scan_cache import ScanCache
 from tests.kit.images import picture
 
 
@@ -29,17 +29,17 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def noted(files: list[Path]) -> Remembered:
-    notes = Remembered(files, least=1)
+def noted(files: list[Path]) -> ScanCache:
+    notes = ScanCache(files, least=1)
     for number, path in enumerate(files):
-        notes.keep(path, f"digest {number}")
+        notes.put(path, f"digest {number}")
     notes.save()
-    return Remembered(files, least=1)
+    return ScanCache(files, least=1)
 
 
 def test_unchanged_files_are_recognised(files: list[Path]) -> None:
     notes = noted(files)
-    assert [notes.digest(path) for path in files] == [f"digest {i}" for i in range(10)]
+    assert [notes.get(path) for path in files] == [f"digest {i}" for i in range(10)]
 
 
 def test_changed_files_are_not(files: list[Path]) -> None:
@@ -51,8 +51,8 @@ def test_changed_files_are_not(files: list[Path]) -> None:
     os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))  # disguised
     files[1].rename(files[1].with_suffix(".old"))
     files[2].replace(files[1])
-    notes = Remembered(files, least=1)
-    assert [notes.digest(path) for path in files[:4]] == [None, None, None, "digest 3"]
+    notes = ScanCache(files, least=1)
+    assert [notes.get(path) for path in files[:4]] == [None, None, None, "digest 3"]
 
 
 def test_files_written_a_moment_ago_are_not_kept(
@@ -60,12 +60,12 @@ def test_files_written_a_moment_ago_are_not_kept(
 ) -> None:
     now = files[0].stat().st_mtime_ns + 1_000_000_000
     monkeypatch.setattr(module.time, "time_ns", lambda: now)
-    assert noted(files).digest(files[0]) is None
+    assert noted(files).get(files[0]) is None
 
 
 def test_small_sets_leave_no_trace(files: list[Path], cache: Path) -> None:
-    notes = Remembered(files)
-    notes.keep(files[0], "x")
+    notes = ScanCache(files)
+    notes.put(files[0], "x")
     notes.save()
     assert not cache.exists()
 
@@ -75,20 +75,20 @@ def test_damaged_notes_are_as_good_as_none(files: list[Path], cache: Path, conte
     noted(files)
     (note,) = (cache / "scans").iterdir()
     note.write_text(content)
-    assert noted(files).digest(files[3]) == "digest 3"
+    assert noted(files).get(files[3]) == "digest 3"
     note.write_text(note.read_text().replace(module.PIL.__version__, "0.0"))
-    assert Remembered(files, least=1).digest(files[3]) is None
+    assert ScanCache(files, least=1).get(files[3]) is None
 
 
 def test_notes_that_cannot_be_written_are_done_without(files: list[Path], cache: Path) -> None:
     cache.write_text("in the way")
-    assert noted(files).digest(files[0]) is None
+    assert noted(files).get(files[0]) is None
 
 
 def test_scanning_reads_only_what_is_new(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.Remembered.__init__, "__kwdefaults__", {"least": 1})
+    monkeypatch.setattr(module.ScanCache.__init__, "__kwdefaults__", {"least": 1})
     read: list[Path] = []
     real = scan.read_bytes
 
