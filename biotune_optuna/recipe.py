@@ -215,20 +215,19 @@ class Recipe:
         parameters = dict(model.named_parameters())
         self._check(parameters)
         base = self.lr if lr is None else lr
-        exempt = _no_weight_decay(model)
+        declared = getattr(model, "no_weight_decay", None)  # timm's convention
+        exempt = set(declared()) if callable(declared) else set()
         groups: list[dict[str, Any]] = []
         for block in self.blocks:
-            decayed: list[nn.Parameter] = []
-            plain: list[nn.Parameter] = []
+            weights: list[nn.Parameter] = []
+            others: list[nn.Parameter] = []
             for name in block.parameter_names:
                 parameter = parameters[name]
                 parameter.requires_grad_(not block.frozen)
-                is_plain = parameter.ndim <= 1 or name.endswith(".bias") or name in exempt
-                (plain if is_plain else decayed).append(parameter)
-            if block.frozen:
-                continue
-            for members, decay in ((decayed, self.weight_decay), (plain, 0.0)):
-                if members:
+                is_other = parameter.ndim <= 1 or name.endswith(".bias") or name in exempt
+                (others if is_other else weights).append(parameter)
+            for members, decay in ((weights, self.weight_decay), (others, 0.0)):
+                if members and not block.frozen:
                     groups.append(
                         {
                             "params": members,
@@ -253,29 +252,21 @@ class Recipe:
                 released code does.
         """
         model.train()
-        frozen = {
-            name
-            for block in self.blocks
-            if block.frozen
-            for name in (*block.parameter_names, *block.buffer_names)
-        }
-        if not frozen:
-            return
-        tensors = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+        tensors = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        frozen: set[str] = set()
+        for block in self.blocks:
+            if block.frozen:
+                frozen.update(block.parameter_names, block.buffer_names)
         modules = dict(model.named_modules())
-        counts: dict[str, list[int]] = {}
-        for tensor in tensors:
-            path = tensor
-            while path:
-                path = path.rpartition(".")[0]
-                tally = counts.setdefault(path, [0, 0])
-                tally[0] += 1
-                tally[1] += tensor in frozen
-        for path, (total, held) in counts.items():
-            if total == held and path in modules:
+        for path in _holders(tensors & frozen) - _holders(tensors - frozen):
+            if path in modules:
                 modules[path].eval()
         if frozen_norm == "train":
-            _train_norms(model)
+            from torch.nn.modules.batchnorm import _NormBase
+
+            for module in modules.values():
+                if isinstance(module, _NormBase):
+                    module.train()
 
     def _check(self, parameters: Mapping[str, Any]) -> None:
         named = [name for block in self.blocks for name in block.parameter_names]
@@ -391,15 +382,12 @@ def _runs(numbers: Sequence[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def _no_weight_decay(model: nn.Module) -> set[str]:
-    """Parameters that the model's authors exempt from weight decay (timm's convention)."""
-    declared = getattr(model, "no_weight_decay", None)
-    return set(declared()) if callable(declared) else set()
-
-
-def _train_norms(model: nn.Module) -> None:
-    from torch.nn.modules.batchnorm import _NormBase
-
-    for module in model.modules():
-        if isinstance(module, _NormBase):
-            module.train()
+def _holders(tensors: set[str]) -> set[str]:
+    """Return the paths of all modules that hold one of the tensors, the whole model's ("") too."""
+    found = set()
+    for name in tensors:
+        path = name
+        while path:
+            path = path.rpartition(".")[0]
+            found.add(path)
+    return found

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from biotune_optuna.evolution.domain import Domain
     from biotune_optuna.evolution.generation import Archive
+    from biotune_optuna.evolution.settings import SearchSettings
 
     Vector = NDArray[np.float64]
 
@@ -77,52 +78,40 @@ class Landscape:
 
 
 def best_candidate(
+    settings: SearchSettings,
     domain: Domain,
     archive: Archive,
     landscape: Landscape,
-    draw: Callable[[np.random.Generator], Proposal],
-    *,
-    candidates: int,
-    kappa: float,
-    unique: bool,
-    rng: np.random.Generator,
+    draw: Callable[[], Proposal],
 ) -> Proposal:
-    """Return the most promising of several candidates.
+    """Return the most promising of ``settings.candidates`` different offspring.
+
+    That is the one with the least mean − ``kappa`` · deviation, a lower confidence bound.
 
     Args:
+        settings: The strategy's settings.
         domain: The search space.
-        archive: What has been evaluated.
-        landscape: What the model says of it.
-        draw: Makes one candidate.
-        candidates: How many to compare; 1 takes the first.
-        kappa: κ: the candidate with the least mean − κ · deviation is taken, a lower confidence
-            bound.
-        unique: Whether genomes that are in the archive or running are left out.
-        rng: The slot's generator.
+        archive: What has been evaluated; with ``unique`` none of it is taken.
+        landscape: What the model says of it. Without a model the first one drawn is taken.
+        draw: Makes one offspring.
 
     Returns:
-        The candidate; a known genome only where no other was drawn.
+        The offspring; a known genome only where no other was drawn.
     """
-    wanted = candidates if landscape.model is not None else 1
-    found: list[Proposal] = []
-    seen: set[bytes] = set()
-    last = None
+    wanted = settings.candidates if landscape.model is not None else 1
+    found: dict[bytes, Proposal] = {}
     for _ in range(_ATTEMPTS * wanted):
-        last = draw(rng)
+        last = draw()
         key = domain.key(last.genes)
-        if key in seen or (unique and key in archive):
-            continue
-        seen.add(key)
-        found.append(last)
+        if not (settings.unique and key in archive):
+            found.setdefault(key, last)
         if len(found) == wanted:
             break
-    if not found:  # the space is exhausted
-        assert last is not None
-        return last
-    if landscape.model is None or len(found) == 1:
-        return found[0]
-    means, spreads = landscape.model.predict(np.array([one.genes for one in found]))
-    return found[int(np.argmin(means - kappa * spreads))]
+    different = list(found.values()) or [last]  # the last one where the space is exhausted
+    if landscape.model is None or len(different) == 1:
+        return different[0]
+    means, spreads = landscape.model.predict(np.array([one.genes for one in different]))
+    return different[int(np.argmin(means - settings.kappa * spreads))]
 
 
 def structured_child(

@@ -55,16 +55,14 @@ class Proposal:
     Attributes:
         genes: Shape (n,), in [0, 1].
         move: The displacement it will remember, shape (n,).
-        role: What the slot is for.
+        role: What the slot is for; a "re-evaluation" has the very genome of its parent.
         parents: Trial numbers of its parents.
-        copied: Whether it is the very genome of its parent.
     """
 
     genes: Vector
     move: Vector
     role: Role
     parents: tuple[int, ...] = ()
-    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

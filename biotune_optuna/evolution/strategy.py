@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
-__all__ = ["beaten", "current", "plan", "propose", "slot_rng", "slot_words", "survivors"]
+__all__ = ["beaten", "current", "plan", "propose", "slot_rng", "survivors"]
 
 # Step 2e: how often an invalid child is made anew before it is repaired. The papers do not say.
 _REDRAWS = 20
@@ -32,15 +32,17 @@ _REDRAWS = 20
 _N_CONTENDERS = 3
 
 
-def slot_rng(seed: int, generation: int, index: int) -> np.random.Generator:
-    """Return the generator of one slot: it depends on nothing else."""
-    words = [seed, *slot_words(generation, index)]
+def slot_rng(seed: int, generation: int, index: int, *more: int) -> np.random.Generator:
+    """Return the generator of one slot: it depends on nothing else.
+
+    Args:
+        seed: The study's seed.
+        generation: g.
+        index: The slot; below 0 it belongs to an enqueued trial and gets a number no slot has.
+        *more: Numbers that tell further generators of the same slot apart.
+    """
+    words = [seed, generation, index if index >= 0 else 2**31 - index, *more]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
-
-
-def slot_words(generation: int, index: int) -> tuple[int, int]:
-    """Return a slot as words of a seed sequence; indices below 0 get numbers no slot has."""
-    return generation, index if index >= 0 else 2**31 - index
 
 
 def plan(settings: SearchSettings, generation: int, n_initial: int = 0) -> tuple[Role, ...]:
@@ -146,24 +148,15 @@ def _default_offspring(
         if again is not None:
             parents = (int(archive.numbers[again]),)
             still = np.zeros(domain.size)
-            return Proposal(archive.genes[again], still, role, parents, copied=True)
+            return Proposal(archive.genes[again], still, role, parents)
     best = landscape.best(settings.population_size)
 
-    def draw(rng: np.random.Generator) -> Proposal:
+    def draw() -> Proposal:
         if settings.structured and domain.has_meaning and len(best) > 1:
             return breeding.structured_child(domain, archive, best, rng)
         return _paper_offspring(settings, domain, generation, rng)
 
-    bred = breeding.best_candidate(
-        domain,
-        archive,
-        landscape,
-        draw,
-        candidates=settings.candidates,
-        kappa=settings.kappa,
-        unique=settings.unique,
-        rng=rng,
-    )
+    bred = breeding.best_candidate(settings, domain, archive, landscape, draw)
     if settings.unique and domain.key(bred.genes) in archive:  # nothing new near the parents
         for _ in range(_REDRAWS):
             stranger = _immigrant(domain, rng)

@@ -7,6 +7,7 @@ once and knows the same. The cost of a look is that of the trials that changed s
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from dataclasses import dataclass, field
 from types import NoneType
@@ -69,6 +70,11 @@ class Slot:
     running: set[int] = field(default_factory=set)
     failed: list[int] = field(default_factory=list)
     result: int | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it waits for a trial: neither filled nor held."""
+        return self.result is None and not self.running
 
 
 class History:
@@ -317,22 +323,16 @@ class History:
         Args:
             planned: Number of slots that the generation has from the start.
         """
-        for index in range(planned):
-            slot = self.slots.get(index)
-            if slot is None or (slot.result is None and not slot.running):
-                return index
         extras = sorted(index for index in self.slots if index >= planned)
-        for index in extras:
-            if self.slots[index].result is None and not self.slots[index].running:
+        for index in itertools.chain(range(planned), extras):
+            if index not in self.slots or self.slots[index].is_free:
                 return index
         return extras[-1] + 1 if extras else planned
 
     def is_free(self, claim: Claim) -> bool:
         """Whether a claim's slot belongs to the open generation and waits for a trial."""
-        slot = self.slots.get(claim.index)
-        if claim.generation != self.generation or claim.index < 0 or slot is None:
-            return False
-        return slot.result is None and not slot.running
+        slot = self.slots.get(claim.index) if claim.generation == self.generation else None
+        return slot is not None and slot.is_free
 
     def earlier_claim(self, index: int) -> Claim | None:
         """Return the claim of a trial that failed on a slot: its genome is evaluated again."""

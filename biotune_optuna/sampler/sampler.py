@@ -9,11 +9,10 @@ import weakref
 import zlib
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from biotune_optuna.evolution.strategy import slot_words
+from biotune_optuna.evolution.strategy import slot_rng
 from biotune_optuna.sampler import claims, codec
 from biotune_optuna.sampler.claims import Claim, SlotInfo, slot_of
 from biotune_optuna.sampler.config import Config
@@ -195,10 +194,9 @@ class BioTuneSampler(BaseSampler):
         self._check_single(study)
         claim = self._claim_of(study, trial)
         slot = (0, trial.number) if claim is None else (claim.generation, claim.index)
-        words = [*slot_words(*slot), zlib.crc32(param_name.encode())]
         seed = self._slots(study).seed(study)
-        unit = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words]))).random()
-        return codec.decode(param_distribution, unit)
+        rng = slot_rng(seed, *slot, zlib.crc32(param_name.encode()))
+        return codec.decode(param_distribution, rng.random())
 
     def after_trial(
         self,

@@ -245,7 +245,7 @@ class SlotAllocator:
             return _taken_over(earlier, blank)
         bred = strategy.propose(settings, self._domain, generation, index, self._seed(config))
         params = codec.to_params(self._space, bred.genes)
-        if bred.copied:  # to the last bit, however the parameters round
+        if bred.role == "re-evaluation" and bred.parents:  # to the last bit, however genes round
             original = history.records[bred.parents[0]].params
             params = {name: original[name] for name in self._domain.names}
         return replace(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Race", "make_race"]
 
+# Both were chosen by hand.
 _MIN_TRIALS = 5  # below that the spread is not known
 _Z = 2.0  # how many standard errors behind the incumbent a genome gives up
 

@@ -9,6 +9,7 @@ import pytest
 
 from biotune_optuna.evolution import breeding
 from biotune_optuna.evolution.generation import Proposal
+from biotune_optuna.evolution.settings import SearchSettings
 from tests.kit.evolution import bowl, make_archive, make_domain
 
 
@@ -25,10 +26,9 @@ def test_duplicates_are_replaced_until_the_space_is_exhausted():
     offered = iter([known, flying, pruned, fresh])
 
     def breed(draw, unique=True):
-        return breeding.best_candidate(
-            domain, archive, landscape, lambda _: child(draw()),
-            candidates=1, kappa=0, unique=unique, rng=np.random.default_rng(0),
-        ).genes  # fmt: skip
+        settings = SearchSettings(unique=unique)
+        made = breeding.best_candidate(settings, domain, archive, landscape, lambda: child(draw()))
+        return made.genes
 
     np.testing.assert_array_equal(breed(lambda: next(offered)), fresh)
     np.testing.assert_array_equal(breed(lambda: known), known)
@@ -42,14 +42,14 @@ def test_the_model_chooses_among_candidates():
     rng = np.random.default_rng(0)
 
     def value(candidates):
+        settings = SearchSettings(candidates=candidates, unique=True)
         drawn = [
             breeding.best_candidate(
-                domain, archive, landscape, lambda r: child(r.random(domain.size)),
-                candidates=candidates, kappa=0.0, unique=True, rng=rng,
-            ).genes
+                settings, domain, archive, landscape, lambda: child(rng.random(domain.size))
+            )
             for _ in range(30)
-        ]  # fmt: skip
-        return bowl(domain, np.array(drawn)).mean()
+        ]
+        return bowl(domain, np.array([one.genes for one in drawn])).mean()
 
     assert value(20) < value(1)
 
@@ -57,11 +57,11 @@ def test_the_model_chooses_among_candidates():
 def choose(domain, archive, offered, candidates, kappa=0.0):
     """Which of the genes offered is taken, by a model of the archive."""
     offers = iter(offered)
+    landscape = breeding.Landscape.of(domain, archive, smooth=True)
+    settings = SearchSettings(candidates=candidates, kappa=kappa)
     taken = breeding.best_candidate(
-        domain, archive, breeding.Landscape.of(domain, archive, smooth=True),
-        lambda _: child(next(offers)),
-        candidates=candidates, kappa=kappa, unique=False, rng=np.random.default_rng(0),
-    )  # fmt: skip
+        settings, domain, archive, landscape, lambda: child(next(offers))
+    )
     return next(i for i, one in enumerate(offered) if one is taken.genes)
 
 

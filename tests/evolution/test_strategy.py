@@ -85,7 +85,7 @@ def test_one_of_the_three_best_is_evaluated_again(domain, archive):
     again = []
     for _ in range(5):
         bred = propose(settings, domain, generation, 9, seed=0)
-        assert bred.copied
+        assert bred.role == "re-evaluation"
         again += bred.parents
         archive.counts[again[-1]] += 1
     assert again == [*best[:3], *best[:2]]
@@ -146,8 +146,8 @@ def test_each_switch_does_its_own_whatever_the_others(domain, archive, switch, a
     for index, role in enumerate([*roles, *["extra"] * 30]):
         bred = propose(settings, domain, generation, index, seed=1)
         assert domain.is_valid(bred.genes)
-        assert bred.copied == (role == "re-evaluation")
-        if bred.copied:
+        assert (bred.role == "re-evaluation") == (role == "re-evaluation")
+        if bred.role == "re-evaluation":
             assert bred.parents == (best[0],)
             assert domain.key(bred.genes) in archive
         elif settings.unique:
