@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from biotune_optuna.page.parts import Heading, Markdown, Part, Table, Text, markdown
+
 Costs = list[dict[str, float]]  # of one study, one entry an evaluation
 
 NAMES = {
     "paper": "the paper's schedule",
     "long": "the default's search, trained as in the paper, no cache",
     "uncached": "the same, stopping early: 10 epochs",
-    "default": "the same with the prefix cache: **the default**",
+    "default": Markdown("the same with the prefix cache: **the default**"),
     "double": "the default with two trainings an evaluation, raced",
 }
 SETTINGS = {"paper": "the paper's", "default": "the default's"}
@@ -37,104 +39,100 @@ def page(
         task: How the task was made, a paragraph.
         remarks: What the figures come from.
     """
-    lines = [
-        "# What a whole study costs",
-        "",
-        f"The paper's schedule against the default, {len(rows)} study seeds. Each draws its own",
-        "training and validation images, which both arms share; the test images are always the",
-        "same. The paper's: 140 evaluations of three trainings on alternating halves of the",
-        "training images, up to 30 epochs, patience 3, without prefix cache, racing or pruner. The",
-        "default: the default preset with its own training settings, and cache, 28 evaluations of",
-        "one training on all training images.",
-        "",
-        task,
-        "",
-        *_cost_section(rows),
-        *_accuracy_section(rows),
-        *_ladder_section(rows, ladder),
-        "## Why",
-        "",
-        remarks,
-        "",
-        *_seed_section(rows),
-        "Made by `python studies/benchmarks/study_cost.py`.",
-    ]
-    return "\n".join(lines) + "\n"
+    return markdown(
+        [
+            Markdown(f"""
+                # What a whole study costs
 
-
-def _cost_section(rows: list[dict[str, Any]]) -> list[str]:
-    arms = [arm for arm in NAMES if arm in rows[0]]
-    lines = [
-        "## Cost of the search",
-        "",
-        "Means over seeds. CPU seconds are the process's own, sampler and storage included; the",
-        "machine was busy, which seconds of the clock show. The last column is the paper's CPU",
-        "seconds over the arm's, geometric mean over seeds with its 95 % t interval.",
-        "",
-        "| | trainings | epochs | images forward | with cached prefix | images backward | CPU s "
-        "| clock s | paper / arm |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for arm in arms:
-        cells = [f"{_mean(rows, arm, key):,.0f}" for key in _COLUMNS]
-        lines.append(f"| {_short(arm)} | {' | '.join(cells)} | {_ratio(rows, arm)} |")
-    middle, low, _ = _factor(rows, "default", "cpu")
-    forward, backward = (_factor(rows, "default", key)[0] for key in ("forward", "backward"))
-    met = "reached" if middle >= FASTER else "missed"
-    return [
-        *lines,
-        "",
-        f"The aim was a factor of {FASTER:g}. It is {met}: {middle:.1f} in CPU seconds (not",
-        f"below {low:.1f}), {forward:.1f} in images forward and {backward:.1f} in images backward.",
-        "",
-    ]
+                The paper's schedule against the default, {len(rows)} study seeds. Each draws its
+                own training and validation images, which both arms share; the test images are
+                always the same. The paper's: 140 evaluations of three trainings on alternating
+                halves of the training images, up to 30 epochs, patience 3, without prefix cache,
+                racing or pruner. The default: the default preset with its own training settings,
+                and cache, 28 evaluations of one training on all training images.
+            """),
+            Markdown(task),
+            *_cost_section(rows),
+            *_accuracy_section(rows),
+            *_ladder_section(rows, ladder),
+            Heading("Why"),
+            Markdown(remarks),
+            *_seed_section(rows),
+            Markdown("Made by `python studies/benchmarks/study_cost.py`."),
+        ]
+    )
 
 
 _COLUMNS = ("runs", "epochs", "forward", "cache_hits", "backward", "cpu", "wall")
 
 
-def _accuracy_section(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        "## Accuracy of what is chosen",
-        "",
-        "Both searches are confirmed alike: their three best recipes are trained on all training",
-        "images with three fresh seeds, the best mean wins, and the winner is trained on training",
-        "and validation images with five more seeds and tested; the mean of the five counts.",
-        "Because a recipe suits the settings it was found with, this is done under both settings,",
-        "each time the same for all arms. Mean macro-accuracy, paired differences with 95 % t",
-        "intervals over the seeds: other images to train on, and other luck, on this test part.",
-        "",
-        "| confirmed with | arm | test | arm minus paper's |",
-        "|---|---|---:|---:|",
+def _cost_section(rows: list[dict[str, Any]]) -> list[Part]:
+    middle, low, _ = _factor(rows, "default", "cpu")
+    forward, backward = (_factor(rows, "default", key)[0] for key in ("forward", "backward"))
+    met = "reached" if middle >= FASTER else "missed"
+    head = ("trainings", "epochs", "images forward", "with cached prefix", "images backward")
+    return [
+        Markdown("""
+            ## Cost of the search
+
+            Means over seeds. CPU seconds are the process's own, sampler and storage included; the
+            machine was busy, which seconds of the clock show. The last column is the paper's CPU
+            seconds over the arm's, geometric mean over seeds with its 95 % t interval.
+        """),
+        Table(
+            ("", *head, "CPU s", "clock s", "paper / arm"),
+            [
+                (
+                    _short(arm),
+                    *(f"{_sums(rows, arm, key).mean():,.0f}" for key in _COLUMNS),
+                    _ratio(rows, arm),
+                )
+                for arm in NAMES
+                if arm in rows[0]
+            ],
+        ),
+        Markdown(f"""
+            The aim was a factor of {FASTER:g}. It is {met}: {middle:.1f} in CPU seconds (not
+            below {low:.1f}), {forward:.1f} in images forward and {backward:.1f} in images backward.
+        """),
     ]
-    lows: dict[str, float] = {}
+
+
+def _accuracy_section(rows: list[dict[str, Any]]) -> list[Part]:
+    cells, lows = [], {}
     for settings, words in SETTINGS.items():
         paper = _tests(rows, "paper", settings)
-        lines.append(f"| {words} settings | {_short('paper')} | {paper.mean():.4f} | |")
+        cells.append((f"{words} settings", _short("paper"), f"{paper.mean():.4f}", ""))
         for arm in ("default", "double"):
             scores = _tests(rows, arm, settings)
-            middle, low, high = _interval(scores - paper)
-            lows |= {words: low} if arm == "default" else {}
-            lines.append(
-                f"| {words} settings | {_short(arm)} | {scores.mean():.4f} | "
-                f"{middle:+.4f} ({low:+.4f} to {high:+.4f}) |"
-            )
-    own = _tests(rows, "default", "default") - _tests(rows, "paper", "paper")
-    middle, low, high = _interval(own)
-    held = "It is reached" if low > MARGIN else "It is missed"
+            found = _interval(scores - paper)
+            lows |= {words: found[1]} if arm == "default" else {}
+            cells.append((f"{words} settings", _short(arm), f"{scores.mean():.4f}", _signed(found)))
+    own = _interval(_tests(rows, "default", "default") - _tests(rows, "paper", "paper"))
+    held = "It is reached" if own[1] > MARGIN else "It is missed"
     alike = [f"{words} {'also' if low > MARGIN else 'not'}" for words, low in lows.items()]
     return [
-        *lines,
-        "",
-        "Each confirmed with its own settings, as one would use it, the default's minus the",
-        f"paper's is {middle:+.4f} ({low:+.4f} to {high:+.4f}). The aim was a lower bound above",
-        f"{MARGIN:+.2f}. {held}; when both are confirmed with the same settings, with",
-        f"{', with '.join(alike)}.",
-        "",
+        Markdown("""
+            ## Accuracy of what is chosen
+
+            Both searches are confirmed alike: their three best recipes are trained on all training
+            images with three fresh seeds, the best mean wins, and the winner is trained on training
+            and validation images with five more seeds and tested; the mean of the five counts.
+            Because a recipe suits the settings it was found with, this is done under both settings,
+            each time the same for all arms. Mean macro-accuracy, paired differences with 95 % t
+            intervals over the seeds: other images to train on, and other luck, on this test part.
+        """),
+        Table(("confirmed with", "arm", "test", "arm minus paper's"), cells, words=2),
+        Markdown(f"""
+            Each confirmed with its own settings, as one would use it, the default's minus the
+            paper's is {_signed(own)}. The aim was a lower bound above
+            {MARGIN:+.2f}. {held}; when both are confirmed with the same settings, with
+            {", with ".join(alike)}.
+        """),
     ]
 
 
-def _ladder_section(rows: list[dict[str, Any]], ladder: dict[str, dict[int, Costs]]) -> list[str]:
+def _ladder_section(rows: list[dict[str, Any]], ladder: dict[str, dict[int, Costs]]) -> list[Part]:
     seeds = sorted(set.intersection(*(set(found) for found in ladder.values())))
     if not seeds:
         return []
@@ -147,58 +145,53 @@ def _ladder_section(rows: list[dict[str, Any]], ladder: dict[str, dict[int, Cost
             key: sum(one[key] for study in studies for one in study) / len(seeds)
             for key in _COLUMNS
         }
-    lines = [
-        "## What of the factor comes from what",
-        "",
-        "One thing after another is switched on, from the paper's schedule to the default; means",
-        f"over the study seeds {', '.join(map(str, seeds))}.",
-        "",
-        "| | trainings | epochs | images forward | images backward | CPU s |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
     keys = ("runs", "epochs", "forward", "backward", "cpu")
-    for arm, sums in total.items():
-        lines.append(f"| {NAMES[arm]} | {' | '.join(f'{sums[key]:,.0f}' for key in keys)} |")
-    lines += [
-        "",
-        "| step | factor in CPU seconds | in images forward | in images backward |",
-        "|---|---:|---:|---:|",
-    ]
-    for before, after, words in (*STEPS, ("paper", "default", "**all together**")):
-        cells = [f"{total[before][key] / total[after][key]:.2f}" for key in ("cpu", *keys[2:4])]
-        lines.append(f"| {words} | {' | '.join(cells)} |")
+    factors = ("cpu", "forward", "backward")
     return [
-        *lines,
-        "",
-        "A pass with a cached prefix counts as one: what the cache saves shows in seconds alone.",
-        "",
+        Markdown(f"""
+            ## What of the factor comes from what
+
+            One thing after another is switched on, from the paper's schedule to the default; means
+            over the study seeds {", ".join(map(str, seeds))}.
+        """),
+        Table(
+            ("", "trainings", "epochs", "images forward", "images backward", "CPU s"),
+            [(NAMES[arm], *(f"{sums[key]:,.0f}" for key in keys)) for arm, sums in total.items()],
+        ),
+        Table(
+            ("step", "factor in CPU seconds", "in images forward", "in images backward"),
+            [
+                (words, *(f"{total[before][key] / total[after][key]:.2f}" for key in factors))
+                for before, after, words in (
+                    *STEPS,
+                    ("paper", "default", Markdown("**all together**")),
+                )
+            ],
+        ),
+        Text("A pass with a cached prefix counts as one: what it saves shows in seconds alone."),
     ]
 
 
-def _seed_section(rows: list[dict[str, Any]]) -> list[str]:
+def _seed_section(rows: list[dict[str, Any]]) -> list[Part]:
     arms = [arm for arm in NAMES if arm in rows[0]]
     whats = ("CPU s", *(f"with {words}" for words in SETTINGS.values()))
-    heads = [f"{arm}: {what}" for arm in arms for what in whats]
-    lines = [
-        "## Seed by seed",
-        "",
-        "CPU seconds of the search, and the test score of its choice confirmed with the paper's",
-        "and with the default's settings.",
-        "",
-        f"| seed | {' | '.join(heads)} |",
-        "|---|" + "---:|" * len(heads),
+
+    def cells(found: dict[str, Any]) -> tuple[str, ...]:
+        cpu = sum(one["cpu"] for one in found["cost"])
+        return f"{cpu:.0f}", *(f"{found[settings]['test']:.4f}" for settings in SETTINGS)
+
+    return [
+        Markdown("""
+            ## Seed by seed
+
+            CPU seconds of the search, and the test score of its choice confirmed with the paper's
+            and with the default's settings.
+        """),
+        Table(
+            ("seed", *(f"{arm}: {what}" for arm in arms for what in whats)),
+            [(str(row["seed"]), *(c for arm in arms for c in cells(row[arm]))) for row in rows],
+        ),
     ]
-    for row in rows:
-        cells = [
-            cell
-            for arm in arms
-            for cell in (
-                f"{sum(one['cpu'] for one in row[arm]['cost']):.0f}",
-                *(f"{row[arm][settings]['test']:.4f}" for settings in SETTINGS),
-            )
-        ]
-        lines.append(f"| {row['seed']} | {' | '.join(cells)} |")
-    return [*lines, ""]
 
 
 def _short(arm: str) -> str:
@@ -215,10 +208,6 @@ def _row(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
 
 def _sums(rows: list[dict[str, Any]], arm: str, key: str) -> np.ndarray:
     return np.array([sum(one[key] for one in row[arm]["cost"]) for row in rows])
-
-
-def _mean(rows: list[dict[str, Any]], arm: str, key: str) -> float:
-    return float(_sums(rows, arm, key).mean())
 
 
 def _tests(rows: list[dict[str, Any]], arm: str, settings: str) -> np.ndarray:
@@ -243,3 +232,8 @@ def _interval(values: np.ndarray) -> tuple[float, float, float]:
     half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     mean = float(values.mean())
     return mean, mean - float(half), mean + float(half)
+
+
+def _signed(numbers: tuple[float, float, float]) -> str:
+    middle, low, high = numbers
+    return f"{middle:+.4f} ({low:+.4f} to {high:+.4f})"

@@ -1,4 +1,4 @@
-"""What the engine's benchmarks share: made-up images, interleaved timing, tables."""
+"""What the engine's benchmarks share: made-up images, interleaved timing."""
 
 from __future__ import annotations
 
@@ -102,9 +102,3 @@ def setting(device: str) -> str:
 def unit(device: str) -> str:
     """What a second is here."""
     return "CPU seconds of the process" if device == "cpu" else "wall seconds"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -14,19 +14,21 @@ from _searchers import COMPARED, SEARCHERS
 from _tasks import DEVELOPMENT
 from scipy.stats import rankdata
 
+from biotune_optuna.page.parts import Heading, Items, Markdown, Part, Table, Text, markdown
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BUDGETS = (20, 28, 50, 140)
 RESAMPLES = 2_000
 RETRAINED = HERE / "retrained.csv"
-RANKED = (
-    "The same searches, but all choose the first of `rank_finished`: what is left of the",
-    "differences is the search, not the choice.",
-)
-TREES = ("The same choices as in the first table; their value by half of the model, the trees.",)
+RANKED = """
+    The same searches, but all choose the first of `rank_finished`: what is left of the
+    differences is the search, not the choice.
+"""
+TREES = "The same choices as in the first table; their value by half of the model, the trees."
 SWITCHES = (
-    "Columns count evaluations; *two trainings* takes the mean of two for each, at twice the cost.",
+    "Columns count evaluations; *two trainings* takes the mean of two for each, at twice the cost."
 )
 
 
@@ -109,119 +111,116 @@ def page(results: list[Result]) -> str:
     names = {r.landscape for r in results}
     developed = [t.name for t in DEVELOPMENT if t.name in names]
     untouched = [one.name for one in real if one.name in names and one.name not in developed]
-    lines = [
-        "# Which searcher finds the best recipe?",
-        "",
-        *_introduction(bool(untouched), results),
-        "",
-    ]
-    lines += _retrained([one.name for one in real if one.name in names])
-    lines += _tables(results, "Real trainings, untouched tasks", untouched)
-    lines += _tables(results, "Real trainings, development tasks", developed)
-    lines += _quality([one for one in real if one.name in names])
-    for title, group in (
-        ("Closed-form landscapes tuned on", TUNED_ON),
-        ("Closed-form landscapes held out", HELD_OUT),
-    ):
-        lines += _tables(results, title, [one.name for one in group if one.name in names])
-    lines += [
-        "Made by `python studies/benchmarks/search.py --given`; what it ran, the tables say.",
-        "",
-    ]
-    return "\n".join(lines)
+    closed = [[one.name for one in group if one.name in names] for group in (TUNED_ON, HELD_OUT)]
+    return markdown(
+        [
+            Heading("Which searcher finds the best recipe?", 1),
+            *_introduction(bool(untouched), results),
+            *_retrained([one.name for one in real if one.name in names]),
+            *_tables(results, "Real trainings, untouched tasks", untouched),
+            *_tables(results, "Real trainings, development tasks", developed),
+            *_quality([one for one in real if one.name in names]),
+            *_tables(results, "Closed-form landscapes tuned on", closed[0]),
+            *_tables(results, "Closed-form landscapes held out", closed[1]),
+            Markdown(
+                "Made by `python studies/benchmarks/search.py --given`; the tables say what it ran."
+            ),
+        ]
+    )
 
 
-def _introduction(untouched: bool, results: list[Result]) -> list[str]:
-    gp = [
-        "GPSampler has fewer seeds, because its searches take longest: it has no rank, and its",
-        "differences are over those seeds.",
-    ]
-    no_gp = ["GPSampler did not take part."]
-    frozen = [
-        "The default preset was developed on the development tasks and frozen (commit `59f6eeb`)",
-        "before the untouched ones were trained; since then it has changed only for grids, for",
-        "genomes that were added by hand, and where nothing new is left near the parents. The",
-        "model of the tables has changed: its first form drew good luck in units of the score and",
-        "fitted the process to raw values, so that recipes could seem better than any training",
-        "was, which flattered the default on the untouched tasks. The present form predicts",
-        "held-out recipes better.",
-    ]
-    developed = [
-        "The default preset was developed on these tasks, so they flatter it; untouched ones are",
-        "still to come.",
-    ]
+FROZEN = """
+    The default preset was developed on the development tasks and frozen (commit `59f6eeb`)
+    before the untouched ones were trained; since then it has changed only for grids, for
+    genomes that were added by hand, and where nothing new is left near the parents. The
+    model of the tables has changed: its first form drew good luck in units of the score and
+    fitted the process to raw values, so that recipes could seem better than any training
+    was, which flattered the default on the untouched tasks. The present form predicts
+    held-out recipes better.
+"""
+DEVELOPED = """
+    The default preset was developed on these tasks, so they flatter it; untouched ones are
+    still to come.
+"""
+
+
+def _introduction(untouched: bool, results: list[Result]) -> list[Part]:
+    gp = (
+        "GPSampler has fewer seeds, because its searches take longest: it has no rank, and its\n"
+        "differences are over those seeds."
+        if any(r.searcher == "GPSampler" for r in results)
+        else "GPSampler did not take part."
+    )
     return [
-        "What each searcher would choose after 20, 28, 50 and 140 evaluations, measured without",
-        "noise: Optuna's samplers (default settings) and the paper preset choose the genome with",
-        "the best value observed, the default preset the first of `rank_finished`. All search the",
-        "same space, base rate included.",
-        "",
-        "Real tasks are tables of several hundred genomes, each trained by this project's trainer:",
-        "half fill the space, half are where the searchers went. A model of each table (trees,",
-        "and a Gaussian process on normal scores of ranks) stands for the noise-free value; noise",
-        "is drawn as trainings of like recipes show it, bad luck in units of the score, good luck",
-        "as a share of the room up to the best training there was. Such a process is what the",
-        "default preset fits too, which may favour it: there are tables by the trees alone, and",
-        "the last word have choices that were trained for real. Closed-form landscapes have 10",
-        f"blocks and a noise of {NOISE}.",
-        "",
-        *(frozen if untouched else developed),
-        "",
-        "Intervals are paired bootstrap over seeds (95 %). *Rank* is the mean rank among the",
-        "searchers of the same table over landscapes and seeds.",
-        *(gp if any(r.searcher == "GPSampler" for r in results) else no_gp),
+        Markdown(f"""
+            What each searcher would choose after 20, 28, 50 and 140 evaluations, measured without
+            noise: Optuna's samplers (default settings) and the paper preset choose the genome with
+            the best value observed, the default preset the first of `rank_finished`. All search the
+            same space, base rate included.
+
+            Real tasks are tables of several hundred genomes, each trained by this project's
+            trainer: half fill the space, half are where the searchers went. A model of each table
+            (trees, and a Gaussian process on normal scores of ranks) stands for the noise-free
+            value; noise is drawn as trainings of like recipes show it, bad luck in units of the
+            score, good luck as a share of the room up to the best training there was. Such a
+            process is what the default preset fits too, which may favour it: there are tables by
+            the trees alone, and the last word have choices that were trained for real. Closed-form
+            landscapes have 10 blocks and a noise of {NOISE}.
+        """),
+        Markdown(FROZEN if untouched else DEVELOPED),
+        Markdown(
+            "Intervals are paired bootstrap over seeds (95 %). *Rank* is the mean rank among the\n"
+            f"searchers of the same table over landscapes and seeds.\n{gp}"
+        ),
     ]
 
 
-def _tables(results: list[Result], title: str, names: list[str]) -> list[str]:
+def _tables(results: list[Result], title: str, names: list[str]) -> list[Part]:
     if not names:
         return []
-    lines = [f"## {title}", "", f"{', '.join(names)}.", ""]
     plain = Values(results, names, given=False)
-    lines += _table(plain, [s for s in COMPARED if s in plain.by])
     given = Values(results, names, given=True)
-    if "default" in given.by:
-        lines += ["### All begin with the same informed starts", ""]
-        lines += _table(given, [s for s in COMPARED if s in given.by])
     ranked = Values(results, names, given=False, rule="ranked")
-    lines += ["### All choose by the model", "", *RANKED, ""]
-    lines += _table(ranked, [s for s in COMPARED if s in ranked.by])
+    parts = [Heading(title), Markdown(f"{', '.join(names)}."), *_table(plain, _compared(plain))]
+    if "default" in given.by:
+        parts.append(Heading("All begin with the same informed starts", 3))
+        parts += _table(given, _compared(given))
+    parts += [Heading("All choose by the model", 3), Markdown(RANKED)]
+    parts += _table(ranked, _compared(ranked))
     if set(names) <= {path.stem for path in HERE.glob("*.csv")}:
         trees = Values(results, names, given=False, rule="trees")
-        lines += ["### Judged by the trees alone", "", *TREES, ""]
-        lines += _table(trees, [s for s in COMPARED if s in trees.by])
+        parts += [Heading("Judged by the trees alone", 3), Markdown(TREES)]
+        parts += _table(trees, _compared(trees))
     others = [s for s in plain.by if s not in COMPARED]
     if others:
-        lines += [
-            "### One switch at a time",
-            "",
-            *SWITCHES,
-            "",
-            *_table(plain, ["default", *others], verdict=False),
-        ]
-    return lines
+        parts += [Heading("One switch at a time", 3), Markdown(SWITCHES)]
+        parts += _table(plain, ["default", *others], verdict=False)
+    return parts
 
 
-def _table(values: Values, searchers: list[str], *, verdict: bool = True) -> list[str]:
+def _compared(values: Values) -> list[str]:
+    return [searcher for searcher in COMPARED if searcher in values.by]
+
+
+def _table(values: Values, searchers: list[str], *, verdict: bool = True) -> list[Part]:
     if not searchers:
         return []
     frequent = [s for s in searchers if s != "GPSampler"]
     ranks = dict(zip(frequent, values.ranks(frequent), strict=True))
-    lines = [
-        f"| searcher | seeds | {' | '.join(f'{b}: value (rank)' for b in BUDGETS)} |",
-        "|---|---:|" + "---:|" * len(BUDGETS),
-    ]
+    rows = []
     for searcher in searchers:
-        means = values.by[searcher].mean(axis=(0, 1))
-        cells = [f"{mean:.4f}" for mean in means]
+        cells = [f"{mean:.4f}" for mean in values.by[searcher].mean(axis=(0, 1))]
         if searcher in ranks:
             cells = [f"{c} ({r:.2f})" for c, r in zip(cells, ranks[searcher], strict=True)]
-        lines.append(f"| {searcher} | {values.by[searcher].shape[1]} | {' | '.join(cells)} |")
+        rows.append((searcher, str(values.by[searcher].shape[1]), *cells))
+    parts: list[Part] = [
+        Table(("searcher", "seeds", *(f"{b}: value (rank)" for b in BUDGETS)), rows)
+    ]
     if "default" in searchers:
-        lines += [""]
-        lines += [_verdict(ranks), ""] if verdict else []
-        lines += _differences(values, [s for s in searchers if s != "default"])
-    return [*lines, ""]
+        if verdict:
+            parts.append(Text(_verdict(ranks)))
+        parts += _differences(values, [s for s in searchers if s != "default"])
+    return parts
 
 
 def _verdict(ranks: dict[str, NDArray[np.float64]]) -> str:
@@ -238,18 +237,15 @@ def _verdict(ranks: dict[str, NDArray[np.float64]]) -> str:
     return f"The default has the best mean rank {words}."
 
 
-def _differences(values: Values, searchers: list[str]) -> list[str]:
-    lines = [
-        f"| default minus | {' | '.join(map(str, BUDGETS))} |",
-        "|---|" + "---|" * len(BUDGETS),
+def _differences(values: Values, searchers: list[str]) -> list[Part]:
+    rows = [
+        (s, *(_interval(values.difference("default", s, b, b)) for b in BUDGETS)) for s in searchers
     ]
-    for searcher in searchers:
-        gaps = [_interval(values.difference("default", searcher, b, b)) for b in BUDGETS]
-        lines.append(f"| {searcher} | {' | '.join(gaps)} |")
+    parts: list[Part] = [Table(("default minus", *map(str, BUDGETS)), rows)]
     if "paper" in searchers:
         early = _interval(values.difference("default", "paper", 28, 140))
-        lines += ["", f"Default after 28 evaluations minus paper after 140: {early}."]
-    return lines
+        parts.append(Text(f"Default after 28 evaluations minus paper after 140: {early}."))
+    return parts
 
 
 def _interval(numbers: tuple[float, ...]) -> str:
@@ -257,7 +253,7 @@ def _interval(numbers: tuple[float, ...]) -> str:
     return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
-def _retrained(names: list[str]) -> list[str]:
+def _retrained(names: list[str]) -> list[Part]:
     """The last choices trained for real, where ``retrain.py`` has done so."""
     if not RETRAINED.exists():
         return []
@@ -265,16 +261,7 @@ def _retrained(names: list[str]) -> list[str]:
         rows = [row for row in csv.DictReader(file) if row["task"] in names]
     if not rows:
         return []
-    lines = [
-        "## The choices after 140 evaluations, trained for real",
-        "",
-        "Choices of the first seeds, each trained for real on seeds that no table has seen; mean",
-        "validation score with its standard error over choices, and what the model of the task",
-        "said of them.",
-        "",
-        "| task | searcher | choices | trainings of each | trained | model |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+    cells = []
     for task in sorted({row["task"] for row in rows}):
         for searcher in dict.fromkeys(row["searcher"] for row in rows):
             own = [r for r in rows if r["task"] == task and r["searcher"] == searcher]
@@ -282,11 +269,22 @@ def _retrained(names: list[str]) -> list[str]:
             means = np.array([np.mean(one) for one in scores])
             error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else float("nan")
             said = np.mean([float(row["model"]) for row in own])
-            lines.append(
-                f"| {task} | {searcher} | {len(own)} | {len(scores[0])} | "
-                f"{means.mean():.4f} ± {error:.4f} | {said:.4f} |"
-            )
-    return [*lines, "", *_retrained_differences(rows), ""]
+            trained = f"{means.mean():.4f} ± {error:.4f}"
+            counts = str(len(own)), str(len(scores[0]))
+            cells.append((task, searcher, *counts, trained, f"{said:.4f}"))
+    return [
+        Markdown("""
+            ## The choices after 140 evaluations, trained for real
+
+            Choices of the first seeds, each trained for real on seeds that no table has seen; mean
+            validation score with its standard error over choices, and what the model of the task
+            said of them.
+        """),
+        Table(
+            ("task", "searcher", "choices", "trainings of each", "trained", "model"), cells, words=2
+        ),
+        Items(_retrained_differences(rows)),
+    ]
 
 
 def _retrained_differences(rows: list[dict[str, str]]) -> list[str]:
@@ -311,29 +309,40 @@ def _retrained_differences(rows: list[dict[str, str]]) -> list[str]:
         ]
         low, high = np.quantile(drawn, (0.025, 0.975))
         mean = float(np.mean([gap.mean() for gap in gaps]))
-        lines.append(
-            f"- default minus {other}, mean over the tasks: {_interval((mean, low, high))}"
-        )
+        lines.append(f"default minus {other}, mean over the tasks: {_interval((mean, low, high))}")
     return lines
 
 
-def _quality(real: list[RealLandscape]) -> list[str]:
+def _quality(real: list[RealLandscape]) -> list[Part]:
     if not real:
         return []
-    lines = [
-        "## How good the models of the tables are",
-        "",
-        "Ten-fold cross-validation over recipes; *best tenth* are those with the best tenth of",
-        "mean scores, luck included, whose order noise hides.",
-        "",
-        "| task | trainings | recipes | error (RMSE) | rank correlation | error, best tenth | "
-        "rank correlation, best tenth | noise of one training, best level |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    found = [(one, one.quality()) for one in real]
+    best = (
+        "error, best tenth",
+        "rank correlation, best tenth",
+        "noise of one training, best level",
+    )
+    return [
+        Markdown("""
+            ## How good the models of the tables are
+
+            Ten-fold cross-validation over recipes; *best tenth* are those with the best tenth of
+            mean scores, luck included, whose order noise hides.
+        """),
+        Table(
+            ("task", "trainings", "recipes", "error (RMSE)", "rank correlation", *best),
+            [
+                (
+                    one.name,
+                    str(one.table.n_trainings),
+                    str(len(one.table.means)),
+                    f"{q['rmse']:.4f}",
+                    f"{q['rank']:.3f}",
+                    f"{q['rmse_best']:.4f}",
+                    f"{q['rank_best']:.3f}",
+                    f"{q['noise']:.4f}",
+                )
+                for one, q in found
+            ],
+        ),
     ]
-    for one in real:
-        q = one.quality()
-        lines.append(
-            f"| {one.name} | {one.table.n_trainings} | {len(one.table.means)} | {q['rmse']:.4f} | "
-            f"{q['rank']:.3f} | {q['rmse_best']:.4f} | {q['rank_best']:.3f} | {q['noise']:.4f} |"
-        )
-    return [*lines, ""]

@@ -31,6 +31,7 @@ from biotune_optuna import Recipe, StudySpec, TrainSettings, create_study
 from biotune_optuna.confirmation.candidates import leading
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.finetune.metrics import score
+from biotune_optuna.page.parts import Markdown, Table, markdown
 
 if TYPE_CHECKING:
     from biotune_optuna import TuningStudy
@@ -178,39 +179,38 @@ def page(rows: list[dict[str, Any]], repeats: int) -> str:
     rows = sorted(rows, key=lambda row: (row["task"], row["rep"]))
     found = [(row["task"], ways(row)) for row in rows if row["rep"] < repeats]
     reference = "of 3, on three seeds"
-    lines = [
-        "# Choosing among the best",
-        "",
-        f"{repeats} repeats on each of three development tasks, each a fresh stratified split",
-        f"({TRAIN} images to train on, {VAL} to validate on) and a search of {TRIALS} trials with",
-        f"the default preset: `{MODEL}` at {SIZE} px, first trained on usps, up to 6 epochs,",
-        "batches of 12. The best three (six) recipes, by model and by value in turn, are trained",
-        "three more times: on three fresh seeds, as `biotune compare` does, or on three folds of",
-        "training and validation images together, each of which validates once; the best mean is",
-        "chosen. Test scores are means of three trainings on all of these images. Differences are",
-        "paired by task and repeat, with 95 % t intervals over all repeats: descriptive, since",
-        "splits of one data set overlap.",
-        "",
-        f"| chosen | {' | '.join(TASKS)} | minus *{reference}* |",
-        f"|---|{'---:|' * (len(TASKS) + 1)}",
-    ]
+    table = []
     for way in found[0][1]:
         means = [np.mean([one[way] for name, one in found if name == task]) for task in TASKS]
         apart = np.array([one[way] - one[reference] for _, one in found])
-        cells = [f"{mean:.4f}" for mean in means]
-        cells.append("" if way == reference else interval(apart))
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "*On the test itself* is what nobody can choose: it flatters by what luck there is in",
-        "three trainings, and bounds what a better choice could give.",
-        "",
-        "Made by `python studies/benchmarks/choice.py --weights WEIGHTS --dtd10 FOLDER`, with",
-        "weights from `python studies/pretrain.py FOLDER/usps --size 24 --models test_resnet",
-        "--epochs 8`.",
-        "",
-    ]
-    return "\n".join(lines)
+        cells = (f"{mean:.4f}" for mean in means)
+        table.append((way, *cells, "" if way == reference else interval(apart)))
+    return markdown(
+        [
+            Markdown(f"""
+                # Choosing among the best
+
+                {repeats} repeats on each of three development tasks, each a fresh stratified split
+                ({TRAIN} images to train on, {VAL} to validate on) and a search of {TRIALS} trials
+                with the default preset: `{MODEL}` at {SIZE} px, first trained on usps, up to 6
+                epochs, batches of 12. The best three (six) recipes, by model and by value in turn,
+                are trained three more times: on three fresh seeds, as `biotune compare` does, or on
+                three folds of training and validation images together, each of which validates
+                once; the best mean is chosen. Test scores are means of three trainings on all of
+                these images. Differences are paired by task and repeat, with 95 % t intervals over
+                all repeats: descriptive, since splits of one data set overlap.
+            """),
+            Table(("chosen", *TASKS, Markdown(f"minus *{reference}*")), table),
+            Markdown("""
+                *On the test itself* is what nobody can choose: it flatters by what luck there is in
+                three trainings, and bounds what a better choice could give.
+
+                Made by `python studies/benchmarks/choice.py --weights WEIGHTS --dtd10 FOLDER`, with
+                weights from `python studies/pretrain.py FOLDER/usps --size 24 --models test_resnet
+                --epochs 8`.
+            """),
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from biotune_optuna.page.parts import Code, Markdown, Table, markdown
+
 SIZES = (500, 5000)
 CLASSES = 5
 LIMIT_MB = 300
@@ -143,49 +145,49 @@ def page(found: dict[int, dict[str, Any]], model: str, budget: float) -> str:
     peaks = [one["peak"]["anonymous"] for one in (few, many)]
     bare = [one["peak"]["anonymous"] - one["cached_mb"] for one in (few, many)]
     verdict = "is kept" if max(np.diff(peaks)[0], np.diff(bare)[0]) <= LIMIT_MB else "is missed"
-    rows = [
-        f"| {stage} | {few['peak_by_stage'][stage]:.0f} | {many['peak_by_stage'][stage]:.0f} | "
-        f"{many['peak_by_stage'][stage] - few['peak_by_stage'][stage]:+.0f} |"
-        for stage in few["stages"]
+    numbers = [
+        *((s, few["peak_by_stage"][s], many["peak_by_stage"][s]) for s in few["stages"]),
+        ("**the whole study**", *peaks),
+        ("the same less the cache's features", *bare),
+        ("mapped files, peak (beside that)", few["peak"]["file"], many["peak"]["file"]),
     ]
-    lines = [
-        "# Memory of a study as its data grow",
-        "",
-        f"Peak resident memory in MiB of one process with a whole study on {SIZES[0]:,} and on",
-        f"{SIZES[1]:,} images (made-up JPEG and PNG files of 320 x 256 pixels, {CLASSES} classes)",
-        f"at 224 px, both with a prefix cache of {budget:g} MiB: `{model}`, random weights, one",
-        "trial for each length of the frozen prefix, one epoch a training, batches of 32, then the",
-        "confirmation with both rivals, the final trainings, the test and the report. Memory is",
-        f"read from outside every {1000 * EVERY:.0f} ms.",
-        "",
-        f"| anonymous memory, peak while | {SIZES[0]:,} images | {SIZES[1]:,} images | growth |",
-        "|---|---:|---:|---:|",
-        *rows,
-        f"| **the whole study** | **{peaks[0]:.0f}** | **{peaks[1]:.0f}** | "
-        f"**{peaks[1] - peaks[0]:+.0f}** |",
-        f"| the same less the cache's features | {bare[0]:.0f} | {bare[1]:.0f} | "
-        f"{bare[1] - bare[0]:+.0f} |",
-        f"| mapped files, peak (beside that) | {few['peak']['file']:.0f} | "
-        f"{many['peak']['file']:.0f} | {many['peak']['file'] - few['peak']['file']:+.0f} |",
-        "",
-        f"The aim was a growth of at most {LIMIT_MB} MiB; it {verdict}. At the end the cache",
-        f"held {few['cached_mb']:.0f} and {many['cached_mb']:.0f} MiB of features: those of more",
-        "images are larger, and only deeper ones then fit the budget. Image passes that it",
-        f"served, by trial: {_listed(few['hits'])} with {SIZES[0]:,} images,",
-        f"{_listed(many['hits'])} with {SIZES[1]:,}.",
-        "",
-        "Mapped pages are those of the decoded pixels (147 KiB an image at 224 px) and of shared",
-        "libraries; they belong to the system's file cache, are shared between workers and are",
-        "given back when memory is short.",
-        "",
-        f"Python {sys.version.split()[0]}, torch {torch.__version__.split('+')[0]}, timm "
-        f"{timm.__version__}, one CPU thread. Made by",
-        "",
-        "```console",
-        "$ python studies/benchmarks/memory.py",
-        "```",
-    ]
-    return "\n".join(lines) + "\n"
+    return markdown(
+        [
+            Markdown(f"""
+                # Memory of a study as its data grow
+
+                Peak resident memory in MiB of one process with a whole study on {SIZES[0]:,} and
+                on {SIZES[1]:,} images (made-up JPEG and PNG files of 320 x 256 pixels, {CLASSES}
+                classes) at 224 px, both with a prefix cache of {budget:g} MiB: `{model}`, random
+                weights, one trial for each length of the frozen prefix, one epoch a training,
+                batches of 32, then the confirmation with both rivals, the final trainings, the
+                test and the report. Memory is read from outside every {1000 * EVERY:.0f} ms.
+            """),
+            Table(
+                ("anonymous memory, peak while", *(f"{n:,} images" for n in SIZES), "growth"),
+                [
+                    (Markdown(what), f"{one:.0f}", f"{other:.0f}", f"{other - one:+.0f}")
+                    for what, one, other in numbers
+                ],
+            ),
+            Markdown(f"""
+                The aim was a growth of at most {LIMIT_MB} MiB; it {verdict}. At the end the cache
+                held {few["cached_mb"]:.0f} and {many["cached_mb"]:.0f} MiB of features: those of
+                more images are larger, and only deeper ones then fit the budget. Image passes that
+                it served, by trial: {_listed(few["hits"])} with {SIZES[0]:,} images,
+                {_listed(many["hits"])} with {SIZES[1]:,}.
+
+                Mapped pages are those of the decoded pixels (147 KiB an image at 224 px) and of
+                shared libraries; they belong to the system's file cache, are shared between
+                workers and are given back when memory is short.
+            """),
+            Markdown(
+                f"Python {sys.version.split()[0]}, torch {torch.__version__.split('+')[0]}, timm "
+                f"{timm.__version__}, one CPU thread. Made by"
+            ),
+            Code("$ python studies/benchmarks/memory.py", "console"),
+        ]
+    )
 
 
 def _listed(hits: list[int]) -> str:

@@ -30,6 +30,7 @@ from biotune_optuna import (
 from biotune_optuna.compare.statistics import mean_interval
 from biotune_optuna.finetune.metrics import score
 from biotune_optuna.finetune.results import epochs_of_final_run
+from biotune_optuna.page.parts import Markdown, Table, markdown
 
 KEY = "optimism"
 TEST_FRACTION = 0.5
@@ -121,45 +122,52 @@ def page(rows: list[dict[str, float]], args: argparse.Namespace) -> str:
     gain = column["confirmed_test"] - column["search_test"]
     over_full = column["confirmed_test"] - column["full_test"]
     n_rivals = int(column["winner_is_rival"].sum())
-    lines = [
-        "# What confirmation changes",
-        "",
-        f"{len(rows)} study seeds on `{Path(args.data).name}`, each a fresh stratified split (300",
-        "images to train on, 100 to validate on, half of all images as test) and a search of",
-        f"{args.trials} trials, one training each: `tf_efficientnet_lite0`, 64 px, up to 6 epochs.",
-        "*Optimism* is the reported validation value minus the test value of the model it chose.",
-        "Means over seeds; 95 % t intervals with the correction of Nadeau and Bengio, because test",
-        "parts that are drawn anew from the same images overlap.",
-        *([f"`{Path(args.data).name}`: {args.about}."] if args.about else []),
-        "",
-        "| | reported | test | optimism |",
-        "|---|---|---|---|",
-        f"| best search value, no confirmation | {column['search'].mean():.3f} | "
-        f"{column['search_test'].mean():.3f} | {interval(without)} |",
-        f"| confirmed on fresh seeds | {column['confirmed'].mean():.3f} | "
-        f"{column['confirmed_test'].mean():.3f} | {interval(with_)} |",
-        "",
-        f"Difference in optimism: {interval(without - with_)}. Test value of the confirmed choice",
-        f"minus that of the best search value: {interval(gain)}. A rival was chosen in {n_rivals}",
-        f"of {len(rows)} studies. Tuned full fine-tuning has {column['full_test'].mean():.3f}",
-        f"on the test; the confirmed choice minus that: {interval(over_full)}.",
-        "",
-        "Before the test each model is trained again on training and validation images together,",
-        "which lowers the measured optimism of both rows alike.",
-        "",
-        "| seed | search | its test | confirmed | its test | full, test |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {row['seed']:.0f} | {row['search']:.3f} | {row['search_test']:.3f} | "
-            f"{row['confirmed']:.3f} | {row['confirmed_test']:.3f} | {row['full_test']:.3f} |"
-            for row in rows
-        ),
-        "",
-        "Made by `python studies/benchmarks/optimism.py --data FOLDER "
-        f"--seeds {len(rows)} --trials {args.trials}`.",
-        "",
-    ]
-    return "\n".join(lines)
+    ways = (
+        ("best search value, no confirmation", column["search"], column["search_test"], without),
+        ("confirmed on fresh seeds", column["confirmed"], column["confirmed_test"], with_),
+    )
+    keys = ("search", "search_test", "confirmed", "confirmed_test", "full_test")
+    name = Path(args.data).name
+    return markdown(
+        [
+            Markdown(f"""
+                # What confirmation changes
+
+                {len(rows)} study seeds on `{name}`, each a fresh stratified split (300 images to
+                train on, 100 to validate on, half of all images as test) and a search of
+                {args.trials} trials, one training each: `tf_efficientnet_lite0`, 64 px, up to 6
+                epochs. *Optimism* is the reported validation value minus the test value of the
+                model it chose. Means over seeds; 95 % t intervals with the correction of Nadeau and
+                Bengio, because test parts that are drawn anew from the same images overlap.
+            """),
+            *([Markdown(f"`{name}`: {args.about}.")] if args.about else []),
+            Table(
+                ("", "reported", "test", "optimism"),
+                [
+                    (way, f"{said.mean():.3f}", f"{test.mean():.3f}", interval(apart))
+                    for way, said, test, apart in ways
+                ],
+            ),
+            Markdown(f"""
+                Difference in optimism: {interval(without - with_)}. Test value of the confirmed
+                choice minus that of the best search value: {interval(gain)}. A rival was chosen in
+                {n_rivals} of {len(rows)} studies. Tuned full fine-tuning has
+                {column["full_test"].mean():.3f} on the test; the confirmed choice minus that:
+                {interval(over_full)}.
+
+                Before the test each model is trained again on training and validation images
+                together, which lowers the measured optimism of both rows alike.
+            """),
+            Table(
+                ("seed", "search", "its test", "confirmed", "its test", "full, test"),
+                [(f"{row['seed']:.0f}", *(f"{row[key]:.3f}" for key in keys)) for row in rows],
+            ),
+            Markdown(
+                "Made by `python studies/benchmarks/optimism.py --data FOLDER "
+                f"--seeds {len(rows)} --trials {args.trials}`."
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":

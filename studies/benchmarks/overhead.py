@@ -26,6 +26,7 @@ import optuna
 from threadpoolctl import threadpool_limits
 
 from biotune_optuna import BioTuneSampler, GenomeSpace
+from biotune_optuna.page.parts import Markdown, Table, markdown
 from biotune_optuna.recipe import BlockRecipe
 
 if TYPE_CHECKING:
@@ -91,29 +92,31 @@ def measure(sizes: list[int], repeats: int, slow_limit: int) -> dict[str, list[f
 
 def table(sizes: list[int], repeats: int, medians: dict[str, list[float]]) -> str:
     """The measurement as a page."""
-    head = " | ".join(f"{size:,} trials" for size in sizes)
-    lines = [
-        "# What the sampler costs",
-        "",
-        f"Median CPU milliseconds of ask, seven suggestions and tell in memory, {repeats} of each,",
-        "all samplers in one run, turn by turn, BLAS held to one thread.",
-        "",
-        f"| sampler | {head} |",
-        f"|---|{'---:|' * len(sizes)}",
-    ]
-    lines += [f"| {name} | {' | '.join(map(_cell, values))} |" for name, values in medians.items()]
     paper, random = medians["BioTuneSampler, paper"], medians["RandomSampler"]
-    lines += [
-        "",
-        f"At {sizes[-1]:,} trials the paper preset costs {paper[-1] / random[-1]:.1f} times the "
-        f"random sampler, and {paper[-1] / paper[0]:.1f} times what it costs at {sizes[0]:,}.",
-        "",
-        f"Python {platform.python_version()}, Optuna {optuna.__version__}, NumPy "
-        f"{np.__version__}, {os.cpu_count()} CPU cores. Made by",
-        "`python studies/benchmarks/overhead.py`.",
-        "",
-    ]
-    return "\n".join(lines)
+    return markdown(
+        [
+            Markdown(f"""
+                # What the sampler costs
+
+                Median CPU milliseconds of ask, seven suggestions and tell in memory, {repeats} of
+                each, all samplers in one run, turn by turn, BLAS held to one thread.
+            """),
+            Table(
+                ("sampler", *(f"{size:,} trials" for size in sizes)),
+                [(name, *map(_cell, values)) for name, values in medians.items()],
+            ),
+            Markdown(
+                f"At {sizes[-1]:,} trials the paper preset costs {paper[-1] / random[-1]:.1f} times"
+                f" the random sampler, and {paper[-1] / paper[0]:.1f} times what it costs at"
+                f" {sizes[0]:,}."
+            ),
+            Markdown(f"""
+                Python {platform.python_version()}, Optuna {optuna.__version__}, NumPy
+                {np.__version__}, {os.cpu_count()} CPU cores. Made by
+                `python studies/benchmarks/overhead.py`.
+            """),
+        ]
+    )
 
 
 def _cell(value: float) -> str:

@@ -24,13 +24,13 @@ from _engine_common import (
     per_epoch_of_run,
     ratio,
     setting,
-    table,
     unit,
 )
 from torch import nn
 
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models.blocks import model_blocks
+from biotune_optuna.page.parts import Table
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def main(  # noqa: PLR0917 - one argument an option
         print(f"\n{name}; {setting(device)}; {how}; full fine-tuning {full:.2f} s an epoch\n")
         header = ["frozen", "uncached / full", "cached / full", "floor / full"]
         header += ["cached / floor", "quartiles", "floor, ms"]
-        print(table(header, [row(seconds, length, n_blocks) for length in lengths]))
+        print(Table(header, [row(seconds, n, n_blocks) for n in lengths]).markdown())
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from _engine_common import (
     per_epoch_of_run,
     ratio,
     setting,
-    table,
     unit,
 )
 
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models.blocks import model_blocks
+from biotune_optuna.page.parts import Table
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def main(  # noqa: PLR0917 - one argument an option
         )
     how = f"{size} px, batches of {batch_size}, {repeats} rounds, {unit(device)}"
     print(f"{setting(device)}; {how}\n")
-    print(table(["model", "bare loop, images/s", "engine, images/s", "ratio", "quartiles"], rows))
+    head = ("model", "bare loop, images/s", "engine, images/s", "ratio", "quartiles")
+    print(Table(head, rows).markdown())
 
 
 if __name__ == "__main__":

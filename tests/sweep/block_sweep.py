@@ -23,6 +23,7 @@ import torch
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.models.blocks import model_blocks, output_layers
+from biotune_optuna.page.parts import Code, Heading, Markdown, Table, Text, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -170,59 +171,48 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         families[row.family].append(row)
     large = sum(row.largest > 0.8 for row in rows)
-    lines = [
-        "---",
-        "orphan: true",
-        "---",
-        "",
-        "# Blocks of every timm architecture",
-        "",
-        f"All {len(rows)} architectures of timm {timm.__version__}, built with {CLASSES} classes; "
-        f"{len(good)} keep every rule: the blocks are a partition of all parameters and buffers, "
-        "cut no layer in two, are 4 to 16 in number, stand in execution order (every layer of a "
-        "block is entered before any layer of a later one), and the classifier can be "
-        f"re-initialised. In {large} one block holds over 80 % of the parameters.",
-        "",
-        "Command that made this page:",
-        "",
-        "```console",
-        f"$ {COMMAND}",
-        "```",
-        "",
-        "## Exceptions",
-        "",
-        "| family | architectures | what |",
-        "|---|---|---|",
-        *_exceptions(rows),
-        "",
-        "Blocks out of execution order are still a valid partition: every recipe trains as it "
-        "says. What a frozen prefix puts out is then cached only where the check at set-up finds "
-        "it equal.",
-        "",
-        "## Block counts by family",
-        "",
-        "*finest* is the longest list that `max_blocks=64` gives.",
-        "",
-        "| family | architectures | blocks | finest |",
-        "|---|---:|---:|---:|",
-    ]
+    by_family: list[tuple[str, ...]] = []
     for family, members in sorted(families.items()):
         found = [row for row in members if not row.refused]
-        blocks, fine = _span(r.blocks for r in found), _span(r.fine for r in found)
-        lines.append(f"| {family} | {len(members)} | {blocks} | {fine} |")
-    return "\n".join(lines) + "\n"
+        spans = _span(r.blocks for r in found), _span(r.fine for r in found)
+        by_family.append((Markdown(family), str(len(members)), *spans))
+    return markdown(
+        [
+            Markdown("---\norphan: true\n---"),
+            Heading("Blocks of every timm architecture", 1),
+            Markdown(
+                f"All {len(rows)} architectures of timm {timm.__version__}, built with {CLASSES} "
+                f"classes; {len(good)} keep every rule: the blocks are a partition of all "
+                "parameters and buffers, cut no layer in two, are 4 to 16 in number, stand in "
+                "execution order (every layer of a block is entered before any layer of a later "
+                f"one), and the classifier can be re-initialised. In {large} one block holds over "
+                "80 % of the parameters."
+            ),
+            Text("Command that made this page:"),
+            Code(f"$ {COMMAND}", "console"),
+            Heading("Exceptions"),
+            Table(("family", "architectures", "what"), _exceptions(rows), words=3),
+            Text(
+                "Blocks out of execution order are still a valid partition: every recipe trains as "
+                "it says. What a frozen prefix puts out is then cached only where the check at "
+                "set-up finds it equal."
+            ),
+            Heading("Block counts by family"),
+            Markdown("*finest* is the longest list that `max_blocks=64` gives."),
+            Table(("family", "architectures", "blocks", "finest"), by_family),
+        ]
+    )
 
 
-def _exceptions(rows: Sequence[Row]) -> list[str]:
+def _exceptions(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows:
         for what in (f"refused: {row.refused}",) if row.refused else row.faults:
             found[row.family, what].append(row.name)
-    lines = [
-        f"| {family} | {', '.join(f'`{name}`' for name in names)} | {what} |"
+    return [
+        (Markdown(family), Markdown(", ".join(f"`{name}`" for name in names)), Markdown(what))
         for (family, what), names in sorted(found.items())
-    ]
-    return lines or ["| none | | |"]
+    ] or [("none", "", "")]
 
 
 def _span(counts: Iterable[int]) -> str:

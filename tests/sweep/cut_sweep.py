@@ -23,6 +23,7 @@ from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.models.blocks import model_blocks
+from biotune_optuna.page.parts import Code, Heading, Markdown, Table, Text, markdown
 from biotune_optuna.recipe import Recipe
 
 COMMAND = "python tests/sweep/cut_sweep.py --table docs/benchmarks/cuts.md"
@@ -108,30 +109,32 @@ def page(rows: dict[str, tuple[str, str]], largest: float, left_out: list[str]) 
     """The sweep as a page of documentation."""
     cells = [cell for _, cell in rows.values()]
     whole = sum(cell.partition(" of ")[0] == cell.partition(" of ")[2] for cell in cells)
-    lines = [
-        "# Frozen prefixes that can be cached",
-        "",
-        f"The smallest architecture of each family of timm {timm.__version__}, of at most "
-        f"{largest:g} million parameters: {len(rows)} families. Behind every second block the cut "
-        "network's logits and gradients are compared with the whole one's, and at the deepest cut "
-        "accepted one cached epoch is trained beside an uncached one; their losses must agree. "
-        "Where a cut is refused, the next earlier one that agrees is taken; where all are, the "
-        f"network trains without the cache. {whole} families are cut wherever it was tried, "
-        f"{sum(cell.startswith('none') for cell in cells)} nowhere.",
-        "",
-        "Command that made this page:",
-        "",
-        "```console",
-        f"$ {COMMAND}",
-        "```",
-        "",
-        "| family | architecture | cuts accepted |",
-        "|---|---|---|",
-        *(f"| {family} | `{name}` | {cell} |" for family, (name, cell) in rows.items()),
-        "",
-        f"Left out, as their smallest is larger: {', '.join(left_out) or 'none'}.",
-    ]
-    return "\n".join(lines) + "\n"
+    nowhere = sum(cell.startswith("none") for cell in cells)
+    return markdown(
+        [
+            Heading("Frozen prefixes that can be cached", 1),
+            Markdown(
+                f"The smallest architecture of each family of timm {timm.__version__}, of at most "
+                f"{largest:g} million parameters: {len(rows)} families. Behind every second block "
+                "the cut network's logits and gradients are compared with the whole one's, and at "
+                "the deepest cut accepted one cached epoch is trained beside an uncached one; "
+                "their losses must agree. Where a cut is refused, the next earlier one that agrees "
+                "is taken; where all are, the network trains without the cache. "
+                f"{whole} families are cut wherever it was tried, {nowhere} nowhere."
+            ),
+            Text("Command that made this page:"),
+            Code(f"$ {COMMAND}", "console"),
+            Table(
+                ("family", "architecture", "cuts accepted"),
+                [
+                    (Markdown(family), Markdown(f"`{name}`"), Markdown(cell))
+                    for family, (name, cell) in rows.items()
+                ],
+                words=3,
+            ),
+            Markdown(f"Left out, as their smallest is larger: {', '.join(left_out) or 'none'}."),
+        ]
+    )
 
 
 def main() -> int:
