@@ -25,10 +25,12 @@ from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
+
+    from biotune_optuna.finetune.results import EpochRecord
+    from biotune_optuna.study.spec import Run
 
 __all__ = ["Progress"]
 
@@ -97,12 +99,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -122,19 +119,19 @@ class Progress:
         self._trial, self._run, self._stage = _facts(stored), {}, {}
         self._emit("trial_started", self._trial)
 
-    def epoch(self, run: object, record: object) -> None:
+    def epoch(self, run: Run, record: EpochRecord) -> None:
         """Show that an epoch of the current trial is over.
 
         Args:
-            run: The run, with ``index``, ``fold`` and ``seed``.
-            record: The epoch, with ``epoch``, ``train_loss``, ``score`` and ``seconds``.
+            run: The run.
+            record: The epoch.
         """
         self._run = {
-            "run": getattr(run, "index", None),
-            "fold": getattr(run, "fold", None),
-            "epoch": getattr(record, "epoch", None),
-            "train_loss": _number(getattr(record, "train_loss", None)),
-            "score": _number(getattr(record, "score", None)),
+            "run": run.index,
+            "fold": run.fold,
+            "epoch": record.epoch,
+            "train_loss": record.train_loss,
+            "score": record.score,
         }
         self._emit("epoch", {"trial": self._trial.get("trial"), **self._run})
 
@@ -152,9 +149,9 @@ class Progress:
         facts = {
             **_facts(trial),
             "state": trial.state.name.lower(),
-            "value": _number(trial.value),
-            "seconds": _number(seconds(trial)),
-            "best_value": _number(best.value) if best else None,
+            "value": trial.value,
+            "seconds": seconds(trial),
+            "best_value": best.value if best else None,
             "best_trial": best.number if best else None,
             "finished": self._done,
             "total": self._total,
@@ -192,7 +189,7 @@ class Progress:
         """
         facts = {key: outcome[key] for key in ("winner", "why")}
         tests = [{k: v for k, v in t.items() if k != "confusion"} for t in outcome["tests"]]
-        facts |= {"tests": _finite(tests), "paired": _finite(outcome["paired"])}
+        facts |= {"tests": tests, "paired": outcome["paired"]}
         self._emit("result", facts | {"report": str(report), "model": str(model)})
 
     # ---- inside ----------------------------------------------------------------------------
@@ -213,7 +210,7 @@ class Progress:
     def _emit(self, event: str, facts: dict[str, Any]) -> None:
         if self._mode == "json":
             stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self._write(json.dumps({"event": event, "time": stamp, **facts}) + "\n")
+            self._write(json.dumps({"event": event, "time": stamp, **_finite(facts)}) + "\n")
 
     def _line(self, text: str) -> None:
         if self._mode == "plain":
@@ -251,7 +248,7 @@ class Progress:
             return Group(row, _dim(self._stage["detail"]))
         completed: float = self._done
         if self._run and self._epochs and self._runs:
-            passed = (self._run["run"] or 0) * self._epochs + (self._run["epoch"] or 0)
+            passed = self._run["run"] * self._epochs + self._run["epoch"]
             completed += min(1.0, passed / (self._epochs * self._runs))
         bar = ProgressBar(total=self._total or 1, completed=completed, width=24)
         if self._total is None:
@@ -272,12 +269,12 @@ class Progress:
         if self._trial.get("frozen"):
             words.append(f"frozen {self._trial['frozen']}")
         if self._run:
-            if self._run["run"] is not None:
-                of = f"/{self._runs}" if self._runs else ""
-                words.append(f"run {self._run['run'] + 1}{of}")
-            of = f"/{self._epochs}" if self._epochs else ""
-            words.append(f"epoch {self._run['epoch']}{of}")
-            if self._run["score"] is not None and self._view is not None:
+            for what, number, most in (
+                ("run", self._run["run"] + 1, self._runs),
+                ("epoch", self._run["epoch"], self._epochs),
+            ):
+                words.append(f"{what} {number}/{most}" if most else f"{what} {number}")
+            if math.isfinite(self._run["score"]) and self._view is not None:
                 words.append(self._view.say(self._run["score"]))
         return "  ".join(words)
 
@@ -300,12 +297,6 @@ def _facts(trial: FrozenTrial) -> dict[str, Any]:
         "role": TrialRecord(trial).role,
         "frozen": TrialRecord(trial).frozen,
     }
-
-
-def _number(value: object) -> float | None:
-    """Return the value where JSON can hold it."""
-    known = isinstance(value, (int, float)) and math.isfinite(value)
-    return float(value) if known else None  # type: ignore[arg-type]
 
 
 def _finite(tree: Any) -> Any:

@@ -34,6 +34,11 @@ class Mark(NamedTuple):
     colour: str
     symbol: str
 
+    def marker(self, size: float) -> dict[str, Any]:
+        """Return plotly's settings of a marker of this size in pixels."""
+        rim = {"width": 0.5 if size < 10 else 1, "color": "white"}
+        return {"color": self.colour, "symbol": self.symbol, "size": size, "line": rim}
+
 
 ROLES: Mapping[str, Mark] = {
     "immigrant": Mark("random newcomer", GREY, "circle"),
@@ -45,12 +50,15 @@ ROLES: Mapping[str, Mark] = {
     "enqueued": Mark("asked for by hand", GREEN, "cross"),
     "added": Mark("brought in", VERMILION, "pentagon"),
 }
-OTHER = Mark("trial", BLUE, "circle")
+_OTHER = Mark("trial", BLUE, "circle")
+
+TOP: Mapping[str, int] = {"row": 1, "col": 1}
+"""The upper or left plot of a figure of several."""
 
 
 def mark(role: object) -> Mark:
     """How a role is drawn; an unknown one is an ordinary trial."""
-    return ROLES.get(str(role), OTHER)
+    return ROLES.get(str(role), _OTHER)
 
 
 def finish(

@@ -8,9 +8,11 @@ import json
 import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from biotune_optuna.errors import StorageError
@@ -126,7 +128,7 @@ def attach_model(
     """
     content = _zip(Path(folder))
     storage, study_id = study._storage, study._study_id
-    identity = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{study_id}:{_digest(content)}"))
+    identity = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{study_id}:{sha256(content).hexdigest()}"))
     attrs = storage.get_study_system_attrs(study_id)
     keys = [ARTIFACT_PREFIX + identity]
     if trial is not None:
@@ -163,51 +165,39 @@ def confusion_png(confusion: Sequence[Sequence[int]], classes: Sequence[str] = (
         classes: Their names; empty for numbers.
     """
     n = len(confusion)
-    names = [str(c) for c in classes] if len(classes) == n else [str(i) for i in range(n)]
-    readable = n <= MAX_PICTURE_CLASSES
-    cell = 34 if n <= 12 else 24 if n <= 25 else 14 if readable else 4
+    cell = 34 if n <= 12 else 24 if n <= 25 else 14 if n <= MAX_PICTURE_CLASSES else 4
     font = ImageFont.load_default(size=max(9, cell // 3))
-    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    names = [str(c) for c in classes] if len(classes) == n else [str(i) for i in range(n)]
     names = [name if len(name) <= 18 else f"{name[:16]}…" for name in names]
-    margin = int(max(pen.textlength(name, font=font) for name in names)) + 14 if readable else 24
-    picture = Image.new("RGB", (margin + n * cell + 30, margin + n * cell + 30), "white")
-    _paint_cells(picture, confusion, margin, cell, font if n <= 25 else None)
-    if readable:
-        _paint_names(picture, names, margin, cell, font)
+    width = int(max(font.getlength(name) for name in names))
+    margin = width + 14 if n <= MAX_PICTURE_CLASSES else 24
+    end = margin + n * cell
+    counts = np.array(confusion, dtype=np.float64)
+    shares = counts / np.maximum(1.0, counts.sum(axis=1, keepdims=True))
+    shades = np.rint(255 + shares[..., None] * (np.array([8, 48, 107]) - 255)).astype(np.uint8)
+    picture = Image.new("RGB", (end + 30, end + 30), "white")
+    picture.paste(Image.fromarray(shades).resize((n * cell, n * cell), 0), (margin, margin))
     pen = ImageDraw.Draw(picture)
-    pen.text((margin, margin + n * cell + 8), "rows: true, columns: predicted", "#52606d", font)
+    for i in range(n + 1):
+        at = margin + i * cell - 1
+        pen.line([(margin, at), (end, at)], "#d9dee4")
+        pen.line([(at, margin), (at, end)], "#d9dee4")
+    if n <= 25:
+        for (i, j), share in np.ndenumerate(shares):
+            if confusion[i][j]:
+                centre = (margin + (j + 0.5) * cell - 0.5, margin + (i + 0.5) * cell - 0.5)
+                ink = "white" if share > 0.5 else "#1f2933"
+                pen.text(centre, str(confusion[i][j]), ink, font, anchor="mm")
+    if n <= MAX_PICTURE_CLASSES:
+        for i, name in enumerate(names):
+            pen.text((margin - 6, margin + (i + 0.5) * cell), name, "#1f2933", font, anchor="rm")
+            strip = Image.new("RGB", (margin - 6, cell), "white")
+            ImageDraw.Draw(strip).text((0, cell / 2), name, "#1f2933", font, anchor="lm")
+            picture.paste(strip.rotate(90, expand=True), (margin + i * cell, 0))
+    pen.text((margin, end + 8), "rows: true, columns: predicted", "#52606d", font)
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return stream.getvalue()
-
-
-def _paint_cells(
-    picture: Image.Image, confusion: Sequence[Sequence[int]], margin: int, cell: int, font: Any
-) -> None:
-    pen = ImageDraw.Draw(picture)
-    for i, row in enumerate(confusion):
-        total = sum(row)
-        for j, number in enumerate(row):
-            share = number / total if total else 0.0
-            x, y = margin + j * cell, margin + i * cell
-            shade = tuple(round(255 + share * (end - 255)) for end in (8, 48, 107))
-            pen.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade, outline="#d9dee4")
-            if number and font is not None:
-                ink = "white" if share > 0.5 else "#1f2933"
-                centre = (x + (cell - 1) / 2, y + (cell - 1) / 2)
-                pen.text(centre, str(number), ink, font, anchor="mm")
-
-
-def _paint_names(
-    picture: Image.Image, names: Sequence[str], margin: int, cell: int, font: Any
-) -> None:
-    pen = ImageDraw.Draw(picture)
-    for i, name in enumerate(names):
-        middle = margin + i * cell + cell / 2
-        pen.text((margin - 6, middle), name, "#1f2933", font, anchor="rm")
-        strip = Image.new("RGB", (margin - 6, cell), "white")
-        ImageDraw.Draw(strip).text((0, cell / 2), name, "#1f2933", font, anchor="lm")
-        picture.paste(strip.rotate(90, expand=True), (margin + i * cell, 0))
 
 
 def _write(
@@ -235,9 +225,3 @@ def _zip(folder: Path) -> bytes:
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, path.read_bytes())
     return stream.getvalue()
-
-
-def _digest(content: bytes) -> str:
-    from hashlib import sha256
-
-    return sha256(content).hexdigest()

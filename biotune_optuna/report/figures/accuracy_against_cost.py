@@ -13,7 +13,7 @@ from biotune_optuna.report.view import seconds
 from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import plotly.graph_objects as go
     from optuna.trial import FrozenTrial
@@ -42,33 +42,29 @@ def accuracy_against_cost(view: StudyView, *, max_points: int = MAX_POINTS) -> g
     Raises:
         NothingToShow: No trial is complete.
     """
-    panels = []
-    share = [(t, TrialRecord(t).trainable_pct) for t in view.complete]
-    for words, pairs in (
-        ("trainable parameters, %", share),
-        ("seconds of training", [(t, seconds(t)) for t in view.complete]),
+    panels = {}
+    for words, costs in (
+        ("trainable parameters, %", [TrialRecord(t).trainable_pct for t in view.complete]),
+        ("seconds of training", [seconds(t) for t in view.complete]),
     ):
-        known = [(t, float(c)) for t, c in pairs if isinstance(c, (int, float))]
-        if known and max(c for _, c in known) > 0:
-            panels.append((words, known))
+        pairs = zip(view.complete, costs, strict=True)
+        known = [(trial, cost) for trial, cost in pairs if cost is not None]
+        if known and max(cost for _, cost in known) > 0:
+            panels[words] = known
     if not panels:
         raise NothingToShow("No complete trial says what it cost.")
     figure = make_subplots(rows=len(panels), cols=1, vertical_spacing=0.2)
-    for row, (words, known) in enumerate(panels, 1):
-        _add_panel(figure, view, known, row, max_points)
-        wide = max(c for _, c in known) > 30 * min(c for _, c in known) > 0
-        figure.update_xaxes(title_text=words, type="log" if wide else "linear", row=row, col=1)
-        figure.update_yaxes(
-            title_text=view.metric_words, tickformat=view.axis_format, row=row, col=1
-        )
-    return finish(figure, _headline(view, panels[0]), height=110 + 240 * len(panels), legend=True)
-
-
-def _headline(view: StudyView, panel: tuple[str, list[tuple[FrozenTrial, float]]]) -> str:
-    words, known = panel
+    for row, (words, known) in enumerate(panels.items(), 1):
+        at = {"row": row, "col": 1}
+        _add_panel(figure, view, known, max_points, at)
+        wide = max(cost for _, cost in known) > 30 * min(cost for _, cost in known) > 0
+        figure.update_xaxes(title_text=words, type="log" if wide else "linear", **at)
+        figure.update_yaxes(title_text=view.metric_words, tickformat=view.axis_format, **at)
+    words, known = next(iter(panels.items()))
     best, cost = min(known, key=lambda pair: view.sort_key(pair[0]))
-    unit = f"{cost:.3g} % of the parameters" if words.startswith("trainable") else f"{cost:.3g} s"
-    return f"Best {view.metric_words} against cost: {view.say(best.value)} with {unit}"
+    unit = "% of the parameters" if words.startswith("trainable") else "s"
+    title = f"Best {view.metric_words} against cost: {view.say(best.value)} with {cost:.3g} {unit}"
+    return finish(figure, title, height=110 + 240 * len(panels), legend=True)
 
 
 def pareto_front(
@@ -92,38 +88,29 @@ def _add_panel(
     figure: go.Figure,
     view: StudyView,
     known: list[tuple[FrozenTrial, float]],
-    row: int,
     max_points: int,
+    at: Mapping[str, int],
 ) -> None:
     front = pareto_front(view, known)
     on_front = {t.number for t, _ in front}
-    rest = [pair for pair in known if pair[0].number not in on_front]
-    rest = thin(rest, max_points)
-    if rest:
-        figure.add_scatter(
-            x=[c for _, c in rest],
-            y=[t.value for t, _ in rest],
-            mode="markers",
-            name="dominated: better and cheaper exists",
-            marker={"color": GREY, "size": 6, "opacity": 0.55},
-            text=[f"trial {t.number}" for t, _ in rest],
-            hovertemplate="%{text}: %{y}, cost %{x:.3g}<extra></extra>",
-            showlegend=row == 1,
-            legendgroup="rest",
-            row=row,
-            col=1,
-        )
-    figure.add_scatter(
-        x=[c for _, c in front],
-        y=[t.value for t, _ in front],
-        mode="lines+markers",
-        name="Pareto front",
-        line={"shape": "hv", "color": VERMILION, "width": 2},
-        marker={"color": VERMILION, "size": 10, "symbol": "diamond"},
-        text=[f"trial {t.number}" for t, _ in front],
-        hovertemplate="%{text}: %{y}, cost %{x:.3g}<extra></extra>",
-        showlegend=row == 1,
-        legendgroup="front",
-        row=row,
-        col=1,
-    )
+    rest = thin([pair for pair in known if pair[0].number not in on_front], max_points)
+    dots = {"color": GREY, "size": 6, "opacity": 0.55}
+    diamonds = {"color": VERMILION, "size": 10, "symbol": "diamond"}
+    for pairs, name, mode, marker in (
+        (rest, "dominated: better and cheaper exists", "markers", dots),
+        (front, "Pareto front", "lines+markers", diamonds),
+    ):
+        if pairs:
+            figure.add_scatter(
+                x=[cost for _, cost in pairs],
+                y=[t.value for t, _ in pairs],
+                mode=mode,
+                name=name,
+                line={"shape": "hv", "color": VERMILION, "width": 2},
+                marker=marker,
+                text=[f"trial {t.number}" for t, _ in pairs],
+                hovertemplate="%{text}: %{y}, cost %{x:.3g}<extra></extra>",
+                showlegend=at["row"] == 1,
+                legendgroup=name,
+                **at,
+            )

@@ -14,6 +14,7 @@ from biotune_optuna.page.style import (
     GREY,
     LIGHT,
     RATE_TICKS,
+    TOP,
     VERMILION,
     finish,
     shorten,
@@ -70,12 +71,11 @@ def freeze_by_block(view: StudyView) -> go.Figure:
         textfont={"color": BLACK},
         showlegend=False,
         hovertemplate="%{y}: frozen in %{text}<extra></extra>",
-        row=1,
-        col=1,
+        **TOP,
     )
     _add_rates(figure, view, rates, labels)
     figure.update_xaxes(
-        title_text="frozen", range=[0, 1.4], tickformat=".0%", tickvals=[0, 0.5, 1], row=1, col=1
+        title_text="frozen", range=[0, 1.4], tickformat=".0%", tickvals=[0, 0.5, 1], **TOP
     )
     figure.update_xaxes(
         title_text="rate × where trained",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from plotly.subplots import make_subplots
 
-from biotune_optuna.page.style import BLUE, GREY, RATE_SCALE, RATE_TICKS, finish, shorten
+from biotune_optuna.page.style import BLUE, GREY, RATE_SCALE, RATE_TICKS, TOP, finish, shorten
 from biotune_optuna.report.figures import StudyFigure
 from biotune_optuna.report.figures.shared import with_recipe
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.report.view import StudyView
+
+_BELOW = {"row": 2, "col": 1}
 
 
 @StudyFigure(
@@ -45,22 +47,19 @@ def genome_heatmap(view: StudyView, *, max_columns: int = 100) -> go.Figure:
     figure = make_subplots(
         rows=2, cols=1, row_heights=[0.24, 0.76], vertical_spacing=0.04, shared_xaxes=True
     )
-    names = [f"trial {t.number}" for t in trials]
-    positions = list(range(len(trials)))
     figure.add_scatter(
-        x=positions,
+        x=list(range(len(trials))),
         y=[t.value for t in trials],
         mode="lines+markers" if len(trials) < 60 else "lines",
         line={"color": BLUE, "width": 1.5},
         marker={"size": 5},
         showlegend=False,
-        text=[f"{n}: {view.say(t.value)}" for n, t in zip(names, trials, strict=True)],
+        text=[f"trial {t.number}: {view.say(t.value)}" for t in trials],
         hovertemplate="%{text}<extra></extra>",
-        row=1,
-        col=1,
+        **TOP,
     )
     _add_cells(figure, view, trials)
-    figure.update_yaxes(tickformat=view.axis_format, nticks=4, row=1, col=1)
+    figure.update_yaxes(tickformat=view.axis_format, nticks=4, **TOP)
     _ticks(figure, trials)
     title = f"What was tried: {len(trials):,} recipes, best on the left"
     if len(trials) < len(all_trials):
@@ -108,8 +107,7 @@ def _add_cells(figure: go.Figure, view: StudyView, trials: list[FrozenTrial]) ->
         ],
         hovertemplate="trial %{text}<extra></extra>",
         hoverongaps=False,
-        row=2,
-        col=1,
+        **_BELOW,
     )
     frozen = [(x, y) for y, row in enumerate(rows) for x, m in enumerate(row) if m <= 0]
     if frozen:
@@ -127,16 +125,14 @@ def _add_cells(figure: go.Figure, view: StudyView, trials: list[FrozenTrial]) ->
             text=[f"{trials[x].number}: {labels[y]}" for x, y in frozen],
             textposition="none",
             hovertemplate="trial %{text} frozen<extra></extra>",
-            row=2,
-            col=1,
+            **_BELOW,
         )
     figure.update_yaxes(
         tickvals=list(range(len(labels))),
         ticktext=labels,
         range=[len(labels) - 0.5, -0.5],
         showgrid=False,
-        row=2,
-        col=1,
+        **_BELOW,
     )
 
 
@@ -149,6 +145,5 @@ def _ticks(figure: go.Figure, trials: list[FrozenTrial]) -> None:
         tickvals=at,
         ticktext=[str(trials[i].number) for i in at],
         tickangle=0,
-        row=2,
-        col=1,
+        **_BELOW,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from biotune_optuna.page.style import GREY, VERMILION, finish, mark
+from biotune_optuna.page.text import plural
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.schema import TrialRecord
 
@@ -47,12 +48,23 @@ def lineage(view: StudyView, *, max_ancestors: int = 60) -> go.Figure:
         raise NothingToShow(f"The best so far, trial {winner.number} ({role}), has no parents.")
     line = _main_line(view, winner)
     figure = go.Figure()
-    _add_ties(figure, view, family, line)
+    _add_ties(figure, family)
+    figure.add_scatter(
+        x=[_x(t) for t in line],
+        y=[t.value for t in line],
+        mode="lines",
+        line={"color": VERMILION, "width": 3},
+        name="line of the best parent",
+        hoverinfo="skip",
+    )
     _add_family(figure, view, family, line)
-    title = f"Where trial {winner.number} comes from: " + _gains(view, line)
+    gain = view.say_difference(float(line[-1].value or 0.0) - float(line[0].value or 0.0))
+    title = f"Where trial {winner.number} comes from: {gain} in {plural(len(line) - 1, 'step')}"
     if total > len(family):
         title += f"<br>({len(family) - 1} nearest of {total - 1:,} ancestors drawn)"
-    figure.update_xaxes(title_text="generation", tickformat="d", dtick=_tick(family))
+    xs = [_x(t) for t in family]
+    step = max(1, (max(xs) - min(xs)) // 10)
+    figure.update_xaxes(title_text="generation", tickformat="d", dtick=step)
     figure.update_yaxes(title_text=view.metric_words, tickformat=view.axis_format)
     return finish(figure, title, height=430, legend=True)
 
@@ -80,48 +92,26 @@ def _main_line(view: StudyView, winner: FrozenTrial) -> list[FrozenTrial]:
         line.append(min(known, key=view.sort_key))
 
 
-def _gains(view: StudyView, line: list[FrozenTrial]) -> str:
-    first, last = float(line[0].value or 0.0), float(line[-1].value or 0.0)
-    steps = "step" if len(line) == 2 else "steps"
-    return f"{view.say_difference(last - first)} in {len(line) - 1} {steps}"
-
-
 def _x(trial: FrozenTrial) -> int:
     number = TrialRecord(trial).generation
     return trial.number if number is None else number
 
 
-def _tick(family: list[FrozenTrial]) -> int:
-    xs = [_x(t) for t in family]
-    return max(1, (max(xs) - min(xs)) // 10)
-
-
-def _add_ties(
-    figure: go.Figure, view: StudyView, family: list[FrozenTrial], line: list[FrozenTrial]
-) -> None:
-    numbers = {t.number for t in family}
-    xs: list[int | None] = []
-    ys: list[float | None] = []
-    for child in family:
-        for number in TrialRecord(child).parents:
-            if number in numbers:
-                parent = view.by_number[number]
-                xs += [_x(parent), _x(child), None]
-                ys += [parent.value, child.value, None]
+def _add_ties(figure: go.Figure, family: list[FrozenTrial]) -> None:
+    """Draw a line from each parent to each of its children."""
+    by_number = {t.number: t for t in family}
+    ties = [
+        (by_number[number], child)
+        for child in family
+        for number in TrialRecord(child).parents
+        if number in by_number
+    ]
     figure.add_scatter(
-        x=xs,
-        y=ys,
+        x=[x for parent, child in ties for x in (_x(parent), _x(child), None)],
+        y=[y for parent, child in ties for y in (parent.value, child.value, None)],
         mode="lines",
         line={"color": GREY, "width": 1},
         showlegend=False,
-        hoverinfo="skip",
-    )
-    figure.add_scatter(
-        x=[_x(t) for t in line],
-        y=[t.value for t in line],
-        mode="lines",
-        line={"color": VERMILION, "width": 3},
-        name="line of the best parent",
         hoverinfo="skip",
     )
 
@@ -133,20 +123,14 @@ def _add_family(
     named = {t.number for t in ends}
     for role in dict.fromkeys(TrialRecord(t).role or "" for t in family):
         members = [t for t in family if (TrialRecord(t).role or "") == role]
-        look = mark(role)
         figure.add_scatter(
             x=[_x(t) for t in members],
             y=[t.value for t in members],
             mode="markers+text",
-            name=look.words,
+            name=mark(role).words,
             text=[str(t.number) if t.number in named else "" for t in members],
             textposition="top center",
-            marker={
-                "color": look.colour,
-                "symbol": look.symbol,
-                "size": 11,
-                "line": {"width": 1, "color": "white"},
-            },
+            marker=mark(role).marker(11),
             customdata=[[t.number, view.say(t.value), _gain(view, t)] for t in members],
             hovertemplate="trial %{customdata[0]}: %{customdata[1]}<br>%{customdata[2]}",
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from plotly.subplots import make_subplots
 
-from biotune_optuna.page.style import BLACK, LIGHT, OTHER, ROLES, finish, mark
+from biotune_optuna.page.style import BLACK, LIGHT, ROLES, TOP, finish, mark
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import MAX_POINTS, thin
 from biotune_optuna.schema import TrialRecord
@@ -60,9 +60,9 @@ def search_history(view: StudyView, *, max_points: int = MAX_POINTS) -> go.Figur
         _shade_generations(figure, view)
         _add_counts(figure, view)
         figure.update_layout(barmode="stack", bargap=0.25)
-    figure.update_yaxes(title_text=view.metric_words, tickformat=view.axis_format, row=1, col=1)
+    figure.update_yaxes(title_text=view.metric_words, tickformat=view.axis_format, **TOP)
     whole = 1 if len(view.trials) <= 12 else None  # no tick between two trials
-    figure.update_xaxes(title_text="trial", row=1, col=1, tickformat="d", dtick=whole)
+    figure.update_xaxes(title_text="trial", tickformat="d", dtick=whole, **TOP)
     title = f"Best {view.metric_words} so far: {view.say(view.ranked[0].value)}"
     if len(shown) < len(view.complete):
         title += f"  ({len(shown):,} of {len(view.complete):,} points drawn)"
@@ -70,49 +70,39 @@ def search_history(view: StudyView, *, max_points: int = MAX_POINTS) -> go.Figur
 
 
 def _add_points(figure: go.Figure, view: StudyView, shown: list[FrozenTrial]) -> None:
-    roles = [role for role in ROLES if any(TrialRecord(t).role == role for t in shown)]
-    rest = [t for t in shown if TrialRecord(t).role not in ROLES]
-    groups = [(ROLES[r], [t for t in shown if TrialRecord(t).role == r]) for r in roles]
-    if rest:
-        groups.append((OTHER, rest))
-    for look, members in groups:
-        figure.add_scatter(
-            x=[t.number for t in members],
-            y=[t.value for t in members],
-            mode="markers",
-            name=look.words,
-            marker={
-                "color": look.colour,
-                "symbol": look.symbol,
-                "size": 8 if len(shown) < 300 else 5,
-                "line": {"width": 0.5, "color": "white"},
-            },
-            customdata=[[view.say(t.value), TrialRecord(t).frozen or "–"] for t in members],
-            hovertemplate="trial %{x}<br>%{customdata[0]}<br>frozen: %{customdata[1]}",
-            row=1,
-            col=1,
-        )
+    for role in (*ROLES, None):
+        members = [t for t in shown if _known_role(t) == role]
+        if members:
+            figure.add_scatter(
+                x=[t.number for t in members],
+                y=[t.value for t in members],
+                mode="markers",
+                name=mark(role).words,
+                marker=mark(role).marker(8 if len(shown) < 300 else 5),
+                customdata=[[view.say(t.value), TrialRecord(t).frozen or "–"] for t in members],
+                hovertemplate="trial %{x}<br>%{customdata[0]}<br>frozen: %{customdata[1]}",
+                **TOP,
+            )
+
+
+def _known_role(trial: FrozenTrial) -> str | None:
+    role = TrialRecord(trial).role
+    return role if role in ROLES else None
 
 
 def _add_best_line(figure: go.Figure, view: StudyView) -> None:
-    xs: list[int] = []
-    ys: list[float] = []
+    best = [view.complete[0]]
     for trial in view.complete:
-        value = float(trial.value or 0.0)
-        if not ys or view.better(value, ys[-1]):
-            xs.append(trial.number)
-            ys.append(value)
-    xs.append(view.complete[-1].number)
-    ys.append(ys[-1])
+        if view.better(float(trial.value or 0.0), float(best[-1].value or 0.0)):
+            best.append(trial)
     figure.add_scatter(
-        x=xs,
-        y=ys,
+        x=[*(t.number for t in best), view.complete[-1].number],
+        y=[*(t.value for t in best), best[-1].value],
         mode="lines",
         name="best so far",
         line={"shape": "hv", "color": BLACK, "width": 2},
         hoverinfo="skip",
-        row=1,
-        col=1,
+        **TOP,
     )
 
 
@@ -128,26 +118,18 @@ def _shade_generations(figure: go.Figure, view: StudyView) -> None:
         return
     for number, (low, high) in spans.items():
         if number % 2:
-            figure.add_vrect(
-                x0=low - 0.5,
-                x1=high + 0.5,
-                fillcolor=LIGHT,
-                opacity=0.5,
-                line_width=0,
-                layer="below",
-                row=1,
-                col=1,
-            )
+            look = {"fillcolor": LIGHT, "opacity": 0.5, "line_width": 0, "layer": "below"}
+            figure.add_vrect(x0=low - 0.5, x1=high + 0.5, **look, **TOP)
 
 
 def _add_counts(figure: go.Figure, view: StudyView) -> None:
-    counts: Counter[tuple[str, int]] = Counter()
+    counts: Counter[tuple[str | None, int]] = Counter()
     for trial in view.trials:
         number = TrialRecord(trial).generation
         if number is not None and trial.state.is_finished():
-            counts[TrialRecord(trial).role or "", number] += 1
+            counts[_known_role(trial), number] += 1
     generations = sorted({g for _, g in counts})
-    for role in dict.fromkeys([*ROLES, *(r for r, _ in counts)]):
+    for role in (*ROLES, None):
         heights = [counts[role, g] for g in generations]
         if any(heights):
             figure.add_bar(
