@@ -15,7 +15,7 @@ import torch
 from biotune_optuna.errors import BioTuneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "ONE_AT_A_TIME",
@@ -29,6 +29,7 @@ __all__ = [
     "out_of_memory",
     "release_memory",
     "resolve_device",
+    "with_less",
 ]
 
 ONE_AT_A_TIME = threading.RLock()
@@ -38,6 +39,7 @@ generator, which a process has but one of, and a trainer has but one network."""
 _MIB = 2**20
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
+_Result = TypeVar("_Result")
 # the last is what cuDNN and cuBLAS say: CUDNN_STATUS_ALLOC_FAILED
 _OOM_PHRASES = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
 
@@ -116,15 +118,32 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Frees what is no longer used, after memory ran out."""
+    """Free what is no longer used, after memory ran out."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
+def with_less(attempt: Callable[[], _Result], less: Callable[[], None]) -> _Result:
+    """Try until memory suffices.
+
+    Args:
+        attempt: What takes memory.
+        less: Called where it ran out, before the next try: takes less at once, or raises.
+    """
+    while True:
+        try:
+            return attempt()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # outside the handler: the error's traceback would keep the tensors alive
+        less()
+
+
 @contextlib.contextmanager
 def isolated_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's global generators for dropout and the like, and restores them afterwards.
+    """Seed torch's global generators for dropout and the like, and restore them afterwards.
 
     These are the CPU's and the device's; those of other devices are left alone.
     """
@@ -145,7 +164,7 @@ def isolated_randomness(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kernels(device: torch.device, *, deterministic: bool) -> Iterator[None]:
-    """Chooses torch's kernels for a run and restores the choice afterwards.
+    """Choose torch's kernels for a run and restore the choice afterwards.
 
     With ``deterministic``, torch uses deterministic algorithms alone; without, cuDNN may try out
     its convolutions and keep the fastest.
@@ -195,7 +214,7 @@ def _without_deterministic_kernel(error: RuntimeError) -> str:
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Convolves in float32 proper inside: TF32's rounding would drown what a check looks for."""
+    """Convolve in float32 proper inside: TF32's rounding would drown what a check looks for."""
     if device.type != "cuda":
         yield
         return

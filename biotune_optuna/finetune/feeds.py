@@ -9,7 +9,7 @@ import torch
 
 from biotune_optuna.data.loaders import to_device
 from biotune_optuna.errors import BioTuneError
-from biotune_optuna.finetune.device import autocast, out_of_memory, release_memory
+from biotune_optuna.finetune.device import autocast, release_memory, with_less
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,18 +181,17 @@ def probabilities(
     Raises:
         BioTuneError: If memory runs out with a single image.
     """
-    while True:
-        try:
-            with torch.inference_mode(), autocast(device, amp):
-                found = [
-                    forward(idx[start : start + batch_size]).float().softmax(dim=1)
-                    for start in range(0, len(idx), batch_size)
-                ]
-                return torch.cat(found).cpu().numpy(), batch_size
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-        # outside the handler: the error's traceback would keep the tensors alive
+
+    def attempt() -> NDArray[np.float32]:
+        with torch.inference_mode(), autocast(device, amp):
+            found = [
+                forward(idx[start : start + batch_size]).float().softmax(dim=1)
+                for start in range(0, len(idx), batch_size)
+            ]
+            return torch.cat(found).cpu().numpy()
+
+    def less() -> None:
+        nonlocal batch_size
         held = min(batch_size, len(idx))
         if held == 1:
             raise BioTuneError(
@@ -201,3 +200,6 @@ def probabilities(
         batch_size = held // 2
         _log.warning("memory ran out with %d images at once; going on with %d", held, batch_size)
         release_memory(device)
+
+    found = with_less(attempt, less)
+    return found, batch_size

@@ -18,6 +18,7 @@ from biotune_optuna.finetune.device import (
     autocast,
     out_of_memory,
     release_memory,
+    with_less,
 )
 from biotune_optuna.finetune.feeds import probabilities
 from biotune_optuna.finetune.optim import Schedule, build_optimizer, carry_state, with_base
@@ -120,7 +121,7 @@ class Run:
         self.optimizer = build_optimizer(groups, self.settings.optimizer, self.device)
 
     def use_recipe(self, recipe: Recipe) -> None:
-        """Trains by another recipe from here on.
+        """Train by another recipe from here on.
 
         Parameters that go on training keep their optimiser state; newly freed ones join with none.
         """
@@ -138,16 +139,8 @@ class Run:
         self._count_parameters()
 
     def gradients(self, idx: Indices) -> None:
-        """Leaves the gradient of the mean loss over a batch in the parameters; charged."""
-        while True:
-            try:
-                self._gradients(idx)
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-            else:
-                return
-            self._halve(len(idx))
+        """Leave the gradient of the mean loss over a batch in the parameters; charged."""
+        with_less(lambda: self._gradients(idx), lambda: self._halve(len(idx)))
 
     def _gradients(self, idx: Indices) -> None:
         self.model.zero_grad(set_to_none=True)
@@ -167,7 +160,7 @@ class Run:
     def fit(
         self, epochs: int, on_epoch: OnEpoch | None = None, *, keep_weights: bool = False
     ) -> RunResult:
-        """Trains.
+        """Train.
 
         Args:
             epochs: Most epochs.
@@ -250,15 +243,9 @@ class Run:
         return mean
 
     def _step(self, idx: Indices, *, sample: bool) -> torch.Tensor:
-        while True:
-            try:
-                loss = self._accumulate(idx, sample=sample)
-                break
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-            # outside the handler: the error's traceback would keep the tensors alive
-            self._halve(len(idx))
+        loss = with_less(
+            lambda: self._accumulate(idx, sample=sample), lambda: self._halve(len(idx))
+        )
         try:
             self._advance()
         except RuntimeError as error:
@@ -344,7 +331,7 @@ class Run:
         self._still_inside = inside.difference(self._in_training)
 
     def _set_training(self, *, training: bool) -> None:
-        """Switches the modules that train between the modes; all others are in eval mode anyway.
+        """Switch the modules that train between the modes; all others are in eval mode anyway.
 
         With a cached prefix an epoch takes milliseconds, and walking the whole network by
         `torch.nn.Module.train` would take a fifth of them. Only modules with a ``train`` of their
