@@ -30,7 +30,6 @@ from biotune_optuna.finetune.prefix.cache import PrefixCache
 from biotune_optuna.finetune.prefix.plan import Prefixes
 from biotune_optuna.finetune.results import EpochRecord, Held, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
-from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.states import all_tensors, fresh_eval, restore
 from biotune_optuna.models.weights import reset_head
 
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EpochRecord", "RunResult", "StopTraining", "TrainSettings", "Trainer"]
 
-_ORDER, _DROPOUT, _AUGMENT = range(3)  # what a run's seed is split into
+_BATCHES, _DROPOUT, _AUGMENT = range(3)  # what a run's seed is split into
 
 
 class Trainer:
@@ -133,7 +132,7 @@ class Trainer:
         keep_weights: bool = False,
         hooks: Hooks | None = None,
     ) -> RunResult:
-        """Trains a recipe from the pre-trained weights.
+        """Train a recipe from the pre-trained weights.
 
         Args:
             recipe: Which blocks train, and how fast.
@@ -199,17 +198,19 @@ class Trainer:
             return probabilities(feed.evaluate, positions, size, self.device, self._amp)[0]
 
     def reset(self, seed: int) -> None:
-        """Put back the pre-trained weights and draws the head anew; leaves the model in eval mode.
+        """Put back the pre-trained weights and draw the head anew; leave the model in eval mode.
 
         Args:
             seed: Seed of the head.
         """
         self._holds[0] = None
         restore(self.model, self._pristine)
-        self._reset_head(seed)
+        # a plain module does not say which layer classifies: its whole last block is drawn anew
+        modules = {name.rpartition(".")[0] for name in self.blocks[-1].parameter_names}
+        reset_head(self.model, seed, sorted(modules))
 
     def clear_cache(self) -> None:
-        """Forgets the outputs of frozen prefixes; runs that need them compute them again."""
+        """Forget the outputs of frozen prefixes; runs that need them compute them again."""
         self._prefixes.clear()
 
     def with_settings(self, **changes: Any) -> Trainer:
@@ -250,16 +251,20 @@ class Trainer:
         feed: Feed,
         hooks: Hooks,
     ) -> Run:
-        labels = self._labels[train]
+        labels, balanced = self._labels[train], self.settings.class_weights == "balanced"
         return Run(
             self.model,
             recipe,
             self.settings,
             feed=feed,
             sampler=BatchSampler(
-                train, labels, sampling=self.settings.sampling, seed=_derived(seed, _ORDER)
+                train, labels, sampling=self.settings.sampling, seed=_derived(seed, _BATCHES)
             ),
-            loss=self._loss(labels),
+            loss=Loss(
+                label_smoothing=self.settings.label_smoothing,
+                weights=class_weights(labels, self.images.n_classes) if balanced else None,
+                device=self.device,
+            ),
             labels=self._labels,
             n_classes=self.images.n_classes,
             val_idx=val,
@@ -304,33 +309,6 @@ class Trainer:
             self._compiled = (pattern, torch.compile(self.model))
         return self._compiled[1]
 
-    def _loss(self, labels: Indices) -> Loss:
-        balanced = self.settings.class_weights == "balanced"
-        return Loss(
-            label_smoothing=self.settings.label_smoothing,
-            weights=class_weights(labels, self.images.n_classes) if balanced else None,
-            device=self.device,
-        )
-
-    def _reset_head(self, seed: int) -> None:
-        if output_layers(self.model):
-            reset_head(self.model, seed)
-            return
-        # a plain module does not say which layer classifies: draw its whole last block anew
-        modules = {name.rpartition(".")[0] for name in self.blocks[-1].parameter_names}
-        with isolated_randomness(seed, torch.device("cpu")):
-            for path in sorted(modules):
-                module = self.model.get_submodule(path)
-                reset = getattr(module, "reset_parameters", None)
-                if not callable(reset):
-                    raise ModelError(
-                        f"layer {path!r} ({type(module).__name__}) of the last block cannot be "
-                        "re-initialised; give it a reset_parameters method"
-                    )
-                module.to("cpu")
-                reset()
-                module.to(self.device)
-
     def _validation(self, idx: ArrayLike | None) -> Indices | None:
         if idx is None:
             return None
@@ -347,7 +325,7 @@ class Trainer:
 
 
 def _place(model: nn.Module, device: torch.device, images: Images) -> nn.Module:
-    """Move a model to a device, in the memory format of the images, and shows it one batch."""
+    """Move a model to a device, in the memory format of the images, and show it one batch."""
     sample = images.batch(np.zeros(2, dtype=np.int64))
     if sample.device != device:
         raise DataError(f"the images are on {sample.device} and training is on {device}")

@@ -62,7 +62,7 @@ def model_blocks(
     *,
     patterns: Mapping[str, str] | None = None,
 ) -> list[Block]:
-    """Divides a model into blocks, input side first, head last.
+    """Divide a model into blocks, input side first, head last.
 
     Args:
         model: A timm model with a classifier, or, with ``patterns``, any ``nn.Module``. Tensors may
@@ -209,7 +209,7 @@ class _Layout:
         return units
 
     def split_by_class(self, group: Group) -> list[Group]:
-        """Cuts a group between neighbours of one parent that are of different classes."""
+        """Cut a group between neighbours of one parent that are of different classes."""
         units = self.units(self.sort(group))
         parts = [list(next(iter(units.values())))]
         for before, here in pairwise(units):
@@ -319,7 +319,7 @@ def _groups_of_children(layout: _Layout) -> list[Group]:
 
 
 def _carve_head(layout: _Layout, groups: Sequence[Group]) -> tuple[list[Group], Group]:
-    """Rule 2: takes the head out of the groups."""
+    """Rule 2: take the head out of the groups."""
     paths = classifier_paths(layout.model)
     # VGG keeps two of the paper's three classifier layers apart from timm's classifier.
     tops = {path.split(".")[0] for path in paths} | ({"pre_logits"} if paths else set())
@@ -353,7 +353,7 @@ def _absorb_weightless(layout: _Layout, groups: Sequence[Group]) -> list[Group]:
 
 
 def _merge_single_convolutions(layout: _Layout, groups: list[Group]) -> list[Group]:
-    """Rule 5: where most groups are one bare convolution, merges them into declared stages."""
+    """Rule 5: where most groups are one bare convolution, merge them into declared stages."""
 
     def kernels(group: Group) -> list[Tensor]:
         found = (layout.parameters.get(name) for name in group)
@@ -375,7 +375,7 @@ def _merge_single_convolutions(layout: _Layout, groups: list[Group]) -> list[Gro
 
 
 def _merge_trunk(groups: list[Group], max_blocks: int) -> list[Group]:
-    """Rule 6: merges neighbours after the stem in equal chunks; leaves room for the head."""
+    """Rule 6: merge neighbours after the stem in equal chunks; leave room for the head."""
     stem, trunk = groups[0], groups[1:]
     wanted = max_blocks - 2
     if len(trunk) <= wanted:

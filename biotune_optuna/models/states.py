@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from biotune_optuna.models.blocks import output_layers
 __all__ = [
     "all_tensors",
     "copy_into",
+    "digest",
     "fresh_eval",
     "load_strictly",
     "one_line",
@@ -81,7 +83,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], described: str) -> bool:
-    """Load everything but a head of another size; refuses and lists whatever does not fit.
+    """Load everything but a head of another size; refuse and list whatever does not fit.
 
     Args:
         model: A timm model; left untouched if the weights are refused.
@@ -162,7 +164,7 @@ def _strip(key: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error on one line, cut where it rambles."""
+    """Return the message of an error on one line, its first 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -184,8 +186,23 @@ def copy_into(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
             tensors[name].copy_(value)
 
 
+def digest(tensors: Mapping[str, Tensor], structure: str = "") -> str:
+    """SHA-256 over names, types, shapes and values of tensors, in 64 hexadecimal digits.
+
+    Args:
+        tensors: The tensors by name, in any order.
+        structure: What else counts, such as the network's structure.
+    """
+    sha = hashlib.sha256(structure.encode())
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach().cpu().contiguous()
+        sha.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
 def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Copy values into a model's parameters and buffers; leaves it in eval mode.
+    """Copy values into a model's parameters and buffers; leave it in eval mode.
 
     Raises:
         ModelError: One of them has another shape by now: copied all the same, its values would be

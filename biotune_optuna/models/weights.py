@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +23,17 @@ from torch import nn
 from biotune_optuna.errors import ModelError
 from biotune_optuna.models import hub, packages
 from biotune_optuna.models.blocks import classifier_paths, output_layers
-from biotune_optuna.models.states import load_strictly, one_line, read_state_dict
+from biotune_optuna.models.states import (
+    all_tensors,
+    copy_into,
+    digest,
+    load_strictly,
+    one_line,
+    read_state_dict,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["LoadedModel", "check_name", "create_model", "meta_model", "reset_head"]
 
@@ -136,7 +142,7 @@ def meta_model(name: str, *, num_classes: int = 1000) -> nn.Module:
         return _build(name, num_classes, 0, {})
 
 
-def reset_head(model: nn.Module, seed: int) -> None:
+def reset_head(model: nn.Module, seed: int, paths: Sequence[str] = ()) -> None:
     """Give the classifier new weights that depend on ``seed`` alone.
 
     The layers that compute the class scores are drawn anew with PyTorch's default for their class
@@ -145,49 +151,37 @@ def reset_head(model: nn.Module, seed: int) -> None:
     left as it was.
 
     Args:
-        model: A timm model, on any device.
+        model: A timm model, on any device; or any module, with ``paths``.
         seed: Seed of the new weights.
+        paths: Modules to draw anew where the model does not say which of them classify.
 
     Raises:
         ModelError: If the model has no classifier, or one that cannot be re-initialised.
     """
-    layers = output_layers(model)
+    layers = output_layers(model) or {path: model.get_submodule(path) for path in paths}
     if not layers:
         raise ModelError(f"{type(model).__name__} has no classifier to initialise")
-    with _seeded(seed), torch.no_grad():
+    with _seeded(seed):
         for path, layer in layers.items():
             fresh = copy.deepcopy(layer).to("cpu")
-            reset_fresh = getattr(fresh, "reset_parameters", None)
-            if not callable(reset_fresh):
+            reset = getattr(fresh, "reset_parameters", None)
+            if not callable(reset):
                 raise ModelError(
-                    f"layer {path!r} ({type(layer).__name__}) cannot be re-initialised"
+                    f"layer {path!r} ({type(layer).__name__}) of the head cannot be "
+                    "re-initialised; give it a reset_parameters method"
                 )
-            reset_fresh()
-            for old, new in zip(layer.parameters(), fresh.parameters(), strict=True):
-                old.copy_(new)
+            reset()
+            copy_into(layer, all_tensors(fresh))
 
 
 def trunk_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over all tensors outside the classifier's output layers.
-
-    Args:
-        model: A timm model.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    outputs = tuple(f"{path}." for path in output_layers(model))
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(outputs or ("\0",)):
-            value = tensor.detach().cpu().contiguous()
-            digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    """SHA-256 over all tensors of a timm model outside the classifier's output layers."""
+    outputs = tuple(f"{path}." for path in output_layers(model)) or ("\0",)
+    return digest({n: t for n, t in model.state_dict().items() if not n.startswith(outputs)})
 
 
 def check_name(name: str) -> None:
-    """Refuses what timm has no model of.
+    """Refuse what timm has no model of.
 
     Args:
         name: A timm model name, with or without a pre-trained tag.
@@ -224,7 +218,7 @@ def _build(name: str, num_classes: int, seed: int, kwargs: Mapping[str, Any]) ->
 
 
 def _load_local(model: nn.Module, name: str, source: str) -> tuple[str, bool]:
-    """Load from a package or a file; returns what to call it and whether its head was taken."""
+    """Load from a package or a file; return what to call it and whether its head was taken."""
     if source == "none":
         return "none: random initialisation", False
     if source == "package":
@@ -245,9 +239,6 @@ def _data_config(model: nn.Module) -> dict[str, Any]:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Draws on the CPU depend on ``seed`` inside, and are as if untouched outside."""
-    state = torch.random.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         yield
-    finally:
-        torch.random.set_rng_state(state)

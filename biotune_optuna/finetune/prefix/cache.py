@@ -7,7 +7,6 @@ the very bits that the interrupted one had.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ import torch
 from biotune_optuna.data.loaders import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable
 
     from numpy.typing import NDArray
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
-__all__ = ["CachedFeatures", "PrefixCache", "compute_features", "digest"]
+__all__ = ["CachedFeatures", "PrefixCache", "compute_features"]
 
 _MIB = 2**20
 CHUNK = 64
@@ -103,7 +102,7 @@ class PrefixCache:
     def get(
         self, key: Hashable, make: Callable[[], CachedFeatures], nbytes: int
     ) -> tuple[CachedFeatures, bool]:
-        """Look features up, or makes room and computes them.
+        """Look features up, or make room and compute them.
 
         Args:
             key: Everything that the features depend on.
@@ -125,7 +124,7 @@ class PrefixCache:
         return made, False
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         with self._lock:
             self._entries.clear()
 
@@ -165,16 +164,6 @@ def compute_features(
             )
             found.write(start, cut.prefix(batch))
     return found
-
-
-def digest(structure: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of a network's structure and of some of its values."""
-    sha = hashlib.sha256(structure.encode())
-    for name, tensor in tensors.items():
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().contiguous().cpu().reshape(-1)
-        sha.update(flat.view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _memory_order(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -19,9 +19,9 @@ from biotune_optuna.finetune.device import (
     isolated_randomness,
     out_of_memory,
 )
-from biotune_optuna.finetune.prefix.cache import CHUNK, compute_features, digest
+from biotune_optuna.finetune.prefix.cache import CHUNK, compute_features
 from biotune_optuna.finetune.prefix.cut import ALIKE, CHECKED_IMAGES, close, find_cut
-from biotune_optuna.models.states import restore
+from biotune_optuna.models.states import digest, restore
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Prefixes:
         return next((i for i, is_frozen in enumerate(held) if not is_frozen), 0)
 
     def clear(self) -> None:
-        """Forgets the features that are kept."""
+        """Forget the features that are kept."""
         self._cache.clear()
 
     # -- features --------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class Prefixes:
         if length not in self._digests:
             names = self._names(0, length)
             held = {name: self._pristine[name] for name in names}
-            self._digests[length] = digest(repr(self._model), held)
+            self._digests[length] = digest(held, structure=repr(self._model))
         image_set = hashlib.sha256(members.tobytes()).hexdigest()
         # the images themselves are part of the key: other pixels are another object
         return (
