@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ __all__ = ["BatchSampler", "Loss", "class_weights", "mixer", "parts"]
 
 
 def parts(n: int, size: int) -> Iterator[slice]:
-    """Cuts n items into slices of ``size``.
+    """Cut n items into slices of ``size``.
 
     A single item left over joins the slice before it: BatchNorm cannot train on one image.
 
@@ -63,7 +63,7 @@ class BatchSampler:
         )
 
     def epoch(self, batch_size: int) -> list[NDArray[np.int64]]:
-        """Draws the batches of the next epoch, as positions of images."""
+        """Draw the batches of the next epoch, as positions of images."""
         n = len(self._indices)
         if self._weights is None:
             drawn = torch.randperm(n, generator=self._generator)
@@ -134,11 +134,8 @@ def mixer(
         return None
     from torchvision.transforms import v2
 
-    kinds: list[Any] = []
-    if settings.mixup:
-        kinds.append(v2.MixUp(alpha=settings.mixup, num_classes=n_classes))
-    if settings.cutmix:
-        kinds.append(v2.CutMix(alpha=settings.cutmix, num_classes=n_classes))
+    alphas = {v2.MixUp: settings.mixup, v2.CutMix: settings.cutmix}
+    kinds = [kind(alpha=alpha, num_classes=n_classes) for kind, alpha in alphas.items() if alpha]
     chosen: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = (
         v2.RandomChoice(kinds)
     )

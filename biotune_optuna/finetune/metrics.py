@@ -124,7 +124,7 @@ def _named(name: str) -> Metric:
 
 
 def check(name: str, y_true: Labels, n_classes: int) -> None:
-    """Refuses a metric that these labels do not define.
+    """Refuse a metric that these labels do not define.
 
     Args:
         name: A name in `METRICS`.
@@ -150,7 +150,7 @@ def check(name: str, y_true: Labels, n_classes: int) -> None:
 
 
 def score(name: str, y_true: Labels, probs: Probabilities, n_classes: int) -> float:
-    """Scores predictions.
+    """Score predictions.
 
     Args:
         name: A name in `METRICS`.

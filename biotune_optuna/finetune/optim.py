@@ -91,7 +91,7 @@ def _merged(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_optimizer(name: str) -> None:
-    """Refuses an optimiser that timm does not know.
+    """Refuse an optimiser that timm does not know.
 
     Raises:
         BioTuneError: If the name is unknown.

@@ -39,15 +39,6 @@ _LOWER: Final[dict[str, tuple[float, bool]]] = {
     "cached_views": (0, True),
     "grad_clip": (0, False),
 }
-_OPTIONAL: Final = ("patience", "schedule_epochs", "grad_clip")
-_WHOLE: Final = (
-    "epochs",
-    "patience",
-    "batch_size",
-    "schedule_epochs",
-    "warmup_epochs",
-    "cached_views",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +119,12 @@ class TrainSettings:
             value = getattr(self, name)
             if value not in choices:
                 raise BioTuneError(f"{name} {value!r} is not one of {', '.join(choices)}")
-        for name in ("compile", "deterministic"):
-            if not isinstance(getattr(self, name), bool):
+        kinds = {field.name: str(field.type) for field in fields(self)}
+        for name, kind in kinds.items():
+            if kind == "bool" and not isinstance(getattr(self, name), bool):
                 raise BioTuneError(f"{name} {getattr(self, name)!r} is neither true nor false")
-        for name, (least, inclusive) in _LOWER.items():
-            _check_number(name, getattr(self, name), least, inclusive=inclusive)
+        for name in _LOWER:
+            _check_number(name, getattr(self, name), kinds[name])
         if self.label_smoothing >= 1:
             raise BioTuneError(f"label_smoothing {self.label_smoothing} is not in [0, 1)")
         self._check_schedule()
@@ -157,8 +149,7 @@ class TrainSettings:
         """Return the paper's protocol (BioTune paper, Sec. IV).
 
         Adam, at most 30 epochs, early stop after 3, cosine over 100 epochs (``epochs`` where they
-        are more) stepped once an epoch,
-        batches of 96, no augmentation.
+        are more) stepped once an epoch, batches of 96, no augmentation.
 
         Args:
             **changes: Fields to set otherwise.
@@ -181,7 +172,7 @@ class TrainSettings:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainSettings:
-        """Rebuilds settings from `to_dict`'s data; fields left out take their defaults.
+        """Rebuild settings from `to_dict`'s data; fields left out take their defaults.
 
         Raises:
             BioTuneError: If a field is unknown or a value out of range.
@@ -200,12 +191,14 @@ def _check_augment(name: str) -> None:
         raise BioTuneError(f"augment {name!r} is not one of {', '.join(AUGMENTATIONS)}")
 
 
-def _check_number(name: str, value: object, least: float, *, inclusive: bool) -> None:
-    if value is None and name in _OPTIONAL:
+def _check_number(name: str, value: object, kind: str) -> None:
+    """Refuse what is below a field's bound, or not of its annotated kind, as ``int | None``."""
+    least, inclusive = _LOWER[name]
+    optional, whole = "None" in kind, "int" in kind
+    if value is None and optional:
         return
-    whole = name in _WHOLE
-    kind = "a whole number" if whole else "a number"
-    bound = f"{kind} {'of at least' if inclusive else 'above'} {least}"
+    number = "a whole number" if whole else "a number"
+    bound = f"{number} {'of at least' if inclusive else 'above'} {least}"
     fits = (
         isinstance(value, int if whole else (int, float))
         and not isinstance(value, bool)
@@ -213,5 +206,5 @@ def _check_number(name: str, value: object, least: float, *, inclusive: bool) ->
         and (value >= least if inclusive else value > least)
     )
     if not fits:
-        suffix = " or None" if name in _OPTIONAL else ""
+        suffix = " or None" if optional else ""
         raise BioTuneError(f"{name} {value!r} is not {bound}{suffix}")
