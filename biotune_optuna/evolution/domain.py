@@ -84,8 +84,8 @@ class Domain:
         return (np.round(parts, 6) + 0.0).tobytes()  # + 0.0: a zero has no sign
 
     @property
-    def has_meaning(self) -> bool:
-        """Whether genes are log multipliers, so that structured moves apply."""
+    def allows_moves(self) -> bool:
+        """Whether genes are log multipliers, which `moves` needs."""
         return self.space is not None and self.space.variant == "exponential"
 
     # What genes mean, for a domain with a genome space.

@@ -169,6 +169,6 @@ def _swap(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
         state[b], state[b + 1] = state[b + 1], state[b]
 
 
+# Each move and its chance.
 _MOVES = {_shift: 0.3, _tilt: 0.1, _boundary: 0.2, _flip: 0.15, _single: 0.15, _swap: 0.1}
 _MOVES_OF_ONE_BLOCK = {_shift: 0.6, _single: 0.4}
-"""Each move and its chance."""

@@ -152,7 +152,7 @@ def _default_offspring(
     best = landscape.best(settings.population_size)
 
     def draw() -> Proposal:
-        if settings.structured and domain.has_meaning and len(best) > 1:
+        if settings.structured and domain.allows_moves and len(best) > 1:
             return breeding.structured_child(domain, archive, best, rng)
         return _paper_offspring(settings, domain, generation, rng)
 

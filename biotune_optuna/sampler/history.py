@@ -295,7 +295,7 @@ class History:
         del self.newcomers[self._keep :]
 
     def _note_failure(self, slot: Slot, trial: FrozenTrial) -> None:
-        """Note that a trial failed on a slot; one that was given up by it counts as its result."""
+        """Note that a trial failed on a slot; if the slot was given up, the trial is its result."""
         if trial.number in slot.failed:
             return
         slot.failed.append(trial.number)
