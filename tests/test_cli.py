@@ -12,6 +12,7 @@ import optuna
 import pytest
 from click.testing import CliRunner
 
+import biotune_optuna
 from biotune_optuna.cli import cli
 from biotune_optuna.study.rates import RateCheck
 from biotune_optuna.study.setup import Setup
@@ -224,10 +225,14 @@ def test_help_needs_no_heavy_library() -> None:
 def test_the_command_is_installed() -> None:
     command = shutil.which("biotune", path=str(Path(sys.executable).parent))
     assert command is not None
-    done = subprocess.run(
-        [command, "blocks", "resnet50"], check=False, capture_output=True, text=True
-    )
+    done = subprocess.run([command, "--version"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"biotune, version {biotune_optuna.__version__}\n"
+
+
+def test_the_blocks_of_a_network_are_listed() -> None:
+    done = CliRunner().invoke(cli, ["blocks", "resnet50"])
+    assert done.exit_code == 0, done.output
     assert "layer4" in done.stdout
     assert "6 blocks" in done.stdout
 
