@@ -38,15 +38,7 @@ WRITES = (
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # The tests' own process has run threads (of torch and others), which a fork of it would lack.
 CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(
-    [
-        __name__,
-        "alembic.config",
-        "alembic.migration",
-        "pytest.__main__",
-        "sqlalchemy.dialects.sqlite",
-    ]
-)
+CHILDREN.set_forkserver_preload(["tests.kit.forked", "pytest.__main__"])
 PATIENCE = 120.0  # seconds that a child may take
 PRESETS = ["paper", "default"]
 
@@ -92,8 +84,12 @@ def objective(trial: optuna.Trial, space: GenomeSpace | None = None) -> float:
 
 
 def open_plain(path: Path) -> _CachedStorage:
-    """Optuna's own SQLite storage, without waiting for the disk."""
-    storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+    """Optuna's own SQLite storage, without waiting for the disk or comparing versions."""
+    storage = RDBStorage(
+        f"sqlite:///{path}",
+        engine_kwargs={"connect_args": {"timeout": 60}},
+        skip_compatibility_check=True,
+    )
 
     @event.listens_for(storage.engine, "connect")
     def _relax(connection: sqlite3.Connection, _record: object) -> None:

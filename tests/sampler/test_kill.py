@@ -62,8 +62,10 @@ def _objective(trial):
 
 
 def run(path, total, opener="plain", preset="paper"):
-    """What a worker does that nobody kills."""
-    run_until(load(path, opener, preset), total, _objective)
+    """What a worker does that nobody kills; of killed ones it knows what they left in the file."""
+    study = load(path, opener, preset)
+    run_until(study, total, _objective)
+    return study
 
 
 def doomed(path, n_trials, k, moment="after", opener="plain", preset="paper"):
@@ -82,8 +84,7 @@ def test_every_kill_is_survived(tmp_path, window, opener, preset):
     how = (opener, preset)
     in_child(run, start, before, *how)
     copy_database(start, whole)
-    in_child(run, whole, total, *how)
-    expected = trajectory(load(whole, opener, preset))
+    expected = trajectory(run(whole, total, *how))
     assert len(expected) == total
     writes = count_writes(start, opener, preset, after - before)
     assert len(load(start, opener, preset).trials) == before
@@ -93,8 +94,7 @@ def test_every_kill_is_survived(tmp_path, window, opener, preset):
         path = tmp_path / f"{k}{moment}.db"
         copy_database(start, path)
         assert in_child(doomed, path, after - before, k, moment, *how) == signal.SIGKILL
-        in_child(run, path, total, *how)
-        resumed = load(path, opener, preset)
+        resumed = run(path, total, *how)
         assert trajectory(resumed) == expected, (k, moment)
         audit(resumed)
         path.unlink()
@@ -134,8 +134,7 @@ def test_a_killed_enqueued_trial_is_run_again(tmp_path):
     for k in (1, 2, 4, 7, 10):
         path = tmp_path / f"{k}.db"
         assert in_child(doomed_with_queue, path, k) == signal.SIGKILL
-        in_child(run, path, TOTAL)
-        resumed = load(path)
+        resumed = run(path, TOTAL)
         assert trajectory(resumed) == expected, k
         again = [t for t in resumed.trials if t.value is not None and t.params == WANTED]
         assert [t.user_attrs["mine"] for t in again] == ["yes"]
@@ -150,8 +149,7 @@ def test_a_stand_in_that_dies_too_is_replaced(tmp_path):
         copy = tmp_path / f"{k}.db"
         copy_database(path, copy)
         assert in_child(doomed, copy, 1, k) == signal.SIGKILL
-        in_child(run, copy, 4)
-        done = [t.params for t in load(copy).trials if t.value is not None]
+        done = [t.params for t in run(copy, 4).trials if t.value is not None]
         assert done[0] == WANTED
         assert done.count(WANTED) == 1
 
