@@ -14,9 +14,9 @@ __all__ = ["check_lookup", "check_output", "replace_text"]
 
 
 def check_lookup(path: Path, error: type[BioTuneError] = BioTuneError) -> None:
-    """Refuses a path that cannot even be looked up; nothing need be there.
+    """Refuse a path that cannot even be looked up; nothing need be there.
 
-    Afterwards ``is_file`` and its like tell what is there, where else they might raise.
+    Afterwards ``is_file`` and its like tell what is there; before, they might raise.
 
     Args:
         path: The path.
@@ -36,7 +36,7 @@ def check_lookup(path: Path, error: type[BioTuneError] = BioTuneError) -> None:
 
 
 def check_output(folder: Path) -> None:
-    """Make a folder for results, unless it is there, and tries whether files can be written to it.
+    """Make a folder for results, unless it is there, and try whether files can be written to it.
 
     Args:
         folder: The folder; the ``--out`` of a command.

@@ -1,4 +1,4 @@
-"""Which study a command means."""
+"""What commands check first: which study is meant, and that files may be written where they go."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def quieten_optuna() -> None:
-    """Leaves it to our own display to tell of trials; Optuna's warnings stay."""
+    """Leave it to our own display to tell of trials; Optuna's warnings stay."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -52,7 +52,7 @@ def folder_of(
 
 
 def check_apart(data: str, folder: Path, *, advice: str) -> None:
-    """Refuses to write below a folder of images, where all that lies there is taken for images.
+    """Refuse to write below a folder of images, where all that lies there is taken for images.
 
     Args:
         data: The images: a folder, or anything else, which has nothing to fear.
@@ -73,7 +73,7 @@ def check_apart(data: str, folder: Path, *, advice: str) -> None:
 
 
 def check_no_comparison(folder: Path, *, advice: str) -> None:
-    """Refuses to write a study's report over that of a comparison.
+    """Refuse to write a study's report over that of a comparison.
 
     Raises:
         StudyError: If the folder holds a comparison.

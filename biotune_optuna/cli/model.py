@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from biotune_optuna.cli.checks import quieten_optuna, study_name
-from biotune_optuna.cli.options import device_option, study_options
+from biotune_optuna.cli.options import device_option, elsewhere_options, study_options
 
 
 @click.command()
@@ -20,8 +20,7 @@ from biotune_optuna.cli.options import device_option, study_options
     type=click.Path(file_okay=False),
     help="Folder to write; an earlier export of the same images and network in it is replaced.",
 )
-@click.option("--data", help="Where this machine has the images, if elsewhere.")
-@click.option("--weights", help="Where this machine has the weights, if elsewhere.")
+@elsewhere_options
 @device_option
 def export(
     *,

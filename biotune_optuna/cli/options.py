@@ -22,9 +22,11 @@ __all__ = [
     "RivalsCommand",
     "device_option",
     "display_option",
+    "elsewhere_options",
     "out_option",
     "storage_option",
     "study_options",
+    "together",
 ]
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -110,52 +112,52 @@ class RivalsCommand(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-def study_options(command: F) -> F:
-    """``--storage`` and ``--study``."""
-    return storage_option(click.option("--study", "name", help="Name of the study.")(command))
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Return one decorator for several options, which the help lists in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
-def storage_option(command: F) -> F:
-    """``--storage``."""
-    return click.option(
-        "--storage",
-        envvar="BIOTUNE_STORAGE",
-        show_envvar=True,
-        default=None,
-        help="Database URL.  [default: sqlite:///biotune.db]",
-    )(command)
-
-
-def device_option(command: F) -> F:
-    """``--device``."""
-    return click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        help="Where to compute: auto, cpu, cuda:N or mps.",
-    )(command)
-
-
-def display_option(command: F) -> F:
-    """``--json`` and ``--plain``: how progress is told, handed on as ``display``."""
-    command = click.option(
-        "--plain", "display", flag_value="plain", help="Tell progress in one line a trial."
-    )(command)
-    return click.option(
+storage_option = click.option(
+    "--storage",
+    envvar="BIOTUNE_STORAGE",
+    show_envvar=True,
+    default=None,
+    help="Database URL.  [default: sqlite:///biotune.db]",
+)
+elsewhere_options = together(
+    click.option("--data", help="Where this machine has the images, if elsewhere."),
+    click.option("--weights", help="Where this machine has the weights, if elsewhere."),
+)
+study_options = together(storage_option, click.option("--study", "name", help="Name of the study."))
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to compute: auto, cpu, cuda:N or mps.",
+)
+display_option = together(
+    click.option(
         "--json",
         "display",
         flag_value="json",
         default=None,
         help="Tell progress in JSON lines, for machines.",
-    )(command)
-
-
-def out_option(command: F) -> F:
-    """``--out``."""
-    return click.option(
-        "--out",
-        type=click.Path(file_okay=False),
-        default="biotune-out",
-        show_default=True,
-        help="Folder that gets a folder with the study's report and model.",
-    )(command)
+    ),
+    click.option(
+        "--plain", "display", flag_value="plain", help="Tell progress in one line a trial."
+    ),
+)
+"""``--json`` and ``--plain``: how progress is told, handed on as ``display``."""
+out_option = click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    default="biotune-out",
+    show_default=True,
+    help="Folder that gets a folder with the study's report and model.",
+)

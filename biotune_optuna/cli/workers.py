@@ -7,15 +7,24 @@ import time
 import click
 
 from biotune_optuna.cli.checks import check_apart, quieten_optuna, study_name
-from biotune_optuna.cli.options import DURATION, device_option, display_option, study_options
+from biotune_optuna.cli.options import (
+    DURATION,
+    device_option,
+    display_option,
+    elsewhere_options,
+    study_options,
+)
 from biotune_optuna.errors import StudyError
+
+trials_option = click.option(
+    "--trials", type=int, help="Total for the study.  [default: the study's own]"
+)
 
 
 @click.command()
 @study_options
-@click.option("--data", help="Where this machine has the images, if elsewhere.")
-@click.option("--weights", help="Where this machine has the weights, if elsewhere.")
-@click.option("--trials", type=int, help="Total for the study.  [default: the study's own]")
+@elsewhere_options
+@trials_option
 @click.option("--timeout", type=DURATION, help="Work for this long: 90s, 20m, 1h30m.")
 @device_option
 @display_option
@@ -88,9 +97,8 @@ def worker(
     show_default=True,
     help="One worker each: all, or a list such as cuda:0,cuda:1 or cpu,cpu.",
 )
-@click.option("--data", help="Where this machine has the images, if elsewhere.")
-@click.option("--weights", help="Where this machine has the weights, if elsewhere.")
-@click.option("--trials", type=int, help="Total for the study.  [default: the study's own]")
+@elsewhere_options
+@trials_option
 def launch(
     *,
     storage: str | None,

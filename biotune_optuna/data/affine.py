@@ -10,10 +10,10 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["warp"]
+__all__ = ["affine"]
 
 
-def warp(images: Tensor, theta: Tensor, *, mode: str, padding: str) -> Tensor:
+def affine(images: Tensor, theta: Tensor, *, mode: str, padding: str) -> Tensor:
     """Resample each image by its own affine map.
 
     Args:

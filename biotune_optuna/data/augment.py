@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from biotune_optuna.data.affine import warp
+from biotune_optuna.data.affine import affine
 from biotune_optuna.data.trivial import trivial_augment
 from biotune_optuna.errors import DataError
 
@@ -78,4 +78,4 @@ def _crop_flip(images: Tensor, generator: Generator) -> Tensor:
     # In units where the image reaches from -1 to 1, the centre may move by what the box leaves.
     theta[:, 0, 2] = (1.0 - width) * (2.0 * draws[2] - 1.0)
     theta[:, 1, 2] = (1.0 - height) * (2.0 * draws[3] - 1.0)
-    return warp(images, theta, mode="bilinear", padding="border")
+    return affine(images, theta, mode="bilinear", padding="border")

@@ -138,12 +138,7 @@ def decode_image(content: bytes, *, name: str) -> Image.Image:
     Raises:
         DataError: As :func:`read_image`.
     """
-    picture = _open(content, name)
-    try:
-        picture.load()
-        return to_rgb(picture)
-    except DECODE_ERRORS as error:
-        raise DataError(f"image {name!r} cannot be decoded: {first_line(error)}") from None
+    return _decode(_open(content, name), name)
 
 
 def check_image(content: bytes, *, name: str) -> None:
@@ -154,11 +149,15 @@ def check_image(content: bytes, *, name: str) -> None:
     Raises:
         DataError: As :func:`read_image`.
     """
-    picture = _open(content, name)
+    _decode(_open(content, name), name, draft=True)
+
+
+def _decode(picture: Image.Image, name: str, *, draft: bool = False) -> Image.Image:
     try:
-        picture.draft("RGB", (1, 1))
+        if draft:
+            picture.draft("RGB", (1, 1))
         picture.load()
-        to_rgb(picture)
+        return to_rgb(picture)
     except DECODE_ERRORS as error:
         raise DataError(f"image {name!r} cannot be decoded: {first_line(error)}") from None
 
@@ -251,7 +250,7 @@ def _open(content: bytes, name: str) -> Image.Image:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of the formats that this build of Pillow reads; it stumbles over names it lacks."""
+    """Those of the formats that this build of Pillow reads: a name that it lacks is an error."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 

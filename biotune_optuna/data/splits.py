@@ -6,6 +6,7 @@ order or names: the same images give the same splits on every machine.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from dataclasses import dataclass, field
@@ -167,77 +168,80 @@ def make_splits(
     )
 
 
+@dataclass(frozen=True, eq=False)
 class _Plan:
     """One call of :func:`make_splits`, its settings checked."""
 
-    def __init__(
-        self,
-        source: ImageSource,
-        *,
-        seed: int,
-        n_folds: int,
-        val_fraction: float,
-        test_fraction: float,
-        train_size: int | None,
-        val_size: int | None,
-        scheme: str,
-    ) -> None:
-        if scheme not in {"holdout", "kfold"}:
-            raise DataError(f"scheme {scheme!r} is unknown; take 'holdout' or 'kfold'")
-        least = 2 if scheme == "kfold" else 1
-        if n_folds < least:
-            raise DataError(f"n_folds {n_folds} is too few; {scheme} needs at least {least}")
-        for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            if not 0.0 <= fraction < 1.0:
-                raise DataError(f"{name} {fraction!r} is not in [0, 1)")
-        for name, size in (("train_size", train_size), ("val_size", val_size)):
-            if size is not None and size < len(source.classes):
+    source: ImageSource
+    seed: int
+    n_folds: int
+    val_fraction: float
+    test_fraction: float
+    train_size: int | None
+    val_size: int | None
+    scheme: str
+
+    def __post_init__(self) -> None:
+        if self.scheme not in {"holdout", "kfold"}:
+            raise DataError(f"scheme {self.scheme!r} is unknown; take 'holdout' or 'kfold'")
+        least = 2 if self.scheme == "kfold" else 1
+        if self.n_folds < least:
+            raise DataError(
+                f"n_folds {self.n_folds} is too few; {self.scheme} needs at least {least}"
+            )
+        for name in ("val_fraction", "test_fraction"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise DataError(f"{name} {getattr(self, name)!r} is not in [0, 1)")
+        for name in ("train_size", "val_size"):
+            size = getattr(self, name)
+            if size is not None and size < len(self.source.classes):
                 raise DataError(f"{name} {size} is less than one image for each class")
-        given = set() if source.splits is None else set(source.splits.tolist())
-        if "val" not in given and val_fraction == 0.0 and val_size is None and scheme == "holdout":
+        if not len(self._given["val"]) and not self._holds_out_val and self.scheme == "holdout":
             raise DataError("val_fraction 0 leaves nothing to validate on; only kfold can do so")
-        self._source, self._n_folds = source, n_folds
-        self._train_size, self._val_size = train_size, val_size
-        self._val_fraction, self._test_fraction = val_fraction, test_fraction
-        dealer = StratifiedDealer if source.groups is None else GroupDealer
-        self._dealer = dealer(source, seed)
-        everything = np.arange(len(source))
-        self._given = {
-            part: everything[source.splits == part]
-            if source.splits is not None
-            else np.empty(0, np.int64)
+
+    @functools.cached_property
+    def _given(self) -> dict[str, Indices]:
+        """The parts that the data come with."""
+        splits, everything = self.source.splits, np.arange(len(self.source))
+        return {
+            part: everything[:0] if splits is None else everything[splits == part]
             for part in SPLIT_NAMES
         }
-        held = np.concatenate([self._given["val"], self._given["test"]])
-        self._pool = np.setdiff1d(everything, held)
+
+    @functools.cached_property
+    def _dealer(self) -> StratifiedDealer | GroupDealer:
+        dealer = StratifiedDealer if self.source.groups is None else GroupDealer
+        return dealer(self.source, self.seed)
 
     def divide(
         self, *, firm: bool = False
     ) -> tuple[Indices, Indices, Indices, tuple[Indices, ...]]:
         """Train, val, test and folds; for ``firm`` see `StratifiedDealer.deal`."""
-        train, val, test = self._dealer.order(self._pool), self._given["val"], self._given["test"]
+        val, test = self._given["val"], self._given["test"]
+        train = np.setdiff1d(np.arange(len(self.source)), np.concatenate([val, test]))
+        train = self._dealer.order(train)
         self._check_classes(train)
-        if not len(test) and self._test_fraction:
-            wanted = self._test_fraction * len(train)
-            left = self._n_folds + (not len(val) and self._holds_out_val)
+        if not len(test) and self.test_fraction:
+            wanted = self.test_fraction * len(train)
+            left = self.n_folds + (not len(val) and self._holds_out_val)
             test, train = self._hold_out(train, wanted, "test", left=left, firm=firm)
         if len(val):
-            if self._val_size is not None:
-                val = self._keep(val, self._val_size, "val")
+            if self.val_size is not None:
+                val = self._keep(val, self.val_size, "val")
         elif self._holds_out_val:
-            wanted = self._val_size or self._val_fraction * len(train)
-            val, train = self._hold_out(train, wanted, "val", left=self._n_folds, firm=firm)
-        if self._train_size is not None:
-            train = self._keep(train, self._train_size, "train", least=self._n_folds)
-        shares = [1.0 / self._n_folds] * self._n_folds
-        parts = self._dealer.deal(train, shares, least=[1] * self._n_folds, firm=firm)
+            wanted = self.val_size or self.val_fraction * len(train)
+            val, train = self._hold_out(train, wanted, "val", left=self.n_folds, firm=firm)
+        if self.train_size is not None:
+            train = self._keep(train, self.train_size, "train", least=self.n_folds)
+        shares = [1.0 / self.n_folds] * self.n_folds
+        parts = self._dealer.deal(train, shares, least=[1] * self.n_folds, firm=firm)
         self._check_parts(parts, "each of the folds")
         order = self._dealer.order
         return order(train), order(val), order(test), tuple(order(part) for part in parts)
 
     @property
     def _holds_out_val(self) -> bool:
-        return self._val_size is not None or self._val_fraction > 0.0
+        return self.val_size is not None or self.val_fraction > 0.0
 
     def _hold_out(
         self, pool: Indices, wanted: float, part: str, *, left: int, firm: bool
@@ -264,18 +268,18 @@ class _Plan:
         held = [
             part
             for part, wanted in (
-                ("val", self._val_fraction or self._val_size),
-                ("test", self._test_fraction),
+                ("val", self.val_fraction or self.val_size),
+                ("test", self.test_fraction),
             )
             if wanted and not len(self._given[part])
         ]
-        need = self._n_folds + len(held)
+        need = self.n_folds + len(held)
         what, counts = self._dealer.units(pool)
         smallest = int(np.argmin(counts))
         if counts[smallest] < need:
-            parts = ", ".join([f"{self._n_folds} for the folds", *(f"1 for {p}" for p in held)])
+            parts = ", ".join([f"{self.n_folds} for the folds", *(f"1 for {p}" for p in held)])
             raise DataError(
-                f"{self._source.name}: class {self._source.classes[smallest]!r} has "
+                f"{self.source.name}: class {self.source.classes[smallest]!r} has "
                 f"{counts[smallest]} {what} to divide, but needs at least {need} ({parts}); add "
                 "some, take fewer folds or leave the class out"
             )
@@ -283,12 +287,12 @@ class _Plan:
     def _check_parts(self, parts: list[Indices], where: str) -> None:
         """Refuse parts that lack a class; only groups or small sizes can lead there."""
         for part in parts:
-            present = np.bincount(self._source.labels[part], minlength=len(self._source.classes))
+            present = np.bincount(self.source.labels[part], minlength=len(self.source.classes))
             if not present.all():
-                missing = self._source.classes[int(np.argmin(present))]
+                missing = self.source.classes[int(np.argmin(present))]
                 what = self._dealer.units(part)[0]
                 raise DataError(
-                    f"{self._source.name}: class {missing!r} has too few {what} left to be in "
+                    f"{self.source.name}: class {missing!r} has too few {what} left to be in "
                     f"{where}; add some, take fewer folds or hold out less"
                 )
 

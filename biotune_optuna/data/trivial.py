@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from biotune_optuna.data.affine import warp
+from biotune_optuna.data.affine import affine
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -35,7 +35,7 @@ OPERATIONS = (
     "autocontrast",
     "equalize",
 )
-_WARPS = slice(1, 6)
+_AFFINE = slice(1, 6)
 _BLENDS = slice(6, 10)
 _LEVELS = 31
 
@@ -67,15 +67,17 @@ def apply_operations(
         strengths: 0 to 1, on the CPU.
         signs: -1 or 1, the direction of operations that have one, on the CPU.
     """
+    from torchvision.transforms.v2 import functional as v2
+
     result = images.clone()
     kinds = torch.arange(len(OPERATIONS))
     for work, members in (
-        (_warped, kinds[_WARPS]),
+        (_moved, kinds[_AFFINE]),
         (_blended, kinds[_BLENDS]),
         (_posterized, kinds[10:11]),
         (_solarized, kinds[11:12]),
-        (_autocontrasted, kinds[12:13]),
-        (_equalized, kinds[13:14]),
+        (lambda chosen, *_: v2.autocontrast(chosen), kinds[12:13]),
+        (lambda chosen, *_: v2.equalize(chosen), kinds[13:14]),
     ):
         chosen = torch.isin(operations, members).nonzero().flatten()
         if len(chosen):
@@ -86,7 +88,7 @@ def apply_operations(
     return result
 
 
-def _warped(images: Tensor, operations: Tensor, strengths: Tensor, signs: Tensor) -> Tensor:
+def _moved(images: Tensor, operations: Tensor, strengths: Tensor, signs: Tensor) -> Tensor:
     amount = strengths * signs
     theta = torch.eye(2, 3).repeat(len(images), 1, 1)
     # Coordinates run from -1 to 1. As in torchvision, shears leave the top left corner in place.
@@ -105,7 +107,7 @@ def _warped(images: Tensor, operations: Tensor, strengths: Tensor, signs: Tensor
     theta[rows, 0, 0] = theta[rows, 1, 1] = torch.cos(angle)
     theta[rows, 0, 1] = -torch.sin(angle)
     theta[rows, 1, 0] = torch.sin(angle)
-    return warp(images, theta, mode="nearest", padding="zeros")
+    return affine(images, theta, mode="nearest", padding="zeros")
 
 
 def _blended(images: Tensor, operations: Tensor, strengths: Tensor, signs: Tensor) -> Tensor:
@@ -142,17 +144,3 @@ def _posterized(images: Tensor, _operations: Tensor, strengths: Tensor, _signs: 
 def _solarized(images: Tensor, _operations: Tensor, strengths: Tensor, _signs: Tensor) -> Tensor:
     threshold = (255.0 * (1.0 - strengths)).to(images.device).view(-1, 1, 1, 1)
     return torch.where(images >= threshold, 255 - images, images)
-
-
-def _autocontrasted(images: Tensor, *_unused: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional as v2
-
-    result: Tensor = v2.autocontrast(images)
-    return result
-
-
-def _equalized(images: Tensor, *_unused: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional as v2
-
-    result: Tensor = v2.equalize(images)
-    return result

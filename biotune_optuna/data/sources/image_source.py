@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections import Counter
@@ -171,17 +172,9 @@ class ImageSource:
             if found is None or (group := found[1 if expression.groups else 0]) is None:
                 raise DataError(f"group_regex {pattern!r} finds no group in {name!r}")
             groups.append(group)
-        return ImageSource(
-            self._read,
-            name=self.name,
-            classes=self.classes,
-            labels=self.labels,
-            ids=self.ids,
-            content_hashes=self.content_hashes,
-            splits=None if self.splits is None else self.splits.tolist(),
-            groups=groups,
-            skipped=self.skipped,
-        )
+        grouped = copy.copy(self)
+        grouped.groups, grouped._fingerprint = np.asarray(groups, dtype=str), None
+        return grouped
 
 
 def content_hash(content: bytes | memoryview) -> str:
