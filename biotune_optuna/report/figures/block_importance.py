@@ -14,7 +14,7 @@ from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import thin, with_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from optuna import Study
     from optuna.trial import FrozenTrial
@@ -97,31 +97,27 @@ def importances(
         trials: Complete trials with recipes.
         seed: Seed of the evaluator's forest.
     """
-    import optuna
-    from optuna.distributions import (
-        BaseDistribution,
-        CategoricalDistribution,
-        FloatDistribution,
-    )
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+    from optuna.trial import create_trial
 
-    logs = {b: [_log(view.recipes[t.number][b]) for t in trials] for b in view.blocks}
     distributions: dict[str, BaseDistribution] = {}
     columns: dict[str, list[float | bool]] = {}
-    for block, values in logs.items():
-        trained = [v for v in values if v is not None]
-        if 0 < len(trained) < len(values):
+    for block in view.blocks:
+        rates = [view.recipes[t.number][block] for t in trials]
+        trained = [math.log10(rate) for rate in rates if rate > 0]
+        if 0 < len(trained) < len(rates):
             distributions[f"mask {block}"] = CategoricalDistribution([False, True])
-            columns[f"mask {block}"] = [v is not None for v in values]
+            columns[f"mask {block}"] = [rate > 0 for rate in rates]
         if len(set(trained)) > 1:
             middle = median(trained)
             distributions[f"rate {block}"] = FloatDistribution(min(trained), max(trained))
-            columns[f"rate {block}"] = [middle if v is None else v for v in values]
+            columns[f"rate {block}"] = [math.log10(r) if r > 0 else middle for r in rates]
     if not distributions:
         raise NothingToShow("All trials used the same recipe, so no block explains a difference.")
     stand_in = _silent_study()
     stand_in.add_trials(
-        optuna.trial.create_trial(
+        create_trial(
             params={name: column[i] for name, column in columns.items()},
             distributions=distributions,
             value=trial.value,
@@ -141,15 +137,8 @@ def _silent_study() -> Study:
     import optuna
 
     log = logging.getLogger("optuna.storages._in_memory")
-    quiet: Callable[[logging.LogRecord], bool] = lambda _: False  # noqa: E731
-    log.addFilter(quiet)
+    before, log.disabled = log.disabled, True
     try:
-        storage = optuna.storages.InMemoryStorage()
-        storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "importance")
+        return optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
     finally:
-        log.removeFilter(quiet)
-    return optuna.Study("importance", storage)
-
-
-def _log(multiplier: float) -> float | None:
-    return math.log10(multiplier) if multiplier > 0 else None
+        log.disabled = before

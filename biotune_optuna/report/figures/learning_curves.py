@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
@@ -45,15 +46,14 @@ def learning_curves(view: StudyView, *, best: int = 4, max_pruned: int = 30) -> 
     figure = go.Figure()
     recent = pruned[-max_pruned:]
     shown = f"{len(recent)} of {len(pruned)}" if len(recent) < len(pruned) else str(len(pruned))
-    _add(figure, view, recent, name=f"stopped early ({shown})", colour=GREY, dash="dot", width=1.2)
-    for place, trial in enumerate(leaders):
-        name = f"trial {trial.number}: {view.say(trial.value)}"
-        colour = PALETTE[place % len(PALETTE)]
-        dash = _DASHES[place % len(_DASHES)]
-        _add(figure, view, [trial], name=name, colour=colour, dash=dash, width=2.2)
+    dotted = {"color": GREY, "dash": "dot", "width": 1.2}
+    _add(figure, view, recent, f"stopped early ({shown})", dotted)
+    for trial, colour, dash in zip(leaders, cycle(PALETTE), cycle(_DASHES), strict=False):
+        line = {"color": colour, "dash": dash, "width": 2.2}
+        _add(figure, view, [trial], f"trial {trial.number}: {view.say(trial.value)}", line)
     unit = "epoch" if view.max_epochs else "reported step"
     figure.update_xaxes(title_text=unit, tickformat="d")
-    if _longest(view, leaders + recent) <= 15:
+    if max(e for t in leaders + recent for run in view.curves(t) for e, _ in run) <= 15:
         figure.update_xaxes(dtick=1)
     figure.update_yaxes(title_text=f"validation {view.metric_words}", tickformat=view.axis_format)
     runs = Counter(len(view.curves(t)) for t in leaders).most_common(1)
@@ -63,33 +63,17 @@ def learning_curves(view: StudyView, *, best: int = 4, max_pruned: int = 30) -> 
     return finish(figure, title, height=400, legend=True)
 
 
-def _longest(view: StudyView, trials: list[FrozenTrial]) -> int:
-    return max(epoch for t in trials for run in view.curves(t) for epoch, _ in run)
-
-
 def _add(
-    figure: go.Figure,
-    view: StudyView,
-    trials: list[FrozenTrial],
-    *,
-    name: str,
-    colour: str,
-    dash: str,
-    width: float,
+    figure: go.Figure, view: StudyView, trials: list[FrozenTrial], name: str, line: dict[str, Any]
 ) -> None:
-    xs: list[int | None] = []
-    ys: list[float | None] = []
-    for trial in trials:
-        for run in view.curves(trial):
-            xs += [epoch for epoch, _ in run] + [None]
-            ys += [value for _, value in run] + [None]
-    if xs:
+    runs = [run for trial in trials for run in view.curves(trial)]
+    if runs:
         figure.add_scatter(
-            x=xs,
-            y=ys,
+            x=[epoch for run in runs for epoch in (*(e for e, _ in run), None)],
+            y=[score for run in runs for score in (*(s for _, s in run), None)],
             mode="lines+markers",
             name=name,
-            line={"color": colour, "dash": dash, "width": width},
-            marker={"size": 2 * width + 1},
+            line=line,
+            marker={"size": 2 * line["width"] + 1},
             hovertemplate="%{x}: %{y}",
         )

@@ -41,9 +41,10 @@ def where_time_went(view: StudyView) -> go.Figure:
         "trials that failed or were stopped": BLACK,
     }
     kinds = list(spent)
+    unit, length = _unit(max(spent.values()))
     figure = go.Figure(
         go.Bar(
-            x=list(spent.values()),
+            x=[seconds / length for seconds in spent.values()],
             y=kinds,
             orientation="h",
             marker_color=[colours.get(k, SKY if k.startswith("training") else GREY) for k in kinds],
@@ -52,30 +53,14 @@ def where_time_went(view: StudyView) -> go.Figure:
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
     )
-    unit, length = _unit(max(spent.values()))
-    step = _round_step(max(spent.values()) / length / 5)
-    ticks = [i * step for i in range(int(max(spent.values()) / length / step) + 2)]
-    figure.update_xaxes(
-        title_text=unit,
-        tickvals=[t * length for t in ticks],
-        ticktext=[f"{t:g}" for t in ticks],
-        range=[0, 1.05 * max(spent.values())],
-    )
+    figure.update_xaxes(title_text=unit, nticks=8)
     figure.update_yaxes(autorange="reversed")
     title = f"Where {duration(total)} of computing went (all workers together)"
     return finish(figure, title, height=130 + 42 * len(kinds), legend=False)
 
 
-def _round_step(step: float) -> float:
-    power = 1.0
-    while power > step:
-        power /= 10
-    while power * 10 <= step:
-        power *= 10
-    return next(power * k for k in (1, 2, 5, 10) if power * k >= step)
-
-
 def _unit(longest: float) -> tuple[str, float]:
+    """Return the unit of the axis, and its seconds."""
     if longest < 180:
         return "seconds", 1.0
     return ("minutes", 60.0) if longest < 3 * 3600 else ("hours", 3600.0)
