@@ -101,7 +101,7 @@ def contrasts_figure(contrasts: Sequence[Contrast]) -> go.Figure:
         marker={"color": BLUE, "size": 9, "symbol": "diamond"},
         hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
     )
-    figure.update_xaxes(title="difference of test scores, right of 0 the first is better")
+    figure.update_xaxes(title="difference of test scores")
     return finish(figure, "Paired differences", height=150 + 26 * len(words), legend=False)
 
 

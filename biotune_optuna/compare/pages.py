@@ -122,7 +122,7 @@ def _tested(summary: Summary, *, one_family: bool) -> list[Part]:
         _contrast_table(summary.confirmatory, tested=True),
     ]
     if kinds:
-        caption = "Diamonds are the estimated differences, bars their 95 % intervals."
+        caption = "Right of 0 the first is better. Bars are 95 % intervals."
         parts.append(Figure(figures.contrasts_figure(summary.confirmatory), caption, "contrasts"))
     return parts
 
