@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from biotune_optuna.compare.cells import Board
 from biotune_optuna.compare.plan import Cell, Comparison, Contender, contender
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.storage.open import open_storage
+from tests.kit.processes import in_child
 from tests.kit.studies import tiny_spec
 
 PLAN = Comparison(tasks=(tiny_spec(),), contenders=("full",))
@@ -66,16 +67,13 @@ def test_a_cell_is_kept_no_longer_though_handing_it_back_failed(
     assert make_board(tmp_path).look().taken == frozenset()
 
 
+def claimed_and_killed(path: Path) -> None:
+    assert make_board(path).claim(CELL) is not None
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_dead_workers_cell_is_open(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; sys.path[:0] = sys.argv[1:3]; from pathlib import Path; "
-        "from test_cells import *; print(make_board(Path(sys.argv[3])).claim(CELL).number); "
-        "sys.stdout.flush(); os.kill(os.getpid(), 9)"
-    )
-    here = Path(__file__).parent
-    arguments = [sys.executable, "-c", code, str(here), str(here.parent), str(tmp_path)]
-    ran = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert ran.stdout == "0\n", ran.stderr
+    assert in_child(claimed_and_killed, tmp_path) == signal.SIGKILL
     board = make_board(tmp_path)
     assert board.look().taken == frozenset()
     assert [t.system_attrs["biotune:ended"] for t in board.study.trials] == ["lost"]

@@ -10,17 +10,16 @@ import optuna
 import pytest
 
 from biotune_optuna.sampler.claims import study_config
+from tests.kit.processes import in_child, start_child
 from tests.kit.sampler import (
     FINISHED,
     OPENERS,
     audit,
-    in_child,
     kill_at,
     make_sampler,
     n_finished,
     objective,
     run_until,
-    start_child,
     trajectory,
 )
 

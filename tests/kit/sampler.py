@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import faulthandler
-import multiprocessing
 import os
 import signal
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -36,10 +33,6 @@ WRITES = (
     "set_study_system_attr",
 )
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-# The tests' own process has run threads (of torch and others), which a fork of it would lack.
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(["tests.kit.forked", "pytest.__main__"])
-PATIENCE = 120.0  # seconds that a child may take
 PRESETS = ["paper", "default"]
 
 
@@ -144,27 +137,6 @@ def kill_at(storage, k: int, when: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     on_write(storage, react)
-
-
-def _patiently(work: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    faulthandler.dump_traceback_later(PATIENCE, exit=True)
-    work(*arguments)
-
-
-def start_child(work: Callable[..., object], *arguments: object) -> multiprocessing.Process:
-    """Starts ``work(*arguments)``, a function of a module, in a process of its own."""
-    child = CHILDREN.Process(target=_patiently, args=(work, arguments), daemon=True)
-    child.start()
-    return child
-
-
-def in_child(work: Callable[..., object], *arguments: object) -> int:
-    """Waits for ``work`` in a process of its own; returns the signal that ended it, 0 for none."""
-    child = start_child(work, *arguments)
-    child.join()
-    assert child.exitcode is not None
-    assert child.exitcode <= 0, "the child failed or hung: see what it printed"
-    return -child.exitcode
 
 
 def n_finished(study: optuna.Study) -> int:

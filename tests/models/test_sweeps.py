@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.kit.examples import run_script
 
 SWEEPS = Path(__file__).parents[1] / "sweep"
 
@@ -19,11 +19,8 @@ SWEEPS = Path(__file__).parents[1] / "sweep"
     ],
 )
 def test_a_sweep_writes_its_page(script, line, tmp_path):
-    page = tmp_path / "page.md"
-    command = [sys.executable, str(SWEEPS / script), "--filter", "test_resnet"]
-    done = subprocess.run(
-        [*command, "--table", str(page)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert line in page.read_text(encoding="utf-8").splitlines()
-    assert f"tests/sweep/{script} --table docs/benchmarks/" in page.read_text(encoding="utf-8")
+    source = (SWEEPS / script).read_text(encoding="utf-8")
+    run_script(source, tmp_path, "--filter", "test_resnet", "--table", "page.md")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert line in page.splitlines()
+    assert f"tests/sweep/{script} --table docs/benchmarks/" in page

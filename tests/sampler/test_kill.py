@@ -7,11 +7,11 @@ import signal
 import optuna
 import pytest
 
+from tests.kit.processes import in_child
 from tests.kit.sampler import (
     OPENERS,
     audit,
     copy_database,
-    in_child,
     kill_at,
     make_sampler,
     objective,
