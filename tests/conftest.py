@@ -25,6 +25,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported, which reads i
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
+LONGEST = ("test_main_job", "test_studies", "test_kill")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that of several processes none is left with one of them."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
