@@ -154,7 +154,7 @@ class SlotAllocator:
         for number in below:
             one = self._trials[number]
             claim = self.history.claims.get(number)
-            if one.state != TrialState.RUNNING or (claim is None and _is_foreign(one)):
+            if one.state != TrialState.RUNNING or (claim is None and _is_foreign(study, one)):
                 continue
             if self._liveness.is_lost(study, one, claim):
                 claims.fail(study, one, "lost")
@@ -364,6 +364,12 @@ def _are_of_another_study(known: Sequence[FrozenTrial], found: Sequence[FrozenTr
     return before is not None and before != now
 
 
-def _is_foreign(trial: FrozenTrial) -> bool:
-    """Whether a running trial without a claim is another sampler's: it has begun long ago."""
-    return bool(trial.params) and CLAIM_KEY not in trial.system_attrs
+def _is_foreign(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a running trial without a claim is another sampler's: it has begun long ago.
+
+    Optuna's storages may read a trial's attributes before its parameters and miss a claim published
+    in between, so where there are parameters the attributes are read once more.
+    """
+    if not trial.params or CLAIM_KEY in trial.system_attrs:
+        return False
+    return CLAIM_KEY not in study._storage.get_trial_system_attrs(trial._trial_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 import time
@@ -26,6 +27,7 @@ from tests.kit.sampler import (
     n_slots,
     objective,
     on_write,
+    open_plain,
     run_until,
     trajectory,
 )
@@ -155,6 +157,36 @@ def test_threads_that_ask_at_once_get_different_slots(preset):
     assert len(got) == 30
     assert len(set(got)) == 30
     assert len(study.get_trials(states=FINISHED)) == 30
+
+
+def test_a_claim_published_while_the_trial_was_read_is_respected(tmp_path, monkeypatch):
+    """Optuna's own storage reads attributes and parameters one after the other."""
+    study, other = (
+        optuna.create_study(
+            study_name="s",
+            storage=open_plain(tmp_path / "study.db"),
+            sampler=make_sampler(),
+            load_if_exists=True,
+        )
+        for _ in range(2)
+    )
+    first = study.ask()
+    make_space().suggest(first)
+    real, reads = other._storage.get_all_trials, []
+
+    def torn(*args, **options):
+        trials = real(*args, **options)
+        if trials:
+            reads.append(len(trials))
+        if len(reads) == 1:
+            trials = [copy.copy(trial) for trial in trials]
+            trials[0].system_attrs = {}
+        return trials
+
+    monkeypatch.setattr(other._storage, "get_all_trials", torn)
+    second = other.ask()
+    assert len(reads) > 1
+    assert (slot_of(first).index, slot_of(second).index) == (0, 1)
 
 
 @pytest.mark.parametrize(("opener", "preset"), [("plain", "paper"), ("resilient", "default")])
