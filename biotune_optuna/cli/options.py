@@ -127,7 +127,6 @@ storage_option = click.option(
     "--storage",
     envvar="BIOTUNE_STORAGE",
     show_envvar=True,
-    default=None,
     help="Database URL.  [default: sqlite:///biotune.db]",
 )
 elsewhere_options = together(

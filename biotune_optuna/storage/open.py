@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     import optuna
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.engine import Engine
 
@@ -82,28 +83,21 @@ def open_storage(
     create = create and not read_only
     if where.path is not None:
         _check_path(where, where.path, create=create, read_only=read_only)
+    opening = min(retry_seconds, _OPENING_SECONDS)
+    database: Database | None = None
+    backend: BaseStorage
     if where.kind == "memory":
-        return ResilientStorage(InMemoryStorage(), url=where, retry_seconds=retry_seconds)
-    if where.kind == "journal":
+        backend = InMemoryStorage()
+    elif where.kind == "journal":
         assert where.path is not None
-        policy = RetryPolicy(where.place, seconds=min(retry_seconds, _OPENING_SECONDS))
         file = str(where.path.absolute())  # a worker may change its folder
-        journal = policy.call(lambda _: Journal(JournalFile(file)))
-        return ResilientStorage(
-            journal, url=where, retry_seconds=retry_seconds, read_only=read_only
-        )
-    database = _open_database(
-        where,
-        seconds=min(retry_seconds, _OPENING_SECONDS),
-        create=create,
-        read_only=read_only,
-    )
+        policy = RetryPolicy(where.place, seconds=opening)
+        backend = policy.call(lambda _: Journal(JournalFile(file)))
+    else:
+        database = _open_database(where, seconds=opening, create=create, read_only=read_only)
+        backend = _Cached(database)
     return ResilientStorage(
-        _Cached(database),
-        url=where,
-        database=database,
-        retry_seconds=retry_seconds,
-        read_only=read_only,
+        backend, url=where, database=database, retry_seconds=retry_seconds, read_only=read_only
     )
 
 
@@ -160,7 +154,7 @@ def _check_sqlite(path: Path) -> None:
 
 
 def _is_database(path: Path) -> bool:
-    """Asks SQLite itself.
+    """Ask SQLite itself.
 
     Opening the file in any other way would, when it is closed, drop all locks that this process
     holds on it through other connections, and another process could then overwrite their pages

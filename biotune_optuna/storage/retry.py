@@ -165,8 +165,8 @@ _SQLITE: dict[int, tuple[Nature, str]] = {
 
 # Connection errors of PostgreSQL carry no SQLSTATE; these are the user's to mend.
 _POSTGRES_TEXTS = {
-    "password authentication failed": "refused the user name or password",
     "no password supplied": "asks for a password; put it into ~/.pgpass or the URL",
+    "password authentication failed": "refused the user name or password",
     "no pg_hba.conf entry": "does not let this host or user in (pg_hba.conf)",
     "does not exist": "does not know this database or user",
     "is not permitted to log in": "does not let this user log in",
@@ -243,24 +243,18 @@ def _of_driver(error: object) -> Fault | None:
 
 
 def _of_sqlite(error: sqlite3.Error) -> Fault | None:
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None:
-        return None
-    nature_and_text = _SQLITE.get(code & 0xFF)
-    if nature_and_text is not None:
-        return Fault(*nature_and_text)
-    if "no such table" in str(error):
-        return Fault("fatal", "has no tables of Optuna")
-    return None
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _SQLITE:
+        return Fault(*_SQLITE[code])
+    return Fault("fatal", "has no tables of Optuna") if "no such table" in str(error) else None
 
 
 def _of_postgres(text: str, state: str | None, *, lost: bool) -> Fault | None:
     if state is None:
         for part, meaning in _POSTGRES_TEXTS.items():
-            if f"FATAL:  {part}" in text or (part in text and "FATAL" in text):
+            # The driver itself, not the server, misses a password.
+            if part in text and ("FATAL" in text or part == "no password supplied"):
                 return Fault("fatal", meaning)
-        if "no password supplied" in text:
-            return Fault("fatal", _POSTGRES_TEXTS["no password supplied"])
         return Fault("transient", _first_line(text)) if lost else None
     if state == "53100":
         return Fault("full", _FULL)
@@ -275,7 +269,7 @@ def _of_postgres(text: str, state: str | None, *, lost: bool) -> Fault | None:
 
 def _of_file(error: OSError) -> Fault | None:
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return Fault("full", "cannot grow: the disk is full; free some space")
+        return Fault(*_SQLITE[sqlite3.SQLITE_FULL])
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOENT}:
         return Fault("fatal", f"cannot be used: {error.strerror}")
     if error.errno in {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.ENOLCK}:

@@ -99,7 +99,7 @@ class _Failures:
         self.kind, self.in_a_row, self.seen = "", 0, []
 
     def note(self, error: Exception, params: dict[str, Any]) -> bool:
-        """Return a trial has failed; return whether it is time to stop."""
+        """Note that a trial has failed; return whether it is time to stop."""
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         if kind != self.kind:
             self.kind, self.in_a_row, self.seen = kind, 0, []
