@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from biotune_optuna.finetune.trainer import Trainer
     from biotune_optuna.recipe import BlockLike
 
-__all__ = ["RATES", "Method", "Setting", "Task", "base"]
+__all__ = ["RATES", "Method", "Setting", "Task", "lr_and_decay"]
 
 Setting = Mapping[str, float]
 """What a method may be tuned by, JSON-ready: ``lr``; what the method has of its own, such as
 ``decay``; and, where a caller adds it, ``weight_decay`` (default 0)."""
 
 RATES: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""The base rates that a method tries: AdamW's usual 1e-3 in the middle, and half decades around it,
-down to where pre-trained weights hardly move and up to where most networks are destroyed."""
+"""The base rates that a method tries, the same for all: AdamW's usual 1e-3 and half decades around
+it. Some rivals would have liked higher ones, see docs/results.md."""
 
 
-def base(setting: Setting) -> dict[str, float]:
+def lr_and_decay(setting: Setting) -> dict[str, float]:
     """``lr`` and ``weight_decay`` of a setting, as recipes take them."""
     return {"lr": setting["lr"], "weight_decay": setting.get("weight_decay", 0.0)}
 
@@ -104,7 +104,7 @@ class Method:
 
     def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe:
         """Return the recipe that a run begins with: full fine-tuning."""
-        return Recipe.full(blocks, **base(setting))
+        return Recipe.full(blocks, **lr_and_decay(setting))
 
     def hooks(self, trainer: Trainer, setting: Setting) -> Hooks:  # noqa: ARG002 - for subclasses
         """Return what one run does besides: nothing."""

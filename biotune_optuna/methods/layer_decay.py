@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from biotune_optuna.methods.base import Method, Setting, base
+from biotune_optuna.methods.base import Method, Setting, lr_and_decay
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class LayerDecay(Method):
 
     def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe:
         """Return the recipe of a rate and a decay."""
-        return Recipe.layer_decay(blocks, decay=setting["decay"], **base(setting))
+        return Recipe.layer_decay(blocks, decay=setting["decay"], **lr_and_decay(setting))
 
 
 METHODS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from biotune_optuna.methods.base import Method, Setting, base
+from biotune_optuna.methods.base import Method, Setting, lr_and_decay
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class LinearProbe(Method):
 
     def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe:
         """Return the probe's recipe."""
-        return Recipe.linear_probe(blocks, **base(setting))
+        return Recipe.linear_probe(blocks, **lr_and_decay(setting))
 
 
 METHODS = (LinearProbe(name="linear-probe", words="the linear probe", in_confirmation=True),)

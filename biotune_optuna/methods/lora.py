@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.hooks import Hooks
-from biotune_optuna.methods.base import Method, base
+from biotune_optuna.methods.base import Method, lr_and_decay
 from biotune_optuna.recipe import BlockRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class LoRA(Method):
     merged, so that the trainer's model is the tuned network in its plain form.
 
     Attributes:
-        rank: Rank of the adapters, r; the paper finds 4 to 8 enough.
+        rank: Rank of the adapters, r; more than 8 brings nothing in the paper (Sec. 7.2).
         alpha: Scale of the adapters; equal to the rank, so that their factor is 1.
     """
 
@@ -62,7 +62,7 @@ class LoRA(Method):
         trainer = task.trainer
         trainer.reset(task.seed)
         adapted = with_adapters(trainer, rank=self.rank, alpha=self.alpha, seed=task.seed)
-        recipe = _recipe(adapted, trainer, **base(setting))
+        recipe = _recipe(adapted, trainer, **lr_and_decay(setting))
         inner = type(trainer)(
             adapted,
             recipe.blocks,

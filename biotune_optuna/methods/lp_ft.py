@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from biotune_optuna.finetune.hooks import Hooks
-from biotune_optuna.methods.base import Method, base
+from biotune_optuna.methods.base import Method, lr_and_decay
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class LinearProbeThenFull(Method):
         from biotune_optuna.models.states import all_tensors
 
         trainer, head = task.trainer, task.trainer.blocks[-1]
-        probe = Recipe.linear_probe(trainer.blocks, **{**base(setting), "lr": PROBE_RATE})
+        probe = Recipe.linear_probe(trainer.blocks, **{**lr_and_decay(setting), "lr": PROBE_RATE})
         first = dataclasses.replace(task, epochs=None, keep_weights=True).fit(probe)
         if first.stopped == "callback":
             return first
