@@ -182,11 +182,9 @@ def _with_driver(url: URL) -> URL:
 
 
 def _keep_secret(url: URL) -> None:
-    query = [value for key, value in url.query.items() if "pass" in key.lower()]
-    passwords = [str(url.password)] if url.password is not None else []
-    for value in [*passwords, *(v for q in query for v in ([q] if isinstance(q, str) else q))]:
-        if value:
-            _secrets.update({value, quote(value, safe=""), quote_plus(value)})
+    query = [v for k, values in url.normalized_query.items() if "pass" in k.lower() for v in values]
+    for value in filter(None, [url.password, *query]):
+        _secrets.update({value, quote(value, safe=""), quote_plus(value)})
 
 
 def describe_url(url: str | os.PathLike[str] | None = None) -> str:
