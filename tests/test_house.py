@@ -134,6 +134,19 @@ def test_contributing_shows_the_floors() -> None:
     assert shown == {room: n for room, n in FLOORS.items() if room not in ("_version", "__init__")}
 
 
+def test_contributing_names_files_that_exist() -> None:
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    table = text.partition("| To change | Open |\n|---|---|\n")[2].partition("\n\n")[0]
+    rows = [re.findall("`([^`]+)`", line.split(" | ")[1]) for line in table.splitlines()]
+    assert len(rows) > 20
+    for paths in rows:
+        assert paths
+        for path in paths:
+            outside = path.startswith(("docs/", "studies/", "tests/"))
+            root = PACKAGE.parent if outside else PACKAGE
+            assert (root / path).exists(), f"CONTRIBUTING.md names {path}"
+
+
 @pytest.mark.parametrize("path", [p for p in _files() if _room(_module(p)) in PURE], ids=_module)
 def test_core_is_pure(path: Path) -> None:
     forbidden_places = {"module"}
