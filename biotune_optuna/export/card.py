@@ -69,7 +69,7 @@ def render_card(
         "Classes": _classes(classes),
         "Use": _USAGE,
     }
-    parts: list[Part] = [
+    parts: list[Part | Markdown] = [
         _FRONT_MATTER,
         Heading(f"{model_name}, fine-tuned for {len(classes)} classes", 1),
         Text(f"Made by evolutionary selective fine-tuning with biotune-optuna {__version__}."),
@@ -114,9 +114,9 @@ def _recipe(recipe: Recipe) -> Markdown:
     )
 
 
-def _parts(content: Any) -> list[Part]:
+def _parts(content: Any) -> list[Part | Markdown]:
     """Return a section's content as parts of a page."""
-    if isinstance(content, Part):
+    if isinstance(content, (Part, Markdown)):
         return [content]
     if not content:
         return [Text("None.")]
@@ -124,7 +124,7 @@ def _parts(content: Any) -> list[Part]:
         return [Facts([(name, _scalar(value)) for name, value in content.items()])]
     if isinstance(content, str):
         return [Text(content)]
-    if all(isinstance(item, Part) for item in content):
+    if all(isinstance(item, (Part, Markdown)) for item in content):
         return list(content)
     if all(isinstance(item, Mapping) for item in content):
         columns = list(dict.fromkeys(key for row in content for key in row))
@@ -145,8 +145,8 @@ def _scalar(value: Any) -> str:
     return str(value)
 
 
-def _classes(classes: Sequence[str]) -> list[Part]:
-    shown: list[Part] = [Items(classes[:_SHOWN_CLASSES], first=0)]
+def _classes(classes: Sequence[str]) -> list[Part | Markdown]:
+    shown: list[Part | Markdown] = [Items(classes[:_SHOWN_CLASSES], first=0)]
     rest = len(classes) - _SHOWN_CLASSES
     if rest > 0:
         shown.append(Markdown(f"and {rest} more: see `labels.json`."))

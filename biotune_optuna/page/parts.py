@@ -17,7 +17,6 @@ from textwrap import dedent
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
 
 from biotune_optuna.page.style import at_height
 
@@ -55,14 +54,27 @@ def _template(source: str) -> Template:
     return _JINJA.from_string(source)
 
 
-def render(source: str, **values: Any) -> Markup:
-    """Fill a jinja2 template; values are escaped, except where it says that one is safe.
+def render(source: str, **values: Any) -> str:
+    """Fill a jinja2 template; values are escaped, except parts and what it calls safe.
 
     Args:
         source: The template's text.
         values: What its names stand for.
     """
-    return Markup(_template(source).render(values))  # noqa: S704 - the template has escaped them
+    return _template(source).render(values)
+
+
+class Markdown(str):
+    """Markdown written by hand, which is not escaped there; HTML shows it as it is written.
+
+    Common leading spaces are taken away. It may stand where a part stands, or a part's text.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        """Take away the spaces that all lines begin with."""
+        return super().__new__(cls, dedent(text).strip("\n"))
 
 
 def plain(text: str) -> str:
@@ -72,17 +84,17 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(text.split()))
 
 
-def markdown(parts: Iterable[Part]) -> str:
+def markdown(parts: Iterable[Part | Markdown]) -> str:
     """Return parts as a Markdown text; those that Markdown cannot show are left out.
 
     Args:
         parts: What is on the page, its title as a `Heading` of level 1.
     """
-    return "\n\n".join(filter(None, (part.markdown() for part in parts))) + "\n"
+    return "\n\n".join(filter(None, map(str, parts))) + "\n"
 
 
 class Part:
-    """Something on a page.
+    """Something on a page: jinja2 puts it in as HTML, `str` gives Markdown.
 
     Attributes:
         template: jinja2 template of its HTML, filled with the part's fields.
@@ -90,34 +102,11 @@ class Part:
 
     template: ClassVar[str]
 
-    def html(self) -> Markup:
-        """Return the part as HTML."""
+    def __html__(self) -> str:
         return render(self.template, **vars(self))
 
-    def markdown(self) -> str:
-        """Return the part as Markdown; empty where Markdown has nothing like it."""
-        return ""
-
-
-class Markdown(str, Part):
-    """Markdown written by hand: a paragraph, or a cell of a table, that is not escaped.
-
-    Common leading spaces are taken away. In HTML it is a paragraph of plain text.
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, text: str) -> Self:
-        """Take away the spaces that all lines begin with."""
-        return super().__new__(cls, dedent(text).strip("\n"))
-
-    def html(self) -> Markup:
-        """Return the text as an escaped paragraph."""
-        return Text(str(self)).html()
-
-    def markdown(self) -> str:
-        """Return the text itself."""
-        return str(self)
+    def __str__(self) -> str:
+        return ""  # where Markdown has nothing like it
 
 
 @dataclass(frozen=True)
@@ -129,8 +118,7 @@ class Heading(Part):
 
     template = "<h{{ level }}>{{ text }}</h{{ level }}>"
 
-    def markdown(self) -> str:
-        """Return ``## text``."""
+    def __str__(self) -> str:
         return f"{'#' * self.level} {plain(self.text)}"
 
 
@@ -143,8 +131,7 @@ class Text(Part):
 
     template = '<p{% if kind %} class="{{ kind }}"{% endif %}>{{ text }}</p>'
 
-    def markdown(self) -> str:
-        """Return the escaped text."""
+    def __str__(self) -> str:
         return plain(self.text)
 
 
@@ -162,8 +149,7 @@ class Code(Part):
 
     template = "<pre>{{ text }}</pre>"
 
-    def markdown(self) -> str:
-        """Return a fenced block."""
+    def __str__(self) -> str:
         return f"```{self.language}\n{self.text}\n```"
 
 
@@ -180,10 +166,9 @@ class Items(Part):
 {% for item in items %}<li>{{ item }}</li>{% endfor %}
 </{{ kind }}>"""
 
-    def markdown(self) -> str:
-        """Return a line for each item."""
-        n = len(self.items)
-        leads = ["-"] * n if self.first is None else [f"{self.first + i}." for i in range(n)]
+    def __str__(self) -> str:
+        numbered = enumerate(self.items, self.first or 0)
+        leads = ("-" if self.first is None else f"{n}." for n, _ in numbered)
         return "\n".join(f"{a} {plain(b)}" for a, b in zip(leads, self.items, strict=True))
 
 
@@ -215,8 +200,7 @@ class Table(Part):
 {% endfor %}
 </tbody></table></div>"""
 
-    def markdown(self) -> str:
-        """Return a line for each row."""
+    def __str__(self) -> str:
         rule = "|" + "---|" * self.words + "---:|" * (len(self.head) - self.words)
         first, *lines = (f"| {' | '.join(map(plain, row))} |" for row in (self.head, *self.rows))
         return "\n".join([first, rule, *lines])
@@ -232,9 +216,8 @@ class Facts(Part):
         "<dl>{% for name, value in facts %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>"
     )
 
-    def markdown(self) -> str:
-        """Return a table of two columns."""
-        return Table(("", "value"), self.facts, words=2).markdown()
+    def __str__(self) -> str:
+        return str(Table(("", "value"), self.facts, words=2))
 
 
 @dataclass(frozen=True)
@@ -260,12 +243,12 @@ class Figure(Part):
         "<figcaption>{{ caption }}</figcaption></figure>"
     )
 
-    def html(self) -> Markup:
-        """Return a heading, the data as JSON that cannot end the script element, the caption."""
+    def __html__(self) -> str:
         figure = self.figure
         own = unescape(re.sub(r"<[^>]*>", " ", figure.layout.title.text or ""))
         figure.update_layout(title=None)
         at_height(figure, figure.layout.height or 380, title_lines=0)
+        # JSON that cannot end the script element
         data = str(figure.to_json()).replace("<", "\\u003c")
         return render(self.template, **vars(self) | {"title": own or self.title, "data": data})
 
@@ -280,23 +263,16 @@ class Section(Part):
 
     template = (
         '<section id="{{ name }}"><h2>{{ title }}</h2>'
-        "{% for part in parts %}{{ part.html() }}{% endfor %}</section>"
+        "{% for part in parts %}{{ part }}{% endfor %}</section>"
     )
 
-    def markdown(self) -> str:
-        """Return the heading and the parts."""
+    def __str__(self) -> str:
         return markdown([Heading(self.title), *self.parts]).rstrip("\n")
 
 
 @dataclass(frozen=True)
 class Verdict(Part):
-    """What came out, set off by a colour.
-
-    Attributes:
-        tone: ``"won"``, ``"level"``, ``"lost"`` or ``"open"``.
-        headline: In one sentence.
-        sentences: What it rests on.
-    """
+    """What came out; `tone`, ``"won"``, ``"level"``, ``"lost"`` or ``"open"``, colours it."""
 
     tone: str
     headline: str

@@ -178,7 +178,7 @@ def main(  # noqa: PLR0917 - one argument an option
         print(f"\n{name}; {setting(device)}; {how}; full fine-tuning {full:.2f} s an epoch\n")
         header = ["frozen", "uncached / full", "cached / full", "floor / full"]
         header += ["cached / floor", "quartiles", "floor, ms"]
-        print(Table(header, [row(seconds, n, n_blocks) for n in lengths]).markdown())
+        print(Table(header, [row(seconds, n, n_blocks) for n in lengths]))
 
 
 if __name__ == "__main__":

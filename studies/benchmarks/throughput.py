@@ -106,7 +106,7 @@ def main(  # noqa: PLR0917 - one argument an option
     how = f"{size} px, batches of {batch_size}, {repeats} rounds, {unit(device)}"
     print(f"{setting(device)}; {how}\n")
     head = ("model", "bare loop, images/s", "engine, images/s", "ratio", "quartiles")
-    print(Table(head, rows).markdown())
+    print(Table(head, rows))
 
 
 if __name__ == "__main__":

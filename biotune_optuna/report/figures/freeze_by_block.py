@@ -43,12 +43,6 @@ def freeze_by_block(view: StudyView) -> go.Figure:
     """How often the best trials freeze each block, and how fast they train it otherwise.
 
     The best are the best quarter (at least five trials, at most 100).
-
-    Args:
-        view: A study whose complete trials carry recipes.
-
-    Raises:
-        NothingToShow: No complete trial carries a recipe.
     """
     everyone = with_recipe(view)
     best = everyone[: min(100, max(5, len(everyone) // 4))]

@@ -23,14 +23,7 @@ if TYPE_CHECKING:
     place=20,
 )
 def where_time_went(view: StudyView) -> go.Figure:
-    """Time by kind of work, summed over all workers.
-
-    Args:
-        view: A study with finished trials.
-
-    Raises:
-        NothingToShow: No trial has finished.
-    """
+    """Time by kind of work, summed over all workers."""
     spent = time_spent(view)
     total = sum(spent.values())
     if total <= 0:
