@@ -72,7 +72,7 @@ class Method:
     This one trains every block at one rate. A method of another kind is a subclass that gives
     another `recipe`, or `hooks` for what happens during a run, or more than one training in
     `train`. All start from the same pre-trained weights and a head drawn from the run's seed, and
-    each offers a few settings to choose from on the same validation images.
+    each offers a few settings to choose from on the same validation images::
 
         method = get_method("layer-decay")
         for setting in method.settings():
