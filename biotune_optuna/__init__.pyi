@@ -1,5 +1,6 @@
 from ._version import __version__
 from .confirmation.confirm import ConfirmPlan, confirm
+from .confirmation.record import Confirmation
 from .confirmation.winner import export_winner
 from .data.sources.open import open_images
 from .errors import BioTuneError, DataError, ModelError, StorageError, StudyError
@@ -25,6 +26,7 @@ __all__ = [
     "Block",
     "BlockRecipe",
     "ConfirmPlan",
+    "Confirmation",
     "DataError",
     "Genome",
     "GenomeSpace",

@@ -16,9 +16,9 @@ study = create_study(StudySpec(model="resnet50", data=folder), storage="sqlite:/
 study.search(TRIALS)  # in all: what is finished counts
 
 result = confirm(study)  # fresh seeds, rivals, and one look at the test images
-for test in result["tests"]:
-    print(f"{test['name']:14} {test['score']:.3f}  (95 % {test['low']:.3f} to {test['high']:.3f})")
-print(f"{result['winner']} was chosen: {result['why']}")
+for test in result.tests:
+    print(f"{test.name:14} {test.score:.3f}  (95 % {test.low:.3f} to {test.high:.3f})")
+print(f"{result.winner.name} was chosen: {result.why}")
 
 print(export_winner(study, "own-model"))
 print(write_report(study.study, "own-report.html"))

@@ -23,7 +23,8 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
     all but the test images and tested once.
     """
     from biotune_optuna.cli.progress import Progress
-    from biotune_optuna.confirmation.baseline import run_baseline, setting_words
+    from biotune_optuna.confirmation.baseline import run_baseline
+    from biotune_optuna.confirmation.protocol import setting_words
     from biotune_optuna.methods.registry import get_method
     from biotune_optuna.study.setup import prepare
     from biotune_optuna.study.stop import Stopped, StopRequest
@@ -43,20 +44,20 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
         return
     metric = found.metric.replace("_", " ")
     chosen = setting_words(found.setting)
-    click.echo(f"{method}: {chosen}, the best of {len(found.grid)} settings on validation images")
+    click.echo(f"{method}: {chosen}, the best of {len(found.graded)} settings on validation images")
     # A setting that was lucky in its one run shows here, beside its fresh seeds.
-    tried = (f"{setting_words(point)}: {point['score']:.3f}" for point in found.grid)
+    tried = (f"{setting_words(setting)}: {score:.3f}" for setting, score in found.graded)
     click.echo(f"  one run each: {'; '.join(tried)}")
-    click.echo(f"  {metric}, {runs} fresh seeds: {found.mean:.3f} ± {found.stderr:.3f}")
-    test = found.test
-    if len(setup.splits.test):
+    fresh, test, cost = found.contender, found.test, found.cost
+    click.echo(f"  {metric}, {runs} fresh seeds: {fresh.mean:.3f} ± {fresh.stderr:.3f}")
+    if test is None:
+        click.echo("  no images were held out for a test")
+    else:
         click.echo(
-            f"  {metric}, {len(setup.splits.test)} test images: {test.value:.3f} "
+            f"  {metric}, {test.n} test images: {test.score:.3f} "
             f"(95 % {test.low:.3f} to {test.high:.3f})"
         )
-    else:
-        click.echo("  no images were held out for a test")
     click.echo(
-        f"  {found.trainable_pct:.1f} % of the parameters trained, {found.forward:,} image passes "
-        f"forward, {found.backward:,} backward, {found.seconds:.0f} s"
+        f"  {found.trainable_pct:.1f} % of the parameters trained, {cost.forward:,} image passes "
+        f"forward, {cost.backward:,} backward, {cost.seconds:.0f} s"
     )

@@ -17,7 +17,7 @@ from biotune_optuna.files import check_output
 
 if TYPE_CHECKING:
     from biotune_optuna.compare import Row
-    from biotune_optuna.compare.run import Progress
+    from biotune_optuna.compare.run import CellProgress
 
 _COUNT = click.IntRange(min=1)
 
@@ -132,7 +132,7 @@ def _run(
     backend = open_storage(storage)
     begun = False
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: CellProgress) -> None:
         nonlocal begun
         begun = True
         (_tell_json if as_json else _tell)(progress)
@@ -177,11 +177,11 @@ def _say_path_json(path: Path) -> None:
     click.echo(json.dumps({"event": "report", "path": str(path)}))
 
 
-def _tell(progress: Progress) -> None:
+def _tell(progress: CellProgress) -> None:
     click.echo(str(progress), err=True)
 
 
-def _tell_json(progress: Progress) -> None:
+def _tell_json(progress: CellProgress) -> None:
     cell = progress.cell
     facts: dict[str, Any] = {
         "event": progress.state,

@@ -194,12 +194,11 @@ def run(job: Job) -> None:
     except (KeyboardInterrupt, Stopped):
         click.echo("Stopped; everything finished is kept. The same command goes on.", err=True)
         raise SystemExit(130) from None
-    winner = next((c for c in result["candidates"] if c["name"] == result["winner"]), None)
-    attachments.finished(study.study, model_dir, winner["trial"] if winner else None)
+    attachments.finished(study.study, model_dir, result.winner.trial)
     report = write_report(study.study, job.out / "report.html")
-    progress.result(result, report, model_dir)
+    progress.result(result.to_dict(), report, model_dir)
     if job.display != "json":
-        _say_result(result, report, model_dir, job)
+        _say_result(result.to_dict(), report, model_dir, job)
 
 
 def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job) -> None:

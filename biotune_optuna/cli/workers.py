@@ -54,7 +54,7 @@ def worker(
     )
     check_apart(study.spec.data, default_artifact_dir(storage), advice="have the storage elsewhere")
     attachments = Attachments(storage, study.setup.classes)
-    total = trials if trials is not None else study.n_trials
+    total = trials if trials is not None else study.total
     if total is None and timeout is None:
         raise StudyError(
             f"study {study.name!r} was begun with a time and no number of trials; give --trials"

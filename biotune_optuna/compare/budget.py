@@ -5,22 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from biotune_optuna.compare.outcome import Outcome
+from biotune_optuna.compare.rows import Outcome
 from biotune_optuna.compare.search import searcher
-from biotune_optuna.confirmation.protocol import train_finally
+from biotune_optuna.confirmation.protocol import Contest, Entrant
+from biotune_optuna.confirmation.record import Cost
 from biotune_optuna.errors import StudyError
-from biotune_optuna.finetune.metrics import score, worst
-from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.methods.registry import get_method
-from biotune_optuna.schema import BACKWARD_KEY, DIVERGED_KEY, FORWARD_KEY, RUNS_KEY, TrialRecord
-from biotune_optuna.study.objective import run_record
-from biotune_optuna.study.racing import make_race
+from biotune_optuna.schema import TrialRecord
+from biotune_optuna.study.objective import judge
 from biotune_optuna.study.worker import run_trials
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from biotune_optuna.finetune.results import EpochRecord, RunResult
     from biotune_optuna.methods.base import Method
     from biotune_optuna.study.setup import Setup
-    from biotune_optuna.study.spec import Run
+    from biotune_optuna.study.spec import SearchRun
     from biotune_optuna.study.stop import StopRequest
 
 __all__ = ["run_budget"]
@@ -82,13 +80,35 @@ class _Budget:
             run_trials(study, self._evaluate, callbacks=[self._stop_when_spent], stop=self.stop)
         self.stop.check()
         trials = _finished(study)
-        outcome = Outcome(
-            forward=sum(TrialRecord(t).forward for t in trials),
-            backward=sum(TrialRecord(t).backward for t in trials),
-            seconds=sum(t.duration.total_seconds() for t in trials if t.duration),
-            evaluations=len(trials),
+        entrants = {
+            f"trial {trial.number}": Entrant(
+                name=f"trial {trial.number}", method=self.method.name, setting=dict(trial.params)
+            )
+            for trial in self._ranked(trials)[: self.plan.top_k]
+        }
+        if not entrants:
+            raise StudyError(f"no setting of {self.method.name} could be evaluated")
+        contest = Contest(
+            self.setup,
+            list(entrants.values()),
+            n_runs=self.plan.runs,
+            checkpoint=self.stop.check,
         )
-        return self._confirm(self._best(trials), outcome)
+        confirmed = contest.run()
+        best = max(confirmed, key=lambda one: one.mean)
+        final = contest.finish(best.name, best.final_epochs, must_hold=False)
+        spent, searched = Cost.sum([*confirmed, final]), [TrialRecord(trial) for trial in trials]
+        setting = entrants[best.name].setting
+        return Outcome(
+            score=contest.test(best.name, contest.predict()).score,
+            validation=best.mean,
+            trainable=final.trainable_pct,
+            forward=sum(one.forward for one in searched) + spent.forward,
+            backward=sum(one.backward for one in searched) + spent.backward,
+            seconds=sum(t.duration.total_seconds() for t in trials if t.duration) + spent.seconds,
+            evaluations=len(trials),
+            setting=", ".join(f"{name} {value:.3g}" for name, value in setting.items()),
+        )
 
     # -- the search ------------------------------------------------------------------------------
 
@@ -119,7 +139,7 @@ class _Budget:
         own = self.method.ranges.items()
         return setting | {name: trial.suggest_float(name, *bounds) for name, bounds in own}
 
-    def _runs(self) -> tuple[Run, ...]:
+    def _runs(self) -> tuple[SearchRun, ...]:
         runs = self.setup.spec.search_runs()
         if self.setup.spec.preset != "paper":
             return runs
@@ -129,40 +149,16 @@ class _Budget:
     def _evaluate(self, trial: optuna.Trial) -> float:
         """Return the mean validation score over the runs, as a BioTune trial's."""
         setting, runs = self._suggest(trial), self._runs()
-        n_val = len(self.setup.splits.run(runs[0].fold)[1])
-        race = None
-        if self.setup.spec.racing:
-            done = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            race = make_race(done, runs, n_val=n_val)
-        results: list[RunResult] = []
-        try:
-            for run in runs:
-                results.append(self._train(setting, run.seed, fold=run.fold))
-                if results[-1].diverged:
-                    break
-                scores = [r.score for r in results]
-                if race and len(results) < len(runs) and race.is_lost(scores):
-                    raise optuna.TrialPruned(f"beaten by trial {race.number}")
-        finally:
-            records = [run_record(run, r).to_dict() for run, r in zip(runs, results, strict=False)]
-            trial.set_user_attr(RUNS_KEY, records)
-            if any(r.diverged for r in results):
-                trial.set_user_attr(DIVERGED_KEY, True)
-            trial.set_user_attr(FORWARD_KEY, sum(r.images_forward for r in results))
-            trial.set_user_attr(BACKWARD_KEY, sum(r.images_backward for r in results))
-        scores = [r.score for r in results]
-        scores += [worst(self.setup.spec.train.metric)] * (len(runs) - len(scores))
-        return float(np.mean(scores))
-
-    def _train(
-        self, setting: dict[str, float], seed: int, *, fold: int | None = None, **options: Any
-    ) -> RunResult:
-        images = options.pop("images", None) or self.setup.splits.run(fold)
         own = {name: value for name, value in setting.items() if name != "epochs"}
         trainer = self.setup.trainer.with_settings(epochs=int(setting["epochs"]))
-        return self.method.run(
-            trainer, *images, setting=own, seed=seed, on_epoch=self._on_epoch, **options
-        )
+
+        def train(run: SearchRun) -> RunResult:
+            images = self.setup.splits.run(run.fold)
+            return self.method.run(
+                trainer, *images, setting=own, seed=run.seed, on_epoch=self._on_epoch
+            )
+
+        return judge(trial, self.setup, runs, train)
 
     def _on_epoch(self, _record: EpochRecord) -> None:
         self.stop.check()
@@ -196,44 +192,10 @@ class _Budget:
         if self._is_spent(study):
             study.stop()
 
-    # -- the end ---------------------------------------------------------------------------------
-
-    def _best(self, trials: list[FrozenTrial]) -> list[dict[str, float]]:
-        best = self._ranked(trials)
-        if not best:
-            raise StudyError(f"no setting of {self.method.name} could be evaluated")
-        return [dict(t.params) for t in best[: self.plan.top_k]]
-
     @staticmethod
     def _ranked(trials: list[FrozenTrial]) -> list[FrozenTrial]:
         complete = [t for t in trials if t.state == TrialState.COMPLETE]
         return sorted(complete, key=lambda t: (-float(t.value or 0.0), t.number))
-
-    def _confirm(self, settings: list[dict[str, float]], outcome: Outcome) -> Outcome:
-        """Trains the best few on fresh seeds, the best of these finally, and tests it once."""
-        found = []
-        for setting in settings:
-            results = [
-                outcome.charge(self._train(setting, run.seed))
-                for run in self.setup.spec.confirm_runs(self.plan.runs)
-            ]
-            mean = float(np.mean([r.score for r in results]))
-            found.append((mean, epochs_of_final_run([r.best_epoch for r in results]), setting))
-        outcome.validation, epochs, chosen = max(found, key=lambda one: one[0])
-        splits, spec = self.setup.splits, self.setup.spec
-        everything = (np.concatenate([splits.train, splits.val]), None)
-        outcome.setting = ", ".join(f"{name} {value:.3g}" for name, value in chosen.items())
-        final = train_finally(
-            spec,
-            f"{self.method.name} at {outcome.setting}",
-            lambda seed: self._train(chosen, seed, images=everything, epochs=epochs),
-            must_hold=False,
-        )
-        outcome.charge(final)
-        probs = self.setup.trainer.predict(splits.test)
-        labels = self.setup.source.labels[splits.test]
-        outcome.score = score(spec.train.metric, labels, probs, len(self.setup.classes))
-        return outcome
 
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:

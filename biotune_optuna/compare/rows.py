@@ -16,10 +16,31 @@ from biotune_optuna.page.html import replace_file
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["BUDGET_SUFFIX", "Row", "read_csv", "write_csv"]
+__all__ = ["BUDGET_SUFFIX", "Outcome", "Row", "read_csv", "write_csv"]
 
 BUDGET_SUFFIX = "@budget"
 """Ends the name of a method that was given the search's total budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a contender reached in one cell and what it cost; the fields are those of `Row`."""
+
+    score: float
+    validation: float
+    trainable: float
+    forward: int
+    backward: int
+    seconds: float
+    evaluations: int
+    setting: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as JSON-ready data, rounded to what a table needs."""
+        data = dataclasses.asdict(self)
+        for name, digits in (("score", 6), ("validation", 6), ("trainable", 4), ("seconds", 2)):
+            data[name] = round(data[name], digits)
+        return data
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

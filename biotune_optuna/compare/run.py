@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from biotune_optuna.compare.cells import Board
-from biotune_optuna.compare.outcome import Outcome
 from biotune_optuna.compare.plan import Cell, Comparison, data_name
-from biotune_optuna.compare.rows import Row
-from biotune_optuna.confirmation.baseline import run_baseline, setting_words
+from biotune_optuna.compare.rows import Outcome, Row
+from biotune_optuna.confirmation.baseline import run_baseline
+from biotune_optuna.confirmation.protocol import setting_words
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.models.weights import check_name
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.spec import StudySpec
 
-__all__ = ["Progress", "read_rows", "run_comparison"]
+__all__ = ["CellProgress", "read_rows", "run_comparison"]
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _WAIT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class CellProgress:
     """What a worker tells.
 
     Attributes:
@@ -78,7 +78,7 @@ def run_comparison(
     storage: str | os.PathLike[str] | optuna.storages.BaseStorage | None = None,
     device: str = "auto",
     cache_dir: str | Path | None = None,
-    tell: Callable[[Progress], object] | None = None,
+    tell: Callable[[CellProgress], object] | None = None,
     stop: StopRequest | None = None,
 ) -> list[Row]:
     """Fill the cells of a comparison that are not filled yet, and returns all of its results.
@@ -158,7 +158,7 @@ class _Worker:
     storage: optuna.storages.BaseStorage
     device: str
     cache_dir: str | Path | None
-    tell: Callable[[Progress], object] | None
+    tell: Callable[[CellProgress], object] | None
     stop: StopRequest
     failed: dict[tuple[str, str], str] = field(default_factory=dict, init=False)
     in_a_row: int = field(default=0, init=False)
@@ -273,7 +273,7 @@ class _Worker:
 
     def _say(self, cell: Cell, state: str, *, row: Row | None = None, error: str = "") -> None:
         if self.tell:
-            self.tell(Progress(cell, state, self.n_done, len(self.cells), row, error))
+            self.tell(CellProgress(cell, state, self.n_done, len(self.cells), row, error))
 
     def _setup(self, cell: Cell) -> Setup:
         """Images, splits and model of a repeat; prepared once for all of its methods."""
@@ -339,15 +339,14 @@ def _hand_back(board: Board, trial: optuna.Trial) -> None:
 def _run_rival(setup: Setup, method: str, runs: int, stop: StopRequest) -> Outcome:
     """Return a rival as `biotune baseline` runs it."""
     found = run_baseline(setup, method, n_runs=runs, checkpoint=stop.check)
+    assert found.test is not None  # `_setup` sees to it
     return Outcome(
-        score=found.test.value,
-        validation=found.mean,
+        score=found.test.score,
+        validation=found.contender.mean,
         trainable=found.trainable_pct,
-        forward=found.forward,
-        backward=found.backward,
-        seconds=found.seconds,
-        evaluations=len(found.grid),
+        evaluations=len(found.graded),
         setting=setting_words(found.setting),
+        **found.cost.to_dict(),
     )
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from biotune_optuna.compare.outcome import Outcome
+from biotune_optuna.compare.rows import Outcome
 from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm
+from biotune_optuna.confirmation.record import Cost
 from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.sampler.sampler import BioTuneSampler
-from biotune_optuna.schema import RUNS_KEY, SPEC_KEY
+from biotune_optuna.schema import SPEC_KEY, TrialRecord
 from biotune_optuna.study.setup import split
 from biotune_optuna.study.study import study_of
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from biotune_optuna.compare.plan import Comparison, Contender
+    from biotune_optuna.confirmation.record import Confirmation
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.stop import StopRequest
     from biotune_optuna.study.study import TuningStudy
@@ -77,26 +79,29 @@ def run_search(
     return _outcome(study, confirmed)
 
 
-def _outcome(study: TuningStudy, confirmed: Mapping[str, Any]) -> Outcome:
-    winner = next(c for c in confirmed["candidates"] if c["name"] == confirmed["winner"])
-    final = confirmed["final_training"][winner["name"]]
-    finished = study.study.get_trials(
-        deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
+def _outcome(study: TuningStudy, confirmed: Confirmation) -> Outcome:
+    winner = confirmed.winner
+    test = confirmed.test(winner.name)
+    assert test is not None  # a comparison has test images
+    trials = study.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    searched = [TrialRecord(trial) for trial in trials]
+    rates = study.study.user_attrs[SPEC_KEY].get("rates") or {}
+    further = Cost.sum(
+        [
+            Cost.from_dict(rates),
+            *confirmed.candidates,
+            confirmed.final_training[winner.name],
+        ]
     )
-    trained = [t.user_attrs for t in finished if RUNS_KEY in t.user_attrs]
-    rates = study.study.user_attrs[SPEC_KEY].get("rates")
-    costs = [*trained, *([rates] if rates else []), *confirmed["candidates"], final]
-    test = next(test for test in confirmed["tests"] if test["name"] == winner["name"])
     return Outcome(
-        score=test["score"],
-        validation=winner["mean"],
-        trainable=winner["trainable_pct"],
-        forward=sum(int(cost["forward"]) for cost in costs),
-        backward=sum(int(cost["backward"]) for cost in costs),
-        seconds=sum(t.duration.total_seconds() for t in finished if t.duration)
-        + sum(float(cost["seconds"]) for cost in costs[len(trained) :]),
-        evaluations=len(finished),
-        setting=winner["describe"],
+        score=test.score,
+        validation=winner.mean,
+        trainable=winner.trainable_pct,
+        forward=sum(one.forward for one in searched) + further.forward,
+        backward=sum(one.backward for one in searched) + further.backward,
+        seconds=sum(t.duration.total_seconds() for t in trials if t.duration) + further.seconds,
+        evaluations=len(trials),
+        setting=winner.describe,
     )
 
 

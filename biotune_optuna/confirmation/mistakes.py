@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from biotune_optuna.confirmation.record import Mistake
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def list_mistakes(
     others: Sequence[NDArray[np.floating]] = (),
     *,
     most: int,
-) -> list[dict[str, Any]]:
+) -> list[Mistake]:
     """Wrongly classified images: those that most models get wrong first, then the surest mistakes.
 
     Args:
@@ -38,24 +39,22 @@ def list_mistakes(
         most: How many are listed.
 
     Returns:
-        ``{"id", "label", "predicted", "probability", "wrong", "models", "thumbnail"}`` each,
-        JSON-ready: ``wrong`` of ``models`` models are wrong; the thumbnail is "" where the image
-        cannot be read any more.
+        One record each; its thumbnail is "" where the image cannot be read any more.
     """
     labels, predicted = source.labels[index], probs.argmax(1)
     times = np.sum([one.argmax(1) != labels for one in (probs, *others)], axis=0)
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.lexsort((-probs[wrong, predicted[wrong]], -times[wrong]))]
     return [
-        {
-            "id": source.ids[index[i]],
-            "label": source.classes[labels[i]],
-            "predicted": source.classes[predicted[i]],
-            "probability": round(float(probs[i, predicted[i]]), 4),
-            "wrong": int(times[i]),
-            "models": 1 + len(others),
-            "thumbnail": _thumbnail(source, int(index[i])),
-        }
+        Mistake(
+            id=source.ids[index[i]],
+            label=source.classes[labels[i]],
+            predicted=source.classes[predicted[i]],
+            probability=round(float(probs[i, predicted[i]]), 4),
+            wrong=int(times[i]),
+            models=1 + len(others),
+            thumbnail=_thumbnail(source, int(index[i])),
+        )
         for i in wrong[:most]
     ]
 

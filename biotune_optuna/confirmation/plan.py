@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import make_plain
+from biotune_optuna.methods.registry import methods
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +27,8 @@ class ConfirmPlan:
         more_rates: How many further ones a rival gets at most while its lowest or highest rate is
             its best, see `further_rate`; default 3.
         mistakes: Test images listed as most confidently wrong.
-        rivals: Trained beside the recipes, and a possible winner: ``"full"``, ``"linear-probe"``,
-            both (default) or neither.
+        rivals: Trained beside the recipes, and a possible winner: ``"full"`` and
+            ``"linear-probe"`` (default), or any method that is no more than its recipe.
         tolerance: Standard errors of the best mean within which recipes count as equal, so that
             the cheapest of them wins, default 1; with 0 the best mean wins.
         must_hold: Whether a winner whose final training diverges on three seeds is an error
@@ -50,9 +51,10 @@ class ConfirmPlan:
                 raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
         if self.more_rates < 0:
             raise StudyError(f"more_rates {self.more_rates} is negative; give 0 or more")
+        known = [name for name, method in methods().items() if method.in_confirmation]
         for name in self.rivals:
-            if name not in ("full", "linear-probe"):
-                raise StudyError(f"rival {name!r} is unknown here; choose full or linear-probe")
+            if name not in known:
+                raise StudyError(f"rival {name!r} is unknown here; choose {' or '.join(known)}")
         if self.tolerance < 0:
             raise StudyError(f"tolerance {self.tolerance} is negative; give 0 or more")
         if self.rivals and not self.rates:

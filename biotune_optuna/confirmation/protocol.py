@@ -1,56 +1,410 @@
-"""The training that is tested and exported: on another seed where it diverges on the first."""
+"""How contenders are judged: tuned, repeated on fresh seeds, trained finally and tested, once.
+
+This is the only place that does so; a confirmation, a baseline, a rival at equal budget and the
+classifier all enter theirs here. Every training on validation images is a `Unit`, a small value.
+Which units are wanted follows from the records of those that were trained (`Contest.wanted`), so
+an interrupted contest goes on and several processes share one.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from biotune_optuna.confirmation.plan import further_rate
+from biotune_optuna.confirmation.record import Contender, Cost, Ledger, TestResult, Training
+from biotune_optuna.confirmation.statistics import bootstrap_interval
 from biotune_optuna.errors import StudyError
-from biotune_optuna.finetune.results import charge
+from biotune_optuna.finetune.metrics import report, worst
+from biotune_optuna.finetune.results import Held, charge
+from biotune_optuna.methods.registry import get_method
+from biotune_optuna.schema import RecipeSummary
+from biotune_optuna.study.objective import recipe_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
-    from biotune_optuna.finetune.results import RunResult
-    from biotune_optuna.study.spec import StudySpec
+    from numpy.typing import NDArray
 
-__all__ = ["train_finally"]
+    from biotune_optuna.finetune.results import EpochRecord, RunResult
+    from biotune_optuna.methods.base import Setting
+    from biotune_optuna.recipe import Recipe
+    from biotune_optuna.study.objective import Observer
+    from biotune_optuna.study.setup import Setup
+
+__all__ = ["Contest", "Entrant", "Unit", "setting_words"]
 
 _log = logging.getLogger("biotune_optuna.study")
 
-_TRIES = 3
+_TRIES = 3  # seeds of a final training
+_STAGES = {"tune": "settings", "repeat": "confirm"}
 
 
-def train_finally(
-    spec: StudySpec, what: str, train: Callable[[int], RunResult], *, must_hold: bool = True
-) -> RunResult:
-    """Trains on the first of a study's final seeds on which the run does not diverge.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrant:
+    """One that takes part in a contest.
+
+    Attributes:
+        name: Its name in the contest.
+        method: Name of a method of `biotune_optuna.methods`, or ``"biotune"``.
+        recipe: The recipe of ``"biotune"``; None for a method.
+        setting: What a method is trained with, where there is nothing to choose.
+        grid: Settings to choose from by one run each on the search's first seed; empty for none.
+        more_rates: How many further base rates are tried at most, see
+            `biotune_optuna.confirmation.plan.further_rate`.
+        trial: Number of the trial whose recipe it is.
+        search_value: That trial's value.
+        search_stderr: Its standard error, where it is a mean.
+    """
+
+    name: str
+    method: str
+    recipe: Recipe | None = None
+    setting: Setting = field(default_factory=dict)
+    grid: tuple[Setting, ...] = ()
+    more_rates: int = 0
+    trial: int | None = None
+    search_value: float = math.nan
+    search_stderr: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One training on the training part, judged on the validation part.
+
+    Attributes:
+        contender: Name of the entrant.
+        kind: ``"tune"`` on the search's first seed, or ``"repeat"`` on a fresh one.
+        setting: What a method is trained with.
+        seed: Seed of the run.
+    """
+
+    contender: str
+    kind: Literal["tune", "repeat"]
+    setting: Setting
+    seed: int
+
+    @property
+    def what(self) -> str:
+        """What is trained, for a reader."""
+        if self.kind == "repeat":
+            return self.contender
+        alone = set(self.setting) == {"lr"}
+        return f"{self.contender} at " + (
+            f"{self.setting['lr']:g}" if alone else setting_words(self.setting)
+        )
+
+    @property
+    def name(self) -> str:
+        """What the ledger keeps its record under."""
+        return f"{self.what} | seed {self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far an entrant has come.
+
+    Attributes:
+        entrant: The entrant.
+        tunings: A unit for each of its settings, with its record if it was trained.
+        repeats: A unit for each fresh seed, with its record; none while the setting is not known.
+    """
+
+    entrant: Entrant
+    tunings: list[tuple[Unit, Training | None]]
+    repeats: list[tuple[Unit, Training | None]]
+
+    @property
+    def graded(self) -> list[tuple[Setting, float]]:
+        """The settings that were tried, and their scores, by rate."""
+        found = [(unit.setting, one.score) for unit, one in self.tunings if one]
+        return sorted(found, key=lambda pair: pair[0]["lr"])
+
+    @property
+    def setting(self) -> Setting:
+        """The best setting so far; among equals that with the lowest rate."""
+        best = max(self.graded, key=lambda pair: pair[1], default=None)
+        return self.entrant.setting if best is None else best[0]
+
+    def contender(self, recipe: Recipe | None) -> Contender:
+        """Return the record of an entrant that has been repeated.
+
+        Args:
+            recipe: The recipe by which it trains, where there is one.
+        """
+        entrant, graded = self.entrant, self.graded
+        trained = [one for _, one in self.repeats if one]
+        cost = Cost.sum(trained)
+        return Contender(
+            name=entrant.name,
+            method=entrant.method,
+            recipe=RecipeSummary() if recipe is None else recipe_summary(recipe),
+            trial=entrant.trial,
+            search_value=max((score for _, score in graded), default=entrant.search_value),
+            search_stderr=entrant.search_stderr,
+            grid=tuple({**setting, "value": score} for setting, score in graded) or None,
+            scores=tuple(one.score for one in trained),
+            best_epochs=tuple(one.best_epoch for one in trained),
+            trainable_pct=trained[-1].trainable_pct if trained else 0.0,
+            **cost.to_dict(),
+        )
+
+
+class Contest:
+    """Entrants on one set of images and one network.
+
+        contest = Contest(setup, entrants, n_runs=3)
+        best = max(contest.run(), key=lambda contender: contender.mean)
+        contest.finish(best.name, best.final_epochs)
+        print(contest.test(best.name, contest.predict()).score)
 
     Args:
-        spec: Gives the seeds.
-        what: What is trained and for how long, for the error.
-        train: Trains on a seed, without validation images.
-        must_hold: Whether a model is to come of it; if not, as for a rival that is only tested, a
-            training that diverges on three seeds stands as it is.
-
-    Returns:
-        The run that holds, else the last, with the cost of those before it.
-
-    Raises:
-        StudyError: If it diverges on three seeds and must not.
+        setup: Data, model and trainer.
+        entrants: Who takes part; names all different.
+        n_runs: Fresh seeds for each.
+        ledger: Where trainings are kept; None keeps them in memory.
+        n_final: How many final trainings will follow, for the observer.
+        observer: Told of the progress.
+        checkpoint: Called after each epoch; raises to stop.
     """
-    earlier: RunResult | None = None
-    for seed in spec.final_seeds(_TRIES):
-        result = train(seed)
-        if earlier is not None:
-            charge(result, earlier)
-        if not result.diverged:
-            return result
-        _log.warning("the final training (%s) diverged on seed %d", what, seed)
-        earlier = result
-    if not must_hold:
-        return result
-    raise StudyError(
-        f"the final training ({what}) diverged on {_TRIES} seeds; make another recipe win by more "
-        "trials, or begin a study with a lower lr or with grad_clip"
-    )
+
+    def __init__(
+        self,
+        setup: Setup,
+        entrants: Sequence[Entrant],
+        *,
+        n_runs: int = 0,
+        ledger: Ledger | None = None,
+        n_final: int = 1,
+        observer: Observer | None = None,
+        checkpoint: Callable[[], None] | None = None,
+    ) -> None:
+        self.setup = setup
+        self.entrants = {entrant.name: entrant for entrant in entrants}
+        self.n_runs, self.n_final = n_runs, n_final
+        self.ledger = ledger or Ledger()
+        self.observer, self.checkpoint = observer, checkpoint
+        self._seconds = 0.0  # of trainings on validation images that were made here
+        self._finished = 0
+
+    # -- on validation images --------------------------------------------------------------------
+
+    def standings(self) -> list[Standing]:
+        """Return how far each entrant has come, by what the ledger holds now."""
+        known = self.ledger.read()
+        return [self._standing(entrant, known) for entrant in self.entrants.values()]
+
+    def wanted(self) -> list[Unit]:
+        """Return the units that can be trained now, in order.
+
+        Settings come first; an entrant is repeated once its setting is known. None are left when
+        every entrant has been repeated.
+        """
+        standings = self.standings()
+        tunings = [pair for standing in standings for pair in standing.tunings]
+        repeats = [pair for standing in standings for pair in standing.repeats]
+        return [unit for unit, training in tunings + repeats if training is None]
+
+    def train(self, unit: Unit) -> Training:
+        """Carry out a unit and write it down."""
+        self._tell(_STAGES[unit.kind], unit.what)
+        result = self._fit(unit.contender, unit.setting, *self.setup.splits.run(None), unit.seed)
+        training = Training.of(self.key(unit), result)
+        self._seconds += training.seconds
+        self.ledger.add(unit.name, training)
+        return training
+
+    def run(self) -> list[Contender]:
+        """Carry out all units that are wanted, here, and return what came of the entrants."""
+        while units := self.wanted():  # read anew each time: another process may be at the same
+            self.train(units[0])
+        return [
+            standing.contender(self._recipe(standing.entrant.name, standing.setting))
+            for standing in self.standings()
+        ]
+
+    def key(self, unit: Unit) -> tuple[str, ...]:
+        """Return what a unit's training depends on beside images and seed."""
+        recipe = self._recipe(unit.contender, unit.setting)
+        if recipe is not None and "epochs" not in unit.setting:
+            return recipe.key()
+        setting = (f"{name} {value:.6g}" for name, value in unit.setting.items())
+        return (self.entrants[unit.contender].method, *setting)
+
+    @property
+    def seconds_before(self) -> float:
+        """Wall time of those trainings that others have made, or earlier calls."""
+        every = [pair for one in self.standings() for pair in one.tunings + one.repeats]
+        return Cost.sum(training for _, training in every if training).seconds - self._seconds
+
+    def _standing(self, entrant: Entrant, known: Mapping[str, Training]) -> Standing:
+        spec = self.setup.spec
+
+        def look(
+            kind: Literal["tune", "repeat"], setting: Setting, seed: int
+        ) -> tuple[Unit, Training | None]:
+            unit = Unit(entrant.name, kind, setting, seed)
+            training = known.get(unit.name)
+            same = training is not None and training.key == self.key(unit)
+            return unit, training if same else None
+
+        first = spec.search_runs()[0].seed
+        tunings = [look("tune", setting, first) for setting in entrant.grid]
+        for _ in range(entrant.more_rates):
+            scores = {unit.setting["lr"]: one.score for unit, one in tunings if one}
+            done = len(scores) == len(tunings)
+            rate = further_rate(scores, worst=worst(spec.train.metric)) if done else None
+            if rate is None:
+                break
+            tunings.append(look("tune", {"lr": rate}, first))
+        standing = Standing(entrant, tunings, [])
+        if all(training for _, training in tunings):
+            runs = spec.confirm_runs(self.n_runs)
+            standing.repeats.extend(look("repeat", standing.setting, run.seed) for run in runs)
+        return standing
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def finish(self, name: str, epochs: int, *, must_hold: bool = True) -> Training:
+        """Train an entrant on training and validation images together; the trainer keeps it.
+
+        There is no early stop. Where a run diverges, it is made again on another seed.
+
+        Args:
+            name: Name of the entrant.
+            epochs: Epochs to train.
+            must_hold: Whether a model is to come of it. If not, as for a rival that is only tested,
+                a training that diverges on three seeds stands as it is.
+
+        Returns:
+            The run that holds, else the last, with the cost of those before it.
+
+        Raises:
+            StudyError: If it diverges on three seeds and must not.
+        """
+        setting = self._standing(self.entrants[name], self.ledger.read()).setting
+        recipe = self._recipe(name, setting)
+        told = f"{name} at {setting_words(setting)}" if recipe is None else recipe.describe()
+        earlier: RunResult | None = None
+        for seed in self.setup.spec.final_seeds(_TRIES):
+            self._tell("final training", name)
+            result = self._fit(name, setting, self._everything(), None, seed, epochs=epochs)
+            if earlier is not None:
+                charge(result, earlier)
+            if not result.diverged:
+                break
+            _log.warning(
+                "the final training (%s, epochs %d) diverged on seed %d", told, epochs, seed
+            )
+            earlier = result
+        if result.diverged and must_hold:
+            raise StudyError(
+                f"the final training ({told}, epochs {epochs}) diverged on {_TRIES} seeds; make "
+                "another recipe win by more trials, or begin a study with a lower lr or with "
+                "grad_clip"
+            )
+        self._finished += 1
+        return Training.of((), result)
+
+    def holds(self, name: str, epochs: int) -> bool:
+        """Whether the trainer holds the weights that `finish` would leave there."""
+        recipe, trainer = self.entrants[name].recipe, self.setup.trainer
+        if recipe is None:
+            return False
+        images = tuple(self._everything().tolist())
+        seeds = self.setup.spec.final_seeds(_TRIES)
+        return trainer.holds in [
+            Held(recipe.key(), trainer.settings, seed, epochs, images) for seed in seeds
+        ]
+
+    def predict(self) -> NDArray[np.float32]:
+        """Look at the test images with the weights that the trainer holds.
+
+        Returns:
+            Probabilities, (n_test, n_classes).
+        """
+        return self.setup.trainer.predict(self.setup.splits.test)
+
+    def test(self, name: str, probs: NDArray[np.floating]) -> TestResult:
+        """Judge an entrant by its predictions for the test images.
+
+        Args:
+            name: Name of the entrant.
+            probs: Its probabilities, (n_test, n_classes).
+        """
+        setup = self.setup
+        labels = setup.source.labels[setup.splits.test]
+        interval = bootstrap_interval(setup.spec.train.metric, labels, probs)
+        metrics = report(labels, probs, setup.classes)
+        confusion = metrics.pop("confusion", None)
+        return TestResult(
+            name=name,
+            method=self.entrants[name].method,
+            score=interval.value,
+            low=interval.low,
+            high=interval.high,
+            n=len(labels),
+            metrics=metrics,
+            confusion=None if confusion is None else tuple(map(tuple, confusion)),
+        )
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _everything(self) -> NDArray[np.int64]:
+        return np.concatenate([self.setup.splits.train, self.setup.splits.val])
+
+    def _method_setting(self, setting: Setting) -> dict[str, float]:
+        own = {name: value for name, value in setting.items() if name != "epochs"}
+        return {"weight_decay": self.setup.space.base_weight_decay, **own}
+
+    def _recipe(self, name: str, setting: Setting) -> Recipe | None:
+        """Return the recipe by which an entrant trains, None where its method is more than one."""
+        entrant = self.entrants[name]
+        if entrant.recipe is not None:
+            return entrant.recipe
+        method = get_method(entrant.method)
+        own = self._method_setting(setting)
+        return method.recipe(self.setup.blocks, own) if method.in_confirmation else None
+
+    def _fit(
+        self,
+        name: str,
+        setting: Setting,
+        train: NDArray[np.int64],
+        val: NDArray[np.int64] | None,
+        seed: int,
+        *,
+        epochs: int | None = None,
+    ) -> RunResult:
+        entrant, trainer = self.entrants[name], self.setup.trainer
+        options: dict[str, Any] = {"seed": seed, "epochs": epochs, "on_epoch": self._on_epoch}
+        if entrant.recipe is not None:
+            return trainer.fit(entrant.recipe, train, val, **options)
+        if "epochs" in setting:
+            trainer = trainer.with_settings(epochs=int(setting["epochs"]))
+        own = self._method_setting(setting)
+        return get_method(entrant.method).run(trainer, train, val, setting=own, **options)
+
+    def _on_epoch(self, _record: EpochRecord) -> None:
+        if self.checkpoint:
+            self.checkpoint()
+
+    def _tell(self, stage: str, what: str) -> None:
+        """Tell the observer what begins, how many trainings are done, and of how many."""
+        if not self.observer:
+            return
+        done, total = min(self._finished, self.n_final - 1), self.n_final
+        for standing in self.standings():
+            records = [training for _, training in standing.tunings + standing.repeats]
+            done += sum(training is not None for training in records)
+            total += len(standing.tunings) + self.n_runs
+        self.observer.stage(stage, what, done, total)
+
+
+def setting_words(setting: Setting) -> str:
+    """Return a method's setting in words: ``"lr 0.003, decay 0.75"``."""
+    return ", ".join(f"{name} {value:g}" for name, value in setting.items())

@@ -1,36 +1,458 @@
-"""The ledger of a confirmation's trainings, one study attribute for each.
+"""What a confirmation found, as it is stored in the study: frozen values, and each of them as JSON.
 
-All of them in one attribute would outgrow what a database keeps in a row (MySQL: 64 KB).
+The whole result is one study attribute (`Confirmation`), and every training that led to it another
+(`Training`). What is stored stays readable: whatever an older version left out reads as absent, and
+what a newer one adds is passed over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
-from biotune_optuna.schema import LEDGER_KEY, LEDGER_PREFIX
+import numpy as np
+from optuna.trial import TrialState
+
+from biotune_optuna.confirmation.statistics import PairedTest
+from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
+from biotune_optuna.recipe import Recipe, describe
+from biotune_optuna.schema import CONFIRM_KEY, LEDGER_KEY, LEDGER_PREFIX, RecipeSummary
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import optuna
+    from optuna.trial import FrozenTrial
 
-__all__ = ["add_training", "trainings"]
+    from biotune_optuna.finetune.results import RunResult
+    from biotune_optuna.recipe import BlockLike
+
+__all__ = [
+    "Confirmation",
+    "Contender",
+    "Cost",
+    "Ledger",
+    "Mistake",
+    "TestResult",
+    "Training",
+    "trainings",
+]
+
+_MOST_STORED = 60_000  # bytes; an attribute of a study holds 64 KB on MySQL
 
 
-def trainings(user_attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what has been trained to confirm, by name.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A value that is stored as its fields."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what was stored; what is absent has its default, what is unknown is left out."""
+        names = {one.name for one in dataclasses.fields(cls)}
+        return cls(**{name: _frozen(value) for name, value in data.items() if name in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        data: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return data
+
+
+def _frozen(value: Any) -> Any:
+    """Return a value of JSON with tuples for lists."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with lists for tuples, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(Stored):
+    """What trainings cost.
+
+    Attributes:
+        forward: Image passes forward.
+        backward: Image passes backward.
+        seconds: Wall time.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def sum(cls, costs: Iterable[Cost | Training | Contender]) -> Cost:
+        """Add costs up."""
+        every = list(costs)
+        return cls(
+            forward=sum(one.forward for one in every),
+            backward=sum(one.backward for one in every),
+            seconds=sum(one.seconds for one in every),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training(Stored):
+    """One training and what came of it.
+
+    Attributes:
+        key: What it depends on beside images and seed: `Recipe.key`, where there is a recipe.
+        score: Validation score of its best epoch; NaN without validation images.
+        best_epoch: That epoch, counted from 1.
+        trainable_pct: Share of the parameters that train, in percent.
+        forward: Image passes forward.
+        backward: Image passes backward.
+        seconds: Wall time.
+    """
+
+    key: tuple[str, ...] = ()
+    score: float = math.nan
+    best_epoch: int = 0
+    trainable_pct: float = 0.0
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, key: tuple[str, ...], result: RunResult) -> Training:
+        """Return the record of a run."""
+        return cls(
+            key=key,
+            score=result.score,
+            best_epoch=result.best_epoch,
+            trainable_pct=round(100 * result.trainable_fraction, 4),
+            forward=result.images_forward,
+            backward=result.images_backward,
+            seconds=round(result.seconds, 3),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender(Stored):
+    """A recipe of the search, or a rival at its best setting, and what fresh seeds made of it.
+
+    Attributes:
+        name: ``"trial 12"`` or the rival's name.
+        method: ``"biotune"`` or the rival's name.
+        recipe: The recipe; empty for a method that has none.
+        trial: Trial number, None for a rival.
+        search_value: Its value in the search (rivals: the best of the settings tried).
+        search_stderr: Standard error of that value, where it is a mean.
+        grid: Settings tried, each with its score under ``"value"`` (rivals only).
+        scores: Validation scores on the fresh seeds.
+        best_epochs: Best epoch of each of those runs, counted from 1.
+        trainable_pct: Share of the parameters that train, in percent.
+        forward: Image passes forward of those runs.
+        backward: Image passes backward of those runs.
+        seconds: Wall time of those runs.
+    """
+
+    name: str = ""
+    method: str = ""
+    recipe: RecipeSummary = RecipeSummary()  # noqa: RUF009 - it is frozen
+    trial: int | None = None
+    search_value: float = math.nan
+    search_stderr: float | None = None
+    grid: tuple[dict[str, float], ...] | None = None
+    scores: tuple[float, ...] = ()
+    best_epochs: tuple[int, ...] = ()
+    trainable_pct: float = 0.0
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+
+    @property
+    def is_rival(self) -> bool:
+        """Whether it is a rival of BioTune."""
+        return self.method != "biotune"
+
+    @property
+    def mean(self) -> float:
+        """Mean confirmed score; NaN before the first run."""
+        return float(np.mean(self.scores)) if self.scores else math.nan
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the confirmed mean; 0 with one run."""
+        return standard_error(self.scores)
+
+    @property
+    def backward_cost(self) -> float:
+        """Image passes backward times the share of blocks that train."""
+        rates = self.recipe.multipliers.values()
+        return self.backward * sum(rate > 0 for rate in rates) / max(1, len(rates))
+
+    @property
+    def final_epochs(self) -> int:
+        """Median best epoch, the length of the final training; at least 1."""
+        return epochs_of_final_run(self.best_epochs)
+
+    @property
+    def describe(self) -> str:
+        """The recipe in words."""
+        return describe(self.recipe.multipliers, self.recipe.lr)
+
+    def rebuild(self, blocks: Sequence[BlockLike]) -> Recipe:
+        """Return the recipe over a model's blocks."""
+        assert self.recipe.lr is not None
+        return Recipe.from_multipliers(
+            blocks,
+            [self.recipe.multipliers[block.name] for block in blocks],
+            lr=self.recipe.lr,
+            weight_decay=self.recipe.weight_decay or 0.0,
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what was stored; what is absent has its default, what is unknown is left out."""
+        recipe = RecipeSummary.from_dict(data.get("recipe"))
+        return super(Contender, cls).from_dict({**data, "recipe": recipe})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data, what follows from the fields among it."""
+        derived = ("mean", "stderr", "backward_cost", "final_epochs", "describe")
+        data = super(Contender, self).to_dict() | {name: getattr(self, name) for name in derived}
+        return data | {"lr": self.recipe.lr}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestResult(Stored):
+    """One model on the test images.
+
+    Attributes:
+        name: Name of the contender.
+        method: Its method.
+        score: The metric.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        n: Number of test images.
+        metrics: Further metrics; by class as a mapping.
+        confusion: Counts, rows the true classes; None where it was not kept.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    name: str = ""
+    method: str = ""
+    score: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    confusion: tuple[tuple[int, ...], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake(Stored):
+    """A test image that the winner gets wrong.
+
+    Attributes:
+        id: The image's name.
+        label: Its class.
+        predicted: The class that the winner says.
+        probability: How sure it is.
+        wrong: How many of the tested models get it wrong.
+        models: How many there are.
+        thumbnail: Data URI of a small picture, "" where there is none.
+    """
+
+    id: str = "?"
+    label: str = "?"
+    predicted: str = "?"
+    probability: float = math.nan
+    wrong: int = 0
+    models: int = 0
+    thumbnail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation(Stored):
+    """Which recipe really is best: what fresh seeds and one look at the test images say.
+
+    Attributes:
+        basis: What it stands on: the number of finished trials (``"trials"``) and the plan.
+        metric: Metric of all scores.
+        classes: Names of the classes.
+        candidates: The search's best recipes.
+        rivals: What they were compared with.
+        chosen: Name of the winner.
+        plateau: Names of all that cannot be told from the best.
+        why: Why the winner was chosen, in words.
+        time: When, in ISO 8601.
+        n_train: Training images.
+        n_val: Validation images.
+        n_test: Test images, 0 where none were held out.
+        tests: Test results, the winner's last; none without test images.
+        paired: The winner's test score minus another's, by the other's name.
+        mistakes: Test images most often wrong.
+        final_training: What each final training cost, by name.
+        seconds: Wall time of everything.
+    """
+
+    basis: Mapping[str, Any] = field(default_factory=dict)
+    metric: str = ""
+    classes: tuple[str, ...] = ()
+    candidates: tuple[Contender, ...] = ()
+    rivals: tuple[Contender, ...] = ()
+    chosen: str = ""
+    plateau: tuple[str, ...] = ()
+    why: str = ""
+    time: str = ""
+    n_train: int = 0
+    n_val: int = 0
+    n_test: int = 0
+    tests: tuple[TestResult, ...] = ()
+    paired: Mapping[str, PairedTest] = field(default_factory=dict)
+    mistakes: tuple[Mistake, ...] = ()
+    final_training: Mapping[str, Cost] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """Candidates, then rivals."""
+        return (*self.candidates, *self.rivals)
+
+    @property
+    def winner(self) -> Contender:
+        """The contender that was chosen.
+
+        Raises:
+            KeyError: If the record holds no such contender.
+        """
+        return self.contender(self.chosen)
+
+    def contender(self, name: str) -> Contender:
+        """Return a candidate or rival by its name.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        return {one.name: one for one in self.contenders}[name]
+
+    def test(self, name: str) -> TestResult | None:
+        """Return the test result of a contender, None where it was not tested."""
+        return next((one for one in self.tests if one.name == name), None)
+
+    def unconfirmed(self, trials: Iterable[FrozenTrial]) -> str | None:
+        """Return a sentence where the search went on after this, None where all is confirmed.
+
+        Args:
+            trials: The study's trials as they are now.
+        """
+        confirmed = self.basis.get("trials")
+        complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
+        if confirmed is None or confirmed == complete:
+            return None
+        return (
+            f"Confirmed on {confirmed:,} of {complete:,} trials;"
+            " run the same tune or demo command again to confirm the rest."
+        )
+
+    # -- keeping -------------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, user_attrs: Mapping[str, Any]) -> Confirmation | None:
+        """Read a study's confirmation, None where it has none.
+
+        Args:
+            user_attrs: User attributes of the study.
+        """
+        stored = user_attrs.get(CONFIRM_KEY)
+        return cls.from_dict(stored) if isinstance(stored, Mapping) and stored else None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what was stored; what is absent has its default, what is unknown is left out."""
+        pairs = {
+            pair["against"]: PairedTest(*(pair.get(name, math.nan) for name in PairedTest._fields))
+            for pair in data.get("paired", ())
+        }
+        costs = data.get("final_training", {}).items()
+        read: dict[str, Any] = {
+            "chosen": str(data.get("winner", "")),
+            "candidates": [Contender.from_dict(one) for one in data.get("candidates", ())],
+            "rivals": [Contender.from_dict(one) for one in data.get("rivals", ())],
+            "tests": [TestResult.from_dict(one) for one in data.get("tests", ())],
+            "paired": pairs,
+            "mistakes": [Mistake.from_dict(one) for one in data.get("mistakes", ())],
+            "final_training": {name: Cost.from_dict(cost) for name, cost in costs},
+        }
+        return super(Confirmation, cls).from_dict({**data, **read})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        data = super(Confirmation, self).to_dict()
+        data["winner"] = data.pop("chosen")
+        for name in ("candidates", "rivals"):
+            data[name] = [one.to_dict() for one in getattr(self, name)]
+        data["paired"] = [{"against": n, **one._asdict()} for n, one in self.paired.items()]
+        if not self.tests:
+            del data["final_training"]
+        return data
+
+    def store(self, study: optuna.Study) -> None:
+        """Write it into the study, without those of its details that a row has no room for.
+
+        First those by class of all tests but the winner's go, then the thumbnails, then the
+        winner's.
+        """
+        data = self.to_dict()
+        tests = sorted(data["tests"], key=lambda test: test["name"] == self.chosen)
+        *others, winners = [test["metrics"] for test in tests] or [{}]
+        for details in [*others, *data["mistakes"], winners]:
+            if len(json.dumps(data)) <= _MOST_STORED:
+                break
+            for name in ("recall", "precision", "support", "thumbnail"):
+                details.pop(name, None)
+        study.set_user_attr(CONFIRM_KEY, data)
+
+
+# -- the ledger --------------------------------------------------------------------------------
+
+
+def trainings(user_attrs: Mapping[str, Any]) -> dict[str, Training]:
+    """Return what has been trained to confirm a study, by name.
 
     Args:
         user_attrs: User attributes of the study.
     """
     before = user_attrs.get(LEDGER_KEY)
-    single = {
-        k.removeprefix(LEDGER_PREFIX): v
-        for k, v in user_attrs.items()
-        if k.startswith(LEDGER_PREFIX)
+    found = dict(before) if isinstance(before, Mapping) else {}
+    found |= {
+        key.removeprefix(LEDGER_PREFIX): value
+        for key, value in user_attrs.items()
+        if key.startswith(LEDGER_PREFIX)
     }
-    return {**before, **single} if isinstance(before, Mapping) else single
+    return {n: Training.from_dict(one) for n, one in found.items() if isinstance(one, Mapping)}
 
 
-def add_training(study: optuna.Study, name: str, record: Mapping[str, Any]) -> None:
-    """Write a training down."""
-    study.set_user_attr(LEDGER_PREFIX + name, dict(record))
+class Ledger:
+    """Trainings by name: in a study, where other processes see them, or in memory.
+
+    In a study each has an attribute of its own, so that no attribute outgrows a database's row.
+
+    Args:
+        study: The study; None keeps them in memory.
+    """
+
+    def __init__(self, study: optuna.Study | None = None) -> None:
+        self._study = study
+        self._own: dict[str, Training] = {}
+
+    def read(self) -> Mapping[str, Training]:
+        """Return what has been trained, by whomever."""
+        return self._own if self._study is None else trainings(self._study.user_attrs)
+
+    def add(self, name: str, training: Training) -> None:
+        """Write a training down."""
+        if self._study is None:
+            self._own[name] = training
+        else:
+            self._study.set_user_attr(LEDGER_PREFIX + name, training.to_dict())

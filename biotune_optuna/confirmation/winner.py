@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from biotune_optuna.confirmation.confirm import train_winner
-from biotune_optuna.data.preprocessing import Preprocessing
+from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.export.folder import WEIGHTS, check_target, export_model
-from biotune_optuna.schema import CONFIRM_KEY, LOOKS_KEY, MODEL_KEY, TrialRecord
-from biotune_optuna.study.totals import unconfirmed
+from biotune_optuna.schema import LOOKS_KEY, MODEL_KEY, TrialRecord
+from biotune_optuna.study.setup import preprocessing_of
 
 if TYPE_CHECKING:
     from biotune_optuna.recipe import Recipe
     from biotune_optuna.study.objective import Observer
-    from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.study import TuningStudy
 
-__all__ = ["check_export", "export_winner", "preprocessing_of"]
+__all__ = ["check_export", "export_winner"]
 
 _log = logging.getLogger("biotune_optuna.export")
 
@@ -52,13 +51,14 @@ def export_winner(
             be written.
     """
     target = Path(directory)
-    stored: dict[str, Any] = study.study.user_attrs.get(CONFIRM_KEY, {})
-    if missing := unconfirmed(stored, study.study.get_trials(deepcopy=False)):
+    confirmed = Confirmation.of(study.study.user_attrs)
+    if confirmed and (missing := confirmed.unconfirmed(study.study.get_trials(deepcopy=False))):
         _log.warning(missing)
-    if _stands(study, target):
+    if _stands(study, confirmed, target):
         return target
     check_target(target, _origin(study))
     recipe = train_winner(study, observer)
+    assert confirmed is not None  # else there would be no winner to train
     setup = study.setup
     export_model(
         target,
@@ -67,11 +67,11 @@ def export_winner(
         classes=setup.classes,
         preprocessing=preprocessing_of(setup),
         recipe=recipe,
-        card=_card(study, stored, recipe),
+        card=_card(study, confirmed, recipe),
         model_args=setup.loaded.model_args,
         origin=_origin(study),
     )
-    study.study.set_user_attr(MODEL_KEY, _mark(stored, target))
+    study.study.set_user_attr(MODEL_KEY, _mark(confirmed, target))
     return target
 
 
@@ -81,7 +81,7 @@ def check_export(study: TuningStudy, directory: str | Path) -> None:
     Raises:
         BioTuneError: If the folder holds something else.
     """
-    if not _stands(study, Path(directory)):
+    if not _stands(study, Confirmation.of(study.study.user_attrs), Path(directory)):
         check_target(Path(directory), _origin(study))
 
 
@@ -91,18 +91,17 @@ def _origin(study: TuningStudy) -> str:
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
-def _stands(study: TuningStudy, target: Path) -> bool:
+def _stands(study: TuningStudy, confirmed: Confirmation | None, target: Path) -> bool:
     """Whether the winner is there already."""
-    attributes = study.study.user_attrs
-    stored: dict[str, Any] = attributes.get(CONFIRM_KEY, {})
-    return bool(stored) and attributes.get(MODEL_KEY) == _mark(stored, target)
+    mark = study.study.user_attrs.get(MODEL_KEY)
+    return confirmed is not None and mark == _mark(confirmed, target)
 
 
-def _mark(stored: dict[str, Any], target: Path) -> dict[str, Any]:
+def _mark(confirmed: Confirmation, target: Path) -> dict[str, Any]:
     """Which export is where; the weights tell whether another study has put its model there."""
     return {
         "path": str(target.resolve()),
-        "confirmed": stored.get("time"),
+        "confirmed": confirmed.time,
         "weights": _digest(target / WEIGHTS),
     }
 
@@ -116,30 +115,16 @@ def _digest(file: Path) -> str | None:
         return None
 
 
-def preprocessing_of(setup: Setup) -> Preprocessing:
-    """Return what the study's models expect of images."""
-    config = setup.loaded.data_config
-    return Preprocessing(
-        size=setup.image_size,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        crop_pct=setup.crop_pct,
-        interpolation=config["interpolation"],
-        batch_size=2 * setup.spec.train.batch_size,
-        amp=setup.spec.train.amp,
-    )
-
-
-def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str, Any]:
     """Facts for the model card."""
     setup, spec = study.setup, study.spec
     metrics = [
         {
-            "model": test["name"],
-            "test " + result["metric"].replace("_", " "): f"{test['score']:.4f}",
-            "95 % interval": f"{test['low']:.4f} to {test['high']:.4f}",
+            "model": test.name,
+            "test " + result.metric.replace("_", " "): f"{test.score:.4f}",
+            "95 % interval": f"{test.low:.4f} to {test.high:.4f}",
         }
-        for test in sorted(result["tests"], key=lambda t: -t["score"])
+        for test in sorted(result.tests, key=lambda test: -test.score)
     ]
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     trials = study.study.get_trials(deepcopy=False, states=states)
@@ -149,8 +134,8 @@ def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[st
         "Data": {
             "source": setup.source.name,
             "classes": len(setup.classes),
-            "training and validation images": result["n_train"] + result["n_val"],
-            "test images": result["n_test"],
+            "training and validation images": result.n_train + result.n_val,
+            "test images": result.n_test,
             "looks at the test set": len(study.study.user_attrs.get(LOOKS_KEY, [])),
             "data fingerprint": spec.fingerprints["data"],
             "split fingerprint": spec.fingerprints["splits"],
@@ -166,8 +151,8 @@ def _card(study: TuningStudy, result: dict[str, Any], recipe: Recipe) -> dict[st
     }
 
 
-def _choice(result: dict[str, Any]) -> str:
+def _choice(result: Confirmation) -> str:
     """Why the winner was chosen, and whether a test followed."""
-    if result["n_test"]:
-        return f"Chosen before the test: {result['why']}."
-    return f"Chosen on validation images: {result['why']}. No images were held out for a test."
+    if result.n_test:
+        return f"Chosen before the test: {result.why}."
+    return f"Chosen on validation images: {result.why}. No images were held out for a test."

@@ -19,8 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm, train_winner
-from biotune_optuna.confirmation.protocol import train_finally
-from biotune_optuna.confirmation.winner import preprocessing_of
+from biotune_optuna.confirmation.protocol import Contest, Entrant
 from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator import persistence as keeping
 from biotune_optuna.estimator.inputs import InputError, images_of, training_images
@@ -28,12 +27,14 @@ from biotune_optuna.estimator.results import results_of, snapshot
 from biotune_optuna.export import Predictor
 from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.jsonable import plain_value
 from biotune_optuna.sampler.sampler import rank_finished
 from biotune_optuna.schema import TrialRecord
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.storage.urls import scrub
+from biotune_optuna.study.setup import preprocessing_of
 from biotune_optuna.study.spec import StudySpec, default_name
-from biotune_optuna.study.study import TuningStudy, create_study, read_spec
+from biotune_optuna.study.study import TuningStudy, check_end, create_study, read_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from sklearn.utils import Tags
 
+    from biotune_optuna.confirmation.record import Confirmation
     from biotune_optuna.data.sources.open import ImageSource
     from biotune_optuna.recipe import Recipe
 
@@ -91,7 +93,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         study_: The Optuna study; all of Optuna's tools work on it.
         cv_results_: The trials as a dict of arrays, ready for ``pandas.DataFrame``.
         best_score_: Best validation score of the search.
-        confirmation_: What `biotune_optuna.confirmation.confirm.confirm` found; None without it.
+        confirmation_: What `biotune_optuna.confirm` found; None without it.
         exported_: The trained network with its preprocessing.
     """
 
@@ -154,6 +156,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 name.
         """
         plan = self._plan()
+        check_end(plain_value(self.n_trials), plain_value(self.timeout), name="n_trials")
         skip = bool((self.study_params or {}).get("skip_bad_images"))
         source, classes, scale = training_images(X, y, skip_bad_images=skip)
         backend = self.storage
@@ -225,27 +228,20 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _train_best(
         self, study: TuningStudy, plan: ConfirmPlan | None
-    ) -> tuple[Recipe, dict[str, Any] | None]:
+    ) -> tuple[Recipe, Confirmation | None]:
         """Leaves the trainer with the chosen recipe's weights."""
         if plan is not None:
             result = confirm(study, plan)
             return train_winner(study), result
-        space, splits = study.setup.space, study.setup.splits
+        space = study.setup.space
         ranked = rank_finished(study.study, space)
         if not ranked:
             raise StudyError("no trial has finished; give more n_trials or a longer timeout")
         trial = study.study.get_trials(deepcopy=False)[ranked[0]]
         recipe = space.genome(trial.params).decode()
         best_epochs = [run.best_epoch for run in TrialRecord(trial).runs]
-        images = np.sort(np.concatenate([splits.train, splits.val]))
-        epochs = epochs_of_final_run(best_epochs)
-        train_finally(
-            study.spec,
-            f"{recipe.describe()}, epochs {epochs}",
-            lambda seed: study.setup.trainer.fit(
-                recipe, images, seed=seed, epochs=epochs, keep_weights=True
-            ),
-        )
+        entrant = Entrant(name=f"trial {trial.number}", method="biotune", recipe=recipe)
+        Contest(study.setup, [entrant]).finish(entrant.name, epochs_of_final_run(best_epochs))
         return recipe, None
 
     # -- predicting ----------------------------------------------------------------------------
@@ -320,7 +316,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "classes": {"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()},
                 "scale": self._scale,
                 "best_score": self.best_score_,
-                "confirmation": self.confirmation_,
+                "confirmation": self.confirmation_ and self.confirmation_.to_dict(),
             },
         )
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biotune_optuna._version import __version__
-from biotune_optuna.confirmation.confirm import ConfirmPlan
+from biotune_optuna.confirmation.plan import ConfirmPlan
+from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.data.sources.arrays import label_names
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export import Predictor, export_model, load_exported
@@ -90,6 +91,8 @@ def read(folder: Path, device: str) -> tuple[dict[str, Any], Predictor]:
         content["params"] = _from_plain(content["params"])
         content["best_score"] = float(content["best_score"])
         content["model_args"] = dict(content["model_args"])
+        if content["confirmation"] is not None:
+            content["confirmation"] = Confirmation.from_dict(content["confirmation"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{str(path)!r} cannot be read ({type(error).__name__}: {error}); give a folder that "

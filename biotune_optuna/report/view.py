@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.confirmation.record import trainings
+from biotune_optuna.confirmation.record import Confirmation, trainings
 from biotune_optuna.errors import StudyError
 from biotune_optuna.schema import (
     CONFIRM_KEY,
@@ -26,7 +26,7 @@ from biotune_optuna.schema import (
     TrialRecord,
 )
 from biotune_optuna.storage.urls import StorageURL
-from biotune_optuna.study.totals import count_trials, unconfirmed
+from biotune_optuna.study.totals import count_trials
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -87,7 +87,8 @@ class StudyView:
     @property
     def unconfirmed(self) -> str | None:
         """The sentence to begin with where trials were completed after the confirmation."""
-        return unconfirmed(self.confirm, self.trials)
+        confirmed = Confirmation.of(self.user_attrs)
+        return None if confirmed is None else confirmed.unconfirmed(self.trials)
 
     @property
     def without_test(self) -> bool:
@@ -315,7 +316,8 @@ class StudyView:
     @property
     def _confirming(self) -> list[Any]:
         """Records of what was trained to confirm, and finally."""
-        trained = list(trainings(self.user_attrs).values()) or self.contenders
+        ledger = trainings(self.user_attrs).values()
+        trained = [training.to_dict() for training in ledger] or self.contenders
         final = self.confirm.get("final_training")
         return trained + (list(final.values()) if isinstance(final, Mapping) else [])
 

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from biotune_optuna.recipe import Recipe
     from biotune_optuna.study.setup import Setup
-    from biotune_optuna.study.spec import Run
+    from biotune_optuna.study.spec import SearchRun
 
-__all__ = ["Objective", "Observer", "recipe_summary", "run_record"]
+__all__ = ["Objective", "Observer", "judge", "recipe_summary", "run_record"]
 
 
 class Observer(Protocol):
@@ -44,7 +44,7 @@ class Observer(Protocol):
     def trial_started(self, trial: optuna.Trial) -> None:
         """Hear that a trial's recipe is known and its first run begins."""
 
-    def epoch(self, run: Run, record: EpochRecord) -> None:
+    def epoch(self, run: SearchRun, record: EpochRecord) -> None:
         """Hear that an epoch of a run has ended."""
 
     def stage(self, name: str, detail: str, done: int, total: int) -> None:
@@ -97,38 +97,24 @@ class Objective:
         slot = slot_of(trial)
         repeat = slot.repeat if slot else 0
         runs = spec.search_runs(generation=slot.generation if slot else 0, repeat=repeat)
-        race = None
-        if spec.racing and repeat == 0:
-            done = trial.study.get_trials(
-                deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)
-            )
-            race = make_race(done, runs, n_val=len(setup.splits.run(runs[0].fold)[1]))
-        started = time.perf_counter()
-        results: list[RunResult] = []
-        try:
-            for run in runs:
-                result, pruned = self._run(trial, recipe, run)
-                results.append(result)
-                if pruned:
-                    raise optuna.TrialPruned("stopped by the pruner during the first run")
-                if result.diverged:
-                    break
-                if race and len(results) < len(runs) and race.is_lost([r.score for r in results]):
-                    raise optuna.TrialPruned(f"beaten by trial {race.number}")
-        finally:
-            self._record(trial, runs, results, time.perf_counter() - started)
-            if self.on_evaluated and results:
-                self.on_evaluated(trial, self._confusion(runs[0], results[0]))
-        return _value(results, len(runs), worst(spec.train.metric))
+        made: list[RunResult] = []
 
-    def _run(self, trial: optuna.Trial, recipe: Recipe, run: Run) -> tuple[RunResult, bool]:
-        """One training, and whether Optuna's pruner ended it."""
+        def train(run: SearchRun) -> RunResult:
+            made.append(self._run(trial, recipe, run))
+            return made[-1]
+
+        try:
+            return judge(trial, setup, runs, train, racing=repeat == 0)
+        finally:
+            if self.on_evaluated and made:
+                self.on_evaluated(trial, self._confusion(runs[0], made[0]))
+
+    def _run(self, trial: optuna.Trial, recipe: Recipe, run: SearchRun) -> RunResult:
+        """One training; ``callback`` stops it where Optuna's pruner does."""
         setup = self.setup
         train, val = setup.splits.run(run.fold)
-        pruned = False
 
         def on_epoch(record: EpochRecord) -> None:
-            nonlocal pruned
             step = run.index * setup.spec.train.epochs + record.epoch
             if math.isfinite(record.score):
                 trial.report(record.score, step)
@@ -137,13 +123,11 @@ class Objective:
             if self.checkpoint:
                 self.checkpoint()
             if run.index == 0 and trial.should_prune():
-                pruned = True
                 raise StopTraining
 
-        result = setup.trainer.fit(recipe, train, val, seed=run.seed, on_epoch=on_epoch)
-        return result, pruned
+        return setup.trainer.fit(recipe, train, val, seed=run.seed, on_epoch=on_epoch)
 
-    def _confusion(self, run: Run, result: RunResult) -> list[list[int]] | None:
+    def _confusion(self, run: SearchRun, result: RunResult) -> list[list[int]] | None:
         if result.predictions is None:
             return None
         labels = self.setup.source.labels[self.setup.splits.run(run.fold)[1]]
@@ -152,29 +136,69 @@ class Objective:
         confusion: list[list[int]] = counts.reshape(n, n).tolist()
         return confusion
 
-    def _record(
-        self,
-        trial: optuna.Trial,
-        runs: Sequence[Run],
-        results: Sequence[RunResult],
-        seconds: float,
-    ) -> None:
-        if not results:
-            return
-        records = [run_record(run, r).to_dict() for run, r in zip(runs, results, strict=False)]
-        attributes: dict[str, Any] = {
-            TRAINABLE_KEY: round(100 * results[0].trainable_fraction, 4),
-            SECONDS_KEY: round(seconds, 3),
-            FORWARD_KEY: sum(r.images_forward for r in results),
-            BACKWARD_KEY: sum(r.images_backward for r in results),
-            RUNS_KEY: records,
-        }
-        if len(results) > 1:
-            attributes[STDERR_KEY] = standard_error([r.score for r in results])
-        if any(r.diverged for r in results):
-            attributes[DIVERGED_KEY] = True
-        for key, value in attributes.items():
-            trial.set_user_attr(key, value)
+
+def judge(
+    trial: optuna.Trial,
+    setup: Setup,
+    runs: Sequence[SearchRun],
+    train: Callable[[SearchRun], RunResult],
+    *,
+    racing: bool = True,
+) -> float:
+    """Make the runs of an evaluation in turn, store what came of them, and return their mean score.
+
+    A run that diverged ends the evaluation; those after it count as the worst score.
+
+    Args:
+        trial: The trial.
+        setup: Its spec says whether evaluations race.
+        runs: The runs.
+        train: Makes one.
+        racing: Whether this one may be given up as clearly beaten, where the spec has them race.
+
+    Raises:
+        optuna.TrialPruned: If a run was stopped by its callback, or the evaluation is beaten.
+    """
+    race = None
+    if setup.spec.racing and racing:
+        done = trial.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        race = make_race(done, runs, n_val=len(setup.splits.run(runs[0].fold)[1]))
+    started = time.perf_counter()
+    results: list[RunResult] = []
+    try:
+        for run in runs:
+            results.append(train(run))
+            if results[-1].stopped == "callback":
+                raise optuna.TrialPruned("stopped by the pruner during the first run")
+            if results[-1].diverged:
+                break
+            if race and len(results) < len(runs) and race.is_lost([r.score for r in results]):
+                raise optuna.TrialPruned(f"beaten by trial {race.number}")
+    finally:
+        if results:
+            _store(trial, runs, results, time.perf_counter() - started)
+    scores = [result.score for result in results]
+    scores += [worst(setup.spec.train.metric)] * (len(runs) - len(scores))
+    return float(np.mean(scores))
+
+
+def _store(
+    trial: optuna.Trial, runs: Sequence[SearchRun], results: Sequence[RunResult], seconds: float
+) -> None:
+    records = [run_record(run, r).to_dict() for run, r in zip(runs, results, strict=False)]
+    attributes: dict[str, Any] = {
+        TRAINABLE_KEY: round(100 * results[0].trainable_fraction, 4),
+        SECONDS_KEY: round(seconds, 3),
+        FORWARD_KEY: sum(r.images_forward for r in results),
+        BACKWARD_KEY: sum(r.images_backward for r in results),
+        RUNS_KEY: records,
+    }
+    if len(results) > 1:
+        attributes[STDERR_KEY] = standard_error([r.score for r in results])
+    if any(r.diverged for r in results):
+        attributes[DIVERGED_KEY] = True
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
 
 
 def recipe_summary(recipe: Recipe) -> RecipeSummary:
@@ -182,7 +206,7 @@ def recipe_summary(recipe: Recipe) -> RecipeSummary:
     return RecipeSummary(recipe.lr, recipe.weight_decay, recipe.multipliers)
 
 
-def run_record(run: Run, result: RunResult) -> RunRecord:
+def run_record(run: SearchRun, result: RunResult) -> RunRecord:
     """Return what is kept of one run."""
     return RunRecord(
         fold=run.fold,
@@ -199,9 +223,3 @@ def run_record(run: Run, result: RunResult) -> RunRecord:
         batch_size=result.batch_size,
         stopped=result.stopped,
     )
-
-
-def _value(results: Sequence[RunResult], n_runs: int, worst: float) -> float:
-    """Return the mean over all runs; runs that a diverged one cut off count as the worst score."""
-    scores = [r.score for r in results] + [worst] * (n_runs - len(results))
-    return float(np.mean(scores))

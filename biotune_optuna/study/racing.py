@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
-    from biotune_optuna.study.spec import Run
+    from biotune_optuna.study.spec import SearchRun
 
 __all__ = ["Race", "make_race"]
 
@@ -47,7 +47,9 @@ class Race(NamedTuple):
         return behind > _Z * self.spread * math.sqrt(2.0 / n)
 
 
-def make_race(trials: Iterable[FrozenTrial], runs: Sequence[Run], *, n_val: int) -> Race | None:
+def make_race(
+    trials: Iterable[FrozenTrial], runs: Sequence[SearchRun], *, n_val: int
+) -> Race | None:
     """Find the incumbent among finished trials and the spread of a run's score.
 
     Scores are compared on equal (fold, seed) runs only. The spread is the residual standard

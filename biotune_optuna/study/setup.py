@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from biotune_optuna.data.loaders import DeviceImages, PixelStore
+from biotune_optuna.data.preprocessing import Preprocessing
 from biotune_optuna.data.sources.open import ImageSource, open_images
 from biotune_optuna.data.splits import Splits, make_splits
 from biotune_optuna.errors import DataError, ModelError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from biotune_optuna.genome import GenomeSpace
     from biotune_optuna.study.spec import StudySpec
 
-__all__ = ["Setup", "prepare", "split"]
+__all__ = ["Setup", "prepare", "preprocessing_of", "split"]
 
 _log = logging.getLogger("biotune_optuna.data")
 
@@ -131,6 +132,20 @@ def prepare(
         trainer=trainer,
         image_size=size,
         crop_pct=crop_pct,
+    )
+
+
+def preprocessing_of(setup: Setup) -> Preprocessing:
+    """Return what the study's models expect of images."""
+    config = setup.loaded.data_config
+    return Preprocessing(
+        size=setup.image_size,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop_pct=setup.crop_pct,
+        interpolation=config["interpolation"],
+        batch_size=2 * setup.spec.train.batch_size,
+        amp=setup.spec.train.amp,
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from biotune_optuna.recipe import BlockLike
 
-__all__ = ["Run", "StudySpec", "default_name"]
+__all__ = ["SearchRun", "StudySpec", "default_name"]
 
 # Where the same thing may be found at another place, or looked for in another way, the study goes
 # on; what it *is* is settled by the fingerprints. The range that was found is the study's.
@@ -32,7 +32,7 @@ _SEARCH, _CONFIRM, _FINAL = 1, 2, 3  # streams of run seeds that never meet
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SearchRun:
     """One training within an evaluation.
 
     Attributes:
@@ -181,7 +181,7 @@ class StudySpec:
             weight_decay=self.weight_decay,
         )
 
-    def search_runs(self, *, generation: int = 0, repeat: int = 0) -> tuple[Run, ...]:
+    def search_runs(self, *, generation: int = 0, repeat: int = 0) -> tuple[SearchRun, ...]:
         """Return the runs of one evaluation, the same for every genome it is compared with.
 
         Args:
@@ -198,20 +198,16 @@ class StudySpec:
         first = repeat * self.n_seeds
         pairs = [(fold, s) for s in range(first, first + self.n_seeds) for fold in folds]
         return tuple(
-            Run(i, fold, self._seed(_SEARCH, fold or 0, s)) for i, (fold, s) in enumerate(pairs)
+            SearchRun(i, fold, self._seed(_SEARCH, fold or 0, s))
+            for i, (fold, s) in enumerate(pairs)
         )
 
-    def confirm_runs(self, n: int) -> tuple[Run, ...]:
+    def confirm_runs(self, n: int) -> tuple[SearchRun, ...]:
         """``n`` runs on the whole training part whose seeds the search never uses."""
-        return tuple(Run(i, None, self._seed(_CONFIRM, 0, i)) for i in range(n))
-
-    @property
-    def final_seed(self) -> int:
-        """Seed of the final training of a confirmed recipe."""
-        return self.final_seeds(1)[0]
+        return tuple(SearchRun(i, None, self._seed(_CONFIRM, 0, i)) for i in range(n))
 
     def final_seeds(self, n: int) -> tuple[int, ...]:
-        """`final_seed` and those to try in turn where a final training diverges."""
+        """Return seeds of the final training, to be tried in turn where it diverges."""
         return tuple(self._seed(_FINAL, 0, i) for i in range(n))
 
     def _seed(self, stream: int, fold: int, index: int) -> int:

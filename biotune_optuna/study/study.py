@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.stop import StopRequest
 
-__all__ = ["TuningStudy", "create_study", "load_study", "read_spec"]
+__all__ = ["TuningStudy", "check_end", "create_study", "load_study", "read_spec"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,11 @@ class TuningStudy:
     Attributes:
         study: The Optuna study underneath; all of Optuna's tools work on it.
         setup: Data, model and trainer.
-        trained: Recipe key and epochs of the final training whose weights the trainer holds.
     """
 
     def __init__(self, study: optuna.Study, setup: Setup) -> None:
         self.study = study
         self.setup = setup
-        self.trained: tuple[tuple[Any, ...], int] | None = None
 
     @property
     def name(self) -> str:
@@ -64,14 +62,14 @@ class TuningStudy:
         return self.setup.spec
 
     @property
-    def n_trials(self) -> int | None:
+    def total(self) -> int | None:
         """The total that was last asked for, None if there was none."""
-        total = self.study.user_attrs.get(TOTAL_KEY)
-        return None if total is None else int(total)
+        stored = self.study.user_attrs.get(TOTAL_KEY)
+        return None if stored is None else int(stored)
 
     def search(
         self,
-        n_trials: int | None = None,
+        total: int | None = None,
         *,
         timeout: float | None = None,
         observer: Observer | None = None,
@@ -79,11 +77,10 @@ class TuningStudy:
         on_evaluated: Callable[[optuna.Trial, list[list[int]] | None], None] | None = None,
         stop: StopRequest | None = None,
     ) -> TuningStudy:
-        """Evaluate genomes until the study holds ``n_trials`` finished ones or time is up.
+        """Evaluate genomes until the study holds ``total`` finished ones or time is up.
 
         Args:
-            n_trials: Total for the study, not for this call: trials finished before count. None
-                is no limit.
+            total: For the study, not for this call: trials finished before count. None is no limit.
             timeout: Seconds for this call; None is no limit.
             observer: Told of runs and epochs.
             callbacks: Called with the study and each trial that has ended.
@@ -93,16 +90,10 @@ class TuningStudy:
         Raises:
             StudyError: If neither limit is given or one is not above 0.
         """
-        n_trials, timeout = plain_value(n_trials), plain_value(timeout)
-        if n_trials is None and timeout is None:
-            raise StudyError("a search needs an end: give n_trials, timeout or both")
-        if n_trials is not None and n_trials < 1:
-            raise StudyError(f"n_trials {n_trials} is too small; give at least 1")
-        if timeout is not None and timeout <= 0:
-            raise StudyError(f"timeout {timeout} is too short; give a number of seconds above 0")
-        self.trained = None
-        if n_trials is not None and n_trials != self.n_trials:
-            self.study.set_user_attr(TOTAL_KEY, n_trials)
+        total, timeout = plain_value(total), plain_value(timeout)
+        check_end(total, timeout)
+        if total is not None and total != self.total:
+            self.study.set_user_attr(TOTAL_KEY, total)
         objective = Objective(
             self.setup,
             observer=observer,
@@ -112,12 +103,31 @@ class TuningStudy:
         run_trials(
             self.study,
             objective,
-            n_trials=n_trials,
+            n_trials=total,
             timeout=timeout,
             callbacks=callbacks,
             stop=stop,
         )
         return self
+
+
+def check_end(total: int | None, timeout: float | None, *, name: str = "total") -> None:
+    """Refuse a search without an end, before anything is trained.
+
+    Args:
+        total: Finished trials that the study shall hold in all.
+        timeout: Seconds.
+        name: What the caller calls the total.
+
+    Raises:
+        StudyError: If neither limit is given or one is not above 0.
+    """
+    if total is None and timeout is None:
+        raise StudyError(f"a search needs an end: give {name}, timeout or both")
+    if total is not None and total < 1:
+        raise StudyError(f"{name} {total} is too small; give at least 1")
+    if timeout is not None and timeout <= 0:
+        raise StudyError(f"timeout {timeout} is too short; give a number of seconds above 0")
 
 
 def create_study(

@@ -13,12 +13,11 @@ from biotune_optuna.sampler.sampler import slot_of
 from biotune_optuna.schema import RAISED_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Iterable, Sequence
 
     import optuna
 
-__all__ = ["Totals", "count", "count_trials", "unconfirmed"]
+__all__ = ["Totals", "count", "count_trials"]
 
 # Looking a member up in its class costs more than all else that counting does.
 _DONE, _RUNNING, _FAIL = (
@@ -65,23 +64,6 @@ def count_trials(trials: Sequence[FrozenTrial]) -> Totals:
         elif state == _FAIL and RAISED_KEY in trial.system_attrs:
             failed.append(trial)
     return Totals(finished + _given_up(failed), tuple(running))
-
-
-def unconfirmed(confirmation: Mapping[str, Any], trials: Iterable[FrozenTrial]) -> str | None:
-    """Return a sentence where a search went on after its confirmation, None where all is confirmed.
-
-    Args:
-        confirmation: What `biotune_optuna.confirm` stored, or an empty mapping.
-        trials: The study's trials as they are now.
-    """
-    confirmed = (confirmation.get("basis") or {}).get("trials")
-    complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
-    if confirmed is None or confirmed == complete:
-        return None
-    return (
-        f"Confirmed on {confirmed:,} of {complete:,} trials;"
-        " run the same tune or demo command again to confirm the rest."
-    )
 
 
 def _given_up(failed: Iterable[FrozenTrial]) -> int:

@@ -77,16 +77,15 @@ def one_study(args: argparse.Namespace, seed: int) -> dict[str, float]:
         return dict(known)
     study.search(args.trials)
     result = confirm(study, ConfirmPlan(top_k=3, n_runs=3))
-    tests = {test["name"]: test["score"] for test in result["tests"]}
-    everyone = {c["name"]: c for c in (*result["candidates"], *result["rivals"])}
-    winner = everyone[result["winner"]]
+    tests = {test.name: test.score for test in result.tests}
+    winner = result.winner
     row = {
         "seed": seed,
         "search": study.study.best_value,
         "search_test": test_of_best_trial(study),
-        "confirmed": winner["mean"],
-        "confirmed_test": tests[result["winner"]],
-        "winner_is_rival": float(winner["method"] != "biotune"),
+        "confirmed": winner.mean,
+        "confirmed_test": tests[winner.name],
+        "winner_is_rival": float(winner.is_rival),
         "full_test": tests["full"],
     }
     study.study.set_user_attr(KEY, row)
@@ -101,7 +100,7 @@ def test_of_best_trial(study: TuningStudy) -> float:
     splits = setup.splits
     epochs = epochs_of_final_run([run["best_epoch"] for run in trial.user_attrs["runs"]])
     images = np.concatenate([splits.train, splits.val])
-    setup.trainer.fit(recipe, images, None, seed=study.spec.final_seed, epochs=epochs)
+    setup.trainer.fit(recipe, images, None, seed=study.spec.final_seeds(1)[0], epochs=epochs)
     labels = setup.source.labels[splits.test]
     return score(
         study.spec.train.metric, labels, setup.trainer.predict(splits.test), len(setup.classes)

@@ -8,17 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState
 
-from biotune_optuna.compare.budget import _Budget
-from biotune_optuna.compare.outcome import Outcome
+from biotune_optuna.compare.budget import _Budget, run_budget
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer
-from biotune_optuna.methods.registry import get_method
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.setup import prepare
-from biotune_optuna.study.spec import StudySpec
+from biotune_optuna.study.stop import StopRequest
 from tests.kit.studies import tiny_spec
 
 N_TRAIN, N_VAL, TOP_K, RUNS = 60, 20, 2, 3
@@ -83,31 +82,6 @@ def test_another_trial_must_fit_before_the_end(
     assert budget._is_spent(None) is spent  # type: ignore[arg-type]
 
 
-def test_a_final_training_that_diverges_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds: list[int] = []
-
-    def train(self: _Budget, setting: Any, seed: int, **options: Any) -> RunResult:
-        seeds.append(seed)
-        return RunResult(
-            score=0.5, best_epoch=2, images_forward=10, diverged=seed == spec.final_seed
-        )
-
-    spec = StudySpec(model="resnet18", data="digits")
-    setup: Any = SimpleNamespace(
-        spec=spec,
-        splits=SimpleNamespace(train=np.arange(4), val=np.arange(4, 6), test=np.array([6, 7])),
-        trainer=SimpleNamespace(predict=lambda _: np.eye(2, dtype=np.float32)),
-        source=SimpleNamespace(labels=np.array([0] * 7 + [1])),
-        classes=("a", "b"),
-    )
-    monkeypatch.setattr(_Budget, "_train", train)
-    plan: Any = SimpleNamespace(top_k=1, runs=1)
-    budget = _Budget(setup, get_method("full"), plan, 100, SimpleNamespace())  # type: ignore[arg-type]
-    outcome = budget._confirm([{"lr": 0.1, "epochs": 3}], Outcome())
-    assert seeds[1:] == list(spec.final_seeds(2))
-    assert (outcome.score, outcome.forward) == (1.0, 30)
-
-
 def test_the_chosen_setting_is_trained_as_it_was_proposed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,15 +90,30 @@ def test_the_chosen_setting_is_trained_as_it_was_proposed(
     def noted(
         self: Trainer, recipe: Recipe, train: Any, val: Any = None, *, seed: int, **options: Any
     ) -> RunResult:
-        runs.append((recipe.weight_decay, self.settings.epochs, seed, len(train)))
-        return fit(self, recipe, train, val, seed=seed, **options)
+        result = fit(self, recipe, train, val, seed=seed, **options)
+        runs.append((recipe.lr, recipe.weight_decay, self.settings.epochs, seed, len(train)))
+        result.diverged = val is None and seed == first  # so that the next seed is taken
+        return result
 
     monkeypatch.setattr(Trainer, "fit", noted)
-    setup = prepare(tiny_spec(), device="cpu", cache_dir=tmp_path)
+    setup = prepare(tiny_spec(n_seeds=1), device="cpu", cache_dir=tmp_path)
     plan: Any = SimpleNamespace(top_k=1, runs=2)
-    stop: Any = SimpleNamespace(check=lambda: None)
-    budget = _Budget(setup, get_method("full"), plan, 10**9, stop)
-    budget._confirm([{"lr": 1e-3, "weight_decay": 0.07, "epochs": 3}], Outcome())
     spec, n = setup.spec, len(setup.splits.train)
-    fresh = [(0.07, 3, run.seed, n) for run in spec.confirm_runs(2)]
-    assert runs == [*fresh, (0.07, 3, spec.final_seed, n + len(setup.splits.val))]
+    first, second = spec.final_seeds(2)
+    found = run_budget(
+        setup,
+        "full",
+        plan,
+        budget=1,
+        storage=optuna.storages.InMemoryStorage(),
+        name="b",
+        stop=StopRequest(),
+    )
+    (searched, *rest) = runs
+    how = searched[:3]
+    fresh = [(*how, run.seed, n) for run in spec.confirm_runs(2)]
+    everything = n + len(setup.splits.val)
+    assert rest == [*fresh, (*how, first, everything), (*how, second, everything)]
+    assert found.setting == f"lr {how[0]:.3g}, weight_decay {how[1]:.3g}, epochs {how[2]}"
+    assert found.evaluations == 1
+    assert found.backward > 2 * everything, "both final trainings are charged"

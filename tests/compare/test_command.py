@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from biotune_optuna.cli import cli
 from biotune_optuna.compare.plan import Comparison
 from biotune_optuna.compare.rows import write_csv
-from biotune_optuna.compare.run import Progress
+from biotune_optuna.compare.run import CellProgress
 from biotune_optuna.errors import DataError
 from tests.kit.rows import make_rows
 
@@ -59,9 +59,11 @@ def test_mistakes_take_one_line(
 def test_what_fails_does_not_hide_what_is_done_and_what_is_refused_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, begun: bool
 ) -> None:
-    def fails(plan: Comparison, *, tell: Callable[[Progress], None], **_options: object) -> None:
+    def fails(
+        plan: Comparison, *, tell: Callable[[CellProgress], None], **_options: object
+    ) -> None:
         if begun:
-            tell(Progress(plan.cells()[0], "begins", 0, 1))
+            tell(CellProgress(plan.cells()[0], "begins", 0, 1))
         raise DataError("no images in 'flowers'")
 
     rows = make_rows({"biotune": [0.9, 0.8], "full": [0.7, 0.7]})

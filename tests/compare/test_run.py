@@ -20,7 +20,7 @@ import torch
 from biotune_optuna.compare import run as work
 from biotune_optuna.compare.plan import Comparison
 from biotune_optuna.compare.rows import Row
-from biotune_optuna.compare.run import Progress, read_rows, run_comparison
+from biotune_optuna.compare.run import CellProgress, read_rows, run_comparison
 from biotune_optuna.compare.search import varied
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.results import RunResult
@@ -58,7 +58,7 @@ def make_plan(**changes: Any) -> Comparison:
     return Comparison(**(options | changes))
 
 
-class Log(list[Progress]):
+class Log(list[CellProgress]):
     def begun(self) -> list[str]:
         return [p.cell.key for p in self if p.state == "begins"]
 

@@ -1,26 +1,29 @@
 """Candidates: which trials are confirmed, and which of them wins and why."""
 
+import dataclasses
+
 import numpy as np
 import optuna
 import pytest
 
-from biotune_optuna.confirmation.candidates import Candidate, choose, leading
-from biotune_optuna.recipe import BlockRecipe, Recipe
+from biotune_optuna.confirmation.candidates import choose, leading
+from biotune_optuna.confirmation.record import Contender
 from biotune_optuna.sampler.sampler import rank_finished
+from biotune_optuna.schema import RecipeSummary
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy
 
-BLOCKS = [BlockRecipe(name, 1.0) for name in ("stem", "body", "head")]
+BLOCKS = ("stem", "body", "head")
 
 
-def candidate(name: str, scores: list[float], frozen: int, backward: int = 900) -> Candidate:
-    recipe = Recipe.from_multipliers(BLOCKS, [0.0] * frozen + [1.0] * (3 - frozen), lr=1e-3)
-    return Candidate(
+def candidate(name: str, scores: list[float], frozen: int, backward: int = 900) -> Contender:
+    rates = [0.0] * frozen + [1.0] * (3 - frozen)
+    return Contender(
         name=name,
         method="biotune",
-        recipe=recipe,
-        scores=scores,
-        best_epochs=[3, 5, 4],
+        recipe=RecipeSummary(1e-3, 0.0, dict(zip(BLOCKS, rates, strict=True))),
+        scores=tuple(scores),
+        best_epochs=(3, 5, 4),
         backward=backward,
         trainable_pct=100.0 / (frozen + 1),
     )
@@ -71,10 +74,8 @@ def test_cost_is_passes_through_blocks_that_train() -> None:
 def test_final_length_is_the_median_best_epoch() -> None:
     assert candidate("a", [1.0], 0).final_epochs == 4
     one = candidate("a", [1.0], 0)
-    one.best_epochs = [0]  # every run diverged
-    assert one.final_epochs == 1
-    one.best_epochs = [2, 5]
-    assert one.final_epochs == 4  # halves are rounded up
+    assert dataclasses.replace(one, best_epochs=(0,)).final_epochs == 1, "every run diverged"
+    assert dataclasses.replace(one, best_epochs=(2, 5)).final_epochs == 4, "halves go up"
 
 
 def test_the_best_by_model_and_by_value_are_taken_in_turn(setup: Setup) -> None:

@@ -1,7 +1,6 @@
 """Confirmation: its trainings on fresh seeds, the one look at the test set, and the winner."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm, train_winner
-from biotune_optuna.confirmation.fitting import fitting
-from biotune_optuna.confirmation.record import trainings
+from biotune_optuna.confirmation.record import Confirmation, trainings
 from biotune_optuna.confirmation.winner import check_export, export_winner
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.results import RunResult
@@ -19,6 +17,7 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.report.view import as_view
 from biotune_optuna.sampler.sampler import BioTuneSampler
+from biotune_optuna.schema import TrialRecord
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy
@@ -41,33 +40,37 @@ PLAN = ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2), more_rates=0)
 def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     result = confirm(searched, PLAN)
     setup = searched.setup
-    assert [c["method"] for c in result["rivals"]] == ["full", "linear-probe"]
-    assert len(result["candidates"]) == 2
-    for entry in (*result["candidates"], *result["rivals"]):
-        assert len(entry["scores"]) == 2
-        assert entry["mean"] == pytest.approx(sum(entry["scores"]) / 2)
-    for rival in result["rivals"]:
-        assert [point["lr"] for point in rival["grid"]] == [1e-3, 1e-2]
-        assert rival["search_value"] == max(point["value"] for point in rival["grid"])
-    names = [test["name"] for test in result["tests"]]
-    assert names[-1] == result["winner"]
+    assert [c.method for c in result.rivals] == ["full", "linear-probe"]
+    assert len(result.candidates) == 2
+    for entry in result.contenders:
+        assert len(entry.scores) == 2
+        assert entry.mean == pytest.approx(sum(entry.scores) / 2)
+    for rival in result.rivals:
+        assert rival.grid is not None
+        assert [point["lr"] for point in rival.grid] == [1e-3, 1e-2]
+        assert rival.search_value == max(point["value"] for point in rival.grid)
+    names = [test.name for test in result.tests]
+    assert names[-1] == result.winner.name
     assert {"full", "linear-probe"} <= set(names)
-    for test in result["tests"]:
-        assert test["low"] <= test["score"] <= test["high"]
-        assert test["n"] == len(setup.splits.test)
-    confusion = result["tests"][-1]["confusion"]
-    assert sum(map(sum, confusion)) == len(setup.splits.test)
+    for test in result.tests:
+        assert test.low <= test.score <= test.high
+        assert test.n == len(setup.splits.test)
+    assert [test.confusion for test in result.tests[:-1]] == [None] * (len(names) - 1)
+    assert result.tests[-1].confusion is not None
+    assert sum(map(sum, result.tests[-1].confusion)) == len(setup.splits.test)
     looks = searched.study.user_attrs["test_looks"]
     assert [look["what"] for look in looks] == names
-    assert {pair["against"] for pair in result["paired"]} == set(names[:-1])
-    trained = [*trainings(searched.study.user_attrs).values()]
-    assert len(trained) == 2 * 2 + 4 * 2
-    trained += [*result["final_training"].values()]
-    trained += [trial.user_attrs for trial in searched.study.trials]
+    assert set(result.paired) == set(names[:-1])
+    ledger = trainings(searched.study.user_attrs).values()
+    assert len(ledger) == 2 * 2 + 4 * 2
+    spent = [*ledger, *result.final_training.values()]
+    spent += [TrialRecord(trial) for trial in searched.study.trials]
     view = as_view(searched.study)
     for key in ("forward", "backward"):
-        assert view.passes(key) == sum(record[key] for record in trained)
-    assert keys(result) == keys(drawn_confirmation()), "the report's tests draw another record"
+        assert view.passes(key) == sum(getattr(record, key) for record in spent)
+    drawn = keys(drawn_confirmation())
+    assert keys(result.to_dict()) == drawn, "the report's tests draw another record"
+    assert Confirmation.of(searched.study.user_attrs) == result
     assert keys(looks) == {"time", "what"}
 
 
@@ -93,14 +96,15 @@ def drawn_confirmation() -> dict[str, object]:
 
 def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:
     result = confirm(searched, ConfirmPlan(top_k=2, n_runs=1, rivals=(), tolerance=0))
-    assert result["rivals"] == result["paired"] == []
-    (test,) = result["tests"]
-    best = max(result["candidates"], key=lambda c: c["mean"])
-    assert test["name"] == result["winner"] == best["name"]
+    assert not result.rivals
+    assert not result.paired
+    (test,) = result.tests
+    best = max(result.candidates, key=lambda c: c.mean)
+    assert test.name == result.winner.name == best.name
     splits = searched.setup.splits
-    passes = (len(splits.train) + len(splits.val)) * best["final_epochs"]
-    cost = result["final_training"][best["name"]]
-    assert cost["forward"] == cost["backward"] == passes
+    passes = (len(splits.train) + len(splits.val)) * best.final_epochs
+    cost = result.final_training[best.name]
+    assert cost.forward == cost.backward == passes
     looks = searched.study.user_attrs["test_looks"]
     assert len(looks) == 1
     with pytest.raises(StudyError, match="'lora'"):
@@ -110,36 +114,17 @@ def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:
 def test_exact_ties_leave_one_model_to_test(searched: TuningStudy) -> None:
     plan = ConfirmPlan(top_k=2, n_runs=1, rivals=(), tolerance=0)
     confirm(searched, plan)
-    ledger = trainings(searched.study.user_attrs)
-    for number, record in enumerate(ledger.values()):
-        record |= {"score": 0.5, "backward": 0 if number else 10**6}  # the second is the cheaper
+    ledger = {
+        name: record.to_dict() | {"score": 0.5, "backward": 0 if number else 10**6}
+        for number, (name, record) in enumerate(trainings(searched.study.user_attrs).items())
+    }  # the second is the cheaper
     tied = TuningStudy(optuna.create_study(direction="maximize"), searched.setup)
     tied.study.add_trials(searched.study.trials)
     tied.study.set_user_attr("confirm_trainings", ledger)  # as it was once kept
     result = confirm(tied, plan)
-    assert [c["mean"] for c in result["candidates"]] == [0.5, 0.5]
-    assert result["winner"] == result["candidates"][1]["name"]
-    assert [test["name"] for test in result["tests"]] == [result["winner"]]
-
-
-def test_a_result_too_long_for_a_row_loses_its_least_important_details() -> None:
-    by_class = {f"class {i}": i / 7 for i in range(500)}
-    metrics = {"accuracy": 0.5, "recall": by_class, "precision": by_class, "support": by_class}
-    result = {
-        "winner": "trial 1",
-        "tests": [{"name": name, "metrics": dict(metrics)} for name in ("full", "trial 1")],
-        "mistakes": [{"id": "a.png", "thumbnail": "data:image/png;base64," + "A" * 2000}] * 2,
-    }
-    whole = json.loads(json.dumps(result))
-    assert fitting({**result, "tests": []}) == {**whole, "tests": []}
-    found = fitting(result)
-    assert found["tests"] == [{"name": "full", "metrics": {"accuracy": 0.5}}, whole["tests"][1]]
-    assert found["mistakes"] == whole["mistakes"]
-    assert result == whole, "what is returned keeps everything"
-    metrics["recall"] |= {f"other {i}": i / 7 for i in range(3000)}
-    found = fitting({**whole, "tests": [{"name": "trial 1", "metrics": metrics}]})
-    assert found["mistakes"] == [{"id": "a.png"}] * 2
-    assert found["tests"] == [{"name": "trial 1", "metrics": {"accuracy": 0.5}}]
+    assert [c.mean for c in result.candidates] == [0.5, 0.5]
+    assert result.winner == result.candidates[1]
+    assert [test.name for test in result.tests] == [result.winner.name]
 
 
 def test_trials_that_end_during_a_confirmation_are_left_to_the_next(searched: TuningStudy) -> None:
@@ -161,9 +146,9 @@ def test_trials_that_end_during_a_confirmation_are_left_to_the_next(searched: Tu
     n = len(searched.study.trials)
     result = confirm(searched, PLAN, observer=OneMore())
     assert len(searched.study.trials) == n + 1
-    assert f"trial {n}" not in {c["name"] for c in result["candidates"]}
+    assert f"trial {n}" not in {c.name for c in result.candidates}
     again = confirm(searched, PLAN)
-    assert f"trial {n}" in {c["name"] for c in again["candidates"]}
+    assert f"trial {n}" in {c.name for c in again.candidates}
 
 
 def test_a_second_confirmation_does_not_look_again(
@@ -203,18 +188,18 @@ def test_an_interrupted_confirmation_goes_on(searched: TuningStudy) -> None:
     result = confirm(searched, PLAN)
     after = trainings(searched.study.user_attrs)
     assert {key: after[key] for key in ledger} == ledger
-    assert result["seconds"] > sum(record["seconds"] for record in after.values())
+    assert result.seconds > sum(record.seconds for record in after.values())
     assert len(after) == 2 * 2 + 4 * 2
     fresh = TuningStudy(optuna.create_study(direction="maximize"), searched.setup)
     fresh.study.add_trials(searched.study.trials)
     again = confirm(fresh, PLAN)
-    assert again["winner"] == result["winner"]
-    assert again["tests"] == result["tests"]
+    assert again.chosen == result.chosen
+    assert again.tests == result.tests
 
 
 def test_two_confirmations_at_once_share_their_trainings(searched: TuningStudy) -> None:
     trained: list[str] = []
-    other: dict[str, object] = {}
+    other: list[Confirmation] = []
 
     class OtherIsFaster:
         """Another process confirms everything while the third training runs here."""
@@ -226,12 +211,12 @@ def test_two_confirmations_at_once_share_their_trainings(searched: TuningStudy) 
         def stage(self, name: str, detail: str, done: int, total: int) -> None:
             trained.append(name)
             if len(trained) == 3:
-                other.update(confirm(TuningStudy(searched.study, searched.setup), PLAN))
+                other.append(confirm(TuningStudy(searched.study, searched.setup), PLAN))
 
     result = confirm(searched, PLAN, observer=OtherIsFaster())
-    assert result == other
+    assert [result] == other
     assert "final training" not in trained
-    tests = [test["name"] for test in result["tests"]]
+    tests = [test.name for test in result.tests]
     assert [look["what"] for look in searched.study.user_attrs["test_looks"]] == tests
     assert len(trainings(searched.study.user_attrs)) == 2 * 2 + 4 * 2
 
@@ -261,27 +246,36 @@ def test_who_trains_on_which_seed_at_which_rate(
     assert seeds[6:14] == [run.seed for run in setup.spec.confirm_runs(2)] * 4
     assert not set(seeds[:6]) & set(seeds[6:])
     assert {recipe.weight_decay for recipe, _ in runs} == {setup.space.base_weight_decay}
-    assert [rival["lr"] for rival in result["rivals"]] == [1e-2, 1e-2]
+    assert [rival.recipe.lr for rival in result.rivals] == [1e-2, 1e-2]
     assert [recipe.lr for recipe, _ in runs[10:14]] == [1e-2] * 4
-    scores = {test["name"]: test["score"] for test in result["tests"]}
-    for pair in result["paired"]:
-        ahead = scores[result["winner"]] - scores[pair["against"]]
-        assert pair["difference"] == pytest.approx(ahead)
-    assert any(pair["difference"] for pair in result["paired"])
+    scores = {test.name: test.score for test in result.tests}
+    for other, pair in result.paired.items():
+        assert pair.difference == pytest.approx(scores[result.chosen] - scores[other])
+    assert any(pair.difference for pair in result.paired.values())
 
 
 def test_the_winner_is_the_model_that_was_tested(searched: TuningStudy) -> None:
     result = confirm(searched, PLAN)
     index = searched.setup.splits.test
     tested = searched.setup.trainer.predict(index)
-    searched.trained = None
     searched.setup.trainer.reset(7)
     recipe = train_winner(searched)
     assert (searched.setup.trainer.predict(index) == tested).all()
-    entry = next(
-        c for c in (*result["candidates"], *result["rivals"]) if c["name"] == result["winner"]
-    )
-    assert recipe.multipliers == entry["recipe"]["multipliers"]
+    assert recipe.multipliers == result.winner.recipe.multipliers
+
+
+def test_a_winner_that_the_trainer_holds_is_not_trained_again(
+    searched: TuningStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirm(searched, PLAN)
+    fits: list[Any] = []
+    fit = Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", lambda *a, **k: fits.append(a) or fit(*a, **k))
+    train_winner(searched)
+    assert not fits
+    searched.setup.trainer.fit(Recipe.full(searched.setup.blocks, lr=1e-3), [0, 1, 2], seed=0)
+    train_winner(searched)
+    assert len(fits) == 2, "another training's weights are not the winner's"
 
 
 def test_an_export_is_made_again_only_where_another_model_lies(
@@ -322,7 +316,7 @@ def test_a_model_of_other_images_is_left_alone(
 def test_an_export_says_what_was_not_confirmed(
     searched: TuningStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    n = confirm(searched, PLAN)["basis"]["trials"]
+    n = confirm(searched, PLAN).basis["trials"]
     export_winner(searched, tmp_path)
     assert "Confirmed on" not in caplog.text
     searched.study.add_trial(optuna.trial.create_trial(value=0.99))
@@ -352,6 +346,6 @@ def test_nothing_to_confirm_is_said(setup: Setup) -> None:
 
 def test_the_best_by_value_is_confirmed_whatever_the_model_believes(searched: TuningStudy) -> None:
     result = confirm(searched, PLAN)
-    names = [c["name"] for c in result["candidates"]]
+    names = [c.name for c in result.candidates]
     assert f"trial {searched.study.best_trial.number}" in names
     assert len(set(names)) == len(names) == PLAN.top_k

@@ -94,9 +94,10 @@ def test_a_rival_is_tuned_beyond_its_rates_where_it_does_best_at_an_end(
     plan = ConfirmPlan(
         top_k=1, n_runs=1, rates=(1e-3, 1e-2, 1e-1), more_rates=2, rivals=("linear-probe",)
     )
-    (rival,) = confirm(study, plan, observer=Stages())["rivals"]
+    (rival,) = confirm(study, plan, observer=Stages()).rivals
     assert order[: len(tried)] == pytest.approx(tried)
-    assert [point["lr"] for point in rival["grid"]] == sorted(tried)
-    assert rival["lr"] == min(tried, key=lambda rate: abs(math.log10(rate / best)))
+    assert rival.grid is not None
+    assert [point["lr"] for point in rival.grid] == sorted(tried)
+    assert rival.recipe.lr == min(tried, key=lambda rate: abs(math.log10(rate / best)))
     assert stages == [(done, max(done + 1, total)) for done, (_, total) in enumerate(stages)]
     assert stages[-1] == (len(tried) + 3, len(tried) + 4)

@@ -67,8 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     result = confirm(study, ConfirmPlan(top_k=1, n_runs=2, rates=(1e-3, 1e-2)))
     model = export_winner(study, folder / "model")
-    winner = next((c["trial"] for c in result["candidates"] if c["name"] == result["winner"]), None)
-    attachments.finished(study.study, model, winner)
+    attachments.finished(study.study, model, result.winner.trial)
     write_report(study.study, folder / "report.html")
     return folder
 

@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.exceptions import NotFittedError
 
 from biotune_optuna import BioTuneClassifier, BioTuneError
+from biotune_optuna.finetune.trainer import Trainer
 from tests.kit.estimator import as_files, tiny
 
 
@@ -71,7 +72,8 @@ def test_bad_files_are_named(
     ("changes", "message"),
     [
         ({"model": "resnet_50"}, "resnet50"),
-        ({"n_trials": 0}, "n_trials 0"),
+        ({"n_trials": 0, "study_params": {"lr": "auto"}}, "n_trials 0"),
+        ({"timeout": -1.0, "study_params": {"lr": "auto"}}, "timeout -1.0 is too short"),
         ({"n_trials": None}, "n_trials, timeout or both"),
         ({"metric": "beauty"}, "beauty"),
         ({"confirm": {"top_k": 1}}, "confirm .* neither true, false nor a ConfirmPlan"),
@@ -82,9 +84,16 @@ def test_bad_files_are_named(
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_bad_parameters_are_one_clear_line(
-    changes: dict[str, Any], message: str, digits: tuple[np.ndarray, np.ndarray]
+def test_bad_parameters_are_one_clear_line_before_anything_is_trained(
+    changes: dict[str, Any],
+    message: str,
+    digits: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr(Trainer, "fit", refuse)
     with pytest.raises(BioTuneError, match=message) as caught:
         tiny(**changes).fit(*digits)
     assert "\n" not in str(caught.value)

@@ -26,9 +26,9 @@ def test_fitted_state(fitted: BioTuneClassifier, digits: tuple[np.ndarray, np.nd
     assert fitted.best_score_ == fitted.study_.best_value
     assert fitted.recipe_.multipliers.keys() >= {"stem", "head"}
     assert fitted.confirmation_ is not None
-    assert {r["name"] for r in fitted.confirmation_["rivals"]} == {"full", "linear-probe"}
-    assert fitted.confirmation_["n_test"] == 0  # nothing of X is set aside for a test
-    assert fitted.confirmation_["n_train"] + fitted.confirmation_["n_val"] == len(images)
+    assert {r.name for r in fitted.confirmation_.rivals} == {"full", "linear-probe"}
+    assert fitted.confirmation_.n_test == 0  # nothing of X is set aside for a test
+    assert fitted.confirmation_.n_train + fitted.confirmation_.n_val == len(images)
     probabilities = fitted.predict_proba(images)
     assert probabilities.shape == (90, 3)
     assert_allclose(probabilities.sum(axis=1), 1)

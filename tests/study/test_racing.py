@@ -5,12 +5,12 @@ import optuna
 import pytest
 
 from biotune_optuna.study.racing import Race, make_race
-from biotune_optuna.study.spec import Run
+from biotune_optuna.study.spec import SearchRun
 
-RUNS = (Run(0, None, 11), Run(1, None, 22), Run(2, None, 33))
+RUNS = (SearchRun(0, None, 11), SearchRun(1, None, 22), SearchRun(2, None, 33))
 
 
-def finished(number: int, scores: list[float], runs: tuple[Run, ...] = RUNS):
+def finished(number: int, scores: list[float], runs: tuple[SearchRun, ...] = RUNS):
     trial = optuna.trial.create_trial(
         value=float(np.mean(scores)),
         user_attrs={
@@ -41,7 +41,7 @@ def test_spread_is_the_residual_of_genome_plus_run() -> None:
 
 
 def test_other_runs_are_not_compared() -> None:
-    others = (Run(0, None, 1), Run(1, None, 2), Run(2, None, 3))
+    others = (SearchRun(0, None, 1), SearchRun(1, None, 2), SearchRun(2, None, 3))
     trials = [finished(i, [0.9, 0.9, 0.9], others) for i in range(9)]
     trials += [finished(9 + i, [0.5, 0.6, 0.7]) for i in range(4)]
     assert make_race(trials, RUNS, n_val=100) is None  # four on the same runs are too few

@@ -42,7 +42,7 @@ def test_numbers_of_numpy_and_paths_become_plain() -> None:
 
 def test_a_number_of_trials_of_numpy_can_be_stored(setup: Setup, tmp_path: Path) -> None:
     study = study_of(setup, storage=open_storage(f"sqlite:///{tmp_path}/s.db"), name="s")
-    assert study.search(np.int64(1)).n_trials == 1
+    assert study.search(np.int64(1)).total == 1
 
 
 def test_a_field_of_a_later_version_is_named() -> None:
@@ -81,7 +81,7 @@ def test_the_paper_trains_a_generation_on_one_fold() -> None:
 def test_confirmation_never_uses_a_seed_of_the_search() -> None:
     spec = tiny_spec(n_seeds=50)
     search = {run.seed for r in range(5) for run in spec.search_runs(repeat=r)}
-    fresh = {run.seed for run in spec.confirm_runs(50)} | {spec.final_seed}
+    fresh = {run.seed for run in spec.confirm_runs(50)} | {*spec.final_seeds(3)}
     assert len(fresh) == 51
     assert not search & fresh
 

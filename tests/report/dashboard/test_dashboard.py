@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
-from biotune_optuna.confirmation.record import add_training
+from biotune_optuna.confirmation.record import Ledger, Training
 from biotune_optuna.report.dashboard import attach
 from biotune_optuna.report.dashboard.artifacts import artifact_store, default_artifact_dir
 from biotune_optuna.report.dashboard.attach import refresh_study
@@ -171,7 +171,7 @@ def test_artifacts_lie_beside_the_storage(url: str, folder: str) -> None:
 
 def test_tables_are_spared_our_long_records(study: optuna.Study, tmp_path: Path) -> None:
     study.set_user_attr("confirm_trainings", {"a": 1})
-    add_training(study, "b", {"seconds": 1.0})
+    Ledger(study).add("b", Training(seconds=1.0))
     page = detail(study, tmp_path)
     first = {a["key"]: a["value"] for a in page["trials"][0]["user_attrs"]}
     assert "runs" not in first
