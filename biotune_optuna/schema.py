@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["RecipeSummary", "RunRecord", "TrialRecord"]
+__all__ = ["RecipeSummary", "RunRecord", "Stored", "TrialRecord"]
 
 # -- user attributes of a study ----------------------------------------------------------------
 
@@ -152,11 +152,39 @@ SOURCE_KEY: Final = "biotune:source"
 FIXED_KEY: Final = "fixed_params"
 """``{name: value}``: parameters of an enqueued trial. Optuna's own key."""
 
-# -- what a trial stores, typed ----------------------------------------------------------------
+# -- stored values, typed ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class RecipeSummary:
+class Stored:
+    """A value that is stored as its fields."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what was stored; what is absent has its default, what is unknown is left out."""
+        names = {one.name for one in fields(cls)}
+        return cls(**{name: _frozen(value) for name, value in data.items() if name in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        data: dict[str, Any] = _plain(asdict(self))
+        return data
+
+
+def _frozen(value: Any) -> Any:
+    """Return a value of JSON with tuples for lists."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with lists for tuples, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSummary(Stored):
     """A recipe without its parameter names, small enough for an attribute of a trial.
 
     Attributes:
@@ -170,7 +198,7 @@ class RecipeSummary:
     multipliers: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def from_dict(cls, data: object) -> RecipeSummary:
+    def of(cls, data: object) -> RecipeSummary:
         """Read what was stored; what is absent or of another kind reads as absent."""
         stored = data if isinstance(data, Mapping) else {}
         multipliers = stored.get("multipliers")
@@ -182,13 +210,9 @@ class RecipeSummary:
             multipliers={str(block): float(m) for block, m in multipliers.items()},
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary as JSON-ready data."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord:
+class RunRecord(Stored):
     """One training of an evaluation.
 
     Attributes:
@@ -221,15 +245,6 @@ class RunRecord:
     batch_size: int = 0
     stopped: str = ""
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> RunRecord:
-        """Read what was stored; what is absent has its default, what is unknown is left out."""
-        return cls(**{name: data[name] for name in cls.__slots__ if name in data})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as JSON-ready data."""
-        return asdict(self)
-
 
 class TrialRecord:
     """What a trial stores beside its value; whatever is absent or odd reads as None or empty.
@@ -249,7 +264,7 @@ class TrialRecord:
     @property
     def recipe(self) -> RecipeSummary:
         """The recipe; without multipliers where the trial stores none."""
-        return RecipeSummary.from_dict(self._stored.get(RECIPE_KEY))
+        return RecipeSummary.of(self._stored.get(RECIPE_KEY))
 
     @property
     def frozen(self) -> str | None:

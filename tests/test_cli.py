@@ -252,7 +252,7 @@ def test_without_a_test_part_the_job_ends_well_and_says_so(home: Path) -> None:
     line = ["tune", "--data", str(data), *TINY, *RATES, "--trials", "1"]
     result = CliRunner().invoke(cli, [*line, "--test-fraction", "0", "--batch-size", "8"])
     assert result.exit_code == 0, result.output
-    assert "No images were held out for a test" in result.output
+    assert "no images were held out for a test" in result.output
     assert "Chosen before the test" not in result.output
     card = (home / "biotune-out" / "data-test_efficientnet" / "model" / "README.md").read_text()
     assert "| test images | 0 |" in card or "test images: 0" in card
@@ -262,6 +262,8 @@ def test_without_a_test_part_the_job_ends_well_and_says_so(home: Path) -> None:
 
 def test_a_password_is_not_part_of_what_to_type_next(capsys: pytest.CaptureFixture[str]) -> None:
     from biotune_optuna.cli.tune import Job, _say_result
+    from biotune_optuna.confirmation.record import Confirmation, Contender
+    from biotune_optuna.report.view import as_view
     from biotune_optuna.study.spec import StudySpec
 
     job = Job(
@@ -269,12 +271,10 @@ def test_a_password_is_not_part_of_what_to_type_next(capsys: pytest.CaptureFixtu
         storage="postgresql+psycopg:///studies?host=db&user=u&password=hunter2",
         name="my s", trials=1, timeout=None, device="cpu", out=Path("out"), display=None,
     )  # fmt: skip
-    candidate = {"name": "trial 0", "describe": "head at 1×"}
-    result = {
-        "metric": "accuracy", "winner": "trial 0", "n_test": 0, "tests": [], "paired": [],
-        "why": "it is alone", "candidates": [candidate], "rivals": [],
-    }  # fmt: skip
-    _say_result(result, Path("report.html"), Path("my results/model"), job)
+    alone = Contender(name="trial 0", method="biotune")
+    study = optuna.create_study()
+    Confirmation(chosen="trial 0", why="it is alone", candidates=(alone,)).store(study)
+    _say_result(as_view(study), Path("report.html"), Path("my results/model"), job)
     printed = capsys.readouterr().out
     assert "biotune status --study 'my s'\n" in printed
     assert "biotune predict 'my results/model' IMAGE..." in printed

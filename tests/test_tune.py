@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,11 @@ from click.testing import CliRunner
 
 from biotune_optuna.cli import cli
 from biotune_optuna.cli.tune import Job, _say_result
+from biotune_optuna.confirmation.record import Confirmation, Contender, TestResult
+from biotune_optuna.confirmation.statistics import PairedTest
+from biotune_optuna.report.view import StudyView, as_view
+from biotune_optuna.report.words import verdict
+from biotune_optuna.schema import RecipeSummary
 from biotune_optuna.study.spec import StudySpec
 from tests.kit.cli import RATES
 
@@ -31,33 +37,59 @@ def job(tmp_path: Path, **more: Any) -> Job:
     return Job(**(facts | more))
 
 
-def outcome(own: float, rival: float) -> dict[str, Any]:
-    """A confirmation whose winner is BioTune's, tested beside the linear probe."""
-    interval = {"low": 0.1, "high": 0.9}
-    return {
-        "metric": "accuracy",
-        "winner": "trial 0",
-        "why": "trial 0 has the best mean on fresh seeds",
-        "n_test": 3,
-        "candidates": [{"name": "trial 0", "describe": "head at 1×", "mean": 0.5, "trial": 0}],
-        "rivals": [{"name": "linear-probe", "describe": "head at 1×", "mean": 0.4}],
-        "tests": [
-            {"name": "linear-probe", "score": rival, **interval},
-            {"name": "trial 0", "score": own, **interval},
-        ],
-        "paired": [],
-    }
+def confirmed(**more: Any) -> StudyView:
+    """A study whose confirmation chose BioTune's recipe beside the linear probe."""
+    rates = {"stem": 0.0, "head": 1.0}
+    result = Confirmation(
+        metric="accuracy",
+        chosen="trial 0",
+        why="trial 0 has the best mean on fresh seeds",
+        candidates=(Contender(name="trial 0", method="biotune", scores=(0.5,), trial=0),),
+        rivals=(
+            Contender(
+                name="linear-probe",
+                method="linear-probe",
+                recipe=RecipeSummary(1e-3, 0.0, rates),
+                scores=(0.4,),
+            ),
+        ),
+    )
+    study = optuna.create_study(direction="maximize")
+    dataclasses.replace(result, **more).store(study)
+    return as_view(study)
 
 
-@pytest.mark.parametrize(
-    ("own", "rival", "told"), [(1 / 3, 1 / 3, False), (1 / 3, 2 / 3, True), (2 / 3, 1 / 3, False)]
-)
-def test_only_a_better_rival_came_out_ahead(
-    own: float, rival: float, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_outcome_is_told_as_the_report_tells_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _say_result(outcome(own, rival), Path("report.html"), Path("model"), job(tmp_path))
-    words = "On the test the rival linear-probe came out ahead of the chosen recipe."
-    assert (words in capsys.readouterr().out) is told
+    tests = (
+        TestResult(name="linear-probe", method="linear-probe", score=0.25, low=0.1, high=0.5, n=4),
+        TestResult(name="trial 0", method="biotune", score=0.5, low=0.25, high=0.75, n=4),
+    )
+    paired = {"linear-probe": PairedTest(0.25, -0.25, 0.5, 1.0)}
+    view = confirmed(n_test=4, tests=tests, paired=paired)
+    _say_result(view, Path("report.html"), Path("model"), job(tmp_path))
+    said = capsys.readouterr().out
+    assert [line.split() for line in said.splitlines() if "(95 % 0" in line] == [
+        ["BioTune", "(trial", "0)", "0.500", "(95", "%", "0.250", "to", "0.750)", "<-", "chosen"],
+        ["linear", "probe", "0.250", "(95", "%", "0.100", "to", "0.500)"],
+    ]
+    found = verdict(view)
+    for sentence in (found.headline, *found.sentences):
+        assert sentence.replace("\u00a0", " ") in said
+    assert "the test cannot tell it from the linear probe" in found.headline
+    assert "Report  report.html\nModel   model\n" in said
+
+
+def test_without_a_test_part_no_number_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = confirmed(n_test=0, chosen="linear-probe")
+    _say_result(view, Path("report.html"), Path("model"), job(tmp_path))
+    said = capsys.readouterr().out
+    assert "no images were held out for a test" in said
+    assert "test images that the search never saw" not in said
+    assert "Recipe: block 1 frozen, head at 1×, base rate 0.001." in said
 
 
 @pytest.mark.parametrize(

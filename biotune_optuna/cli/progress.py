@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
+    from biotune_optuna.confirmation.record import Confirmation
     from biotune_optuna.finetune.results import EpochRecord
-    from biotune_optuna.study.spec import Run
+    from biotune_optuna.study.spec import SearchRun
 
 __all__ = ["Progress"]
 
@@ -119,7 +120,7 @@ class Progress:
         self._trial, self._run, self._stage = _facts(stored), {}, {}
         self._emit("trial_started", self._trial)
 
-    def epoch(self, run: Run, record: EpochRecord) -> None:
+    def epoch(self, run: SearchRun, record: EpochRecord) -> None:
         """Show that an epoch of the current trial is over.
 
         Args:
@@ -179,7 +180,7 @@ class Progress:
             part = f" {done}/{total}" if done is not None and total else ""
             self._line(f"{name}{part}: {detail}" if detail else f"{name}{part}")
 
-    def result(self, outcome: Mapping[str, Any], report: Path, model: Path) -> None:
+    def result(self, outcome: Confirmation, report: Path, model: Path) -> None:
         """Tell a machine how a study ended; people are told in words elsewhere.
 
         Args:
@@ -187,9 +188,10 @@ class Progress:
             report: The report's file.
             model: The exported winner's folder.
         """
-        facts = {key: outcome[key] for key in ("winner", "why")}
-        tests = [{k: v for k, v in t.items() if k != "confusion"} for t in outcome["tests"]]
-        facts |= {"tests": tests, "paired": outcome["paired"]}
+        told = outcome.to_dict()
+        facts = {key: told[key] for key in ("winner", "why", "tests", "paired")}
+        for test in facts["tests"]:
+            del test["confusion"]
         self._emit("result", facts | {"report": str(report), "model": str(model)})
 
     # ---- inside ----------------------------------------------------------------------------

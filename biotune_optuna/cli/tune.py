@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from biotune_optuna.files import check_output
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from biotune_optuna.report.view import StudyView
     from biotune_optuna.study.spec import StudySpec
 
 DEFAULT_TRIALS = 60
@@ -196,43 +196,32 @@ def run(job: Job) -> None:
         raise SystemExit(130) from None
     attachments.finished(study.study, model_dir, result.winner.trial)
     report = write_report(study.study, job.out / "report.html")
-    progress.result(result.to_dict(), report, model_dir)
+    progress.result(result, report, model_dir)
     if job.display != "json":
-        _say_result(result.to_dict(), report, model_dir, job)
+        _say_result(as_view(study.study), report, model_dir, job)
 
 
-def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job) -> None:
+def _say_result(view: StudyView, report: Path, model_dir: Path, job: Job) -> None:
     """Print the outcome in a few lines."""
+    from biotune_optuna.report.words import method_words, verdict
     from biotune_optuna.storage.urls import parse_url
 
-    metric = str(result["metric"]).replace("_", " ")
-    winner = result["winner"]
-    if result["tests"]:
-        click.echo(f"\n{metric} on {result['n_test']} test images that the search never saw:")
-    else:
-        click.echo(f"\nNo images were held out for a test: what this {metric} is worth is unknown.")
-    for test in sorted(result["tests"], key=lambda t: -t["score"]):
-        mark = "  <- chosen" if test["name"] == winner else ""
-        interval = f"{test['low']:.3f} to {test['high']:.3f}"
-        click.echo(f"  {_title(test):28} {test['score']:.3f}  (95 % {interval}){mark}")
-    chosen = "Chosen before the test" if result["tests"] else f"Chosen is {winner}"
-    click.echo(f"\n{chosen}: {result['why']}.")
-    rivals = {c["name"] for c in result["rivals"]}
-    if winner in rivals:
-        best = max((*result["candidates"], *result["rivals"]), key=lambda c: c["mean"])["name"]
-        words = "the search found nothing better" if best == winner else "as the cheapest of equals"
-        click.echo(f"The rival {winner} was chosen: {words}.")
-    ahead = _rival_ahead(result)
-    if winner not in rivals and ahead:
-        click.echo(f"On the test the rival {ahead} came out ahead of the chosen recipe.")
-    full = next((p for p in result["paired"] if p["against"] == "full"), None)
-    if full and all(math.isfinite(full[k]) for k in ("difference", "low", "high")):
-        click.echo(
-            f"Against full fine-tuning on the test: {full['difference']:+.3f} "
-            f"(95 % {full['low']:+.3f} to {full['high']:+.3f}, p = {full['p']:.2g})."
-        )
-    recipe = next(c for c in (*result["candidates"], *result["rivals"]) if c["name"] == winner)
-    click.echo(f"Recipe: {recipe['describe']}.")
+    confirmed, winner = view.confirmation, view.winner
+    assert confirmed is not None
+    assert winner is not None
+    if confirmed.tests:
+        metric = view.metric_words
+        click.echo(f"\n{metric} on {confirmed.n_test} test images that the search never saw:")
+    for test in sorted(confirmed.tests, key=lambda test: -test.score):
+        mark = "  <- chosen" if test.name == winner.name else ""
+        interval = f"{test.low:.3f} to {test.high:.3f}"
+        rival = method_words(test.method).removeprefix("the ")
+        title = f"BioTune ({test.name})" if test.method == "biotune" else rival
+        click.echo(f"  {title:28} {test.score:.3f}  (95 % {interval}){mark}")
+    found = verdict(view)
+    click.echo(f"\n{found.headline}")
+    for sentence in (*found.sentences, f"Recipe: {winner.describe}."):
+        click.echo(sentence.replace("\u00a0", " "))
     file = job.storage is not None and parse_url(job.storage).path is not None
     place = (
         f" --storage {shlex.quote(str(job.storage))}" if file else ""
@@ -240,17 +229,3 @@ def _say_result(result: dict[str, Any], report: Path, model_dir: Path, job: Job)
     click.echo(f"\nReport  {report}\nModel   {model_dir}\n")
     click.echo(f"Next:   biotune predict {shlex.quote(str(model_dir))} IMAGE...")
     click.echo(f"        biotune status --study {shlex.quote(job.name)}{place}")
-
-
-def _rival_ahead(result: dict[str, Any]) -> str | None:
-    """Return the rival that did best on the test, where it did better than the winner."""
-    scores = {test["name"]: test["score"] for test in result["tests"]}
-    rivals = [c["name"] for c in result["rivals"] if c["name"] in scores]
-    best = max(rivals, key=lambda name: scores[name], default=None)
-    own = scores.get(result["winner"])
-    return best if best is not None and own is not None and scores[best] > own else None
-
-
-def _title(test: dict[str, Any]) -> str:
-    names = {"full": "full fine-tuning", "linear-probe": "linear probe"}
-    return names.get(test["name"], f"BioTune ({test['name']})")

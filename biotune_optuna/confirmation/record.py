@@ -7,7 +7,6 @@ what a newer one adds is passed over.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,7 @@ from optuna.trial import TrialState
 from biotune_optuna.confirmation.statistics import PairedTest
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
 from biotune_optuna.recipe import Recipe, describe
-from biotune_optuna.schema import CONFIRM_KEY, LEDGER_KEY, LEDGER_PREFIX, RecipeSummary
+from biotune_optuna.schema import CONFIRM_KEY, LEDGER_KEY, LEDGER_PREFIX, RecipeSummary, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,34 +42,6 @@ __all__ = [
 ]
 
 _MOST_STORED = 60_000  # bytes; an attribute of a study holds 64 KB on MySQL
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A value that is stored as its fields."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what was stored; what is absent has its default, what is unknown is left out."""
-        names = {one.name for one in dataclasses.fields(cls)}
-        return cls(**{name: _frozen(value) for name, value in data.items() if name in names})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data."""
-        data: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return data
-
-
-def _frozen(value: Any) -> Any:
-    """Return a value of JSON with tuples for lists."""
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def _plain(value: Any) -> Any:
-    """Return a value with lists for tuples, as JSON has them."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +163,7 @@ class Contender(Stored):
     @property
     def final_epochs(self) -> int:
         """Median best epoch, the length of the final training; at least 1."""
-        return epochs_of_final_run(self.best_epochs)
+        return epochs_of_final_run(self.best_epochs or (1,))
 
     @property
     def describe(self) -> str:
@@ -212,7 +183,7 @@ class Contender(Stored):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what was stored; what is absent has its default, what is unknown is left out."""
-        recipe = RecipeSummary.from_dict(data.get("recipe"))
+        recipe = RecipeSummary.of(data.get("recipe"))
         return super(Contender, cls).from_dict({**data, "recipe": recipe})
 
     def to_dict(self) -> dict[str, Any]:

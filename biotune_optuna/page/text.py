@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["count", "duration", "label", "plural"]
 
 
@@ -52,11 +47,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def label(record: Mapping[str, Any]) -> str:
+def label(name: str, method: str) -> str:
     """Return a contender's short name in tables and figures: ``BioTune, trial 12`` or ``full``.
 
     Args:
-        record: A confirmed candidate or rival.
+        name: Its name.
+        method: Its method.
     """
-    name = str(record.get("name", "?"))
-    return f"BioTune, {name}" if record.get("method") == "biotune" else name
+    return f"BioTune, {name}" if method == "biotune" else name

@@ -34,7 +34,7 @@ def time_spent(view: StudyView) -> dict[str, float]:
         ),
         0.0,
     )
-    parts["finding the range of rates"] = float(view.rate_check.get("seconds", 0.0))
+    parts["finding the range of rates"] = view.rate_check.seconds
     for trial in view.trials:
         if not trial.state.is_finished():
             continue

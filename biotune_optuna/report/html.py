@@ -60,7 +60,7 @@ def page(view: StudyView) -> str:
         *texts(search_sentences(view)),
     ]
     for name, chapter in CHAPTERS.items():
-        if chapter.ours and not view.spec and not view.confirm:
+        if chapter.ours and not view.spec and not view.confirmation:
             continue
         if inside := [*chapter.words(view), *_figures(view, name)]:
             parts.append(Section(name, chapter.title, inside))
@@ -75,7 +75,7 @@ def page(view: StudyView) -> str:
 
 def _state(view: StudyView) -> list[str]:
     """Say what was tuned, whether it was confirmed, and how much was tried."""
-    if view.confirm:
+    if view.confirmation:
         state = "confirmed in part" if view.unconfirmed else "confirmed"
     else:
         state = "running" if view.in_state(TrialState.RUNNING) else "not confirmed yet"

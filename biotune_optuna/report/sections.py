@@ -15,7 +15,7 @@ from biotune_optuna.page.parts import Bars, Code, Facts, Part, Table, Text, Tile
 from biotune_optuna.page.text import count, duration, label, plural
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.view import seconds
-from biotune_optuna.report.words import cost_sentences, describe, describe_trial, method_words
+from biotune_optuna.report.words import cost_sentences, describe_trial, method_words
 from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
@@ -33,24 +33,23 @@ def tiles(view: StudyView) -> list[Part]:
         view: The study read.
     """
     found: list[tuple[str, str]] = []
-    winner = view.winner
-    test = view.tested(str(winner["name"])) if winner else None
+    winner, test = view.winner, view.winner_test
     if test:
-        words = f"{view.metric_words} on the test, {view.say_interval(test['low'], test['high'])}"
-        found.append((view.say(test["score"]), words))
+        words = f"{view.metric_words} on the test, {view.say_interval(test.low, test.high)}"
+        found.append((view.say(test.score), words))
     elif view.best:
         where = "on validation " if view.spec else ""
         found.append((view.say(view.best.value), f"best {view.metric_words} {where}so far"))
-    for pair in view.paired:
-        other = view.contender(str(pair["against"])) or {}
-        if other.get("method") in ("full", "biotune"):
-            span = view.say_interval(pair["low"], pair["high"], difference=True)
-            words = f"on the test against {method_words(other)}, {span}"
-            found.append((view.say_difference(pair["difference"]), words))
-    share = winner.get("trainable_pct") if winner else None
+    for name, pair in view.paired.items():
+        other = view.contender(name)
+        if other and other.method in ("full", "biotune"):
+            span = view.say_interval(pair.low, pair.high, difference=True)
+            words = f"on the test against {method_words(other.method)}, {span}"
+            found.append((view.say_difference(pair.difference), words))
+    share = winner.trainable_pct if winner else None
     if share is None and view.best is not None:
         share = TrialRecord(view.best).trainable_pct
-    if isinstance(share, (int, float)):
+    if share is not None:
         found.append((f"{share:.3g} %", "of the parameters are trained"))
     spent = sum(time_spent(view).values())
     if spent > 0:
@@ -60,40 +59,39 @@ def tiles(view: StudyView) -> list[Part]:
 
 def compare(view: StudyView) -> Iterator[Part]:
     """Say how all confirmed contenders did."""
-    if not view.confirm:
+    if view.confirmation is None:
         return
-    winner, rows = None, []
-    for number, one in enumerate(view.contenders):
-        if one.get("name") == view.confirm.get("winner"):
-            winner = number
-        test = view.tested(str(one.get("name")))
-        span = f" ({view.say_interval(test['low'], test['high'])})" if test else ""
+    rows = []
+    for one in view.contenders:
+        test = view.tested(one.name)
+        span = f" ({view.say_interval(test.low, test.high)})" if test else ""
         rows.append(
             (
-                label(one),
-                _with_error(view, one.get("search_value"), one.get("search_stderr") or None),
-                f"{_with_error(view, one.get('mean'), one.get('stderr'))}"
-                f" ({len(one.get('scores') or ())})",
-                view.say(test["score"]) + span if test else "–",
-                _said(one.get("trainable_pct"), "{:.3g} %".format),
-                _said(one.get("forward"), count),
-                _said(one.get("seconds"), duration),
+                label(one.name, one.method),
+                _with_error(view, one.search_value, one.search_stderr or None),
+                f"{_with_error(view, one.mean, one.stderr)} ({len(one.scores)})",
+                view.say(test.score) + span if test else "–",
+                f"{one.trainable_pct:.3g} %",
+                count(one.forward),
+                duration(one.seconds),
             )
         )
     head = ("Method", "Search", "Confirmed", "Test (interval)", "Trained", "Images", "Time")
-    yield Table(head, rows, strong=winner)
+    names = [one.name for one in view.contenders]
+    chosen = view.confirmation.chosen
+    yield Table(head, rows, strong=names.index(chosen) if chosen in names else None)
     yield Text(
         "Confirmed: mean and standard error over so many trainings on fresh seeds. Test: with its"
         " 95 % interval. Images (forward passes) and time: what confirming took.",
         "soft",
     )
     for one in view.contenders:
-        if one.get("grid"):
-            tried = ", ".join(f"{setting['lr']:g}" for setting in one["grid"])
-            name = method_words(one)
+        if one.grid:
+            tried = ", ".join(f"{setting['lr']:g}" for setting in one.grid)
+            name = method_words(one.method)
             yield Text(
                 f"{name[0].upper()}{name[1:]} had its base rate chosen on the same validation"
-                f" images from {tried}; it took {one.get('lr'):g}.",
+                f" images from {tried}; it took {one.recipe.lr:g}.",
                 "soft",
             )
 
@@ -117,17 +115,15 @@ def _with_error(view: StudyView, value: Any, error: Any) -> str:
 
 def recipe(view: StudyView) -> Iterator[Part]:
     """Say the recipe in words, and draw it block by block."""
-    record = view.winner or {}
-    multipliers = (record.get("recipe") or {}).get("multipliers")
-    trial = view.chosen_trial
-    if record and record.get("method") != "biotune":
-        yield Text(f"The winner is {method_words(record)}: {record.get('describe', '')}.")
+    winner, trial = view.winner, view.chosen_trial
+    multipliers = winner.recipe.multipliers if winner else None
+    if winner and winner.is_rival:
+        yield Text(f"The winner is {method_words(winner.method)}: {winner.describe}.")
         if trial is not None and trial.number in view.recipes:
             multipliers = view.recipes[trial.number]
             yield Text(f"Below is BioTune's best, trial {trial.number}.")
-    elif multipliers:
-        words = describe(multipliers, record.get("lr"))
-        yield Text(f"{str(record.get('name')).capitalize()}: {words}.")
+    elif winner and multipliers:
+        yield Text(f"{winner.name.capitalize()}: {winner.describe}.")
     elif trial is not None:
         multipliers = view.recipes.get(trial.number)
         yield Text(f"The best so far is trial {trial.number}. {describe_trial(view, trial)}")
@@ -153,8 +149,8 @@ def cost(view: StudyView) -> Iterable[Part]:
 
 def errors(view: StudyView) -> Iterator[Part]:
     """Say per class how many of its test images are found, and how often its name is right."""
-    test = view.tested(str(view.confirm.get("winner", ""))) or {}
-    counts, classes = test.get("confusion"), view.confirm.get("classes") or ()
+    test, classes = view.winner_test, view.classes
+    counts = test.confusion if test else None
     if not counts or len(counts) != len(classes):
         return
     rows = []
@@ -207,7 +203,7 @@ def use(view: StudyView) -> Iterator[Part]:
             "import timm\n\n"
             f"model = timm.create_model({_literal(f'local-dir:{folder}')}, pretrained=True).eval()"
         )
-        if (view.winner or {}).get("method") == "biotune":
+        if view.winner and not view.winner.is_rival:
             yield Text("The recipe in a training loop of your own, for new data:")
             yield Code(
                 "from biotune_optuna import Recipe\n\n"
@@ -233,7 +229,7 @@ def trust(view: StudyView) -> Iterator[Part]:
         yield Text(
             "Some of these belong to earlier confirmations. Each further look makes the test"
             " score a little more optimistic."
-            if len(looks) > len(view.confirm.get("tests", ()))
+            if view.confirmation is None or len(looks) > len(view.confirmation.tests)
             else "Each model was tested once, after the choice had been made."
         )
     elif view.without_test:
@@ -245,17 +241,17 @@ def trust(view: StudyView) -> Iterator[Part]:
         yield Text(
             f"The best search value {best}; the confirmed and the test values do not have that"
             " flaw."
-            if view.confirm
+            if view.confirmation
             else f"The best value {best}."
         )
-    if view.confirm:
+    if view.confirmation:
         yield Text(
             "A 95 % interval says how far the score could have moved with other test images of the"
             " same kind. It says nothing about images of another kind."
         )
-    plateau = view.confirm.get("plateau") or ()
-    if len(plateau) > 1:
-        yield Text(f"Not to be told from the best on fresh seeds: {', '.join(map(str, plateau))}.")
+    if view.confirmation and len(view.confirmation.plateau) > 1:
+        equals = ", ".join(view.confirmation.plateau)
+        yield Text(f"Not to be told from the best on fresh seeds: {equals}.")
     if view.metric == "macro_accuracy":
         yield Text("Macro accuracy is the mean over classes: rare classes count like common ones.")
 

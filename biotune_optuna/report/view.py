@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.confirmation.record import Confirmation, trainings
+from biotune_optuna.confirmation.record import Confirmation, Cost, trainings
 from biotune_optuna.errors import StudyError
 from biotune_optuna.schema import (
-    CONFIRM_KEY,
     LOOKS_KEY,
     METRIC_KEY,
     MODEL_KEY,
@@ -26,11 +25,14 @@ from biotune_optuna.schema import (
     TrialRecord,
 )
 from biotune_optuna.storage.urls import StorageURL
+from biotune_optuna.study.rates import RateCheck
 from biotune_optuna.study.totals import count_trials
 
 if TYPE_CHECKING:
     from optuna import Study
 
+    from biotune_optuna.confirmation.record import Contender, TestResult, Training
+    from biotune_optuna.confirmation.statistics import PairedTest
     from biotune_optuna.genome import GenomeSpace
 
 __all__ = ["NothingToShow", "StudyView", "as_view"]
@@ -79,21 +81,19 @@ class StudyView:
         return dict(spec) if isinstance(spec, Mapping) else {}
 
     @cached_property
-    def confirm(self) -> dict[str, Any]:
-        """The stored confirmation, or an empty dict."""
-        stored = self.user_attrs.get(CONFIRM_KEY)
-        return dict(stored) if isinstance(stored, Mapping) else {}
+    def confirmation(self) -> Confirmation | None:
+        """The stored confirmation, None before it."""
+        return Confirmation.of(self.user_attrs)
 
     @property
     def unconfirmed(self) -> str | None:
         """The sentence to begin with where trials were completed after the confirmation."""
-        confirmed = Confirmation.of(self.user_attrs)
-        return None if confirmed is None else confirmed.unconfirmed(self.trials)
+        return self.confirmation.unconfirmed(self.trials) if self.confirmation else None
 
     @property
     def without_test(self) -> bool:
         """Whether the confirmation found no images held out for a test."""
-        return bool(self.confirm.get("n_test") == 0)
+        return self.confirmation is not None and self.confirmation.n_test == 0
 
     @property
     def test_looks(self) -> list[Mapping[str, Any]]:
@@ -106,9 +106,12 @@ class StudyView:
     @cached_property
     def metric(self) -> str:
         """Name of what the study optimises."""
-        ours = (self.confirm, self.spec, _nested(self.spec, "train"))
-        for said in (*(one.get("metric") for one in ours), self.user_attrs.get(METRIC_KEY)):
-            if isinstance(said, str):
+        confirmed = self.confirmation.metric if self.confirmation else None
+        train = self.spec.get("train")
+        ours = (self.spec, train if isinstance(train, Mapping) else {})
+        stored = (*(one.get("metric") for one in ours), self.user_attrs.get(METRIC_KEY))
+        for said in (confirmed, *stored):
+            if said and isinstance(said, str):
                 return said
         names = self.study.metric_names
         return names[0] if names else "value"
@@ -232,23 +235,26 @@ class StudyView:
         longest: dict[str, float] = max(self.recipes.values(), key=len, default={})
         return tuple(longest)
 
-    @cached_property
-    def winner(self) -> dict[str, Any] | None:
-        """The confirmed winner's record, or None before a confirmation."""
-        return self.contender(str(self.confirm.get("winner", "")))
+    @property
+    def winner(self) -> Contender | None:
+        """The confirmed winner, None before a confirmation."""
+        return self.contender(self.confirmation.chosen) if self.confirmation else None
 
     @property
-    def contenders(self) -> list[dict[str, Any]]:
-        """Confirmed candidates, then rivals."""
-        both = [*self.confirm.get("candidates", ()), *self.confirm.get("rivals", ())]
-        return [dict(c) for c in both if isinstance(c, Mapping)]
+    def contenders(self) -> tuple[Contender, ...]:
+        """Confirmed candidates, then rivals; none before a confirmation."""
+        return self.confirmation.contenders if self.confirmation else ()
 
     @property
-    def paired(self) -> list[dict[str, Any]]:
-        """Differences on the test, the winner's score minus another's, with their intervals."""
-        keys = ("difference", "low", "high")
-        pairs = self.confirm.get("paired", ())
-        return [dict(p) for p in pairs if all(_finite(p.get(key)) for key in keys)]
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, as far as a confirmation has told them."""
+        return self.confirmation.classes if self.confirmation else ()
+
+    @property
+    def paired(self) -> dict[str, PairedTest]:
+        """Differences on the test, the winner's score minus another's, by the other's name."""
+        pairs = self.confirmation.paired if self.confirmation else {}
+        return {name: pair for name, pair in pairs.items() if all(map(_finite, pair[:3]))}
 
     @property
     def model_dir(self) -> str | None:
@@ -263,63 +269,58 @@ class StudyView:
         url = getattr(self.study._storage, "url", None)
         return url.shown if isinstance(url, StorageURL) and url.path is not None else None
 
-    def contender(self, name: str) -> dict[str, Any] | None:
+    def contender(self, name: str) -> Contender | None:
         """Return the confirmed candidate or rival of this name."""
-        return next((c for c in self.contenders if c.get("name") == name), None)
+        return next((one for one in self.contenders if one.name == name), None)
 
-    def tested(self, name: str) -> dict[str, Any] | None:
-        """The test result of this candidate or rival."""
-        tests = self.confirm.get("tests", ())
-        return next((dict(t) for t in tests if t.get("name") == name), None)
+    def tested(self, name: str) -> TestResult | None:
+        """Return the test result of this candidate or rival."""
+        return self.confirmation.test(name) if self.confirmation else None
+
+    @property
+    def winner_test(self) -> TestResult | None:
+        """The winner's test result, None where there is none."""
+        return self.tested(self.confirmation.chosen) if self.confirmation else None
 
     @property
     def chosen_trial(self) -> FrozenTrial | None:
         """The trial the study stands for: BioTune's best confirmed one, else the best so far."""
-        worst = -math.inf if self.direction == StudyDirection.MAXIMIZE else math.inf
-        chosen, mean = self.best, worst
-        for record in self.contenders:
-            trial = self.by_number.get(record.get("trial", -1))
-            if trial is None:
-                continue
-            if record == self.winner:
-                return trial
-            value = float(record.get("mean") or math.nan)
-            if self.better(value, mean):
-                chosen, mean = trial, value
-        return chosen
+        winner = self.winner
+        if winner and winner.trial in self.by_number:
+            return self.by_number[winner.trial]
+        means = {c.trial: c.mean for c in self.contenders if c.trial in self.by_number}
+        known = {number: mean for number, mean in means.items() if math.isfinite(mean)}
+        if not known:
+            return self.best
+        best = max if self.direction == StudyDirection.MAXIMIZE else min
+        return self.by_number[best(known, key=known.__getitem__)]
 
     # ---- training --------------------------------------------------------------------------
 
-    def passes(self, key: str) -> int:
-        """Image passes of all trainings: for bounds of the rate, of search, confirmations and test.
-
-        Args:
-            key: ``"forward"`` or ``"backward"``.
-        """
-        searching = (self.rate_check, *(t.user_attrs for t in self.trials))
-        return round(_sum((*searching, *self._confirming), key))
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Image passes forward and backward of search, confirmations and test, all trainings."""
+        spent = [self.rate_check, *map(TrialRecord, self.trials), *self._confirming]
+        return sum(one.forward for one in spent), sum(one.backward for one in spent)
 
     @property
-    def rate_check(self) -> Mapping[str, Any]:
+    def rate_check(self) -> RateCheck:
         """What showed between which bounds base rates are searched; empty if that was given."""
         stored = self.user_attrs.get(SPEC_KEY)
         found = stored.get("rates") if isinstance(stored, Mapping) else None
-        return found if isinstance(found, Mapping) else {}
+        return RateCheck.from_dict(found if isinstance(found, Mapping) else {})
 
     @property
     def confirm_seconds(self) -> float:
         """Seconds that confirmations took, also for recipes that a later one left out."""
-        last = self.confirm.get("seconds")
-        known = float(last) if isinstance(last, (int, float)) else 0.0
-        return max(known, _sum(self._confirming, "seconds"))
+        last = self.confirmation.seconds if self.confirmation else 0.0
+        return max(last, Cost.sum(self._confirming).seconds)
 
     @property
-    def _confirming(self) -> list[Any]:
+    def _confirming(self) -> list[Cost | Training | Contender]:
         """Records of what was trained to confirm, and finally."""
-        ledger = trainings(self.user_attrs).values()
-        trained = [training.to_dict() for training in ledger] or self.contenders
-        final = self.confirm.get("final_training")
-        return trained + (list(final.values()) if isinstance(final, Mapping) else [])
+        final = self.confirmation.final_training.values() if self.confirmation else ()
+        return [*(trainings(self.user_attrs).values() or self.contenders), *final]
 
     @property
     def max_epochs(self) -> int | None:
@@ -365,22 +366,12 @@ def as_view(study: Study | StudyView) -> StudyView:
     return StudyView(study, trials, study.direction, study.user_attrs)
 
 
-def _sum(records: Sequence[Any], key: str) -> float:
-    values = [record.get(key) for record in records if isinstance(record, Mapping)]
-    return float(sum(v for v in values if isinstance(v, (int, float)) and math.isfinite(v)))
-
-
 def seconds(trial: FrozenTrial) -> float | None:
     """Seconds of training, or the wall-clock time of a finished trial that did not say."""
     said = TrialRecord(trial).seconds
     if said is not None:
         return said
     return trial.duration.total_seconds() if trial.duration is not None else None
-
-
-def _nested(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = mapping.get(key)
-    return value if isinstance(value, Mapping) else {}
 
 
 def _find(tree: Mapping[str, Any], key: str) -> Iterator[Any]:

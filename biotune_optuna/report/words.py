@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -17,6 +17,7 @@ from biotune_optuna.schema import TrialRecord
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from biotune_optuna.confirmation.record import Contender
     from biotune_optuna.report.view import StudyView
 
 __all__ = [
@@ -61,30 +62,28 @@ def verdict(view: StudyView) -> Verdict:
     return found
 
 
-def method_words(record: Mapping[str, Any]) -> str:
-    """Return a contender as a reader calls it; by its name where no such method is known here.
+def method_words(method: str) -> str:
+    """Return a method as a reader calls it; by its name where no such method is known here.
 
     Args:
-        record: A confirmed candidate, rival or test result.
+        method: Its name.
     """
-    name = str(record.get("method", record.get("name", "?")))
-    if name == "biotune":
+    if method == "biotune":
         return "BioTune's recipe"
-    known = methods().get(name)
-    return known.words if known else name
+    known = methods().get(method)
+    return known.words if known else method
 
 
-def _confirmed(view: StudyView, winner: Mapping[str, Any]) -> Verdict:
+def _confirmed(view: StudyView, winner: Contender) -> Verdict:
     """Return what the confirmation found, whatever trials came after it."""
-    sentences = [*_test_sentence(view, winner)]
-    why = str(view.confirm.get("why") or "").strip().rstrip(".")
-    if why:
-        sentences.append(f"Why this one: {why}.")
+    sentences = [_test_sentence(view)]
+    if view.confirmation and view.confirmation.why:
+        sentences.append(f"Why this one: {view.confirmation.why}.")
     clearly, level, behind = _against(view, winner)
     sentences += [sentence for _, sentence in clearly + level + behind]
-    name = method_words(winner)
+    name = method_words(winner.method)
     upper = name[0].upper() + name[1:]
-    if winner.get("method") != "biotune":
+    if winner.is_rival:
         return _rival_chosen(view, winner, upper, sentences, [who for who, _ in behind])
     if behind:
         who = " and ".join(rival for rival, _ in behind)
@@ -103,16 +102,13 @@ def _confirmed(view: StudyView, winner: Mapping[str, Any]) -> Verdict:
     return Verdict("won", f"BioTune's recipe won, clearly ahead of {rivals}.", tuple(sentences))
 
 
-def _chosen_on_validation(
-    view: StudyView, winner: Mapping[str, Any], sentences: list[str]
-) -> Verdict:
+def _chosen_on_validation(view: StudyView, winner: Contender, sentences: list[str]) -> Verdict:
     """BioTune's recipe was chosen and no test compares it: the confirmed means decide."""
-    plateau = view.confirm.get("plateau") or ()
-    rivals = [one for one in view.contenders if one.get("method") != "biotune"]
+    plateau = view.confirmation.plateau if view.confirmation else ()
     equals = [
-        method_words(one)
-        for one in rivals
-        if one.get("name") in plateau or -math.inf < _mean(winner) <= _mean(one)
+        method_words(one.method)
+        for one in view.contenders
+        if one.is_rival and (one.name in plateau or winner.mean <= one.mean)
     ]
     if equals:
         headline = (
@@ -120,21 +116,13 @@ def _chosen_on_validation(
             f" {' or '.join(equals)}."
         )
         return Verdict("level", headline, tuple(sentences))
-    untested = view.tested(str(winner.get("name"))) is None
-    ending = " on validation; no test has been made" if untested else ""
+    ending = "" if view.winner_test else " on validation; no test has been made"
     return Verdict("won", f"BioTune's recipe won{ending}.", tuple(sentences))
-
-
-def _mean(one: Mapping[str, Any]) -> float:
-    """Return a contender's confirmed mean; without one it is behind everybody."""
-    value = one.get("mean")
-    known = isinstance(value, (int, float)) and math.isfinite(value)
-    return float(value) if known else -math.inf  # type: ignore[arg-type]
 
 
 def _rival_chosen(
     view: StudyView,
-    winner: Mapping[str, Any],
+    winner: Contender,
     name: str,
     sentences: list[str],
     behind: list[str],
@@ -144,9 +132,10 @@ def _rival_chosen(
         who = " and ".join(behind)
         headline = f"{name} was chosen on validation, but {who} did better on the test."
         return Verdict("level", headline, tuple(sentences))
-    best = max(view.contenders, key=_mean)
-    if _mean(winner) < _mean(best):
-        equal = method_words(best)
+    known = [one for one in view.contenders if math.isfinite(one.mean)]
+    best = max(known, key=lambda one: one.mean, default=winner)
+    if winner.mean < best.mean:
+        equal = method_words(best.method)
         headline = f"{name} was chosen: validation cannot tell it from {equal}, and it is cheaper."
         return Verdict("level", headline, tuple(sentences))
     sentences.append(
@@ -180,37 +169,38 @@ def _without_confirmation(view: StudyView) -> Verdict:
     return Verdict("open", headline, tuple(s for s in sentences if s))
 
 
-def _test_sentence(view: StudyView, winner: Mapping[str, Any]) -> list[str]:
-    test = view.tested(str(winner.get("name")))
+def _test_sentence(view: StudyView) -> str:
+    test = view.winner_test
     if test is None:
         why = "no images were held out for a test" if view.without_test else "no test has been made"
-        return [f"It was confirmed on fresh seeds; {why}."]
-    return [
-        f"On {test['n']:,} test images that no choice had seen it reached"
-        f" {view.say(test['score'])} {view.metric_words}"
-        f" (95\u00a0% interval {view.say_interval(test['low'], test['high'])})."
-    ]
+        return f"It was confirmed on fresh seeds; {why}."
+    return (
+        f"On {test.n:,} test images that no choice had seen it reached"
+        f" {view.say(test.score)} {view.metric_words}"
+        f" (95\u00a0% interval {view.say_interval(test.low, test.high)})."
+    )
 
 
 def _against(
-    view: StudyView, winner: Mapping[str, Any]
+    view: StudyView, winner: Contender
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[tuple[str, str]]]:
     """Pairs (rival, sentence) that the winner beats clearly, is level with, or loses to."""
     sides: tuple[list[tuple[str, str]], ...] = ([], [], [])
-    for pair in view.paired:
-        other = view.contender(str(pair["against"])) or {"method": pair["against"]}
-        if other.get("method") == winner.get("method"):
+    for against, (difference, low, high, p) in view.paired.items():
+        other = view.contender(against)
+        method = other.method if other else against
+        if method == winner.method:
             continue
-        name = method_words(other)
-        low, high = float(pair["low"]), float(pair["high"])
+        name = method_words(method)
         between = f"95\u00a0% interval {view.say_interval(low, high, difference=True)}"
-        size = view.say_difference(abs(float(pair["difference"])), sign=False)
+        between += f", p = {p:.2g}" if math.isfinite(p) else ""
+        size = view.say_difference(abs(difference), sign=False)
         if low > 0:
             sides[0].append((name, f"It is {size} better than {name} ({between})."))
         elif high < 0:
             sides[2].append((name, f"It is {size} worse than {name} ({between})."))
         else:
-            where = "ahead of" if float(pair["difference"]) >= 0 else "behind"
+            where = "ahead of" if difference >= 0 else "behind"
             apart = f"{size} {where}" if any(c in "123456789" for c in size) else "level with"
             sides[1].append(
                 (name, f"It is {apart} {name}; the test cannot tell them apart ({between}).")
@@ -312,10 +302,10 @@ def rate_sentences(view: StudyView) -> list[str]:
         view: The study read.
     """
     check = view.rate_check
-    tried = [f"{run['lr']:.2g}" for run in check.get("tried", ())]
+    tried = [f"{run['lr']:.2g}" for run in check.tried]
     if len(tried) < 2:
         return []
-    low, high = check["bounds"]
+    low, high = check.bounds
     lowered = (low, high) != USUAL_RATES
     at = ", at ".join(tried[:-1] if lowered else tried)
     learned = f"in a short training at {at} the whole network learned nothing."
@@ -334,7 +324,7 @@ def cost_sentences(view: StudyView) -> list[str]:
     if spent <= 0:
         return []
     sentences = [f"All together took {duration(spent)} of computing."]
-    forward, backward = view.passes("forward"), view.passes("backward")
+    forward, backward = view.passes
     if forward:
         sentences.append(
             f"{count(forward)} images went forward through the network and {count(backward)}"
@@ -344,11 +334,11 @@ def cost_sentences(view: StudyView) -> list[str]:
     if search.trainings:
         sentences.append(search.sentence)
     full = view.contender("full")
-    if full and full.get("forward") and full.get("scores"):
-        one = full["forward"] / len(full["scores"])
-        if one > 0 and forward / one >= 1.5:
+    if full and full.forward and full.scores:
+        times = forward / (full.forward / len(full.scores))
+        if times >= 1.5:
             sentences.append(
-                f"That is as many forward passes as {forward / one:,.0f} runs of full fine-tuning."
+                f"That is as many forward passes as {times:,.0f} runs of full fine-tuning."
             )
     return sentences
 

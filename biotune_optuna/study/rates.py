@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.recipe import Recipe
+from biotune_optuna.schema import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +30,8 @@ _EPOCHS: Final = 3
 _LEARNED: Final = 0.9  # of the loss of guessing
 
 
-@dataclass(frozen=True)
-class RateCheck:
+@dataclass(frozen=True, slots=True)
+class RateCheck(Stored):
     """What the short trainings showed.
 
     Attributes:
@@ -44,16 +44,12 @@ class RateCheck:
         seconds: Wall time.
     """
 
-    bounds: tuple[float, float]
-    guess: float
-    tried: tuple[dict[str, float | None], ...]
-    forward: int
-    backward: int
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return dataclasses.asdict(self) | {"bounds": list(self.bounds), "tried": list(self.tried)}
+    bounds: tuple[float, float] = USUAL_RATES
+    guess: float = math.nan
+    tried: tuple[dict[str, float | None], ...] = ()
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
 
 
 def find_rates(setup: Setup, *, checkpoint: Callable[[], None] | None = None) -> RateCheck:

@@ -66,8 +66,9 @@ def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     spent = [*ledger, *result.final_training.values()]
     spent += [TrialRecord(trial) for trial in searched.study.trials]
     view = as_view(searched.study)
-    for key in ("forward", "backward"):
-        assert view.passes(key) == sum(getattr(record, key) for record in spent)
+    assert view.passes == tuple(
+        sum(getattr(record, key) for record in spent) for key in ("forward", "backward")
+    )
     drawn = keys(drawn_confirmation())
     assert keys(result.to_dict()) == drawn, "the report's tests draw another record"
     assert Confirmation.of(searched.study.user_attrs) == result

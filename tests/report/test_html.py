@@ -159,7 +159,7 @@ def test_a_rival_chosen_for_its_cost_is_not_said_to_have_won(
 ) -> None:
     study = optuna.create_study(direction="maximize")
     record = paired(low, high, winner="full")
-    record["candidates"][0]["mean"], record["rivals"][0]["mean"] = 0.92, 0.91
+    record["candidates"][0]["scores"], record["rivals"][0]["scores"] = [0.92], [0.91]
     study.set_user_attr("confirm", record)
     found = verdict(as_view(study))
     assert found.tone == tone
@@ -171,10 +171,10 @@ def test_a_rival_is_compared_with_whom_the_numbers_say() -> None:
     """The probe is chosen as the cheapest equal of full fine-tuning; BioTune is no part of it."""
     study = optuna.create_study(direction="maximize")
     record = paired(-0.01, 0.01, winner="linear-probe")
-    record["candidates"][0]["mean"] = 0.80
+    record["candidates"][0]["scores"] = [0.80]
     record["rivals"] = [
-        {"name": "full", "method": "full", "mean": 0.92},
-        {"name": "linear-probe", "method": "linear-probe", "mean": 0.91},
+        {"name": "full", "method": "full", "scores": [0.92]},
+        {"name": "linear-probe", "method": "linear-probe", "scores": [0.91]},
     ]
     study.set_user_attr("confirm", record)
     headline = verdict(as_view(study)).headline
@@ -310,9 +310,8 @@ def test_looks_beyond_this_confirmation_are_said_to_flatter() -> None:
 
 def test_rival_that_won_is_shown_beside_the_best_confirmed_recipe(make_study: Any) -> None:
     study = make_study(12, confirmed=True, rival_wins=True)
-    view = as_view(study)
-    stored = view.confirm
-    better = dict(stored["candidates"][0], name="trial 2", trial=2, mean=0.99)
+    stored = study.user_attrs["confirm"]
+    better = dict(stored["candidates"][0], name="trial 2", trial=2, scores=[0.99])
     study.set_user_attr("confirm", {**stored, "candidates": [*stored["candidates"], better]})
     chosen = as_view(study).chosen_trial
     assert chosen is not None

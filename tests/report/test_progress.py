@@ -14,6 +14,8 @@ from optuna.trial import TrialState
 
 from biotune_optuna.cli import progress as live
 from biotune_optuna.cli.progress import Progress
+from biotune_optuna.confirmation.record import Confirmation, TestResult
+from biotune_optuna.confirmation.statistics import PairedTest
 from biotune_optuna.page.text import count, duration
 
 Run = namedtuple("Run", "index fold seed")
@@ -95,7 +97,12 @@ def test_json_has_one_object_per_event(clock: Clock) -> None:
         progress.epoch(Run(1, 0, 7), Record(2, float("nan"), 0.3, 0.1))
         progress.stage("test", done=0, total=3)
     progress.result(  # the display is closed by then
-        {"winner": "full", "why": "it is", "tests": [], "paired": [{"p": float("nan")}]},
+        Confirmation(
+            chosen="full",
+            why="it is",
+            tests=(TestResult(name="full", n=3, confusion=((3,),)),),
+            paired={"trial 3": PairedTest(0.5, 0.25, 0.75, float("nan"))},
+        ),
         Path("report.html"),
         Path("model"),
     )
@@ -112,8 +119,11 @@ def test_json_has_one_object_per_event(clock: Clock) -> None:
     assert {k: v for k, v in events[-1].items() if k not in ("event", "time")} == {
         "winner": "full",
         "why": "it is",
-        "tests": [],
-        "paired": [{"p": None}],
+        "tests": [
+            {"name": "full", "method": "", "n": 3, "metrics": {}}
+            | dict.fromkeys(("score", "low", "high"))
+        ],
+        "paired": [{"against": "trial 3", "difference": 0.5, "low": 0.25, "high": 0.75, "p": None}],
         "report": "report.html",
         "model": "model",
     }

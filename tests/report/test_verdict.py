@@ -19,8 +19,8 @@ def untested(biotune: float, full: float, plateau: list[str], **more: Any) -> op
     record = {
         "metric": "accuracy",
         "winner": "trial 3",
-        "candidates": [{"name": "trial 3", "method": "biotune", "mean": biotune}],
-        "rivals": [{"name": "full", "method": "full", "mean": full}],
+        "candidates": [{"name": "trial 3", "method": "biotune", "scores": [biotune]}],
+        "rivals": [{"name": "full", "method": "full", "scores": [full]}],
         "plateau": plateau,
         "tests": [],
         "paired": [],

@@ -194,7 +194,7 @@ def test_what_finding_the_range_took_is_told(auto: Setup) -> None:
     study.search(1)
     view = as_view(study.study)
     (trial,) = study.study.trials
-    assert view.passes("forward") == trial.user_attrs["forward"] + 30 * 20
+    assert view.passes[0] == trial.user_attrs["forward"] + 30 * 20
     assert "Base rates" not in " ".join(search_sentences(view))
     stored = study.study.user_attrs["biotune"]
     tried = [{"lr": 0.0055, "loss": 2.3}, {"lr": 0.00055, "loss": 1.0}]

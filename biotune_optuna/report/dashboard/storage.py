@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
 
+from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.schema import CONFIRM_KEY, LEDGER_KEY, MODEL_KEY, RECIPE_KEY, RUNS_KEY, SPEC_KEY
 
 if TYPE_CHECKING:
@@ -91,12 +92,12 @@ def _facts(attrs: Mapping[str, Any]) -> dict[str, str]:
     spec = (attrs.get(SPEC_KEY) or {}).get("spec")
     if isinstance(spec, Mapping):
         facts |= {k: str(spec[k]) for k in ("model", "data", "weights") if k in spec}
-    confirm = attrs.get(CONFIRM_KEY)
-    if isinstance(confirm, Mapping):
-        facts["winner"] = str(confirm.get("winner"))
-        for test in confirm.get("tests", ()):
-            numbers = (test["score"], test["low"], test["high"])
-            facts[f"test of {test['name']}"] = "{:.4f} (95 % {:.4f} to {:.4f})".format(*numbers)
+    if confirmed := Confirmation.of(attrs):
+        facts["winner"] = confirmed.chosen
+        for test in confirmed.tests:
+            facts[f"test of {test.name}"] = (
+                f"{test.score:.4f} (95 % {test.low:.4f} to {test.high:.4f})"
+            )
     model = attrs.get(MODEL_KEY)
     if isinstance(model, Mapping) and model.get("path"):
         facts["exported to"] = str(model["path"])

@@ -11,6 +11,8 @@ from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import check_confirmed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from biotune_optuna.report.view import StudyView
 
 MAX_CLASSES = 30
@@ -36,9 +38,8 @@ def confusion_matrix(view: StudyView) -> go.Figure:
         NothingToShow: There is no confirmation, or it holds no confusion matrix.
     """
     check_confirmed(view)
-    test = view.tested(str(view.confirm.get("winner", ""))) or {}
-    counts = test.get("confusion")
-    classes = [str(c) for c in view.confirm.get("classes", ())]
+    test, classes = view.winner_test, view.classes
+    counts = test.confusion if test else None
     if not counts or len(counts) != len(classes):
         raise NothingToShow("The test result holds no confusion matrix.")
     wrong = sum(n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j)
@@ -83,7 +84,9 @@ def confusion_matrix(view: StudyView) -> go.Figure:
     return finish(figure, title, height=200 + 26 * max(6, len(classes)), legend=False)
 
 
-def _frequent_confusions(counts: list[list[int]], classes: list[str], title: str) -> go.Figure:
+def _frequent_confusions(
+    counts: Sequence[Sequence[int]], classes: Sequence[str], title: str
+) -> go.Figure:
     pairs = [
         (n, f"{shorten(classes[i], 20)} → {shorten(classes[j], 20)}")
         for i, row in enumerate(counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
@@ -12,6 +12,7 @@ from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import check_confirmed
 
 if TYPE_CHECKING:
+    from biotune_optuna.confirmation.record import Mistake
     from biotune_optuna.report.view import StudyView
 
 MAX_MISTAKES = 24
@@ -43,7 +44,7 @@ def most_wrong(view: StudyView) -> go.Figure:
             y=[i // columns + 0.45 for i in range(len(shown))],
             mode="markers",
             marker={"size": 60, "opacity": 0},
-            text=[safe(m.get("id", "")) for m in shown],
+            text=[safe(m.id) for m in shown],
             hovertemplate="%{text}<extra></extra>",
             showlegend=False,
         )
@@ -56,22 +57,21 @@ def most_wrong(view: StudyView) -> go.Figure:
     return figure
 
 
-def _with_thumbnail(view: StudyView) -> list[dict[str, Any]]:
-    check_confirmed(view)
-    mistakes = view.confirm.get("mistakes") or []
+def _with_thumbnail(view: StudyView) -> list[Mistake]:
+    mistakes = check_confirmed(view).mistakes
     if not mistakes:
         raise NothingToShow("No test image was recorded as a mistake.")
     kinds = ("data:image/png;", "data:image/jpeg;")
-    shown = [dict(m) for m in mistakes if str(m.get("thumbnail", "")).startswith(kinds)]
+    shown = [mistake for mistake in mistakes if mistake.thumbnail.startswith(kinds)]
     if not shown:
         raise NothingToShow("The recorded mistakes come without thumbnails.")
     return shown
 
 
-def _add_thumbnail(figure: go.Figure, mistake: dict[str, Any], x: int, y: int) -> None:
+def _add_thumbnail(figure: go.Figure, mistake: Mistake, x: int, y: int) -> None:
     """One image in its cell, what it is and what was said below it."""
     figure.add_layout_image(
-        source=mistake["thumbnail"],
+        source=mistake.thumbnail,
         xref="x",
         yref="y",
         x=x + 0.5,
@@ -95,8 +95,8 @@ def _add_thumbnail(figure: go.Figure, mistake: dict[str, Any], x: int, y: int) -
     )
 
 
-def _caption(mistake: dict[str, Any]) -> str:
-    sure = mistake.get("probability")
-    how = f" ({sure:.0%})" if isinstance(sure, (int, float)) else ""
-    said = shorten(mistake.get("predicted", "?"), 14)
-    return f"{shorten(mistake.get('label', '?'), 14)}<br>said: <b>{said}</b>{how}"
+def _caption(mistake: Mistake) -> str:
+    sure = mistake.probability
+    how = f" ({sure:.0%})" if math.isfinite(sure) else ""
+    said = shorten(mistake.predicted, 14)
+    return f"{shorten(mistake.label, 14)}<br>said: <b>{said}</b>{how}"

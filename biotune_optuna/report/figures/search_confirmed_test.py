@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
@@ -13,6 +13,7 @@ from biotune_optuna.report.figures import StudyFigure
 from biotune_optuna.report.figures.shared import check_confirmed
 
 if TYPE_CHECKING:
+    from biotune_optuna.confirmation.record import Contender
     from biotune_optuna.report.view import StudyView
 
 
@@ -36,17 +37,14 @@ def search_confirmed_test(view: StudyView) -> go.Figure:
     Raises:
         NothingToShow: There is no confirmation.
     """
-    check_confirmed(view)
-    rows = view.contenders[::-1]
-    winner = str(view.confirm.get("winner", ""))
-    labels = [_row_label(c, winner) for c in rows]
+    confirmation = check_confirmed(view)
+    rows = confirmation.contenders[::-1]
+    labels = [_row_label(one, confirmation.chosen) for one in rows]
     figure = go.Figure()
-    tests = [view.tested(str(c["name"])) for c in rows]
-    confirmed_by = [_pair(c.get("mean"), c.get("stderr")) for c in rows]
-    searched = [_pair(c.get("search_value"), c.get("search_stderr")) for c in rows]
-    tested = [
-        (t["score"], t["score"] - t["low"], t["high"] - t["score"]) if t else None for t in tests
-    ]
+    tests = [confirmation.test(one.name) for one in rows]
+    confirmed_by = [_pair(one.mean, one.stderr) for one in rows]
+    searched = [_pair(one.search_value, one.search_stderr or 0.0) for one in rows]
+    tested = [(t.score, t.score - t.low, t.high - t.score) if t else None for t in tests]
     for words, points, colour, symbol, shift in (
         ("search (optimistic)", searched, BLUE, "circle-open", 0.22),
         ("confirmed on fresh seeds", confirmed_by, GREEN, "diamond", 0.0),
@@ -69,7 +67,7 @@ def search_confirmed_test(view: StudyView) -> go.Figure:
             mode="markers",
             name=words,
             marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 2}},
-            text=[f"{rows[i]['name']}, {words}: {view.say(p[0])}" for i, p in known],
+            text=[f"{rows[i].name}, {words}: {view.say(p[0])}" for i, p in known],
             hovertemplate="%{text}<extra></extra>",
         )
     for i in range(1, len(rows)):
@@ -85,13 +83,10 @@ def search_confirmed_test(view: StudyView) -> go.Figure:
     return finish(figure, title, height=150 + 58 * max(2, len(rows)), legend=True)
 
 
-def _row_label(record: dict[str, Any], winner: str) -> str:
-    words = shorten(label(record), 30)
-    return f"<b>{words}</b>" if record.get("name") == winner else words
+def _row_label(one: Contender, winner: str) -> str:
+    words = shorten(label(one.name, one.method), 30)
+    return f"<b>{words}</b>" if one.name == winner else words
 
 
-def _pair(value: object, error: object) -> tuple[float, float, float] | None:
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    whisker = float(error) if isinstance(error, (int, float)) and math.isfinite(error) else 0.0
-    return float(value), whisker, whisker
+def _pair(value: float, error: float) -> tuple[float, float, float] | None:
+    return (value, error, error) if math.isfinite(value) else None

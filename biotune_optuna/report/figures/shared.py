@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
+    from biotune_optuna.confirmation.record import Confirmation
     from biotune_optuna.report.view import StudyView
 
 MAX_POINTS = 1500  # of a scatter plot: more slow a browser down and show nothing more
@@ -40,7 +41,8 @@ def with_recipe(view: StudyView) -> list[FrozenTrial]:
     return found
 
 
-def check_confirmed(view: StudyView) -> None:
-    """Raise `NothingToShow` where the study has no confirmation."""
-    if not view.confirm:
+def check_confirmed(view: StudyView) -> Confirmation:
+    """Return the study's confirmation; raise `NothingToShow` where it has none."""
+    if not view.confirmation:
         raise NothingToShow("The winner has not been confirmed on test data yet.")
+    return view.confirmation
