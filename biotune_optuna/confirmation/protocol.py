@@ -41,7 +41,9 @@ __all__ = ["Contest", "Entrant", "Unit", "setting_words"]
 _log = logging.getLogger("biotune_optuna.study")
 
 _TRIES = 3  # seeds of a final training
-_STAGES = {"tune": "settings", "repeat": "confirm"}
+_STAGES = {"tune": "settings", "repeat": "confirm", "finish": "final training"}
+
+Kind = Literal["tune", "repeat", "finish"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,24 +76,27 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One training on the training part, judged on the validation part.
+    """One training: all that a worker has to know of it.
 
     Attributes:
         contender: Name of the entrant.
-        kind: ``"tune"`` on the search's first seed, or ``"repeat"`` on a fresh one.
+        kind: ``"tune"`` on the search's first seed, ``"repeat"`` on a fresh one, both judged on the
+            validation images; or ``"finish"``, on training and validation images together.
         setting: What a method is trained with.
         seed: Seed of the run.
+        epochs: Epochs to train; None trains as the trainer is set, with its early stop.
     """
 
     contender: str
-    kind: Literal["tune", "repeat"]
+    kind: Kind
     setting: Setting
     seed: int
+    epochs: int | None = None
 
     @property
     def what(self) -> str:
         """What is trained, for a reader."""
-        if self.kind == "repeat":
+        if self.kind != "tune":
             return self.contender
         alone = set(self.setting) == {"lr"}
         return f"{self.contender} at " + (
@@ -211,9 +216,7 @@ class Contest:
 
     def train(self, unit: Unit) -> Training:
         """Carry out a unit and write it down."""
-        self._tell(_STAGES[unit.kind], unit.what)
-        result = self._fit(unit.contender, unit.setting, *self.setup.splits.run(None), unit.seed)
-        training = Training.of(self.key(unit), result)
+        training = Training.of(self.key(unit), self._fit(unit))
         self._seconds += training.seconds
         self.ledger.add(unit.name, training)
         return training
@@ -244,9 +247,7 @@ class Contest:
     def _standing(self, entrant: Entrant, known: Mapping[str, Training]) -> Standing:
         spec = self.setup.spec
 
-        def look(
-            kind: Literal["tune", "repeat"], setting: Setting, seed: int
-        ) -> tuple[Unit, Training | None]:
+        def look(kind: Kind, setting: Setting, seed: int) -> tuple[Unit, Training | None]:
             unit = Unit(entrant.name, kind, setting, seed)
             training = known.get(unit.name)
             same = training is not None and training.key == self.key(unit)
@@ -291,8 +292,7 @@ class Contest:
         told = f"{name} at {setting_words(setting)}" if recipe is None else recipe.describe()
         earlier: RunResult | None = None
         for seed in self.setup.spec.final_seeds(_TRIES):
-            self._tell("final training", name)
-            result = self._fit(name, setting, self._everything(), None, seed, epochs=epochs)
+            result = self._fit(Unit(name, "finish", setting, seed, epochs))
             if earlier is not None:
                 charge(result, earlier)
             if not result.diverged:
@@ -370,24 +370,18 @@ class Contest:
         own = self._method_setting(setting)
         return method.recipe(self.setup.blocks, own) if method.in_confirmation else None
 
-    def _fit(
-        self,
-        name: str,
-        setting: Setting,
-        train: NDArray[np.int64],
-        val: NDArray[np.int64] | None,
-        seed: int,
-        *,
-        epochs: int | None = None,
-    ) -> RunResult:
-        entrant, trainer = self.entrants[name], self.setup.trainer
-        options: dict[str, Any] = {"seed": seed, "epochs": epochs, "on_epoch": self._on_epoch}
+    def _fit(self, unit: Unit) -> RunResult:
+        self._tell(_STAGES[unit.kind], unit.what)
+        entrant, trainer = self.entrants[unit.contender], self.setup.trainer
+        whole = (self._everything(), None)
+        images = whole if unit.kind == "finish" else self.setup.splits.run(None)
+        options: dict[str, Any] = {"seed": unit.seed, "epochs": unit.epochs}
         if entrant.recipe is not None:
-            return trainer.fit(entrant.recipe, train, val, **options)
-        if "epochs" in setting:
-            trainer = trainer.with_settings(epochs=int(setting["epochs"]))
-        own = self._method_setting(setting)
-        return get_method(entrant.method).run(trainer, train, val, setting=own, **options)
+            return trainer.fit(entrant.recipe, *images, on_epoch=self._on_epoch, **options)
+        if "epochs" in unit.setting:
+            trainer = trainer.with_settings(epochs=int(unit.setting["epochs"]))
+        own, method = self._method_setting(unit.setting), get_method(entrant.method)
+        return method.run(trainer, *images, setting=own, on_epoch=self._on_epoch, **options)
 
     def _on_epoch(self, _record: EpochRecord) -> None:
         if self.checkpoint:
