@@ -149,6 +149,7 @@ def run(job: Job) -> None:
     from biotune_optuna.cli.progress import Progress
     from biotune_optuna.confirmation.confirm import confirm
     from biotune_optuna.confirmation.winner import check_export, export_winner
+    from biotune_optuna.export.folder import check_target
     from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
     from biotune_optuna.report.dashboard.attach import Attachments
     from biotune_optuna.report.html import write_report
@@ -164,6 +165,7 @@ def run(job: Job) -> None:
     check_apart(job.spec.data, default_artifact_dir(job.storage), advice="give --storage elsewhere")
     check_output(job.out)
     check_no_comparison(job.out, advice="give another --study or --out")
+    check_target(job.out / "model")  # once more, with its origin, when the images are known
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     study = create_study(job.spec, storage=job.storage, name=job.name, device=job.device)
     for sentence in rate_sentences(as_view(study.study)):
