@@ -208,9 +208,7 @@ def _say_result(view: StudyView, report: Path, model_dir: Path, job: Job) -> Non
     from biotune_optuna.report.words import method_words, verdict
     from biotune_optuna.storage.urls import parse_url
 
-    confirmed, winner = view.confirmation, view.winner
-    assert confirmed is not None
-    assert winner is not None
+    confirmed, winner = view.confirmation, view.confirmation.winner
     if confirmed.tests:
         metric = view.metric_words
         click.echo(f"\n{metric} on {confirmed.n_test} test images that the search never saw:")

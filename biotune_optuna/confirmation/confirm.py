@@ -118,7 +118,7 @@ def train_winner(study: TuningStudy, observer: Observer | None = None) -> Recipe
         StudyError: If the study has not been confirmed.
     """
     confirmed = Confirmation.of(study.study.user_attrs)
-    if confirmed is None:
+    if not confirmed:
         raise StudyError(f"study {study.name!r} has no confirmed winner yet; finish it first")
     winner = confirmed.winner
     recipe = winner.rebuild(study.setup.blocks)
@@ -225,7 +225,7 @@ def _tested(
         check()
         _log_look(study, one.name)
         probs[one.name] = contest.predict()
-        costs[one.name] = Cost.sum([final])
+        costs[one.name] = Cost.sum([final])  # no more of it than that
     *others, last = [contest.test(name, one) for name, one in probs.items()]
     if len(result.classes) > _MOST_CONFUSION:
         last = dataclasses.replace(last, confusion=None)
@@ -256,4 +256,4 @@ def _now() -> str:
 def _stored(study: TuningStudy, basis: Mapping[str, Any]) -> Confirmation | None:
     """Return the study's confirmation, if it stands on this basis."""
     stored = Confirmation.of(study.study.user_attrs)
-    return stored if stored and stored.basis == basis else None
+    return stored if stored.basis == basis else None

@@ -58,11 +58,11 @@ class Cost(Stored):
     backward: int = 0
     seconds: float = 0.0
 
-    @classmethod
-    def sum(cls, costs: Iterable[Cost | Training | Contender]) -> Cost:
+    @staticmethod
+    def sum(costs: Iterable[Cost]) -> Cost:
         """Add costs up."""
         every = list(costs)
-        return cls(
+        return Cost(
             forward=sum(one.forward for one in every),
             backward=sum(one.backward for one in every),
             seconds=sum(one.seconds for one in every),
@@ -70,26 +70,20 @@ class Cost(Stored):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training(Stored):
-    """One training and what came of it.
+class Training(Cost):
+    """One training, its cost, and what came of it.
 
     Attributes:
         key: What it depends on beside images and seed: `Recipe.key`, where there is a recipe.
         score: Validation score of its best epoch; NaN without validation images.
         best_epoch: That epoch, counted from 1.
         trainable_pct: Share of the parameters that train, in percent.
-        forward: Image passes forward.
-        backward: Image passes backward.
-        seconds: Wall time.
     """
 
     key: tuple[str, ...] = ()
     score: float = math.nan
     best_epoch: int = 0
     trainable_pct: float = 0.0
-    forward: int = 0
-    backward: int = 0
-    seconds: float = 0.0
 
     @classmethod
     def of(cls, key: tuple[str, ...], result: RunResult) -> Training:
@@ -106,8 +100,10 @@ class Training(Stored):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contender(Stored):
+class Contender(Cost):
     """A recipe of the search, or a rival at its best setting, and what fresh seeds made of it.
+
+    The cost is that of the runs on the fresh seeds.
 
     Attributes:
         name: ``"trial 12"`` or the rival's name.
@@ -120,9 +116,6 @@ class Contender(Stored):
         scores: Validation scores on the fresh seeds.
         best_epochs: Best epoch of each of those runs, counted from 1.
         trainable_pct: Share of the parameters that train, in percent.
-        forward: Image passes forward of those runs.
-        backward: Image passes backward of those runs.
-        seconds: Wall time of those runs.
     """
 
     name: str = ""
@@ -135,9 +128,6 @@ class Contender(Stored):
     scores: tuple[float, ...] = ()
     best_epochs: tuple[int, ...] = ()
     trainable_pct: float = 0.0
-    forward: int = 0
-    backward: int = 0
-    seconds: float = 0.0
 
     @property
     def is_rival(self) -> bool:
@@ -247,6 +237,8 @@ class Mistake(Stored):
 class Confirmation(Stored):
     """Which recipe really is best: what fresh seeds and one look at the test images say.
 
+    One without a winner, as a study has before its confirmation, is false.
+
     Attributes:
         basis: What it stands on: the number of finished trials (``"trials"``) and the plan.
         metric: Metric of all scores.
@@ -297,15 +289,19 @@ class Confirmation(Stored):
         Raises:
             KeyError: If the record holds no such contender.
         """
-        return self.contender(self.chosen)
+        return {one.name: one for one in self.contenders}[self.chosen]
 
-    def contender(self, name: str) -> Contender:
-        """Return a candidate or rival by its name.
+    @property
+    def winner_test(self) -> TestResult | None:
+        """The winner's test result, None where it was not tested."""
+        return self.test(self.chosen)
 
-        Raises:
-            KeyError: If there is none.
-        """
-        return {one.name: one for one in self.contenders}[name]
+    def __bool__(self) -> bool:
+        return bool(self.chosen)
+
+    def contender(self, name: str) -> Contender | None:
+        """Return a candidate or rival by its name, None where there is none."""
+        return next((one for one in self.contenders if one.name == name), None)
 
     def test(self, name: str) -> TestResult | None:
         """Return the test result of a contender, None where it was not tested."""
@@ -329,14 +325,10 @@ class Confirmation(Stored):
     # -- keeping -------------------------------------------------------------------------------
 
     @classmethod
-    def of(cls, user_attrs: Mapping[str, Any]) -> Confirmation | None:
-        """Read a study's confirmation, None where it has none.
-
-        Args:
-            user_attrs: User attributes of the study.
-        """
+    def of(cls, user_attrs: Mapping[str, Any]) -> Confirmation:
+        """Read a study's confirmation from its user attributes; an empty one where it has none."""
         stored = user_attrs.get(CONFIRM_KEY)
-        return cls.from_dict(stored) if isinstance(stored, Mapping) and stored else None
+        return cls.from_dict(stored if isinstance(stored, Mapping) else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

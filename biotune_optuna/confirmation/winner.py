@@ -52,13 +52,12 @@ def export_winner(
     """
     target = Path(directory)
     confirmed = Confirmation.of(study.study.user_attrs)
-    if confirmed and (missing := confirmed.unconfirmed(study.study.get_trials(deepcopy=False))):
+    if missing := confirmed.unconfirmed(study.study.get_trials(deepcopy=False)):
         _log.warning(missing)
     if _stands(study, confirmed, target):
         return target
     check_target(target, _origin(study))
     recipe = train_winner(study, observer)
-    assert confirmed is not None  # else there would be no winner to train
     setup = study.setup
     export_model(
         target,
@@ -91,10 +90,10 @@ def _origin(study: TuningStudy) -> str:
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
-def _stands(study: TuningStudy, confirmed: Confirmation | None, target: Path) -> bool:
+def _stands(study: TuningStudy, confirmed: Confirmation, target: Path) -> bool:
     """Whether the winner is there already."""
     mark = study.study.user_attrs.get(MODEL_KEY)
-    return confirmed is not None and mark == _mark(confirmed, target)
+    return bool(confirmed) and mark == _mark(confirmed, target)
 
 
 def _mark(confirmed: Confirmation, target: Path) -> dict[str, Any]:

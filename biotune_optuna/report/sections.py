@@ -33,7 +33,7 @@ def tiles(view: StudyView) -> list[Part]:
         view: The study read.
     """
     found: list[tuple[str, str]] = []
-    winner, test = view.winner, view.winner_test
+    winner, test = view.winner, view.confirmation.winner_test
     if test:
         words = f"{view.metric_words} on the test, {view.say_interval(test.low, test.high)}"
         found.append((view.say(test.score), words))
@@ -41,7 +41,7 @@ def tiles(view: StudyView) -> list[Part]:
         where = "on validation " if view.spec else ""
         found.append((view.say(view.best.value), f"best {view.metric_words} {where}so far"))
     for name, pair in view.paired.items():
-        other = view.contender(name)
+        other = view.confirmation.contender(name)
         if other and other.method in ("full", "biotune"):
             span = view.say_interval(pair.low, pair.high, difference=True)
             words = f"on the test against {method_words(other.method)}, {span}"
@@ -59,11 +59,9 @@ def tiles(view: StudyView) -> list[Part]:
 
 def compare(view: StudyView) -> Iterator[Part]:
     """Say how all confirmed contenders did."""
-    if view.confirmation is None:
-        return
-    rows = []
-    for one in view.contenders:
-        test = view.tested(one.name)
+    confirmation, rows = view.confirmation, []
+    for one in confirmation.contenders:
+        test = confirmation.test(one.name)
         span = f" ({view.say_interval(test.low, test.high)})" if test else ""
         rows.append(
             (
@@ -76,16 +74,17 @@ def compare(view: StudyView) -> Iterator[Part]:
                 duration(one.seconds),
             )
         )
+    if not rows:
+        return
     head = ("Method", "Search", "Confirmed", "Test (interval)", "Trained", "Images", "Time")
-    names = [one.name for one in view.contenders]
-    chosen = view.confirmation.chosen
-    yield Table(head, rows, strong=names.index(chosen) if chosen in names else None)
+    strong = confirmation.contenders.index(view.winner) if view.winner else None
+    yield Table(head, rows, strong=strong)
     yield Text(
         "Confirmed: mean and standard error over so many trainings on fresh seeds. Test: with its"
         " 95 % interval. Images (forward passes) and time: what confirming took.",
         "soft",
     )
-    for one in view.contenders:
+    for one in confirmation.contenders:
         if one.grid:
             tried = ", ".join(f"{setting['lr']:g}" for setting in one.grid)
             name = method_words(one.method)
@@ -149,7 +148,7 @@ def cost(view: StudyView) -> Iterable[Part]:
 
 def errors(view: StudyView) -> Iterator[Part]:
     """Say per class how many of its test images are found, and how often its name is right."""
-    test, classes = view.winner_test, view.classes
+    test, classes = view.confirmation.winner_test, view.confirmation.classes
     counts = test.confusion if test else None
     if not counts or len(counts) != len(classes):
         return
@@ -229,10 +228,10 @@ def trust(view: StudyView) -> Iterator[Part]:
         yield Text(
             "Some of these belong to earlier confirmations. Each further look makes the test"
             " score a little more optimistic."
-            if view.confirmation is None or len(looks) > len(view.confirmation.tests)
+            if len(looks) > len(view.confirmation.tests)
             else "Each model was tested once, after the choice had been made."
         )
-    elif view.without_test:
+    elif view.confirmation and not view.confirmation.n_test:
         yield Text("No images were held out for a test.")
     elif view.spec:
         yield Text("The test data has not been looked at yet.")
@@ -249,7 +248,7 @@ def trust(view: StudyView) -> Iterator[Part]:
             "A 95 % interval says how far the score could have moved with other test images of the"
             " same kind. It says nothing about images of another kind."
         )
-    if view.confirmation and len(view.confirmation.plateau) > 1:
+    if len(view.confirmation.plateau) > 1:
         equals = ", ".join(view.confirmation.plateau)
         yield Text(f"Not to be told from the best on fresh seeds: {equals}.")
     if view.metric == "macro_accuracy":

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypedDict
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.page.text import count, duration, plural
+from biotune_optuna.recipe import describe
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.view import StudyView, as_view
-from biotune_optuna.report.words import describe, search_totals, verdict
+from biotune_optuna.report.words import search_totals, verdict
 from biotune_optuna.schema import TOTAL_KEY, TrialRecord
 from biotune_optuna.storage.lease import read_holder
 
@@ -126,7 +127,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
         "forward": view.passes[0],
         "backward": view.passes[1],
         "search": dict(search_totals(view)._asdict()),
-        "confirmed": view.confirmation.chosen if view.confirmation else None,
+        "confirmed": view.confirmation.chosen or None,
         "verdict": verdict(view).headline,
         "test_looks": len(view.test_looks),
         "model_dir": view.model_dir,

@@ -7,7 +7,7 @@ error: a study that plain Optuna made with somebody's own objective is as welcom
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from biotune_optuna.study.totals import count_trials
 if TYPE_CHECKING:
     from optuna import Study
 
-    from biotune_optuna.confirmation.record import Contender, TestResult, Training
+    from biotune_optuna.confirmation.record import Contender
     from biotune_optuna.confirmation.statistics import PairedTest
     from biotune_optuna.genome import GenomeSpace
 
@@ -81,19 +81,14 @@ class StudyView:
         return dict(spec) if isinstance(spec, Mapping) else {}
 
     @cached_property
-    def confirmation(self) -> Confirmation | None:
-        """The stored confirmation, None before it."""
+    def confirmation(self) -> Confirmation:
+        """The stored confirmation; an empty one, which is false, before it."""
         return Confirmation.of(self.user_attrs)
 
     @property
     def unconfirmed(self) -> str | None:
         """The sentence to begin with where trials were completed after the confirmation."""
-        return self.confirmation.unconfirmed(self.trials) if self.confirmation else None
-
-    @property
-    def without_test(self) -> bool:
-        """Whether the confirmation found no images held out for a test."""
-        return self.confirmation is not None and self.confirmation.n_test == 0
+        return self.confirmation.unconfirmed(self.trials)
 
     @property
     def test_looks(self) -> list[Mapping[str, Any]]:
@@ -106,11 +101,10 @@ class StudyView:
     @cached_property
     def metric(self) -> str:
         """Name of what the study optimises."""
-        confirmed = self.confirmation.metric if self.confirmation else None
         train = self.spec.get("train")
         ours = (self.spec, train if isinstance(train, Mapping) else {})
         stored = (*(one.get("metric") for one in ours), self.user_attrs.get(METRIC_KEY))
-        for said in (confirmed, *stored):
+        for said in (self.confirmation.metric, *stored):
             if said and isinstance(said, str):
                 return said
         names = self.study.metric_names
@@ -238,23 +232,13 @@ class StudyView:
     @property
     def winner(self) -> Contender | None:
         """The confirmed winner, None before a confirmation."""
-        return self.contender(self.confirmation.chosen) if self.confirmation else None
-
-    @property
-    def contenders(self) -> tuple[Contender, ...]:
-        """Confirmed candidates, then rivals; none before a confirmation."""
-        return self.confirmation.contenders if self.confirmation else ()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, as far as a confirmation has told them."""
-        return self.confirmation.classes if self.confirmation else ()
+        return self.confirmation.contender(self.confirmation.chosen)
 
     @property
     def paired(self) -> dict[str, PairedTest]:
         """Differences on the test, the winner's score minus another's, by the other's name."""
-        pairs = self.confirmation.paired if self.confirmation else {}
-        return {name: pair for name, pair in pairs.items() if all(map(_finite, pair[:3]))}
+        pairs = self.confirmation.paired.items()
+        return {name: pair for name, pair in pairs if all(map(_finite, pair[:3]))}
 
     @property
     def model_dir(self) -> str | None:
@@ -269,26 +253,13 @@ class StudyView:
         url = getattr(self.study._storage, "url", None)
         return url.shown if isinstance(url, StorageURL) and url.path is not None else None
 
-    def contender(self, name: str) -> Contender | None:
-        """Return the confirmed candidate or rival of this name."""
-        return next((one for one in self.contenders if one.name == name), None)
-
-    def tested(self, name: str) -> TestResult | None:
-        """Return the test result of this candidate or rival."""
-        return self.confirmation.test(name) if self.confirmation else None
-
-    @property
-    def winner_test(self) -> TestResult | None:
-        """The winner's test result, None where there is none."""
-        return self.tested(self.confirmation.chosen) if self.confirmation else None
-
     @property
     def chosen_trial(self) -> FrozenTrial | None:
         """The trial the study stands for: BioTune's best confirmed one, else the best so far."""
         winner = self.winner
         if winner and winner.trial in self.by_number:
             return self.by_number[winner.trial]
-        means = {c.trial: c.mean for c in self.contenders if c.trial in self.by_number}
+        means = {c.trial: c.mean for c in self.confirmation.contenders if c.trial in self.by_number}
         known = {number: mean for number, mean in means.items() if math.isfinite(mean)}
         if not known:
             return self.best
@@ -300,7 +271,8 @@ class StudyView:
     @property
     def passes(self) -> tuple[int, int]:
         """Image passes forward and backward of search, confirmations and test, all trainings."""
-        spent = [self.rate_check, *map(TrialRecord, self.trials), *self._confirming]
+        spent: list[RateCheck | TrialRecord | Cost] = [self.rate_check, *self._confirming]
+        spent += map(TrialRecord, self.trials)
         return sum(one.forward for one in spent), sum(one.backward for one in spent)
 
     @property
@@ -313,14 +285,13 @@ class StudyView:
     @property
     def confirm_seconds(self) -> float:
         """Seconds that confirmations took, also for recipes that a later one left out."""
-        last = self.confirmation.seconds if self.confirmation else 0.0
-        return max(last, Cost.sum(self._confirming).seconds)
+        return max(self.confirmation.seconds, Cost.sum(self._confirming).seconds)
 
     @property
-    def _confirming(self) -> list[Cost | Training | Contender]:
-        """Records of what was trained to confirm, and finally."""
-        final = self.confirmation.final_training.values() if self.confirmation else ()
-        return [*(trainings(self.user_attrs).values() or self.contenders), *final]
+    def _confirming(self) -> list[Cost]:
+        """What was trained to confirm, and finally."""
+        known: Iterable[Cost] = trainings(self.user_attrs).values() or self.confirmation.contenders
+        return [*known, *self.confirmation.final_training.values()]
 
     @property
     def max_epochs(self) -> int | None:

@@ -11,12 +11,11 @@ from optuna.trial import FrozenTrial, TrialState
 from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.methods.registry import methods
 from biotune_optuna.page.text import count, duration, plural
+from biotune_optuna.recipe import describe
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from biotune_optuna.confirmation.record import Contender
     from biotune_optuna.report.view import StudyView
 
@@ -24,7 +23,6 @@ __all__ = [
     "SearchTotals",
     "Verdict",
     "cost_sentences",
-    "describe",
     "method_words",
     "search_sentences",
     "search_totals",
@@ -77,7 +75,7 @@ def method_words(method: str) -> str:
 def _confirmed(view: StudyView, winner: Contender) -> Verdict:
     """Return what the confirmation found, whatever trials came after it."""
     sentences = [_test_sentence(view)]
-    if view.confirmation and view.confirmation.why:
+    if view.confirmation.why:
         sentences.append(f"Why this one: {view.confirmation.why}.")
     clearly, level, behind = _against(view, winner)
     sentences += [sentence for _, sentence in clearly + level + behind]
@@ -104,11 +102,10 @@ def _confirmed(view: StudyView, winner: Contender) -> Verdict:
 
 def _chosen_on_validation(view: StudyView, winner: Contender, sentences: list[str]) -> Verdict:
     """BioTune's recipe was chosen and no test compares it: the confirmed means decide."""
-    plateau = view.confirmation.plateau if view.confirmation else ()
     equals = [
         method_words(one.method)
-        for one in view.contenders
-        if one.is_rival and (one.name in plateau or winner.mean <= one.mean)
+        for one in view.confirmation.rivals
+        if one.name in view.confirmation.plateau or winner.mean <= one.mean
     ]
     if equals:
         headline = (
@@ -116,7 +113,7 @@ def _chosen_on_validation(view: StudyView, winner: Contender, sentences: list[st
             f" {' or '.join(equals)}."
         )
         return Verdict("level", headline, tuple(sentences))
-    ending = "" if view.winner_test else " on validation; no test has been made"
+    ending = "" if view.confirmation.winner_test else " on validation; no test has been made"
     return Verdict("won", f"BioTune's recipe won{ending}.", tuple(sentences))
 
 
@@ -132,7 +129,7 @@ def _rival_chosen(
         who = " and ".join(behind)
         headline = f"{name} was chosen on validation, but {who} did better on the test."
         return Verdict("level", headline, tuple(sentences))
-    known = [one for one in view.contenders if math.isfinite(one.mean)]
+    known = [one for one in view.confirmation.contenders if math.isfinite(one.mean)]
     best = max(known, key=lambda one: one.mean, default=winner)
     if winner.mean < best.mean:
         equal = method_words(best.method)
@@ -170,9 +167,11 @@ def _without_confirmation(view: StudyView) -> Verdict:
 
 
 def _test_sentence(view: StudyView) -> str:
-    test = view.winner_test
+    test = view.confirmation.winner_test
     if test is None:
-        why = "no images were held out for a test" if view.without_test else "no test has been made"
+        why = "no test has been made"
+        if not view.confirmation.n_test:
+            why = "no images were held out for a test"
         return f"It was confirmed on fresh seeds; {why}."
     return (
         f"On {test.n:,} test images that no choice had seen it reached"
@@ -187,7 +186,7 @@ def _against(
     """Pairs (rival, sentence) that the winner beats clearly, is level with, or loses to."""
     sides: tuple[list[tuple[str, str]], ...] = ([], [], [])
     for against, (difference, low, high, p) in view.paired.items():
-        other = view.contender(against)
+        other = view.confirmation.contender(against)
         method = other.method if other else against
         if method == winner.method:
             continue
@@ -206,31 +205,6 @@ def _against(
                 (name, f"It is {apart} {name}; the test cannot tell them apart ({between}).")
             )
     return sides[0], sides[1], sides[2]
-
-
-def describe(multipliers: Mapping[str, float], lr: float | None = None) -> str:
-    """Return a recipe in words: ``blocks 1-4 frozen, layer4 at 0.3×, fc at 6×, base rate 0.003``.
-
-    Args:
-        multipliers: Learning-rate multiplier of each block from the input on, 0 for frozen.
-        lr: Base learning rate, when known.
-    """
-    parts = []
-    runs: list[list[int]] = []
-    for number, rate in enumerate(multipliers.values(), 1):
-        if rate <= 0:
-            if runs and runs[-1][1] == number - 1:
-                runs[-1][1] = number
-            else:
-                runs.append([number, number])
-    if runs:
-        spans = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-        several = len(runs) > 1 or runs[0][0] != runs[0][1]
-        parts.append(f"block{'s' if several else ''} {spans} frozen")
-    parts += [f"{name} at {rate:.2g}×" for name, rate in multipliers.items() if rate > 0]
-    if lr is not None:
-        parts.append(f"base rate {lr:.2g}")
-    return ", ".join(parts)
 
 
 def describe_trial(view: StudyView, trial: FrozenTrial) -> str:
@@ -333,7 +307,7 @@ def cost_sentences(view: StudyView) -> list[str]:
     search = search_totals(view)
     if search.trainings:
         sentences.append(search.sentence)
-    full = view.contender("full")
+    full = view.confirmation.contender("full")
     if full and full.forward and full.scores:
         times = forward / (full.forward / len(full.scores))
         if times >= 1.5:

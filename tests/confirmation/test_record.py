@@ -95,7 +95,9 @@ def test_what_is_absent_or_unknown_does_not_keep_a_record_from_opening() -> None
     assert (found.metric, found.rivals) == ("accuracy", (Contender(name="a"),))
     with pytest.raises(KeyError):
         _ = found.winner
-    assert Confirmation.of({}) is None
+    assert not found
+    assert not Confirmation.of({})
+    assert Confirmation.from_dict(STORED)
 
 
 def test_a_training_reads_as_it_was_written() -> None:
@@ -123,9 +125,7 @@ def test_a_result_too_long_for_a_row_loses_its_least_important_details() -> None
     def stored(one: Confirmation) -> Confirmation:
         study = optuna.create_study()
         one.store(study)
-        found = Confirmation.of(study.user_attrs)
-        assert found is not None
-        return found
+        return Confirmation.of(study.user_attrs)
 
     alone = dataclasses.replace(result, tests=())
     assert stored(alone) == alone

@@ -37,8 +37,8 @@ def confusion_matrix(view: StudyView) -> go.Figure:
     Raises:
         NothingToShow: There is no confirmation, or it holds no confusion matrix.
     """
-    check_confirmed(view)
-    test, classes = view.winner_test, view.classes
+    confirmation = check_confirmed(view)
+    test, classes = confirmation.winner_test, confirmation.classes
     counts = test.confusion if test else None
     if not counts or len(counts) != len(classes):
         raise NothingToShow("The test result holds no confusion matrix.")
