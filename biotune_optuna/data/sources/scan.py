@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,15 @@ from biotune_optuna.data.sources.scan_cache import ScanCache
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = [
     "SKIP_HINT",
-    "ScannedFile",
+    "check_and_hash",
     "check_inside",
     "path_of",
-    "refuse_or_skip",
-    "scan_content",
     "scan_files",
+    "scan_images",
     "worker_count",
 ]
 
@@ -34,79 +32,76 @@ SKIP_HINT = "skip such images with --skip-bad-images (skip_bad_images=True)"
 _logger = logging.getLogger("biotune_optuna.data")
 
 
-@dataclass(frozen=True, slots=True)
-class ScannedFile:
-    """What was found in one image file.
-
-    Attributes:
-        digest: Content hash, "" when the file could not even be read.
-        problem: One line that names the file and what is wrong with it, None for a sound image.
-    """
-
-    digest: str
-    problem: str | None
-
-
 def scan_files(
     files: Sequence[tuple[str, Path]], *, skip_bad_images: bool, name: str
 ) -> tuple[list[int], list[str], list[str]]:
-    """Hash and check files, several at a time.
+    """Hash and check files; as :func:`scan_images` for those not known from an earlier scan.
 
     Args:
         files: (name to show, path) of each file.
-        skip_bad_images: Leave unreadable images out instead of refusing the data set.
-        name: Name of the data set.
-
-    Returns:
-        Positions of the sound files, their content hashes, one line per file left out.
-
-    Raises:
-        DataError: An image is unreadable and ``skip_bad_images`` is false.
+        skip_bad_images: See :func:`scan_images`.
+        name: See :func:`scan_images`.
     """
     cache = ScanCache([path for _, path in files])
 
-    def scan(file: tuple[str, Path]) -> ScannedFile:
-        shown, path = file
-        known = cache.get(path)
-        return _scan(shown, path) if known is None else ScannedFile(known, None)
+    def digest(index: int) -> str:
+        shown, path = files[index]
+        found = cache.get(path)
+        if found is None:
+            found = check_and_hash(read_bytes(path, name=shown), shown)
+            cache.put(path, found)
+        return found
+
+    try:
+        return scan_images(len(files), digest, skip_bad_images=skip_bad_images, name=name)
+    finally:
+        cache.save()
+
+
+def scan_images(
+    count: int, digest: Callable[[int], str], *, skip_bad_images: bool, name: str
+) -> tuple[list[int], list[str], list[str]]:
+    """Hash and check images, several at a time.
+
+    Args:
+        count: Number of images.
+        digest: Returns the content hash of one; raises `DataError` for a bad one.
+        skip_bad_images: Leave bad images out instead of refusing the data set.
+        name: Name of the data set.
+
+    Returns:
+        Positions of the sound images, their content hashes, one line per image left out.
+
+    Raises:
+        DataError: An image is bad and ``skip_bad_images`` is false.
+    """
+
+    def scan(index: int) -> str | DataError:
+        try:
+            return digest(index)
+        except DataError as error:
+            return DataError(str(error))  # without the traceback, which holds the image
 
     with ThreadPoolExecutor(worker_count()) as pool:
-        scanned = list(pool.map(scan, files))
-    for (_, path), found in zip(files, scanned, strict=True):
-        if found.problem is None:
-            cache.put(path, found.digest)
-    cache.save()
-    return refuse_or_skip(scanned, skip_bad_images=skip_bad_images, name=name)
-
-
-def refuse_or_skip(
-    scanned: Sequence[ScannedFile], *, skip_bad_images: bool, name: str
-) -> tuple[list[int], list[str], list[str]]:
-    """Decide on the bad among scanned images; results and errors as :func:`scan_files`."""
-    problems = [file.problem for file in scanned if file.problem is not None]
+        found = dict(enumerate(pool.map(scan, range(count))))
+    problems = [str(one) for one in found.values() if isinstance(one, DataError)]
     if problems and not skip_bad_images:
         more = f" (and {len(problems) - 1} more bad images)" if len(problems) > 1 else ""
         raise DataError(f"{problems[0]}{more}; mend or remove it, or {SKIP_HINT}")
     if problems:
         _logger.warning("%s: left out %d bad images, first: %s", name, len(problems), problems[0])
-    sound = [index for index, file in enumerate(scanned) if file.problem is None]
-    return sound, [scanned[index].digest for index in sound], problems
+    sound = {index: one for index, one in found.items() if isinstance(one, str)}
+    return list(sound), list(sound.values()), problems
 
 
-def scan_content(content: bytes, shown: str) -> ScannedFile:
-    """Hash and check one encoded image."""
-    try:
-        check_image(content, name=shown)
-    except DataError as error:
-        return ScannedFile("", str(error))
-    return ScannedFile(content_hash(content), None)
+def check_and_hash(content: bytes, shown: str) -> str:
+    """Return the content hash of an encoded image.
 
-
-def _scan(shown: str, path: Path) -> ScannedFile:
-    try:
-        return scan_content(read_bytes(path, name=shown), shown)
-    except DataError as error:
-        return ScannedFile("", str(error))
+    Raises:
+        DataError: It cannot be decoded.
+    """
+    check_image(content, name=shown)
+    return content_hash(content)
 
 
 def check_inside(path: Path, root: Path, shown: str) -> None:

@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,12 +22,7 @@ from biotune_optuna.data.sources.arrays import class_names
 from biotune_optuna.data.sources.folder import SPLIT_ALIASES, open_folder
 from biotune_optuna.data.sources.image_source import ImageSource
 from biotune_optuna.data.sources.named import obtain, reachable, split_root, stack_parts
-from biotune_optuna.data.sources.scan import (
-    ScannedFile,
-    refuse_or_skip,
-    scan_content,
-    worker_count,
-)
+from biotune_optuna.data.sources.scan import check_and_hash, scan_images
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -127,15 +121,12 @@ def _open_hub(name: str, rest: str, skip_bad_images: bool) -> ImageSource:
                 f"image {ids[position]!r} cannot be read: {first_line(error)}"
             ) from None
 
-    def scan(position: int) -> ScannedFile:
-        try:
-            return scan_content(content(position), ids[position])
-        except DataError as error:
-            return ScannedFile("", str(error))
-
-    with ThreadPoolExecutor(worker_count()) as pool:
-        scanned = list(pool.map(scan, range(len(items)), chunksize=16))
-    sound, digests, problems = refuse_or_skip(scanned, skip_bad_images=skip_bad_images, name=name)
+    sound, digests, problems = scan_images(
+        len(ids),
+        lambda position: check_and_hash(content(position), ids[position]),
+        skip_bad_images=skip_bad_images,
+        name=name,
+    )
     labels, classes = _hub_labels(parts)
     return ImageSource(
         lambda index: decode_image(content(sound[index]), name=ids[sound[index]]),
