@@ -24,9 +24,21 @@ from biotune_optuna.study.study import TuningStudy
 from tests.kit.lab import Lab, evolve
 from tests.kit.lab import confirm as drawn
 
+PLAN = ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2), more_rates=0)
 
-@pytest.fixture
-def searched(setup: Setup) -> TuningStudy:
+
+def copy_of(study: TuningStudy) -> TuningStudy:
+    storage = optuna.storages.InMemoryStorage()
+    optuna.copy_study(
+        from_study_name=study.study.study_name,
+        from_storage=study.study._storage,
+        to_storage=storage,
+    )
+    return TuningStudy(optuna.load_study(study_name=None, storage=storage), study.setup)
+
+
+@pytest.fixture(scope="module")
+def first_search(setup: Setup) -> TuningStudy:
     study = optuna.create_study(
         direction="maximize", sampler=BioTuneSampler(space=setup.space, seed=0)
     )
@@ -34,7 +46,25 @@ def searched(setup: Setup) -> TuningStudy:
     return TuningStudy(study, setup)
 
 
-PLAN = ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2), more_rates=0)
+@pytest.fixture(scope="module")
+def first_confirmation(first_search: TuningStudy) -> TuningStudy:
+    study = copy_of(first_search)
+    confirm(study, PLAN)
+    return study
+
+
+@pytest.fixture
+def searched(first_search: TuningStudy) -> TuningStudy:
+    """A study of four trials."""
+    return copy_of(first_search)
+
+
+@pytest.fixture
+def confirmed(first_confirmation: TuningStudy) -> TuningStudy:
+    """A study that was confirmed with ``PLAN``; what its trainer holds is another model."""
+    study = copy_of(first_confirmation)
+    study.setup.trainer.reset(7)
+    return study
 
 
 def test_confirmation_end_to_end(searched: TuningStudy) -> None:
@@ -153,18 +183,18 @@ def test_trials_that_end_during_a_confirmation_are_left_to_the_next(searched: Tu
 
 
 def test_a_second_confirmation_does_not_look_again(
-    searched: TuningStudy, monkeypatch: pytest.MonkeyPatch
+    confirmed: TuningStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = confirm(searched, PLAN)
-    looks = len(searched.study.user_attrs["test_looks"])
+    result = Confirmation.of(confirmed.study.user_attrs)
+    looks = len(confirmed.study.user_attrs["test_looks"])
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("trained or predicted again")
 
-    monkeypatch.setattr(type(searched.setup.trainer), "fit", refuse)
-    monkeypatch.setattr(type(searched.setup.trainer), "predict", refuse)
-    assert confirm(searched, PLAN) == result
-    assert len(searched.study.user_attrs["test_looks"]) == looks
+    monkeypatch.setattr(type(confirmed.setup.trainer), "fit", refuse)
+    monkeypatch.setattr(type(confirmed.setup.trainer), "predict", refuse)
+    assert confirm(confirmed, PLAN) == result
+    assert len(confirmed.study.user_attrs["test_looks"]) == looks
 
 
 def test_an_interrupted_confirmation_goes_on(searched: TuningStudy) -> None:
@@ -280,61 +310,58 @@ def test_a_winner_that_the_trainer_holds_is_not_trained_again(
 
 
 def test_an_export_is_made_again_only_where_another_model_lies(
-    searched: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    confirmed: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    confirm(searched, PLAN)
-    weights = export_winner(searched, tmp_path) / "model.safetensors"
+    weights = export_winner(confirmed, tmp_path) / "model.safetensors"
     tuned = weights.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(
             "biotune_optuna.confirmation.winner.train_winner", None
         )  # would be called and fail
-        export_winner(searched, tmp_path)
+        export_winner(confirmed, tmp_path)
     weights.write_bytes(tuned[:-4] + b"else")  # another study's, say
-    export_winner(searched, tmp_path)
+    export_winner(confirmed, tmp_path)
     assert weights.read_bytes() == tuned
 
 
 def test_a_model_of_other_images_is_left_alone(
-    searched: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    confirmed: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    confirm(searched, PLAN)
-    folder = export_winner(searched, tmp_path / "m")
+    folder = export_winner(confirmed, tmp_path / "m")
     before = (folder / "model.safetensors").stat()
-    spec = searched.setup.spec
+    spec = confirmed.setup.spec
     other = dataclasses.replace(spec, fingerprints=spec.fingerprints | {"data": "others"})
-    monkeypatch.setattr(searched, "setup", dataclasses.replace(searched.setup, spec=other))
-    searched.study.set_user_attr("model_dir", None)  # as a study of another database has
+    monkeypatch.setattr(confirmed, "setup", dataclasses.replace(confirmed.setup, spec=other))
+    confirmed.study.set_user_attr("model_dir", None)  # as a study of another database has
     monkeypatch.setattr(
         "biotune_optuna.confirmation.winner.train_winner", None
     )  # would be called and fail
     for refused in (check_export, export_winner):
         with pytest.raises(BioTuneError, match="holds a model of other images"):
-            refused(searched, folder)
+            refused(confirmed, folder)
     assert (folder / "model.safetensors").stat() == before
 
 
 def test_an_export_says_what_was_not_confirmed(
-    searched: TuningStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    confirmed: TuningStudy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    n = confirm(searched, PLAN).basis["trials"]
-    export_winner(searched, tmp_path)
+    n = len(confirmed.study.trials)
+    export_winner(confirmed, tmp_path)
     assert "Confirmed on" not in caplog.text
-    searched.study.add_trial(optuna.trial.create_trial(value=0.99))
-    export_winner(searched, tmp_path)
+    confirmed.study.add_trial(optuna.trial.create_trial(value=0.99))
+    export_winner(confirmed, tmp_path)
     assert f"Confirmed on {n} of {n + 1} trials; run the same tune or demo" in caplog.text
 
 
 def test_a_folder_with_something_else_is_refused_before_training(
-    searched: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    confirmed: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    confirm(searched, PLAN)
     (tmp_path / "notes.txt").write_text("mine")
     monkeypatch.setattr(
         "biotune_optuna.confirmation.winner.train_winner", None
     )  # would be called and fail
     with pytest.raises(BioTuneError, match=r"holds notes\.txt"):
-        export_winner(searched, tmp_path)
+        export_winner(confirmed, tmp_path)
 
 
 def test_nothing_to_confirm_is_said(setup: Setup) -> None:
@@ -345,8 +372,9 @@ def test_nothing_to_confirm_is_said(setup: Setup) -> None:
         train_winner(empty)
 
 
-def test_the_best_by_value_is_confirmed_whatever_the_model_believes(searched: TuningStudy) -> None:
-    result = confirm(searched, PLAN)
+def test_the_best_by_value_is_confirmed_whatever_the_model_believes(confirmed: TuningStudy) -> None:
+    result = Confirmation.of(confirmed.study.user_attrs)
+    assert result is not None
     names = [c.name for c in result.candidates]
-    assert f"trial {searched.study.best_trial.number}" in names
+    assert f"trial {confirmed.study.best_trial.number}" in names
     assert len(set(names)) == len(names) == PLAN.top_k
