@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from biotune_optuna.errors import BioTuneError, StorageError
+from biotune_optuna.errors import BioTuneError, StorageError, StudyError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_lookup", "check_output", "replace_text"]
+__all__ = ["check_lookup", "check_output", "replace_file", "replace_text"]
 
 
 def check_lookup(path: Path, error: type[BioTuneError] = BioTuneError) -> None:
@@ -74,3 +74,27 @@ def replace_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_file(target: Path, text: str) -> Path:
+    """Write a file so that a reader sees the old one or the new one.
+
+    Args:
+        target: The file; its folder is made where it is missing.
+        text: Its content.
+
+    Returns:
+        The file.
+
+    Raises:
+        StudyError: If it cannot be written; an earlier file is as it was.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(target, text)
+    except OSError as error:
+        raise StudyError(
+            f"{str(target)!r} cannot be written ({error.strerror or error});"
+            " give a path in a folder you may write to"
+        ) from error
+    return target

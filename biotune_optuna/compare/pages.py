@@ -10,7 +10,8 @@ from biotune_optuna.compare import ablation, figures
 from biotune_optuna.compare.rows import write_csv
 from biotune_optuna.compare.tables import Summary, summarise
 from biotune_optuna.errors import StudyError
-from biotune_optuna.page.html import document, replace_file
+from biotune_optuna.files import replace_file
+from biotune_optuna.page.html import document
 from biotune_optuna.page.parts import Figure, Heading, Part, Table, Text, markdown
 from biotune_optuna.page.text import count, duration
 

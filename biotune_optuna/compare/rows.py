@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.errors import DataError
-from biotune_optuna.page.html import replace_file
+from biotune_optuna.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

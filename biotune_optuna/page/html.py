@@ -7,17 +7,14 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from biotune_optuna._version import __version__
-from biotune_optuna.errors import StudyError
-from biotune_optuna.files import replace_text
 from biotune_optuna.page.parts import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from biotune_optuna.page.parts import Part
 
-__all__ = ["document", "replace_file"]
+__all__ = ["document"]
 
 
 def document(
@@ -48,27 +45,3 @@ def document(
         script=(assets / "page.js").read_text("utf-8"),
         plotly=get_plotlyjs(),
     )
-
-
-def replace_file(target: Path, text: str) -> Path:
-    """Write a file so that a reader sees the old one or the new one.
-
-    Args:
-        target: The file; its folder is made where it is missing.
-        text: Its content.
-
-    Returns:
-        The file.
-
-    Raises:
-        StudyError: If it cannot be written; an earlier file is as it was.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(target, text)
-    except OSError as error:
-        raise StudyError(
-            f"{str(target)!r} cannot be written ({error.strerror or error});"
-            " give a path in a folder you may write to"
-        ) from error
-    return target

@@ -272,7 +272,13 @@ class Section(Part):
 
 @dataclass(frozen=True)
 class Verdict(Part):
-    """What came out; `tone`, ``"won"``, ``"level"``, ``"lost"`` or ``"open"``, colours it."""
+    """What came out, set off by a colour.
+
+    Attributes:
+        tone: ``"won"``, ``"level"`` or ``"lost"`` for BioTune, ``"open"`` before a confirmation.
+        headline: One short sentence.
+        sentences: What it rests on.
+    """
 
     tone: str
     headline: str

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from biotune_optuna.page.html import document, replace_file
-from biotune_optuna.page.parts import Heading, Part, Section, Text, Verdict, texts
+from biotune_optuna.files import replace_file
+from biotune_optuna.page.html import document
+from biotune_optuna.page.parts import Heading, Part, Section, Text, texts
 from biotune_optuna.page.text import plural
 from biotune_optuna.report.figures import all_figures
 from biotune_optuna.report.sections import CHAPTERS, tiles
@@ -52,9 +53,8 @@ def page(view: StudyView) -> str:
     Args:
         view: The study read.
     """
-    found = verdict(view)
     parts: list[Part] = [
-        Verdict(found.tone, found.headline, found.sentences),
+        verdict(view),
         *tiles(view),
         Heading("What was searched"),
         *texts(search_sentences(view)),

@@ -7,7 +7,7 @@ error: a study that plain Optuna made with somebody's own objective is as welcom
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -355,10 +355,3 @@ def _find(tree: Mapping[str, Any], key: str) -> Iterator[Any]:
 
 def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Smallest and largest, widened a little so that nothing sits on a frame."""
-    low, high = min(values), max(values)
-    pad = 0.06 * (high - low) or 0.02 * abs(high) or 0.02
-    return low - pad, high + pad

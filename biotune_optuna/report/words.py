@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.methods.registry import methods
+from biotune_optuna.page.parts import Verdict
 from biotune_optuna.page.text import count, duration, plural
 from biotune_optuna.recipe import describe
 from biotune_optuna.report.cost import time_spent
@@ -21,28 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SearchTotals",
-    "Verdict",
     "cost_sentences",
     "method_words",
     "search_sentences",
     "search_totals",
     "verdict",
 ]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What came out.
-
-    Attributes:
-        tone: ``"won"``, ``"level"``, ``"lost"`` for BioTune, or ``"open"`` before a confirmation.
-        headline: One short sentence.
-        sentences: What it rests on.
-    """
-
-    tone: Literal["won", "level", "lost", "open"]
-    headline: str
-    sentences: tuple[str, ...]
 
 
 def verdict(view: StudyView) -> Verdict:

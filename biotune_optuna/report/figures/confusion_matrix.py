@@ -30,12 +30,6 @@ def confusion_matrix(view: StudyView) -> go.Figure:
     """Return the winner's confusion on the test data: counts, shaded by share of the true class.
 
     Beyond 30 classes a matrix cannot be read: the 25 most frequent confusions are listed instead.
-
-    Args:
-        view: A study with a confirmation.
-
-    Raises:
-        NothingToShow: There is no confirmation, or it holds no confusion matrix.
     """
     confirmation = check_confirmed(view)
     test, classes = confirmation.winner_test, confirmation.classes

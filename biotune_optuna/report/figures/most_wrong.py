@@ -27,14 +27,7 @@ MAX_MISTAKES = 24
     place=20,
 )
 def most_wrong(view: StudyView) -> go.Figure:
-    """Return the test images most often wrong among the models tested, as thumbnails.
-
-    Args:
-        view: A study whose confirmation holds mistakes with thumbnails (PNG or JPEG data URIs).
-
-    Raises:
-        NothingToShow: There is no confirmation, no mistake, or no thumbnail.
-    """
+    """Return the test images most often wrong among the models tested, as thumbnails."""
     shown = _with_thumbnail(view)[:MAX_MISTAKES]
     columns = min(4, len(shown))
     lines = math.ceil(len(shown) / columns)

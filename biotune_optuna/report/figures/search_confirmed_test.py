@@ -30,12 +30,6 @@ def search_confirmed_test(view: StudyView) -> go.Figure:
     """Search value, confirmed mean and test score of every contender, with their intervals.
 
     Whiskers are one standard error for search and confirmation, the stored interval for the test.
-
-    Args:
-        view: A study with a confirmation.
-
-    Raises:
-        NothingToShow: There is no confirmation.
     """
     confirmation = check_confirmed(view)
     rows = confirmation.contenders[::-1]
