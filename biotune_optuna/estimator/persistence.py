@@ -55,7 +55,7 @@ def write(
         recipe=exported.recipe,
         model_args=model_args,
         card={
-            "Metrics": f"Best validation score of the search, which flatters: "
+            "Metrics": f"Best validation score of the search, which tends to be too high: "
             f"{content['best_score']:.4f} ({content['params']['metric']}). "
             "No images were set aside for a test.",
         },

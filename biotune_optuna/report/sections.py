@@ -236,10 +236,10 @@ def trust(view: StudyView) -> Iterator[Part]:
     elif view.spec:
         yield Text("The test data has not been looked at yet.")
     if len(view.complete) > 1:
-        best = f"is the best of {len(view.complete):,} and therefore flatters"
+        best = f"is the best of {len(view.complete):,}, so it tends to be too high"
         yield Text(
-            f"The best search value {best}; the confirmed and the test values do not have that"
-            " flaw."
+            f"The best search value {best}. The confirmed and the test values do not have this"
+            " error."
             if view.confirmation
             else f"The best value {best}."
         )
@@ -250,7 +250,7 @@ def trust(view: StudyView) -> Iterator[Part]:
         )
     if len(view.confirmation.plateau) > 1:
         equals = ", ".join(view.confirmation.plateau)
-        yield Text(f"Not to be told from the best on fresh seeds: {equals}.")
+        yield Text(f"On fresh seeds these cannot be told apart: {equals}.")
     if view.metric == "macro_accuracy":
         yield Text("Macro accuracy is the mean over classes: rare classes count like common ones.")
 

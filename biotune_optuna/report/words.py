@@ -140,9 +140,9 @@ def _without_confirmation(view: StudyView) -> Verdict:
     sentences = [describe_trial(view, best)]
     if view.spec:
         n = len(view.complete)
-        flatters = f"It is the best of {n:,} on the same validation images, so it flatters: "
+        best_of = f"It is the best of {n:,} on the same validation images, so probably too high: "
         sentences.append(
-            (flatters if n > 1 else "It was measured on validation images: ")
+            (best_of if n > 1 else "It was measured on validation images: ")
             + "expect somewhat less on new images. The confirmation on test data is still to come."
         )
     else:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @StudyFigure(
     name="search-confirmed-test",
     title="Search, confirmed and test",
-    caption="Search values flatter whatever was picked by them. The confirmation trained again on"
-    " fresh seeds; the test images were kept out of all choices. Whiskers: one standard"
-    " error for search and confirmation, the 95 % interval for the test.",
+    caption="A search value is too high for the recipe that was chosen by it. The confirmation"
+    " trained again on fresh seeds. No choice used the test images. Whiskers: one standard error"
+    " for search and confirmation, the 95 % interval for the test.",
     chapter="compare",
     place=10,
 )
