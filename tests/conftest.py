@@ -33,11 +33,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The caches and the database of whoever runs the tests are left alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIOTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("BIOTUNE_STORAGE", raising=False)
+        yield
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BIOTUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("BIOTUNE_STORAGE", raising=False)
     return tmp_path
 
 

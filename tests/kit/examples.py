@@ -56,7 +56,6 @@ def run_script(source: str, cwd: Path, *arguments: str) -> str:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(cwd)
         patch.setenv("BIOTUNE_CACHE", str(cwd / "cache"))
-        patch.delenv("BIOTUNE_STORAGE", raising=False)
         patch.setattr(sys, "argv", [str(script), *arguments])
         patch.syspath_prepend(cwd)
         try:

@@ -51,7 +51,6 @@ def at(place: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("BIOTUNE_CACHE", str(place / "cache"))
-        patch.delenv("BIOTUNE_STORAGE", raising=False)
         yield
 
 
