@@ -23,29 +23,8 @@ BUDGET_SUFFIX = "@budget"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a contender reached in one cell and what it cost; the fields are those of `Row`."""
-
-    score: float
-    validation: float
-    trainable: float
-    forward: int
-    backward: int
-    seconds: float
-    evaluations: int
-    setting: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the outcome as JSON-ready data, rounded to what a table needs."""
-        data = dataclasses.asdict(self)
-        for name, digits in (("score", 6), ("validation", 6), ("trainable", 4), ("seconds", 2)):
-            data[name] = round(data[name], digits)
-        return data
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class Row:
-    """What one method reached in one repeat of one task, and what it cost.
+class _Where:
+    """What was tuned, on which images, by which method.
 
     Attributes:
         task: Name of the task: data and model.
@@ -65,14 +44,6 @@ class Row:
         seed: Its study seed.
         split: What the test part holds, as a short digest: paired rows have the same.
         method: Name of the method.
-        score: Score on the test images, after the one final training.
-        validation: Mean validation score of the chosen setting on fresh seeds.
-        trainable: Share of the parameters that train, in percent.
-        forward: Image passes forward, of everything that led to the model.
-        backward: Image passes backward.
-        seconds: Wall time of the same.
-        evaluations: Settings or genomes that were evaluated.
-        setting: What was chosen.
     """
 
     task: str
@@ -90,6 +61,28 @@ class Row:
     seed: int
     split: str
     method: str
+
+    @property
+    def ratio(self) -> float:
+        """Test images over all others: what part of the data two repeats test on alike."""
+        return self.test / self.pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a contender reached in one cell and what it cost.
+
+    Attributes:
+        score: Score on the test images, after the one final training.
+        validation: Mean validation score of the chosen setting on fresh seeds.
+        trainable: Share of the parameters that train, in percent.
+        forward: Image passes forward, of everything that led to the model.
+        backward: Image passes backward.
+        seconds: Wall time of the same.
+        evaluations: Settings or genomes that were evaluated.
+        setting: What was chosen.
+    """
+
     score: float
     validation: float
     trainable: float
@@ -104,10 +97,17 @@ class Row:
         """Image passes, forward and backward."""
         return self.forward + self.backward
 
-    @property
-    def ratio(self) -> float:
-        """Test images over all others: what part of the data two repeats test on alike."""
-        return self.test / self.pool
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as JSON-ready data, rounded to what a table needs."""
+        data = dataclasses.asdict(self)
+        for name, digits in (("score", 6), ("validation", 6), ("trainable", 4), ("seconds", 2)):
+            data[name] = round(data[name], digits)
+        return data
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Row(Outcome, _Where):
+    """What one method reached in one repeat of one task: its columns, then those of `Outcome`."""
 
 
 _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Row)}
