@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,38 @@ def test_it_is_on_the_list_of_the_dashboard(study: optuna.Study, tmp_path: Path)
     assert shown["layout"]["title"]["text"] == "Which &lt;values&gt; came out"
 
 
-def test_a_package_offers_one_by_an_entry_point(
-    confirmed_study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "somebody.py").write_text(MODULE)
-    about = tmp_path / "somebody-1.0.dist-info"
+def offer(folder: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a package that names its module of figures as an entry point."""
+    (folder / "somebody.py").write_text(source)
+    about = folder / "somebody-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[biotune_optuna.figures]\nmine = somebody\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "somebody", raising=False)
     figures._load.cache_clear()
+
+
+def test_a_package_offers_one_by_an_entry_point(
+    confirmed_study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(tmp_path, MODULE, monkeypatch)
     html = page(as_view(confirmed_study))
     assert 'id="figure-offered"' in html.partition('<section id="use">')[2]
+
+
+def test_what_is_wrong_with_a_package_s_figure_is_told_and_costs_no_report(
+    confirmed_study: optuna.Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    offer(tmp_path, MODULE.replace('"use"', '"usage"'), monkeypatch)
+    html = page(as_view(confirmed_study))
+    assert (
+        "figures of 'mine' are left out: figure 'offered' stands in chapter 'usage'" in caplog.text
+    )
+    assert 'id="figure-lineage"' in html
 
 
 def test_an_unknown_chapter_is_an_error() -> None:

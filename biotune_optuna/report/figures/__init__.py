@@ -17,6 +17,7 @@ the entry point group ``biotune_optuna.figures``.
 
 from __future__ import annotations
 
+import logging
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
 
 __all__ = ["NothingToShow", "StudyFigure", "all_figures", "draw"]
 
-GROUP = "biotune_optuna.figures"
+logger = logging.getLogger(__name__)
+
+ENTRY_POINTS = "biotune_optuna.figures"
+"""Group of the entry points by which an installed package adds figures; each names a module."""
+
 Draw = TypeVar("Draw", bound=Callable[..., Any])
 
 _declared: dict[str, StudyFigure] = {}
@@ -111,8 +116,11 @@ def _load() -> None:
     """Import the files of this folder, and what other packages offer; each declares its figures."""
     for file in pkgutil.iter_modules(__path__):
         import_module(f"{__name__}.{file.name}")
-    for offered in entry_points(group=GROUP):
-        offered.load()
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:  # noqa: BLE001 - another package's fault must not stop ours
+            logger.warning("figures of %r are left out: %s", point.name, error)
 
 
 def draw(name: str, study: Study | StudyView, **limits: int) -> go.Figure:
