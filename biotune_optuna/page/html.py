@@ -7,7 +7,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from biotune_optuna._version import __version__
-from biotune_optuna.page.parts import render
+from biotune_optuna.page.parts import TEMPLATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,8 +32,7 @@ def document(
     from plotly.offline import get_plotlyjs
 
     assets = resources.files("biotune_optuna.page") / "assets"
-    return render(
-        (assets / "page.html").read_text("utf-8"),
+    return TEMPLATES.get_template("page.html").render(
         title=title or heading,
         heading=heading,
         eyebrow=eyebrow,

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from html import unescape
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from biotune_optuna.page.style import at_height
 
@@ -40,28 +39,17 @@ __all__ = [
     "Tiles",
     "Verdict",
     "markdown",
-    "render",
     "texts",
 ]
 
-_JINJA = Environment(
-    autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+TEMPLATES = Environment(
+    loader=PackageLoader("biotune_optuna.page", "assets"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
-
-
-@cache
-def _template(source: str) -> Template:
-    return _JINJA.from_string(source)
-
-
-def render(source: str, **values: Any) -> str:
-    """Fill a jinja2 template; values are escaped, except parts and what it calls safe.
-
-    Args:
-        source: The template's text.
-        values: What its names stand for.
-    """
-    return _template(source).render(values)
+"""The files of ``assets/``. Every value is escaped, except parts and what a template calls safe."""
 
 
 class Markdown(str):
@@ -94,16 +82,14 @@ def markdown(parts: Iterable[Part | Markdown]) -> str:
 
 
 class Part:
-    """Something on a page: jinja2 puts it in as HTML, `str` gives Markdown.
+    """Something on a page: `str` gives its Markdown, and jinja2 puts it in as HTML.
 
-    Attributes:
-        template: jinja2 template of its HTML, filled with the part's fields.
+    The HTML is the macro of ``assets/parts.html`` that is called like the class.
     """
 
-    template: ClassVar[str]
-
-    def __html__(self) -> str:
-        return render(self.template, **vars(self))
+    def __html__(self, *more: str) -> str:
+        macros = TEMPLATES.get_template("parts.html").module
+        return str(getattr(macros, type(self).__name__.lower())(self, *more))
 
     def __str__(self) -> str:
         return ""  # where Markdown has nothing like it
@@ -116,8 +102,6 @@ class Heading(Part):
     text: str
     level: int = 2
 
-    template = "<h{{ level }}>{{ text }}</h{{ level }}>"
-
     def __str__(self) -> str:
         return f"{'#' * self.level} {plain(self.text)}"
 
@@ -128,8 +112,6 @@ class Text(Part):
 
     text: str
     kind: str = ""
-
-    template = '<p{% if kind %} class="{{ kind }}"{% endif %}>{{ text }}</p>'
 
     def __str__(self) -> str:
         return plain(self.text)
@@ -147,8 +129,6 @@ class Code(Part):
     text: str
     language: str = ""
 
-    template = "<pre>{{ text }}</pre>"
-
     def __str__(self) -> str:
         return f"```{self.language}\n{self.text}\n```"
 
@@ -159,12 +139,6 @@ class Items(Part):
 
     items: Sequence[str]
     first: int | None = None
-
-    template = """\
-{% set kind = "ul" if first is none else "ol" %}
-<{{ kind }}{% if first is not none %} start="{{ first }}"{% endif %}>
-{% for item in items %}<li>{{ item }}</li>{% endfor %}
-</{{ kind }}>"""
 
     def __str__(self) -> str:
         numbered = enumerate(self.items, self.first or 0)
@@ -188,18 +162,6 @@ class Table(Part):
     words: int = 1
     strong: int | None = None
 
-    template = """\
-{% macro cells(kind, row) %}
-{% for cell in row %}
-<{{ kind }}{% if loop.index <= words %} class="words"{% endif %}>{{ cell }}</{{ kind }}>
-{%- endfor %}
-{% endmacro %}
-<div class="scroll"><table><thead><tr>{{ cells("th", head) }}</tr></thead><tbody>
-{% for row in rows %}
-<tr{% if loop.index0 == strong %} class="winner"{% endif %}>{{ cells("td", row) }}</tr>
-{% endfor %}
-</tbody></table></div>"""
-
     def __str__(self) -> str:
         rule = "|" + "---|" * self.words + "---:|" * (len(self.head) - self.words)
         first, *lines = (f"| {' | '.join(map(plain, row))} |" for row in (self.head, *self.rows))
@@ -211,10 +173,6 @@ class Facts(Part):
     """Names and their values."""
 
     facts: Sequence[tuple[str, str]]
-
-    template = (
-        "<dl>{% for name, value in facts %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>"
-    )
 
     def __str__(self) -> str:
         return str(Table(("", "value"), self.facts, words=2))
@@ -236,21 +194,13 @@ class Figure(Part):
     name: str
     title: str = ""
 
-    template = (
-        '<figure id="figure-{{ name }}"><h3>{{ title }}</h3>'
-        '<div class="plot" id="{{ name }}"></div>'
-        '<script type="application/json" id="{{ name }}-data">{{ data | safe }}</script>'
-        "<figcaption>{{ caption }}</figcaption></figure>"
-    )
-
-    def __html__(self) -> str:
+    def __html__(self, *_: str) -> str:
         figure = self.figure
         own = unescape(re.sub(r"<[^>]*>", " ", figure.layout.title.text or ""))
         figure.update_layout(title=None)
         at_height(figure, figure.layout.height or 380, title_lines=0)
-        # JSON that cannot end the script element
-        data = str(figure.to_json()).replace("<", "\\u003c")
-        return render(self.template, **vars(self) | {"title": own or self.title, "data": data})
+        data = str(figure.to_json()).replace("<", "\\u003c")  # it cannot end the script element
+        return super().__html__(own or self.title, data)
 
 
 @dataclass(frozen=True)
@@ -260,11 +210,6 @@ class Section(Part):
     name: str
     title: str
     parts: Sequence[Part]
-
-    template = (
-        '<section id="{{ name }}"><h2>{{ title }}</h2>'
-        "{% for part in parts %}{{ part }}{% endfor %}</section>"
-    )
 
     def __str__(self) -> str:
         return markdown([Heading(self.title), *self.parts]).rstrip("\n")
@@ -284,11 +229,6 @@ class Verdict(Part):
     headline: str
     sentences: Sequence[str]
 
-    template = (
-        '<section class="verdict {{ tone }}"><strong>{{ headline }}</strong>'
-        "{% for sentence in sentences %}<p>{{ sentence }}</p>{% endfor %}</section>"
-    )
-
 
 @dataclass(frozen=True)
 class Tiles(Part):
@@ -296,25 +236,9 @@ class Tiles(Part):
 
     tiles: Sequence[tuple[str, str]]
 
-    template = (
-        '<div class="tiles">{% for number, words in tiles %}'
-        '<div class="tile"><b>{{ number }}</b><span>{{ words }}</span></div>'
-        "{% endfor %}</div>"
-    )
-
 
 @dataclass(frozen=True)
 class Bars(Part):
     """One bar a name: its length as a share of the width, None for hatched, and words in it."""
 
     bars: Sequence[tuple[str, float | None, str]]
-
-    template = """\
-<div class="recipe">
-{% for name, share, words in bars %}
-<div class="name">{{ name }}</div><div class="track">
-{%- if share is none %}<div class="hatch"></div>
-{%- else %}<div class="fill" style="width:{{ "%.0f" | format(100 * share) }}%"></div>
-{%- endif %}<span class="value">{{ words }}</span></div>
-{% endfor %}
-</div>"""

@@ -1,24 +1,16 @@
 """What accuracy costs: parameters trained and seconds, with Pareto fronts."""
 
-from __future__ import annotations
+from collections.abc import Mapping, Sequence
 
-from typing import TYPE_CHECKING
-
+import plotly.graph_objects as go
+from optuna.trial import FrozenTrial
 from plotly.subplots import make_subplots
 
 from biotune_optuna.page.style import GREY, VERMILION, finish
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import MAX_POINTS, thin
-from biotune_optuna.report.view import seconds
+from biotune_optuna.report.view import StudyView, seconds
 from biotune_optuna.schema import TrialRecord
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import plotly.graph_objects as go
-    from optuna.trial import FrozenTrial
-
-    from biotune_optuna.report.view import StudyView
 
 
 @StudyFigure(
@@ -38,9 +30,6 @@ def accuracy_against_cost(view: StudyView, *, max_points: int = MAX_POINTS) -> g
         view: A study whose complete trials say their cost. Seconds fall back on each trial's
             wall-clock time.
         max_points: Dominated trials drawn at most, evenly thinned; the front is always whole.
-
-    Raises:
-        NothingToShow: No trial is complete.
     """
     panels = {}
     for words, costs in (

@@ -1,25 +1,18 @@
 """Which blocks' settings explain the differences between trials."""
 
-from __future__ import annotations
-
 import logging
 import math
+from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
+from optuna import Study
+from optuna.trial import FrozenTrial
 
 from biotune_optuna.page.style import BLUE, ORANGE, finish, shorten
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import thin, with_recipe
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from optuna import Study
-    from optuna.trial import FrozenTrial
-
-    from biotune_optuna.report.view import StudyView
+from biotune_optuna.report.view import StudyView
 
 MAX_FOR_IMPORTANCE = 300
 MIN_FOR_IMPORTANCE = 15
@@ -47,9 +40,6 @@ def block_importance(
         view: A study with at least 15 complete trials that carry recipes.
         seed: Seed of the evaluator's forest.
         max_trials: Trials used at most, evenly over the study: the time grows with them.
-
-    Raises:
-        NothingToShow: There are too few trials, or they do not differ.
     """
     trials = sorted(with_recipe(view), key=lambda t: t.number)
     if len(trials) < MIN_FOR_IMPORTANCE:

@@ -1,19 +1,13 @@
 """The winner's confusions on the test images."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
 from biotune_optuna.page.style import SHARE_SCALE, VERMILION, finish, shorten
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import check_confirmed
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from biotune_optuna.report.view import StudyView
+from biotune_optuna.report.view import StudyView
 
 MAX_CLASSES = 30
 

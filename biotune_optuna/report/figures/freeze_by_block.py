@@ -1,11 +1,10 @@
 """What the best recipes share: freezing and rates per block."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
+import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from biotune_optuna.page.style import (
@@ -21,13 +20,7 @@ from biotune_optuna.page.style import (
 )
 from biotune_optuna.report.figures import StudyFigure
 from biotune_optuna.report.figures.shared import with_recipe
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import plotly.graph_objects as go
-
-    from biotune_optuna.report.view import StudyView
+from biotune_optuna.report.view import StudyView
 
 
 @StudyFigure(

@@ -1,21 +1,15 @@
 """What was tried: the rate of every block in every recipe."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
+import plotly.graph_objects as go
+from optuna.trial import FrozenTrial
 from plotly.subplots import make_subplots
 
 from biotune_optuna.page.style import BLUE, GREY, RATE_SCALE, RATE_TICKS, TOP, finish, shorten
 from biotune_optuna.report.figures import StudyFigure
 from biotune_optuna.report.figures.shared import with_recipe
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-    from optuna.trial import FrozenTrial
-
-    from biotune_optuna.report.view import StudyView
+from biotune_optuna.report.view import StudyView
 
 _BELOW = {"row": 2, "col": 1}
 
@@ -38,9 +32,6 @@ def genome_heatmap(view: StudyView, *, max_columns: int = 100) -> go.Figure:
     Args:
         view: A study whose complete trials carry recipes.
         max_columns: Trials drawn at most, the best ones; the title says when there are more.
-
-    Raises:
-        NothingToShow: No complete trial carries a recipe.
     """
     all_trials = with_recipe(view)
     trials = all_trials[:max_columns]

@@ -1,19 +1,15 @@
 """Learning curves of the best trials and of those stopped early."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.page.style import GREY, PALETTE, finish
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
-
-if TYPE_CHECKING:
-    from biotune_optuna.report.view import StudyView
+from biotune_optuna.report.view import StudyView
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -35,9 +31,6 @@ def learning_curves(view: StudyView, *, best: int = 4, max_pruned: int = 30) -> 
         view: A study whose trials report intermediate values.
         best: How many of the best trials are drawn.
         max_pruned: How many of the trials stopped early are drawn at most, the latest.
-
-    Raises:
-        NothingToShow: No trial reported an intermediate value.
     """
     leaders = [t for t in view.ranked if t.intermediate_values][:best]
     pruned = [t for t in view.in_state(TrialState.PRUNED) if t.intermediate_values]

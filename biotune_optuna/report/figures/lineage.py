@@ -1,20 +1,13 @@
 """Where the winner comes from."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import plotly.graph_objects as go
+from optuna.trial import FrozenTrial
 
 from biotune_optuna.page.style import GREY, VERMILION, finish, mark
 from biotune_optuna.page.text import plural
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
+from biotune_optuna.report.view import StudyView
 from biotune_optuna.schema import TrialRecord
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-    from biotune_optuna.report.view import StudyView
 
 
 @StudyFigure(
@@ -35,9 +28,6 @@ def lineage(view: StudyView, *, max_ancestors: int = 60) -> go.Figure:
     Args:
         view: A study whose trials carry parents.
         max_ancestors: Ancestors drawn at most, nearest first; the title says if there are more.
-
-    Raises:
-        NothingToShow: There is no winner, or it has no parents.
     """
     winner = view.chosen_trial
     if winner is None or winner.value is None:

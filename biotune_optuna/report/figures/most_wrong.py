@@ -1,19 +1,14 @@
 """The test images most often wrong."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
+from biotune_optuna.confirmation.record import Mistake
 from biotune_optuna.page.style import BLACK, finish, safe, shorten
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import check_confirmed
-
-if TYPE_CHECKING:
-    from biotune_optuna.confirmation.record import Mistake
-    from biotune_optuna.report.view import StudyView
+from biotune_optuna.report.view import StudyView
 
 MAX_MISTAKES = 24
 

@@ -1,20 +1,15 @@
 """The three values of each contender side by side."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
+from biotune_optuna.confirmation.record import Contender
 from biotune_optuna.page.style import BLUE, GREEN, LIGHT, VERMILION, finish, shorten
 from biotune_optuna.page.text import label
 from biotune_optuna.report.figures import StudyFigure
 from biotune_optuna.report.figures.shared import check_confirmed
-
-if TYPE_CHECKING:
-    from biotune_optuna.confirmation.record import Contender
-    from biotune_optuna.report.view import StudyView
+from biotune_optuna.report.view import StudyView
 
 
 @StudyFigure(

@@ -1,22 +1,16 @@
 """How the search went: values by generation, the best so far, counts by role."""
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import TYPE_CHECKING
 
+import plotly.graph_objects as go
+from optuna.trial import FrozenTrial
 from plotly.subplots import make_subplots
 
 from biotune_optuna.page.style import BLACK, LIGHT, ROLES, TOP, finish, mark
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import MAX_POINTS, thin
+from biotune_optuna.report.view import StudyView
 from biotune_optuna.schema import TrialRecord
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-    from optuna.trial import FrozenTrial
-
-    from biotune_optuna.report.view import StudyView
 
 
 @StudyFigure(
@@ -40,9 +34,6 @@ def search_history(view: StudyView, *, max_points: int = MAX_POINTS) -> go.Figur
     Args:
         view: A study with at least one complete trial.
         max_points: Points drawn at most.
-
-    Raises:
-        NothingToShow: No trial is complete.
     """
     if not view.complete:
         raise NothingToShow(f"{view.none_complete}, so there is no history to draw.")

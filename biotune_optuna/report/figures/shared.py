@@ -1,18 +1,12 @@
 """Which trials figures draw."""
 
-from __future__ import annotations
+from collections.abc import Sequence
+from typing import TypeVar
 
-from typing import TYPE_CHECKING, TypeVar
+from optuna.trial import FrozenTrial
 
-from biotune_optuna.report.view import NothingToShow
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from optuna.trial import FrozenTrial
-
-    from biotune_optuna.confirmation.record import Confirmation
-    from biotune_optuna.report.view import StudyView
+from biotune_optuna.confirmation.record import Confirmation
+from biotune_optuna.report.view import NothingToShow, StudyView
 
 MAX_POINTS = 1500  # of a scatter plot: more slow a browser down and show nothing more
 _Item = TypeVar("_Item")

@@ -1,18 +1,12 @@
 """Where the time went, by kind of work."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import plotly.graph_objects as go
 
 from biotune_optuna.page.style import BLACK, BLUE, GREY, ORANGE, SKY, finish
 from biotune_optuna.page.text import duration
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
-
-if TYPE_CHECKING:
-    from biotune_optuna.report.view import StudyView
+from biotune_optuna.report.view import StudyView
 
 
 @StudyFigure(
