@@ -213,7 +213,7 @@ class Recipe:
             ModelError: If the recipe and the model do not name the same parameters.
         """
         parameters = dict(model.named_parameters())
-        self._check(parameters)
+        self._check(set(parameters))
         base = self.lr if lr is None else lr
         declared = getattr(model, "no_weight_decay", None)  # timm's convention
         exempt = set(declared()) if callable(declared) else set()
@@ -226,17 +226,17 @@ class Recipe:
                 parameter.requires_grad_(not block.frozen)
                 is_other = parameter.ndim <= 1 or name.endswith(".bias") or name in exempt
                 (others if is_other else weights).append(parameter)
-            for members, decay in ((weights, self.weight_decay), (others, 0.0)):
-                if members and not block.frozen:
-                    groups.append(
-                        {
-                            "params": members,
-                            "lr": base * block.multiplier,
-                            "weight_decay": decay,
-                            "name": block.name,
-                            "multiplier": block.multiplier,
-                        }
-                    )
+            groups += [
+                {
+                    "params": members,
+                    "lr": base * block.multiplier,
+                    "weight_decay": decay,
+                    "name": block.name,
+                    "multiplier": block.multiplier,
+                }
+                for members, decay in ((weights, self.weight_decay), (others, 0.0))
+                if members and not block.frozen
+            ]
         return groups
 
     def train_mode(self, model: nn.Module, frozen_norm: Literal["eval", "train"] = "eval") -> None:
@@ -268,10 +268,10 @@ class Recipe:
                 if isinstance(module, _NormBase):
                     module.train()
 
-    def _check(self, parameters: Mapping[str, Any]) -> None:
+    def _check(self, parameters: set[str]) -> None:
         named = [name for block in self.blocks for name in block.parameter_names]
         missing = [name for name in named if name not in parameters]
-        extra = sorted(set(parameters) - set(named))
+        extra = sorted(parameters.difference(named))
         if missing or extra:
             what = f"does not have {missing[0]!r}" if missing else f"also has {extra[0]!r}"
             raise ModelError(
@@ -373,13 +373,18 @@ def describe(multipliers: Mapping[str, float], lr: float | None = None) -> str:
 
 def _runs(numbers: Sequence[int]) -> str:
     """Write 1, 2, 3, 5 as "1-3, 5"."""
-    runs: list[list[int]] = []
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges(numbers))
+
+
+def ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Fold ascending numbers into (first, last) ranges: 1, 2, 3, 5 into (1, 3), (5, 5)."""
+    found: list[tuple[int, int]] = []
     for n in numbers:
-        if runs and n == runs[-1][1] + 1:
-            runs[-1][1] = n
+        if found and n == found[-1][1] + 1:
+            found[-1] = (found[-1][0], n)
         else:
-            runs.append([n, n])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+            found.append((n, n))
+    return found
 
 
 def _holders(tensors: set[str]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -51,27 +52,11 @@ class Images(Protocol):
         """Their labels, (n,), int64, on the device."""
 
 
-class Feed(Protocol):
-    """Takes positions of images to logits, by whatever route a run uses."""
-
-    def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, C) and targets: labels (n,) or class probabilities (n, C)."""
-
-    def evaluate(self, idx: Indices) -> torch.Tensor:
-        """Logits (n, C), without augmentation."""
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Told of each epoch, counted from 0, before it starts."""
-
-    @property
-    def mixed(self) -> bool:
-        """Whether targets are class probabilities."""
-
-
+@dataclass(eq=False)
 class PixelFeed:
     """Images through the whole network.
 
-    Args:
+    Attributes:
         forward: The network, perhaps compiled.
         images: Where the pixels come from.
         augmentation: Policy of the data layer for training batches.
@@ -79,84 +64,70 @@ class PixelFeed:
         mix: MixUp or CutMix, or None.
     """
 
-    def __init__(
-        self,
-        forward: Callable[[torch.Tensor], torch.Tensor],
-        images: Images,
-        *,
-        augmentation: str = "none",
-        generator: torch.Generator | None = None,
-        mix: Mix | None = None,
-    ) -> None:
-        self._forward = forward
-        self._images = images
-        self._augmentation = augmentation
-        self._generator = generator
-        self._mix = mix
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    images: Images
+    augmentation: str
+    generator: torch.Generator
+    mix: Mix | None
 
     @property
     def mixed(self) -> bool:
         """Whether targets are class probabilities."""
-        return self._mix is not None
+        return self.mix is not None
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing changes from epoch to epoch."""
 
     def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, C) of augmented, mixed images, and targets."""
-        batch = self._images.batch(idx, augmentation=self._augmentation, generator=self._generator)
-        targets = self._images.labels(idx)
-        if self._mix is not None:
-            batch, targets = self._mix(batch, targets)
-        return self._forward(batch), targets
+        """Logits (n, C) of augmented, mixed images, and labels (n,) or probabilities (n, C)."""
+        batch = self.images.batch(idx, augmentation=self.augmentation, generator=self.generator)
+        targets = self.images.labels(idx)
+        if self.mix is not None:
+            batch, targets = self.mix(batch, targets)
+        return self.forward(batch), targets
 
     def evaluate(self, idx: Indices) -> torch.Tensor:
-        """Logits (n, C)."""
-        return self._forward(self._images.batch(idx))
+        """Logits (n, C), without augmentation."""
+        return self.forward(self.images.batch(idx))
 
 
+@dataclass(eq=False)
 class PrefixFeed:
     """Cached features through the suffix.
 
-    Args:
+    Attributes:
         suffix: Maps features to logits.
         labels: Labels of all images, (N,).
         device: Where the network is.
-        train: Features of the training images, one for each view; epochs take the views in turn.
+        views: Features of the training images, one for each view; epochs take them in turn.
         evaluation: Features of the validation images, or None.
+        epoch: Counted from 0.
     """
 
     mixed = False
-
-    def __init__(
-        self,
-        suffix: Callable[[Features], torch.Tensor],
-        *,
-        labels: Indices,
-        device: torch.device,
-        train: list[CachedFeatures],
-        evaluation: CachedFeatures | None,
-    ) -> None:
-        self._suffix = suffix
-        self._labels = labels
-        self._device = device
-        self._views = train
-        self._view = train[0]
-        self._evaluation = evaluation
+    suffix: Callable[[Features], torch.Tensor]
+    labels: Indices
+    device: torch.device
+    views: list[CachedFeatures]
+    evaluation: CachedFeatures | None
+    epoch: int = 0
 
     def begin_epoch(self, epoch: int) -> None:
         """Take the next view of the training images."""
-        self._view = self._views[epoch % len(self._views)]
+        self.epoch = epoch
 
     def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (n, C) and labels (n,)."""
-        labels = to_device(torch.from_numpy(self._labels[idx]), self._device)
-        return self._suffix(self._view(idx)), labels
+        labels = to_device(torch.from_numpy(self.labels[idx]), self.device)
+        return self.suffix(self.views[self.epoch % len(self.views)](idx)), labels
 
     def evaluate(self, idx: Indices) -> torch.Tensor:
         """Logits (n, C)."""
-        assert self._evaluation is not None
-        return self._suffix(self._evaluation(idx))
+        assert self.evaluation is not None
+        return self.suffix(self.evaluation(idx))
+
+
+Feed = PixelFeed | PrefixFeed
 
 
 def probabilities(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,10 +59,11 @@ class _Diverged(Exception):  # noqa: N818 - ends a run, is no failure
     pass
 
 
+@dataclass(eq=False)
 class Run:
     """One training of one model, from its reset weights on.
 
-    Args:
+    Attributes:
         model: The network, on its device.
         recipe: Which blocks train, and how fast.
         settings: How to train.
@@ -75,38 +77,25 @@ class Run:
         amp: Autocast type or None.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        settings: TrainSettings,
-        *,
-        feed: Feed,
-        sampler: BatchSampler,
-        loss: Loss,
-        labels: Indices,
-        n_classes: int,
-        val_idx: Indices | None,
-        hooks: Hooks,
-        amp: torch.dtype | None,
-    ) -> None:
-        self.model = model
-        self.recipe = recipe
-        self.settings = settings
-        self.feed = feed
-        self.sampler = sampler
-        self.amp = amp
+    model: nn.Module
+    recipe: Recipe
+    settings: TrainSettings
+    feed: Feed
+    sampler: BatchSampler
+    loss: Loss
+    labels: Indices
+    n_classes: int
+    val_idx: Indices | None
+    hooks: Hooks
+    amp: torch.dtype | None
+
+    def __post_init__(self) -> None:
         self.optimizer: torch.optim.Optimizer
-        self.device = next(model.parameters()).device
+        self.device = next(self.model.parameters()).device
         self._on_cpu = self.device.type == "cpu"
-        self._loss = loss
-        self._labels = labels
-        self._n_classes = n_classes
-        self._val_idx = val_idx
-        self._hooks = hooks
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=amp is torch.float16)
-        self._held = settings.batch_size  # images in memory at once
-        self._held_evaluating = 2 * settings.batch_size  # no gradients, so more fit
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
+        self._held = self.settings.batch_size  # images in memory at once
+        self._held_evaluating = 2 * self.settings.batch_size  # no gradients, so more fit
         self._best: dict[str, torch.Tensor] = {}
         self._memory = PeakMemory(self.device)
         self._schedule: Schedule | None = None
@@ -169,7 +158,7 @@ class Run:
                 validation images.
         """
         result = self.result
-        self.use_groups(self._hooks.groups(self))
+        self.use_groups(self.hooks.groups(self))
         self._find_modes()
         self._count_parameters()
         try:
@@ -177,17 +166,17 @@ class Run:
                 record = self._epoch(epoch)
                 result.epochs.append(record)
                 better = result.best_epoch == 0 or record.score > result.score
-                if self._val_idx is None or better:
+                if self.val_idx is None or better:
                     result.score, result.best_epoch = record.score, record.epoch
                     result.predictions = self._predicted
-                    if keep_weights and self._val_idx is not None:
+                    if keep_weights and self.val_idx is not None:
                         self._remember()
                 if on_epoch is not None:
                     on_epoch(record)
                 if self._out_of_patience(epoch):
                     result.stopped = "patience"
                     break
-            if self._val_idx is None:
+            if self.val_idx is None:
                 self._check_weights()
         except _Diverged:
             self._end_diverged()
@@ -200,9 +189,9 @@ class Run:
 
     def _out_of_patience(self, epoch: int) -> bool:
         patience = self.settings.patience
-        if self._val_idx is None or patience is None:
+        if self.val_idx is None or patience is None:
             return False
-        return epoch + 1 - max(self.result.best_epoch, self._hooks.patient_until) >= patience
+        return epoch + 1 - max(self.result.best_epoch, self.hooks.patient_until) >= patience
 
     def _check_weights(self) -> None:
         """Look at what the last step left, which no loss has seen without validation images."""
@@ -220,10 +209,10 @@ class Run:
     def _epoch(self, epoch: int) -> EpochRecord:
         self._epoch_start = time.perf_counter()
         self._set_training(training=True)
-        self._hooks.before_epoch(self, epoch)
+        self.hooks.before_epoch(self, epoch)
         self.feed.begin_epoch(epoch)
         train_loss = self._train(epoch)
-        value = math.nan if self._val_idx is None else self._validate(self._val_idx)
+        value = math.nan if self.val_idx is None else self._validate(self.val_idx)
         seconds = time.perf_counter() - self._epoch_start
         _log.debug("epoch %d: loss %.4f, score %.4f", epoch + 1, train_loss, value)
         return EpochRecord(epoch + 1, train_loss, value, seconds)
@@ -268,7 +257,7 @@ class Run:
             self.result.images_forward += n
             objective = loss
             if total is None:
-                penalty = self._hooks.penalty(self)
+                penalty = self.hooks.penalty(self)
                 objective = loss if penalty is None else loss + penalty
             self._scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
             self.result.images_backward += n
@@ -287,13 +276,13 @@ class Run:
 
     def _portions(self, idx: Indices) -> list[tuple[Indices, float]]:
         """Return the batch in portions that fit, each with the whole batch's divisor."""
-        mass = self._loss.mass(self._labels[idx], mixed=self.feed.mixed)
+        mass = self.loss.mass(self.labels[idx], mixed=self.feed.mixed)
         return [(idx[part], mass) for part in parts(len(idx), self._held)]
 
     def _forward(self, part: Indices, mass: float) -> tuple[torch.Tensor, int]:
         with autocast(self.device, self.amp):
             logits, targets = self.feed.train(part)
-        return self._loss(logits, targets) / mass, len(part)
+        return self.loss(logits, targets) / mass, len(part)
 
     def _halve(self, n: int) -> None:
         """Hold half as many images; a step still sees its whole batch, in portions."""
@@ -317,7 +306,7 @@ class Run:
         if not np.isfinite(probs).all():
             raise _Diverged
         self._predicted = probs.argmax(1)
-        return metrics.score(self.settings.metric, self._labels[idx], probs, self._n_classes)
+        return metrics.score(self.settings.metric, self.labels[idx], probs, self.n_classes)
 
     # -- modes and weights -----------------------------------------------------------------------
 
@@ -353,11 +342,11 @@ class Run:
 
     def _remember(self) -> None:
         """Keep what training can change; called at each new best epoch."""
-        fixed = self._hooks.prefix_is_fixed  # else what is frozen now may train later
+        fixed = self.hooks.prefix_is_fixed  # else what is frozen now may train later
         every = self.model.named_parameters()
         trained = ((n, p) for n, p in every if p.requires_grad or not fixed)
-        self._best = {n: p.detach().clone() for n, p in trained}
-        self._best |= {n: b.clone() for n, b in self.model.named_buffers()}
+        kept = (*trained, *self.model.named_buffers())
+        self._best = {name: tensor.detach().clone() for name, tensor in kept}
 
 
 def _check(loss: float) -> None:

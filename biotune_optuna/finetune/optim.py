@@ -42,11 +42,14 @@ def build_optimizer(
     check_optimizer(name)
     create: Any = _timm("optim").create_optimizer_v2
     fused = {"fused": True} if name.lower() in _FUSED and device.type in _FUSED_DEVICES else {}
+    alike: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
+    for group in groups:
+        key = (group["lr"], group["weight_decay"], group.get("joins", False))
+        alike.setdefault(key, []).extend(group["params"])
+    merged = [{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd, _), p in alike.items()]
     # every group states its rate; this one is timm's required default and is never used
     try:
-        optimizer: torch.optim.Optimizer = create(
-            _merged(groups), opt=name, lr=groups[0]["lr"], **fused
-        )
+        optimizer: torch.optim.Optimizer = create(merged, opt=name, lr=groups[0]["lr"], **fused)
     except (AssertionError, ImportError) as error:  # it needs a GPU, or another package
         raise BioTuneError(
             f"optimizer {name!r} cannot be used here: {one_line(error)}; choose another, such as "
@@ -77,17 +80,6 @@ def carry_state(old: torch.optim.Optimizer, new: torch.optim.Optimizer) -> None:
             known = [p for p in group["params"] if p in group_of]
             for key, value in (group_of[known[0]] if known else {}).items():
                 group.setdefault(key, value)
-
-
-def _merged(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
-    for group in groups:
-        key = (group["lr"], group["weight_decay"], group.get("joins", False))
-        found.setdefault(key, []).extend(group["params"])
-    return [
-        {"params": params, "lr": lr, "weight_decay": decay}
-        for (lr, decay, _), params in found.items()
-    ]
 
 
 def check_optimizer(name: str) -> None:
@@ -143,13 +135,7 @@ class Schedule:
         return float(self._stand_in.param_groups[0]["lr"])
 
     def apply(self, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:
-        """Set every group's ``lr`` to its ``initial_lr`` times the factor.
-
-        Args:
-            optimizer: Its groups carry ``initial_lr``.
-            epoch: Counted from 0.
-            step: Step within the epoch, counted from 0.
-        """
+        """Set every group's ``lr`` to its ``initial_lr`` times the `factor` at a step."""
         factor = self.factor(epoch, step)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor

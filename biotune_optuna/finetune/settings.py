@@ -127,11 +127,6 @@ class TrainSettings:
             _check_number(name, getattr(self, name), kinds[name])
         if self.label_smoothing >= 1:
             raise BioTuneError(f"label_smoothing {self.label_smoothing} is not in [0, 1)")
-        self._check_schedule()
-        if self.augment != "none":
-            _check_augment(self.augment)
-
-    def _check_schedule(self) -> None:
         length, warmup, epochs = self.schedule_epochs, self.warmup_epochs, self.epochs
         if length is not None and length < epochs:
             raise BioTuneError(
@@ -143,6 +138,13 @@ class TrainSettings:
                 f"warmup_epochs {warmup} is not below epochs {epochs}, so the rate would never be "
                 "reached; give fewer"
             )
+        if self.augment != "none":
+            # brings torch, which settings do without
+            from biotune_optuna.data.augment import AUGMENTATIONS
+
+            if self.augment not in AUGMENTATIONS:
+                known = ", ".join(AUGMENTATIONS)
+                raise BioTuneError(f"augment {self.augment!r} is not one of {known}")
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainSettings:
@@ -182,13 +184,6 @@ class TrainSettings:
             if name not in known:
                 raise BioTuneError(f"training setting {name!r} is not one of {', '.join(known)}")
         return cls(**dict(data))
-
-
-def _check_augment(name: str) -> None:
-    from biotune_optuna.data.augment import AUGMENTATIONS  # brings torch, which settings do without
-
-    if name not in AUGMENTATIONS:
-        raise BioTuneError(f"augment {name!r} is not one of {', '.join(AUGMENTATIONS)}")
 
 
 def _check_number(name: str, value: object, kind: str) -> None:

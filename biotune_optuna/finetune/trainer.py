@@ -191,11 +191,15 @@ class Trainer:
             (n, C) float32, in the order of ``idx``.
         """
         size = 2 * self.settings.batch_size
-        feed = PixelFeed(self.model, self.images)
         positions = self._indices(idx)
+
+        def forward(few: Indices) -> torch.Tensor:
+            logits: torch.Tensor = self.model(self.images.batch(few))
+            return logits
+
         with ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
             fresh_eval(self.model)
-            return probabilities(feed.evaluate, positions, size, self.device, self._amp)[0]
+            return probabilities(forward, positions, size, self.device, self._amp)[0]
 
     def reset(self, seed: int) -> None:
         """Put back the pre-trained weights and draw the head anew; leave the model in eval mode.
@@ -282,16 +286,15 @@ class Trainer:
                     suffix,
                     labels=self._labels,
                     device=self.device,
-                    train=cached.train,
+                    views=cached.train,
                     evaluation=cached.evaluation,
                 )
             return
-        generator = torch.Generator().manual_seed(_derived(seed, _AUGMENT))
         yield PixelFeed(
             self._network(recipe, hooks),
             self.images,
             augmentation=self.settings.augment,
-            generator=generator,
+            generator=torch.Generator().manual_seed(_derived(seed, _AUGMENT)),
             mix=mixer(self.settings, self.images.n_classes),
         )
 

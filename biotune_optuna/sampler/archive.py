@@ -29,46 +29,39 @@ class ArchiveBuilder:
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
         self._positions: dict[bytes, int] = {}
-        self._taken = 0
         self._dismissed: set[bytes] = set()
-        self._n_dismissed = 0
+        self._seen = (0, 0)  # how many of the finished and of the dismissed trials
         self._size = 0
         self._numbers = np.zeros(64, dtype=np.int64)
         self._genes = np.zeros((64, domain.size))
         self._sums = np.zeros(64)
         self._counts = np.zeros(64)
 
-    def add_finished(
-        self, numbers: Sequence[int], individual: Callable[[int], Individual | None]
+    def add(
+        self,
+        finished: Sequence[int],
+        dismissed: Sequence[int],
+        individual: Callable[[int], Individual | None],
     ) -> None:
-        """Add what is new in a list of trials since the last call.
+        """Add what is new in two lists of trials since the last call.
 
         Args:
-            numbers: Trials with finite values, in the order in which they were seen to finish.
+            finished: Trials with finite values, in the order in which they were seen to finish.
+            dismissed: Those that finished without one, in the order seen: not worth a second
+                evaluation.
             individual: Looks up the individual of a trial.
         """
-        for number in numbers[self._taken :]:
+        for number in finished[self._seen[0] :]:
             one = individual(number)
             if one is not None:
-                self._add(one)
-        self._taken = len(numbers)
-
-    def add_dismissed(
-        self, numbers: Sequence[int], individual: Callable[[int], Individual | None]
-    ) -> None:
-        """Note the genomes that are not worth a second evaluation, as `add_finished` does others.
-
-        Args:
-            numbers: Trials that finished without a finite value, in the order seen.
-            individual: Looks up the individual of a trial.
-        """
-        for number in numbers[self._n_dismissed :]:
+                self._pool(one)
+        for number in dismissed[self._seen[1] :]:
             one = individual(number)
             if one is not None:
                 self._dismissed.add(self._domain.key(one.genes))
-        self._n_dismissed = len(numbers)
+        self._seen = len(finished), len(dismissed)
 
-    def _add(self, one: Individual) -> None:
+    def _pool(self, one: Individual) -> None:
         key = self._domain.key(one.genes)
         position = self._positions.get(key)
         if position is None:
@@ -76,10 +69,8 @@ class ArchiveBuilder:
             if position == len(self._numbers):
                 self._grow()
             self._positions[key] = position
-            self._numbers[position] = one.number
-            self._genes[position] = one.genes
             self._size += 1
-        elif one.number < self._numbers[position]:
+        if self._counts[position] == 0 or one.number < self._numbers[position]:
             self._numbers[position] = one.number
             self._genes[position] = one.genes
         self._sums[position] += one.cost
@@ -107,7 +98,6 @@ class ArchiveBuilder:
             earlier = order[: n - half]
             best = earlier[np.argsort(costs[earlier], kind="stable")[: most - half]]
             order = np.concatenate([best[np.argsort(numbers[best])], order[n - half :]])
-        size = self._domain.size
         return Archive(
             numbers=numbers[order],
             genes=self._genes[:n][order],
@@ -115,6 +105,6 @@ class ArchiveBuilder:
             counts=counts[order],
             evaluated=self._positions,
             dismissed=self._dismissed,
-            running=np.array(running).reshape(len(running), size),
+            running=np.array(running).reshape(len(running), self._domain.size),
             running_keys=frozenset(self._domain.key(genes) for genes in running),
         )

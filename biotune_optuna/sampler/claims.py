@@ -6,8 +6,10 @@ Optuna's private storage calls. docs/method, "Slots, claims and leases" has the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
+import operator
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,17 +64,6 @@ class Opening:
     def judged(self, number: int, opener: int) -> bool:
         """Whether trial ``number`` was already judged when trial ``opener`` opened."""
         return number < opener and not any(a <= number <= b for a, b in self.unfinished)
-
-    @classmethod
-    def of(cls, population: tuple[int, ...], unfinished: list[int]) -> Opening:
-        """Return the opening; sorted numbers of unfinished trials are folded into ranges."""
-        ranges: list[list[int]] = []
-        for number in unfinished:
-            if ranges and number == ranges[-1][1] + 1:
-                ranges[-1][1] = number
-            else:
-                ranges.append([number, number])
-        return cls(population, tuple((a, b) for a, b in ranges))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +144,13 @@ class Claim:
     @classmethod
     def of(cls, trial: FrozenTrial) -> Claim | None:
         """Return the claim that a trial has published; None where it has none of its own."""
-        data = trial.system_attrs.get(CLAIM_KEY)
-        if data is None or data["number"] != trial.number:
-            return None
-        return cls.from_json(data)
+        return cls.among(trial.system_attrs, trial.number)
+
+    @classmethod
+    def among(cls, attrs: Mapping[str, Any], number: int) -> Claim | None:
+        """Return the claim among a trial's system attributes; None where it has none of its own."""
+        data = attrs.get(CLAIM_KEY)
+        return None if data is None or data["number"] != number else cls.from_json(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +184,9 @@ def slot_of(trial: optuna.trial.BaseTrial | FrozenTrial) -> SlotInfo:
         attrs = trial.storage.get_trial_system_attrs(trial._trial_id)
     else:
         attrs = getattr(trial, "system_attrs", {})
-    data = attrs.get(CLAIM_KEY)
-    if data is None or data["number"] != trial.number:
+    claim = Claim.among(attrs, trial.number)
+    if claim is None:
         return SlotInfo(0, -1, "enqueued" if FIXED_KEY in attrs else "added", (), 0)
-    claim = Claim.from_json(data)
     return SlotInfo(claim.generation, claim.index, claim.role, claim.parents, claim.repeat)
 
 
@@ -224,19 +217,14 @@ class Liveness:
         if claim is None:
             return (self._silent if named else self._nameless).is_lost(trial._trial_id, {})
         # A plain storage keeps no lease alive: only a death on this machine is certain.
-        return not named and bool(_holder_is_dead(claim.holder))
+        with contextlib.suppress(ValueError):
+            return not named and bool(Holder.from_str(claim.holder).is_dead())
+        return False
 
     def keep_only(self, trial_ids: set[int]) -> None:
         """Forget all trials but these."""
         for watch in (self._leases, self._silent, self._nameless):
             watch.keep_only(trial_ids)
-
-
-def _holder_is_dead(text: str) -> bool | None:
-    try:
-        return Holder.from_str(text).is_dead()
-    except ValueError:
-        return None
 
 
 def _is_copy(study: optuna.Study, trial: FrozenTrial, claim: Claim) -> bool:
@@ -250,12 +238,8 @@ def _is_copy(study: optuna.Study, trial: FrozenTrial, claim: Claim) -> bool:
     # Files and objects can be told apart on one machine only; kinds of storage anywhere.
     if place.partition(":")[0] != here.partition(":")[0]:
         return True
-    holder, mine = Holder.from_str(claim.holder), current_holder()
-    return (holder.host, holder.boot_id, holder.pid_namespace) == (
-        mine.host,
-        mine.boot_id,
-        mine.pid_namespace,
-    )
+    machine = operator.attrgetter("host", "boot_id", "pid_namespace")
+    return bool(machine(Holder.from_str(claim.holder)) == machine(current_holder()))
 
 
 _memory_ids: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -357,10 +341,8 @@ def fixed_params(trial: FrozenTrial) -> dict[str, Any] | None:
 
 def study_config(study: optuna.Study) -> dict[str, Any] | None:
     """Return the search configuration kept in the study."""
-    config: dict[str, Any] | None = study._storage.get_study_system_attrs(study._study_id).get(
-        CONFIG_KEY
-    )
-    return config
+    attrs: dict[str, Any] = study._storage.get_study_system_attrs(study._study_id)
+    return attrs.get(CONFIG_KEY)
 
 
 def keep_config(study: optuna.Study, config: Mapping[str, Any]) -> None:

@@ -18,14 +18,7 @@ from biotune_optuna.sampler.claims import Claim, SlotInfo, slot_of
 from biotune_optuna.sampler.config import Config
 from biotune_optuna.sampler.ranking import rank_finished
 from biotune_optuna.sampler.slots import SlotAllocator
-from biotune_optuna.schema import (
-    CLAIM_KEY,
-    ENDED_KEY,
-    GENERATION_KEY,
-    PARENTS_KEY,
-    RAISED_KEY,
-    ROLE_KEY,
-)
+from biotune_optuna.schema import ENDED_KEY, GENERATION_KEY, PARENTS_KEY, RAISED_KEY, ROLE_KEY
 from biotune_optuna.storage.lease import LostTrialError
 
 if TYPE_CHECKING:
@@ -144,15 +137,9 @@ class BioTuneSampler(BaseSampler):
             self._check_single(study)
             claim, space = self._claim(study, trial)
             self._asked[id(study._storage), trial._trial_id] = (claim, space)
-            claims.annotate(
-                study,
-                trial,
-                {
-                    GENERATION_KEY: claim.generation,
-                    ROLE_KEY: claim.role,
-                    PARENTS_KEY: ", ".join(str(number) for number in claim.parents),
-                },
-            )
+            parents = ", ".join(map(str, claim.parents))
+            attrs = {GENERATION_KEY: claim.generation, ROLE_KEY: claim.role, PARENTS_KEY: parents}
+            claims.annotate(study, trial, attrs)
         except BaseException:
             self._hand_back(study, trial)
             raise
@@ -273,8 +260,7 @@ class BioTuneSampler(BaseSampler):
         if asked is not None:
             return asked[0]
         attrs = study._storage.get_trial_system_attrs(trial._trial_id)
-        data = attrs.get(CLAIM_KEY)
-        return Claim.from_json(data) if data and data["number"] == trial.number else None
+        return Claim.among(attrs, trial.number)
 
     def _hand_back(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self._asked.pop((id(study._storage), trial._trial_id), None)

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from biotune_optuna.evolution import strategy
 from biotune_optuna.evolution.domain import Domain
 from biotune_optuna.evolution.generation import Generation, Individual
+from biotune_optuna.recipe import ranges
 from biotune_optuna.sampler import claims, codec
 from biotune_optuna.sampler.archive import ArchiveBuilder
 from biotune_optuna.sampler.claims import Claim, Liveness, Opening
@@ -211,9 +212,8 @@ class SlotAllocator:
             repeat = history.n_evaluations(known) if known else 0
             return replace(blank, repeat=repeat, params=known)
         generation = self._generation(config)
-        bred = strategy.propose(
-            config.settings, self._domain, generation, blank.index, self._seed(config)
-        )
+        assert config.seed is not None
+        bred = strategy.propose(config.settings, self._domain, generation, blank.index, config.seed)
         params = codec.to_params(self._space, bred.genes)
         params.update((name, value) for name, value in given.items() if name in params)
         return replace(blank, repeat=history.n_evaluations(params), params=params)
@@ -233,21 +233,22 @@ class SlotAllocator:
                 offset=generation.offset,
                 archive=generation.archive,
             )
-            unfinished = history.unfinished_below(blank.number)
-            blank = replace(
-                blank, generation=generation.number, opening=Opening.of(numbers, unfinished)
-            )
+            unfinished = ranges(history.unfinished_below(blank.number))
+            opening = Opening(numbers, tuple(unfinished))
+            blank = replace(blank, generation=generation.number, opening=opening)
             index, earlier = 0, None
         else:
             index = history.free_slot(planned)
             earlier = history.earlier_claim(index)
         if earlier is not None:
             return _taken_over(earlier, blank)
-        bred = strategy.propose(settings, self._domain, generation, index, self._seed(config))
+        assert config.seed is not None
+        bred = strategy.propose(settings, self._domain, generation, index, config.seed)
         params = codec.to_params(self._space, bred.genes)
         if bred.role == "re-evaluation" and bred.parents:  # to the last bit, however genes round
             original = history.records[bred.parents[0]].params
             params = {name: original[name] for name in self._domain.names}
+        steps = zip(self._domain.names, bred.move.tolist(), strict=True)
         return replace(
             blank,
             index=index,
@@ -255,16 +256,8 @@ class SlotAllocator:
             parents=bred.parents,
             repeat=history.n_evaluations(params) if params else 0,
             params=params,
-            move={
-                name: step
-                for name, step in zip(self._domain.names, bred.move.tolist(), strict=True)
-                if step
-            },
+            move={name: step for name, step in steps if step},
         )
-
-    def _seed(self, config: Config) -> int:
-        assert config.seed is not None
-        return config.seed
 
     def _generation(self, config: Config) -> Generation:
         """Return the open generation as the strategy sees it."""
@@ -275,15 +268,13 @@ class SlotAllocator:
             for index, slot in history.slots.items()
             if slot.result is not None and (one := self._individual(slot.result)) is not None
         }
-        initial: tuple[NDArray[np.float64], ...] = ()
-        if config.initial and history.generation == 0:
-            initial = tuple(self._initial(params) for params in config.initial)
+        initial = config.initial if history.generation == 0 else ()
         return Generation(
             history.generation,
             population=self._individuals_of(opening.population if opening else ()),
             finished=finished,
             newcomers=self._individuals_of(history.newcomers),
-            initial=initial,
+            initial=tuple(self._initial(params) for params in initial),
             offset=history.offset,
             archive=self._archive() if config.settings.uses_archive else None,
         )
@@ -291,15 +282,14 @@ class SlotAllocator:
     def _archive(self) -> Archive:
         """Return all genomes with finite values, and those that are being evaluated."""
         history = self.history
-        self._archive_builder.add_finished(history.finite, self._individual)
-        self._archive_builder.add_dismissed(history.dismissed, self._individual)
-        running = []
-        for number in sorted(history.pending):
-            claim = history.claims.get(number)
-            if claim is not None and self._trials[number].state == TrialState.RUNNING:
-                genes = codec.to_unit(self._space, claim.params)
-                if genes is not None:
-                    running.append(genes)
+        self._archive_builder.add(history.finite, history.dismissed, self._individual)
+        claims_of_running = [
+            history.claims[number]
+            for number in sorted(history.pending.intersection(history.claims))
+            if self._trials[number].state == TrialState.RUNNING
+        ]
+        genes = [codec.to_unit(self._space, claim.params) for claim in claims_of_running]
+        running = [one for one in genes if one is not None]
         return self._archive_builder.build(running, _MOST_ARCHIVED)
 
     def _initial(self, params: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -327,19 +317,12 @@ class SlotAllocator:
         genes = codec.to_unit(self._space, record.params)
         if genes is None or not self._domain.is_valid(genes):
             return None
-        claim = record.claim
-        move = np.zeros(len(genes))
-        if claim is not None and claim.move:
-            move = np.array([claim.move.get(name, 0.0) for name in self._domain.names])
-        return Individual(
-            record.trial.number,
-            genes,
-            move,
-            record.rank,
-            record.cost,
-            "added" if claim is None else claim.role,
-            () if claim is None else claim.parents,
-        )
+        number, claim = record.trial.number, record.claim
+        if claim is None:
+            return Individual(number, genes, np.zeros(len(genes)), record.rank, record.cost)
+        move = np.array([claim.move.get(name, 0.0) for name in self._domain.names])
+        role, parents = claim.role, claim.parents
+        return Individual(number, genes, move, record.rank, record.cost, role, parents)
 
 
 def _taken_over(earlier: Claim, blank: Claim) -> Claim:

@@ -18,7 +18,7 @@ def archive_of(space, evaluated, most=100):
         for number, (genes, cost) in enumerate(evaluated)
     }
     builder = ArchiveBuilder(domain)
-    builder.add_finished(list(people), people.get)
+    builder.add(list(people), [], people.get)
     return builder.build([], most)
 
 

@@ -91,10 +91,11 @@ def find_cut(
     return PrefixCut(model, module, stubs, inputs, image_shape=shape, direct=direct)
 
 
+@dataclass(eq=False)
 class PrefixCut:
     """A network cut before one of its modules; made by `find_cut`.
 
-    Args:
+    Attributes:
         model: The network.
         module: F, the first module of the suffix.
         stubs: Modules that finish before F, with the outputs of each of their calls.
@@ -103,32 +104,24 @@ class PrefixCut:
         direct: Whether F's output is the network's own, so that F alone is the suffix.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        module: nn.Module,
-        stubs: dict[nn.Module, list[_Template]],
-        inputs: _Template,
-        *,
-        image_shape: Sequence[int],
-        direct: bool,
-    ) -> None:
-        self.module = module
-        self._model = model
-        self._stubs = stubs
-        self._inputs = inputs
-        self._image_shape = tuple(image_shape)
-        self._direct = direct
+    model: nn.Module
+    module: nn.Module
+    stubs: dict[nn.Module, list[_Template]]
+    inputs: _Template
+    image_shape: tuple[int, ...]
+    direct: bool
+
+    def __post_init__(self) -> None:
         self._features: Features | None = None
         self._calls: dict[nn.Module, int] = {}
         self._rows = 0
-        args, kwargs = inputs.fill(tuple(inputs.rows))
-        self._one_input = len(args) == len(inputs.leaves) == 1 and not kwargs
+        args, kwargs = self.inputs.fill(self.inputs.rows)
+        self._one_input = len(args) == len(self.inputs.leaves) == 1 and not kwargs
 
     @property
     def bytes_per_image(self) -> int:
         """Memory of what crosses the cut, for one image."""
-        return sum(leaf.numel() * leaf.element_size() for leaf in self._inputs.rows)
+        return sum(leaf.numel() * leaf.element_size() for leaf in self.inputs.rows)
 
     def prefix(self, images: torch.Tensor) -> Features:
         """Run the network up to the cut, in the modes it is in.
@@ -148,13 +141,11 @@ class PrefixCut:
         handle = self.module.register_forward_pre_hook(stop, with_kwargs=True)
         try:
             with contextlib.suppress(_Reached):
-                self._model(images)
+                self.model(images)
         finally:
             handle.remove()
         leaves = pytree.tree_leaves(caught[0])
-        return tuple(
-            leaf for leaf, rows in zip(leaves, self._inputs.per_image, strict=True) if rows
-        )
+        return tuple(leaf for leaf, rows in zip(leaves, self.inputs.per_image, strict=True) if rows)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[Callable[[Features], torch.Tensor]]:
@@ -163,13 +154,13 @@ class PrefixCut:
         Yields:
             Maps what crosses the cut to logits (n, C).
         """
-        if self._direct:
+        if self.direct:
             yield self._run_module
             return
-        before = {m: m.__dict__.get("forward") for m in self._stubs}
+        before = {m: m.__dict__.get("forward") for m in self.stubs}
         handle = self.module.register_forward_pre_hook(self._inject, with_kwargs=True)
         try:
-            for module in self._stubs:
+            for module in self.stubs:
                 module.__dict__["forward"] = self._stub(module)
             yield self._run_network
         finally:
@@ -189,7 +180,7 @@ class PrefixCut:
             parameters: The suffix's parameters; they must require a gradient.
             seed: Seed of the direction in which gradients are taken.
         """
-        whole = self._probe(lambda: self._model(images), parameters, seed)
+        whole = self._probe(lambda: self.model(images), parameters, seed)
         with torch.no_grad():
             features = tuple(f.clone() for f in self.prefix(images))
         try:
@@ -205,7 +196,7 @@ class PrefixCut:
         if self._one_input:  # most networks, and worth sparing the unpacking
             args, kwargs = features, {}
         else:
-            args, kwargs = self._inputs.fill(features)
+            args, kwargs = self.inputs.fill(features)
         logits: torch.Tensor = self.module(*args, **kwargs)
         return logits
 
@@ -215,7 +206,7 @@ class PrefixCut:
         self._calls.clear()
         images = features[0].new_zeros(1, dtype=torch.float32)
         try:
-            logits: torch.Tensor = self._model(images.expand(self._rows, *self._image_shape))
+            logits: torch.Tensor = self.model(images.expand(self._rows, *self.image_shape))
         finally:
             self._features = None
         return logits
@@ -225,13 +216,13 @@ class PrefixCut:
             return None
         leaves, spec = pytree.tree_flatten((args, kwargs))
         cached = iter(self._features)
-        pairs = zip(leaves, self._inputs.per_image, strict=True)
+        pairs = zip(leaves, self.inputs.per_image, strict=True)
         filled = [next(cached) if rows else leaf for leaf, rows in pairs]
         self._features = None  # from here on the network runs as it is
         return pytree.tree_unflatten(filled, spec)
 
     def _stub(self, module: nn.Module) -> Callable[..., Any]:
-        templates = self._stubs[module]
+        templates = self.stubs[module]
         real = module.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -286,14 +277,11 @@ class _Template:
 
     def dummy(self, n: int) -> Any:
         """Return the nest for n images, with zeros in place of what has rows."""
-        return self._nest([leaf.expand(n, *leaf.shape[1:]) for leaf in self.rows])
+        return self.fill([leaf.expand(n, *leaf.shape[1:]) for leaf in self.rows])
 
-    def fill(self, features: Features) -> Any:
+    def fill(self, tensors: Sequence[torch.Tensor]) -> Any:
         """Return the nest with these tensors in place of what has rows."""
-        return self._nest(features)
-
-    def _nest(self, rows: Sequence[torch.Tensor]) -> Any:
-        given = iter(rows)
+        given = iter(tensors)
         pairs = zip(self.leaves, self.per_image, strict=True)
         return pytree.tree_unflatten(
             [next(given) if is_row else leaf for leaf, is_row in pairs], self.spec
@@ -370,11 +358,10 @@ def _template(first: Any, second: Any) -> _Template | None:
 
 
 def _has_rows(a: Any, b: Any) -> bool:
-    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.dtype == b.dtype):
         return False
-    if a.ndim == 0 or b.ndim == 0 or a.dtype != b.dtype:
-        return False
-    return (len(a), len(b)) == (2, 3) and a.shape[1:] == b.shape[1:]
+    one_image = a.shape[1:]
+    return a.shape == (2, *one_image) and b.shape == (3, *one_image)
 
 
 def _same(a: Any, b: Any) -> bool:
