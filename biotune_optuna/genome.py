@@ -285,16 +285,13 @@ class GenomeSpace:
         """Names of all searched parameters: the genes, then the extras."""
         return self.gene_names + tuple(self.extra_bounds)
 
-    def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+    def distributions(self) -> dict[str, optuna.distributions.FloatDistribution]:
         """Return Optuna's distribution of each searched parameter."""
-        from optuna.distributions import BaseDistribution, FloatDistribution
+        from optuna.distributions import FloatDistribution
 
-        space: dict[str, BaseDistribution] = {
-            name: FloatDistribution(0.0, 1.0) for name in self.gene_names
-        }
-        for name, (low, high) in self.extra_bounds.items():
-            space[name] = FloatDistribution(low, high, log=True)
-        return space
+        genes = {name: FloatDistribution(0.0, 1.0) for name in self.gene_names}
+        bounds = self.extra_bounds.items()
+        return genes | {name: FloatDistribution(*pair, log=True) for name, pair in bounds}
 
     # -- as stored data ------------------------------------------------------------------------
 

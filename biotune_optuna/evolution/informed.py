@@ -36,31 +36,29 @@ def informed_genomes(space: GenomeSpace) -> list[Genome]:
     slow, middle, fast = (
         float(10**x) for x in np.linspace(np.log10(bounds[0]), np.log10(bounds[1]), 5)[1:4]
     )
-    blocks, decay = space.blocks, space.base_weight_decay
-    n = len(blocks)
+    n = space.n_blocks
 
-    def frozen(count: int, lr: float) -> Recipe:
-        multipliers = [0.0 if b < count else 1.0 for b in range(n)]
-        return Recipe.from_multipliers(blocks, multipliers, lr=lr, weight_decay=decay)
-
-    def layered(lr: float) -> Recipe:
-        return Recipe.layer_decay(blocks, lr=lr, decay=strength, weight_decay=decay)
+    def frozen(count: int) -> list[float]:
+        return [0.0] * count + [1.0] * (n - count)
 
     # The first block at a tenth of the last one's rate, the least that a gene can say.
     strength = 0.1 ** (1.0 / max(n - 1, 1))
-    recipes = [
-        frozen(n // 2, middle),
-        Recipe.full(blocks, lr=middle, weight_decay=decay),
-        layered(middle),
-        frozen(min(1, n - 1), middle),
-        Recipe.full(blocks, lr=slow, weight_decay=decay),
-        frozen(n // 2, fast),
-        layered(fast),
-        Recipe.linear_probe(blocks, lr=fast, weight_decay=decay),
-        Recipe.full(blocks, lr=fast, weight_decay=decay),
-    ]
+    layered = [strength ** (n - 1 - b) for b in range(n)]
+    recipes = (
+        (frozen(n // 2), middle),
+        (frozen(0), middle),  # full fine-tuning
+        (layered, middle),
+        (frozen(min(1, n - 1)), middle),
+        (frozen(0), slow),
+        (frozen(n // 2), fast),
+        (layered, fast),
+        (frozen(n - 1), fast),  # linear probe
+        (frozen(0), fast),
+    )
     found: dict[tuple[object, ...], Genome] = {}
-    for recipe in recipes:
+    for multipliers, lr in recipes:
+        decay = space.base_weight_decay
+        recipe = Recipe.from_multipliers(space.blocks, multipliers, lr=lr, weight_decay=decay)
         genome = space.encode(recipe)
         if space.is_valid(genome.values):
             found.setdefault(genome.decode().key(), genome)

@@ -146,9 +146,8 @@ def _default_offspring(
     if role == "re-evaluation":
         again = breeding.choose_reevaluation(archive, landscape, _N_CONTENDERS)
         if again is not None:
-            parents = (int(archive.numbers[again]),)
-            still = np.zeros(domain.size)
-            return Proposal(archive.genes[again], still, role, parents)
+            parent = int(archive.numbers[again])
+            return Proposal(archive.genes[again], np.zeros(domain.size), role, (parent,))
     best = landscape.best(settings.population_size)
 
     def draw() -> Proposal:
@@ -230,9 +229,6 @@ def beaten(generation: Generation) -> set[int]:
     worse: set[int] = set()
     for child in generation.finished.values():
         if child.role in ("offspring", "extra"):
-            worse.update(
-                number
-                for number in child.parents
-                if number in parents and parents[number].rank > child.rank
-            )
+            known = [parents[number] for number in child.parents if number in parents]
+            worse.update(parent.number for parent in known if parent.rank > child.rank)
     return worse

@@ -6,6 +6,7 @@ all are better when larger.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -61,15 +62,8 @@ def _accuracy(y_true: Labels, probs: Probabilities, _n_classes: int) -> float:
 def _macro_f1(y_true: Labels, probs: Probabilities, n_classes: int) -> float:
     from sklearn.metrics import f1_score
 
-    return float(
-        f1_score(
-            y_true,
-            probs.argmax(axis=1),
-            labels=np.arange(n_classes),
-            average="macro",
-            zero_division=0,
-        )
-    )
+    labels, predicted = np.arange(n_classes), probs.argmax(axis=1)
+    return float(f1_score(y_true, predicted, labels=labels, average="macro", zero_division=0))
 
 
 def _kappa(y_true: Labels, probs: Probabilities, n_classes: int) -> float:
@@ -87,10 +81,8 @@ def _average_precision(y_true: Labels, probs: Probabilities, n_classes: int) -> 
 
     if n_classes == 2:
         return float(average_precision_score(y_true == 1, probs[:, 1])) if y_true.any() else 0.0
-    present = np.unique(y_true)
-    return float(
-        np.mean([average_precision_score(y_true == c, probs[:, c]) for c in present.tolist()])
-    )
+    present = np.unique(y_true).tolist()
+    return float(np.mean([average_precision_score(y_true == c, probs[:, c]) for c in present]))
 
 
 def _roc_auc(y_true: Labels, probs: Probabilities, _n_classes: int) -> float:
@@ -117,10 +109,9 @@ classes present) and ``roc_auc`` (two classes)."""
 
 
 def _named(name: str) -> Metric:
-    try:
-        return METRICS[name]
-    except KeyError:
-        raise DataError(f"metric {name!r} is not one of {', '.join(METRICS)}") from None
+    if name not in METRICS:
+        raise DataError(f"metric {name!r} is not one of {', '.join(METRICS)}")
+    return METRICS[name]
 
 
 def check(name: str, y_true: Labels, n_classes: int) -> None:
@@ -193,11 +184,10 @@ def report(y_true: Labels, probs: Probabilities, classes: Sequence[str]) -> dict
     n_classes = len(classes)
     confusion = confusion_matrix(y_true, probs.argmax(axis=1), labels=np.arange(n_classes))
     support, predicted, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
-    values = {
-        name: score(name, y_true, probs, n_classes)
-        for name in METRICS
-        if _is_defined(name, y_true, n_classes)
-    }
+    values: dict[str, float] = {}
+    for name in METRICS:
+        with contextlib.suppress(DataError):  # these labels do not define it
+            values[name] = score(name, y_true, probs, n_classes)
     return {
         "n": len(y_true),
         **values,
@@ -206,14 +196,6 @@ def report(y_true: Labels, probs: Probabilities, classes: Sequence[str]) -> dict
         "support": {c: int(k) for c, k in zip(classes, support, strict=True)},
         "confusion": confusion.tolist(),
     }
-
-
-def _is_defined(name: str, y_true: Labels, n_classes: int) -> bool:
-    try:
-        check(name, y_true, n_classes)
-    except DataError:
-        return False
-    return True
 
 
 def _ratios(

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.hooks import Hooks
@@ -15,8 +15,6 @@ from biotune_optuna.methods.base import Method, lr_and_decay
 from biotune_optuna.recipe import BlockRecipe, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from torch import nn
 
@@ -63,14 +61,8 @@ class LoRA(Method):
         trainer.reset(task.seed)
         adapted = with_adapters(trainer, rank=self.rank, alpha=self.alpha, seed=task.seed)
         recipe = _recipe(adapted, trainer, **lr_and_decay(setting))
-        inner = type(trainer)(
-            adapted,
-            recipe.blocks,
-            trainer.images,
-            trainer.settings,
-            device=trainer.device,
-            cache=PrefixCache(0),
-        )
+        given = (adapted, recipe.blocks, trainer.images, trainer.settings)
+        inner = type(trainer)(*given, device=trainer.device, cache=PrefixCache(0))
         result = dataclasses.replace(task, trainer=inner).fit(recipe, _Whole())
         # the share that trains is of the network itself, adapters not counted in the whole
         result.total_parameters = sum(p.numel() for p in trainer.model.parameters())
@@ -134,10 +126,13 @@ def with_adapters(trainer: Trainer, *, rank: int, alpha: int, seed: int) -> nn.M
 
 def merge_into(model: nn.Module, adapted: nn.Module) -> None:
     """Merge adapters into their layers and copy all values into the plain network."""
+    from peft.tuners.lora import LoraLayer
+
     from biotune_optuna.models.states import all_tensors, copy_into
 
-    for module in _adapted_layers(adapted):
-        module.merge()
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            module.merge()
     values = {
         name.replace(_BASE, "."): tensor
         for name, tensor in all_tensors(adapted).items()
@@ -158,11 +153,7 @@ def _idle_parameters(adapted: nn.Module) -> int:
 
 
 def _merge_checked(task: Task, adapted: nn.Module) -> None:
-    """Merge adapters into a trainer's model and see whether it still gives the same scores.
-
-    Raises:
-        ModelError: If it does not.
-    """
+    """Merge adapters into a trainer's model; refuse one that then gives other scores."""
     import numpy as np
 
     from biotune_optuna.finetune.prefix.cut import ALIKE, CHECKED_IMAGES, close
@@ -192,12 +183,6 @@ def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def _adapted_layers(model: nn.Module) -> Iterator[Any]:
-    from peft.tuners.lora import LoraLayer
-
-    return (module for module in model.modules() if isinstance(module, LoraLayer))
-
-
 def _recipe(adapted: nn.Module, trainer: Trainer, *, lr: float, weight_decay: float) -> Recipe:
     """Adapters and head train, the network stays frozen."""
     head = trainer.blocks[-1]
@@ -206,14 +191,12 @@ def _recipe(adapted: nn.Module, trainer: Trainer, *, lr: float, weight_decay: fl
     def part_of(name: str) -> str:
         return "adapters" if ".lora_" in name else "head" if name in in_head else "network"
 
-    parameters = [name for name, _ in adapted.named_parameters()]
-    buffers = [name for name, _ in adapted.named_buffers()]
     blocks = tuple(
         BlockRecipe(
             part,
             float(part != "network"),
-            tuple(name for name in parameters if part_of(name) == part),
-            tuple(name for name in buffers if part_of(name) == part),
+            tuple(name for name, _ in adapted.named_parameters() if part_of(name) == part),
+            tuple(name for name, _ in adapted.named_buffers() if part_of(name) == part),
         )
         for part in ("network", "adapters", "head")
     )

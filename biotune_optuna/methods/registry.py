@@ -64,25 +64,20 @@ def get_method(name: str) -> Method:
         BioTuneError: If there is none of that name.
     """
     known = methods()
-    try:
-        return known[name]
-    except KeyError:
-        raise BioTuneError(f"method {name!r} is not one of {', '.join(known)}") from None
+    if name not in known:
+        raise BioTuneError(f"method {name!r} is not one of {', '.join(known)}")
+    return known[name]
 
 
 @functools.cache
 def _load() -> None:
-    _load_own()
-    _load_installed()
-
-
-def _load_own() -> None:
     """Take in the files of this folder: what a confirmation may choose first, then by file."""
     names = [file.name for file in pkgutil.iter_modules([str(Path(__file__).parent)])]
     files = [importlib.import_module(f"{__package__}.{name}") for name in names]
     own = [method for file in files for method in getattr(file, "METHODS", ())]
     for method in sorted(own, key=lambda method: not method.in_confirmation):
         register(method)
+    _load_installed()
 
 
 def _load_installed() -> None:

@@ -113,10 +113,11 @@ def classifier_paths(model: nn.Module) -> tuple[str, ...]:
     named = config.get("classifier") or ()
     paths = [named] if isinstance(named, str) else list(named)
     getter = getattr(model, "get_classifier", None)
-    heads = _flat_modules(getter()) if callable(getter) else []
+    found = getter() if callable(getter) else None
+    heads = found if isinstance(found, list | tuple) else [found]  # or None
     paths += [path for path, module in model.named_modules() if any(module is h for h in heads)]
     modules = dict(model.named_modules())
-    real = {p for p in paths if p in modules and any(True for _ in _own_tensors(modules[p]))}
+    real = {p for p in paths if p in modules and _has_tensors(modules[p])}
     return tuple(p for p in dict.fromkeys(paths) if p in real and not _has_ancestor(p, real))
 
 
@@ -129,28 +130,12 @@ def output_layers(model: nn.Module) -> dict[str, nn.Module]:
         if getattr(getattr(layer, "weight", None), "ndim", 0) >= 2
     }
     classes = getattr(model, "num_classes", None)
-    sized = {path: layer for path, layer in layers.items() if _n_outputs(layer) == classes}
+    sized = {path: layer for path, layer in layers.items() if len(layer.weight) == classes}
     return sized or layers
 
 
-def _n_outputs(layer: nn.Module) -> int:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return int(weight.shape[0])
-
-
-def _flat_modules(found: Any) -> list[nn.Module]:
-    """``get_classifier()`` returns a module, a sequence of modules or None."""
-    if isinstance(found, nn.Module):
-        return [found]
-    if isinstance(found, list | tuple):
-        return [module for module in found if isinstance(module, nn.Module)]
-    return []
-
-
-def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
+def _has_tensors(module: nn.Module) -> bool:
+    return any(True for _ in chain(module.parameters(), module.buffers()))
 
 
 def _has_ancestor(path: str, others: Iterable[str]) -> bool:
@@ -231,16 +216,11 @@ class _Layout:
 
     def name_blocks(self, groups: Sequence[Group]) -> list[Block]:
         """Turn the final groups into blocks with unique names."""
-        blocks: list[Block] = []
-        for index, group in enumerate(groups):
+        names = ["stem"]
+        for index, group in enumerate(groups[1:-1], 1):
             name = self._name(group)
-            if index in (0, len(groups) - 1):
-                name = "head" if index else "stem"
-            taken = {block.name for block in blocks} | {"stem", "head"}
-            if index not in (0, len(groups) - 1) and name in taken:
-                name = f"{name}.{index}"
-            blocks.append(self.block(name, group))
-        return blocks
+            names.append(f"{name}.{index}" if name in {*names, "head"} else name)
+        return [self.block(*one) for one in zip([*names, "head"], groups, strict=True)]
 
     def block(self, name: str, group: Sequence[str]) -> Block:
         """Return a block of the given tensors."""

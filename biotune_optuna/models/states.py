@@ -173,7 +173,7 @@ def _list(items: list[str], limit: int = 5) -> str:
     return "; ".join(items[:limit]) + rest
 
 
-def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+def all_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by name, those outside the state dict too."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 

@@ -99,7 +99,9 @@ def create_model(
     check_name(name)
     if num_classes < 1:
         raise ModelError(f"num_classes={num_classes}: a classifier needs at least one class")
-    source = _resolve_source(name, str(weights))
+    source = str(weights)
+    if source == "auto":
+        source = "package" if packages.find(name) else "hub"
     if source == "hub":
         with _seeded(seed), hub.clear_errors(name):
             model = timm.create_model(name, pretrained=True, num_classes=num_classes, **kwargs)
@@ -112,13 +114,15 @@ def create_model(
         raise ModelError(f"{name} has no classifier: choose a model with a classification head")
     if not head_kept:
         reset_head(model, seed)
+    config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    kept = ("input_size", "mean", "std", "interpolation", "crop_pct")
     return LoadedModel(
         model=model,
         name=name,
         num_classes=num_classes,
         weights=described,
         weights_fingerprint=trunk_fingerprint(model),
-        data_config=_data_config(model),
+        data_config={key: config[key] for key in kept},
         head_is_new=not head_kept,
         model_args=dict(kwargs),
     )
@@ -202,13 +206,6 @@ def check_name(name: str) -> None:
         )
 
 
-def _resolve_source(name: str, weights: str) -> str:
-    """``hub``, ``none``, ``package`` or a path."""
-    if weights != "auto":
-        return weights
-    return "package" if packages.find(name) else "hub"
-
-
 def _build(name: str, num_classes: int, seed: int, kwargs: Mapping[str, Any]) -> nn.Module:
     with _seeded(seed):
         try:
@@ -229,11 +226,6 @@ def _load_local(model: nn.Module, name: str, source: str) -> tuple[str, bool]:
         state = read_state_dict(source)
         described = f"file: {Path(source).name}"
     return described, load_strictly(model, state, described)
-
-
-def _data_config(model: nn.Module) -> dict[str, Any]:
-    config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
-    return {key: config[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
 
 
 @contextmanager

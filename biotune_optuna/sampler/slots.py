@@ -120,7 +120,9 @@ class SlotAllocator:
         if self._space and common is self._common:
             return
         self._common = common
-        space = {} if genomes is None else dict(genomes.distributions())
+        space: dict[str, BaseDistribution] = {}
+        if genomes is not None:
+            space |= genomes.distributions()
         for name in sorted(common):
             if not common[name].single():
                 space.setdefault(name, common[name])

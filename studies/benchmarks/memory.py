@@ -97,7 +97,7 @@ def study(data: Path, work: Path, model: str, budget: float) -> dict[str, Any]:
     return {
         "stages": stages,
         "hits": [sum(run["cache_hits"] for run in t.user_attrs["runs"]) for t in trials],
-        "cached_mb": setup.trainer._prefixes._cache.nbytes / 2**20,
+        "cached_mb": setup.trainer._prefixes.cache.nbytes / 2**20,
         "seconds": time.perf_counter() - start,
     }
 

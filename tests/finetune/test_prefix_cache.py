@@ -116,7 +116,7 @@ def test_eviction_does_not_change_results(images, split):
     results = [tight.fit(freezing(tight, n), *split, seed=0) for n in (1, 2, 1)]
     assert [curve(r) for r in results] == expected
     assert [r.cache_misses for r in results] == [60, 60, 60]
-    assert tight._prefixes._cache.nbytes <= need
+    assert tight._prefixes.cache.nbytes <= need
 
 
 def test_the_budget_alone_decides_whatever_ran_before(images, split):

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -62,13 +62,14 @@ class CachedPrefix:
     computed: int
 
 
+@dataclass(eq=False)
 class Prefixes:
     """Finds cuts, checks them, and decides what is cached.
 
     The decision depends on recipe, settings, model and number of images alone. Where the cut behind
     the last frozen block cannot be used, the next earlier one that can is taken.
 
-    Args:
+    Attributes:
         model: The network, on its device.
         blocks: Its blocks.
         images: Pixels and labels.
@@ -77,25 +78,18 @@ class Prefixes:
         pristine: The values that runs start from.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        blocks: Sequence[BlockLike],
-        images: Images,
-        settings: TrainSettings,
-        *,
-        cache: PrefixCache,
-        pristine: Mapping[str, torch.Tensor],
-    ) -> None:
-        self._model = model
-        self._blocks = blocks
-        self._images = images
-        self._cache = cache
-        self._pristine = pristine
+    model: nn.Module
+    blocks: Sequence[BlockLike]
+    images: Images
+    settings: TrainSettings
+    cache: PrefixCache
+    pristine: Mapping[str, torch.Tensor]
+
+    def __post_init__(self) -> None:
         self._digests: dict[int, str] = {}
         self._cuts_by_precision: dict[torch.dtype | None, dict[int, PrefixCut | None]] = {}
-        self._device = next(model.parameters()).device
-        self._use(settings)
+        self._device = next(self.model.parameters()).device
+        self._use(self.settings)
 
     def with_settings(self, settings: TrainSettings) -> Prefixes:
         """Return what decides by other settings, over the same model and kept features."""
@@ -104,7 +98,7 @@ class Prefixes:
         return other
 
     def _use(self, settings: TrainSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._amp = amp_dtype(settings.amp, self._device)
         self._cuts = self._cuts_by_precision.setdefault(self._amp, {})
 
@@ -118,14 +112,14 @@ class Prefixes:
             train: Positions of the training images.
             val: Positions of the validation images, or None.
         """
-        settings = self._settings
+        settings = self.settings
+        augments = settings.augment != "none"
         changes_pixels = settings.mixup or settings.cutmix
-        views = max(1, settings.cached_views)
         if changes_pixels or settings.frozen_norm == "train":
             return None
-        if settings.augment != "none" and not settings.cached_views:
+        if augments and not settings.cached_views:
             return None
-        passes = views if settings.augment != "none" else 1
+        passes = settings.cached_views if augments else 1
         n_train, n_val = len(np.unique(train)), 0 if val is None else len(np.unique(val))
         for length in range(self._frozen_prefix(recipe), 0, -1):
             cut = self._cut(length)
@@ -139,66 +133,54 @@ class Prefixes:
     def _frozen_prefix(self, recipe: Recipe) -> int:
         """How many leading blocks of the model the recipe freezes, whatever its own blocks are."""
         frozen = {name for b in recipe.blocks if b.frozen for name in b.parameter_names}
-        held = (frozen.issuperset(block.parameter_names) for block in self._blocks)
+        held = (frozen.issuperset(block.parameter_names) for block in self.blocks)
         return next((i for i, is_frozen in enumerate(held) if not is_frozen), 0)
 
     def clear(self) -> None:
         """Forget the features that are kept."""
-        self._cache.clear()
+        self.cache.clear()
 
     # -- features --------------------------------------------------------------------------------
 
     def _collect(
         self, cut: PrefixCut, length: int, train: Indices, val: Indices | None, passes: int
     ) -> CachedPrefix:
-        policy = self._settings.augment
+        policy = self.settings.augment
         wanted = [(train, policy, view) for view in range(passes)]
         if val is not None:
             wanted.append((val, "none", 0))
         found, computed = [], 0
         for idx, augmentation, view in wanted:
             members = np.unique(idx)
-            features, there = self._cache.get(
+            features, there = self.cache.get(
                 self._key(length, members, augmentation, view),
                 functools.partial(self._compute, cut, members, augmentation, view),
                 cut.bytes_per_image * len(members),
             )
             found.append(features)
             computed += 0 if there else len(members)
-        return CachedPrefix(
-            cut, found[:passes], found[passes] if val is not None else None, computed
-        )
+        evaluation = None if val is None else found.pop()
+        return CachedPrefix(cut, found, evaluation, computed)
 
-    def _key(
-        self, length: int, members: Indices, augmentation: str, view: int
-    ) -> tuple[object, ...]:
+    def _key(self, length: int, members: Indices, augmentation: str, view: int) -> tuple[Any, ...]:
         if length not in self._digests:
-            names = self._names(0, length)
-            held = {name: self._pristine[name] for name in names}
-            self._digests[length] = digest(held, structure=repr(self._model))
+            held = {name: self.pristine[name] for name in self._names(0, length)}
+            self._digests[length] = digest(held, structure=repr(self.model))
         image_set = hashlib.sha256(members.tobytes()).hexdigest()
+        prefix = (self._digests[length], length, self._amp, self._device)
         # the images themselves are part of the key: other pixels are another object
-        return (
-            self._images,
-            self._digests[length],
-            length,
-            image_set,
-            augmentation,
-            view,
-            self._amp,
-            self._device,
-        )
+        return (self.images, image_set, augmentation, view, *prefix)
 
     def _compute(
         self, cut: PrefixCut, members: Indices, augmentation: str, view: int
     ) -> CachedFeatures:
-        restore(self._model, self._pristine)
+        restore(self.model, self.pristine)
         chunk = CHUNK
         while True:
             try:
                 return compute_features(
                     cut,
-                    self._images,
+                    self.images,
                     members,
                     autocast=functools.partial(autocast, self._device, self._amp),
                     augmentation=augmentation,
@@ -214,7 +196,7 @@ class Prefixes:
                 "%d images taken at once",
                 chunk,
             )
-            self._cache.clear()
+            self.cache.clear()
 
     # -- cuts ------------------------------------------------------------------------------------
 
@@ -222,56 +204,52 @@ class Prefixes:
         """Return the checked cut behind so many blocks."""
         if length not in self._cuts:
             with isolated_randomness(0, self._device), full_precision(self._device):
-                restore(self._model, self._pristine)
+                restore(self.model, self.pristine)
                 cut = self._checked_cut(length)
-                restore(self._model, self._pristine)
+                restore(self.model, self.pristine)
             self._cuts[length] = cut
-            _log.debug(
-                "prefix of %d blocks: %s",
-                length,
-                "not cached" if cut is None else f"{cut.bytes_per_image} bytes an image",
-            )
+            cost = "not cached" if cut is None else f"{cut.bytes_per_image} bytes an image"
+            _log.debug("prefix of %d blocks: %s", length, cost)
         return self._cuts[length]
 
     def _checked_cut(self, length: int) -> PrefixCut | None:
+        behind = set(self._names(length, len(self.blocks)))
         with autocast(self._device, self._amp):
-            cut = find_cut(self._model, set(self._names(length, len(self._blocks))), self._sample)
+            cut = find_cut(self.model, behind, self._sample)
         if cut is None or self._random_before(cut, length):
             return None
-        self._model.eval()
-        parameters = dict(self._model.named_parameters())
-        suffix = []
+        self.model.eval()
+        parameters = dict(self.model.named_parameters())
         for name, parameter in parameters.items():
-            behind = name in self._names(length, len(self._blocks))
-            parameter.requires_grad_(behind)
-            suffix += [parameter] if behind else []
+            parameter.requires_grad_(name in behind)
+        suffix = [parameter for parameter in parameters.values() if parameter.requires_grad]
         # a head of zeros would hide every difference
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            for name in self._blocks[-1].parameter_names:
+            for name in self.blocks[-1].parameter_names:
                 noise = torch.randn(parameters[name].shape, generator=generator)
                 parameters[name].add_(noise.to(parameters[name]), alpha=0.1)
         return cut if cut.agrees(self._sample(CHECKED_IMAGES), suffix) else None
 
     def _random_before(self, cut: PrefixCut, length: int) -> bool:
         """Whether what crosses the cut is random, or depends on the batch, in training."""
-        frozen = [0.0] * length + [1.0] * (len(self._blocks) - length)
-        recipe = Recipe.from_multipliers(self._blocks, frozen, lr=1.0)
+        frozen = [0.0] * length + [1.0] * (len(self.blocks) - length)
+        recipe = Recipe.from_multipliers(self.blocks, frozen, lr=1.0)
         batch = self._sample(CHECKED_IMAGES)
         with torch.no_grad():
             still = _copied(cut.prefix(batch))
-            recipe.train_mode(self._model, self._settings.frozen_norm)
+            recipe.train_mode(self.model, self.settings.frozen_norm)
             drawn = [_copied(cut.prefix(batch)) for _ in range(2)]
         return not all(
             close(a, b, ALIKE) for other in drawn for a, b in zip(still, other, strict=True)
         )
 
     def _names(self, start: int, stop: int) -> list[str]:
-        chosen = self._blocks[start:stop]
+        chosen = self.blocks[start:stop]
         return [name for b in chosen for name in (*b.parameter_names, *b.buffer_names)]
 
     def _sample(self, n: int) -> torch.Tensor:
-        return self._images.batch(np.arange(n, dtype=np.int64) % len(self._images))
+        return self.images.batch(np.arange(n, dtype=np.int64) % len(self.images))
 
 
 def _copied(features: Features) -> Features:
