@@ -29,7 +29,6 @@ __all__ = [
     "extinction",
     "immigrant",
     "mutate",
-    "rank_weights",
     "switch_choices",
 ]
 
@@ -59,25 +58,11 @@ def exploit(genes: Vector, gene: int, rng: np.random.Generator) -> tuple[Vector,
     return plus, minus
 
 
-def rank_weights(size: int) -> Vector:
-    """Chance of each member of a sorted pool to be drawn: proportional to (size − rank), ours.
-
-    Args:
-        size: Number of members; rank 0 is the best.
-
-    Returns:
-        Probabilities, shape (size,).
-    """
-    weights: Vector = np.arange(size, 0, -1, dtype=np.float64)  # step 2a
-    weights /= weights.sum()
-    return weights
-
-
 def draw_parents(size: int, rng: np.random.Generator) -> tuple[int, int, int]:
     """Draw two different parents and a prototype from a sorted pool by rank (step 2a).
 
-    Draws: first parent, second parent (again until it differs), prototype. The prototype may be
-    one of the parents.
+    The chance of a member is proportional to (size − rank), ours; rank 0 is the best. Draws: first
+    parent, second parent (again until it differs), prototype, which may be one of the parents.
 
     Args:
         size: Members of the pool, at least 2.
@@ -86,8 +71,9 @@ def draw_parents(size: int, rng: np.random.Generator) -> tuple[int, int, int]:
     Returns:
         Ranks (p1, p2, q).
     """
+    weights = np.arange(size, 0, -1, dtype=np.float64)  # step 2a
     # Searching the running sum is what Generator.choice does, at a tenth of its cost.
-    ladder = np.cumsum(rank_weights(size))
+    ladder = np.cumsum(weights / weights.sum())
     ladder[-1] = 1.0
 
     def draw() -> int:

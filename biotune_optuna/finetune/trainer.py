@@ -215,7 +215,7 @@ class Trainer:
 
     def clear_cache(self) -> None:
         """Forget the outputs of frozen prefixes; runs that need them compute them again."""
-        self._prefixes.clear()
+        self._prefixes.cache.clear()
 
     def with_settings(self, **changes: Any) -> Trainer:
         """Return the same trainer with other settings.

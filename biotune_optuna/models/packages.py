@@ -87,11 +87,9 @@ def translate(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
     Raises:
         ModelError: If a name is not one that these packages use.
     """
-    stages = list(model.get_submodule("blocks").children())
+    stages = enumerate(model.get_submodule("blocks").children())
     places = [
-        (stage, index)
-        for stage, blocks in enumerate(stages)
-        for index, _ in enumerate(blocks.children())
+        (stage, index) for stage, blocks in stages for index, _ in enumerate(blocks.children())
     ]
     expanded = {key.split(".")[1] for key in state if "._expand_conv." in key}
     translated: dict[str, Tensor] = {}

@@ -280,7 +280,10 @@ class History:
             return
         slot.running.discard(number)
         if trial.state == TrialState.FAIL:
-            self._note_failure(slot, trial)
+            if number not in slot.failed:
+                slot.failed.append(number)
+                if slot.result is None and number in self.records:  # the slot was given up
+                    slot.result = number
         elif slot.result is None:
             slot.result = number
         elif slot.result != number:
@@ -293,14 +296,6 @@ class History:
             return
         bisect.insort(self.newcomers, number, key=lambda n: (self.records[n].rank, n))
         del self.newcomers[self._keep :]
-
-    def _note_failure(self, slot: Slot, trial: FrozenTrial) -> None:
-        """Note that a trial failed on a slot; if the slot was given up, the trial is its result."""
-        if trial.number in slot.failed:
-            return
-        slot.failed.append(trial.number)
-        if slot.result is None and trial.number in self.records:
-            slot.result = trial.number
 
     def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
         if self._names is not None:

@@ -155,7 +155,7 @@ class BioTuneSampler(BaseSampler):
         slots = self._slots(study)
         with self._lock:
             slots.refresh(study)
-            return dict(slots.space())
+            return dict(slots.space)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

@@ -47,6 +47,9 @@ class SlotAllocator:
     Args:
         wanted: The configuration that the sampler was made with.
         grace_period: See `Liveness`.
+
+    Attributes:
+        space: The parameters that evolve, as far as they are known.
     """
 
     def __init__(self, wanted: Config, *, grace_period: float) -> None:
@@ -56,7 +59,7 @@ class SlotAllocator:
         self._liveness = Liveness(seconds=grace_period)
         self._trials: list[FrozenTrial] = []
         self._history: History | None = None
-        self._space: dict[str, BaseDistribution] = {}
+        self.space: dict[str, BaseDistribution] = {}
         self._domain = Domain((), np.zeros(0, dtype=np.int64))
         self._common: dict[str, BaseDistribution] = {}
         self._individuals: dict[int, Individual | None] = {}
@@ -117,7 +120,7 @@ class SlotAllocator:
 
     def _update_space(self, genomes: GenomeSpace | None) -> None:
         common = self.history.common or {}
-        if self._space and common is self._common:
+        if self.space and common is self._common:
             return
         self._common = common
         space: dict[str, BaseDistribution] = {}
@@ -126,9 +129,9 @@ class SlotAllocator:
         for name in sorted(common):
             if not common[name].single():
                 space.setdefault(name, common[name])
-        if space == self._space:
+        if space == self.space:
             return
-        self._space = space
+        self.space = space
         choices = [codec.n_choices(one) for one in space.values()]
         cells = tuple(map(codec.n_cells, space.values()))
         self._domain = Domain(tuple(space), np.array(choices, dtype=np.int64), genomes, cells)
@@ -139,13 +142,9 @@ class SlotAllocator:
         self._individuals.clear()
         self._archive_builder = ArchiveBuilder(self._domain)
 
-    def space(self) -> dict[str, BaseDistribution]:
-        """Return the parameters that evolve, as far as they are known."""
-        return self._space
-
     def space_of(self, claim: Claim) -> dict[str, BaseDistribution]:
         """Return the distributions of a claim's parameters."""
-        return {name: dist for name, dist in self._space.items() if name in claim.params}
+        return {name: dist for name, dist in self.space.items() if name in claim.params}
 
     def is_blocked(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether a trial below has neither published its claim nor finished.
@@ -216,7 +215,7 @@ class SlotAllocator:
         generation = self._generation(config)
         assert config.seed is not None
         bred = strategy.propose(config.settings, self._domain, generation, blank.index, config.seed)
-        params = codec.to_params(self._space, bred.genes)
+        params = codec.to_params(self.space, bred.genes)
         params.update((name, value) for name, value in given.items() if name in params)
         return replace(blank, repeat=history.n_evaluations(params), params=params)
 
@@ -246,7 +245,7 @@ class SlotAllocator:
             return _taken_over(earlier, blank)
         assert config.seed is not None
         bred = strategy.propose(settings, self._domain, generation, index, config.seed)
-        params = codec.to_params(self._space, bred.genes)
+        params = codec.to_params(self.space, bred.genes)
         if bred.role == "re-evaluation" and bred.parents:  # to the last bit, however genes round
             original = history.records[bred.parents[0]].params
             params = {name: original[name] for name in self._domain.names}
@@ -290,7 +289,7 @@ class SlotAllocator:
             for number in sorted(history.pending.intersection(history.claims))
             if self._trials[number].state == TrialState.RUNNING
         ]
-        genes = [codec.to_unit(self._space, claim.params) for claim in claims_of_running]
+        genes = [codec.to_unit(self.space, claim.params) for claim in claims_of_running]
         running = [one for one in genes if one is not None]
         return self._archive_builder.build(running, _MOST_ARCHIVED)
 
@@ -298,7 +297,7 @@ class SlotAllocator:
         """Return an initial genome; what its parameters do not say is the middle of the range."""
         genes = [
             codec.encode(dist, params[name]) if name in params else 0.5
-            for name, dist in self._space.items()
+            for name, dist in self.space.items()
         ]
         return np.array(genes)
 
@@ -316,7 +315,7 @@ class SlotAllocator:
         return self._individuals[number]
 
     def _make(self, record: Record) -> Individual | None:
-        genes = codec.to_unit(self._space, record.params)
+        genes = codec.to_unit(self.space, record.params)
         if genes is None or not self._domain.is_valid(genes):
             return None
         number, claim = record.trial.number, record.claim

@@ -170,22 +170,19 @@ class PrefixCut:
                 if forward is not None:
                     module.__dict__["forward"] = forward
 
-    def agrees(
-        self, images: torch.Tensor, parameters: Sequence[torch.nn.Parameter], seed: int = 0
-    ) -> bool:
+    def agrees(self, images: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> bool:
         """Whether the cut network gives the whole one's logits and gradients.
 
         Args:
             images: (n, 3, H, W).
             parameters: The suffix's parameters; they must require a gradient.
-            seed: Seed of the direction in which gradients are taken.
         """
-        whole = self._probe(lambda: self.model(images), parameters, seed)
+        whole = _probe(lambda: self.model(images), parameters)
         with torch.no_grad():
             features = tuple(f.clone() for f in self.prefix(images))
         try:
             with self.installed() as suffix:
-                cut = self._probe(lambda: suffix(features), parameters, seed)
+                cut = _probe(lambda: suffix(features), parameters)
         except RuntimeError:  # code between modules that cannot work on dummies
             return False
         return all(close(a, b) for a, b in zip(whole, cut, strict=True))
@@ -234,25 +231,18 @@ class PrefixCut:
 
         return forward
 
-    def _probe(
-        self,
-        forward: Callable[[], torch.Tensor],
-        parameters: Sequence[torch.nn.Parameter],
-        seed: int,
-    ) -> list[torch.Tensor]:
-        """Logits, and their gradients in a random direction; a missing gradient counts as 0."""
-        with torch.enable_grad():
-            logits = forward()
-            generator = torch.Generator().manual_seed(seed)
-            direction = torch.randn(logits.shape, generator=generator).to(logits)
-            gradients = torch.autograd.grad(
-                (logits * direction).sum(), list(parameters), allow_unused=True
-            )
-        zeros = (torch.zeros_like(p) for p in parameters)
-        return [
-            logits.detach(),
-            *(z if g is None else g for g, z in zip(gradients, zeros, strict=True)),
-        ]
+
+def _probe(
+    forward: Callable[[], torch.Tensor], parameters: Sequence[torch.nn.Parameter]
+) -> list[torch.Tensor]:
+    """Logits, and their gradients in a random direction; a missing gradient counts as 0."""
+    with torch.enable_grad():
+        logits = forward()
+        generator = torch.Generator().manual_seed(0)
+        along = (logits * torch.randn(logits.shape, generator=generator).to(logits)).sum()
+        found = torch.autograd.grad(along, list(parameters), allow_unused=True)
+    pairs = zip(found, parameters, strict=True)
+    return [logits.detach(), *(torch.zeros_like(p) if g is None else g for g, p in pairs)]
 
 
 @dataclass

@@ -136,10 +136,6 @@ class Prefixes:
         held = (frozen.issuperset(block.parameter_names) for block in self.blocks)
         return next((i for i, is_frozen in enumerate(held) if not is_frozen), 0)
 
-    def clear(self) -> None:
-        """Forget the features that are kept."""
-        self.cache.clear()
-
     # -- features --------------------------------------------------------------------------------
 
     def _collect(
