@@ -180,10 +180,7 @@ class Recipe:
 
     def key(self) -> tuple[Any, ...]:
         """Return what training depends on, rounded to six digits: equal keys train the same way."""
-        return (
-            *(f"{b.multiplier * self.lr:.6g}" for b in self.blocks),
-            f"{self.weight_decay:.6g}",
-        )
+        return (*(f"{b.multiplier * self.lr:.6g}" for b in self.blocks), f"{self.weight_decay:.6g}")
 
     def frozen_summary(self) -> str:
         """Which blocks are frozen, counted from 1: ``"1-4 of 9"``, ``"none of 9"``."""

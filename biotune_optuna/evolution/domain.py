@@ -49,8 +49,7 @@ class Domain:
         that have an order (all, where none has).
         """
         if self.space is not None:
-            mask = self.space.mask(genes[: self.space.n_genes])
-            return np.flatnonzero(mask)
+            return np.flatnonzero(self.space.mask(genes[: self.space.n_genes]))
         ordered = np.flatnonzero(self.choices == 0)
         return ordered if len(ordered) else np.arange(self.size)
 

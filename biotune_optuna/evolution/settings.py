@@ -75,12 +75,10 @@ class SearchSettings:
         """
         if preset not in get_args(Preset):
             raise StudyError(f"preset {preset!r} is unknown; choose 'default' or 'paper'")
-        paper = cls()
         if preset == "paper":
-            return replace(paper, **changes)
+            return cls(**changes)
         # docs/benchmarks/search.md, "One switch at a time", measures each of these but n_elites.
-        default = replace(
-            paper,
+        default = cls(
             preset="default",
             n_elites=0,  # chosen by hand while the preset was developed
             informed=True,

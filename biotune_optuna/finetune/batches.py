@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from biotune_optuna.finetune.settings import TrainSettings
 
+    Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
 __all__ = ["BatchSampler", "Loss", "class_weights", "mixer", "parts"]
 
 
@@ -122,9 +124,7 @@ class Loss:
         return float(self._weights[labels].sum())
 
 
-def mixer(
-    settings: TrainSettings, n_classes: int
-) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None:
+def mixer(settings: TrainSettings, n_classes: int) -> Mix | None:
     """MixUp and CutMix by torchvision, drawn from torch's global generator; None when both are off.
 
     Returns:
@@ -136,7 +136,5 @@ def mixer(
 
     alphas = {v2.MixUp: settings.mixup, v2.CutMix: settings.cutmix}
     kinds = [kind(alpha=alpha, num_classes=n_classes) for kind, alpha in alphas.items() if alpha]
-    chosen: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = (
-        v2.RandomChoice(kinds)
-    )
+    chosen: Mix = v2.RandomChoice(kinds)
     return chosen

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from biotune_optuna.finetune.batches import Mix
     from biotune_optuna.finetune.prefix.cache import CachedFeatures
     from biotune_optuna.finetune.prefix.cut import Features
 
     Indices = NDArray[np.int64]
-    Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 __all__ = ["Feed", "Images", "PixelFeed", "PrefixFeed", "probabilities"]
 

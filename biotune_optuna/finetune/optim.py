@@ -113,11 +113,7 @@ class Schedule:
         self._by_epoch = settings.schedule_interval == "epoch"
         self._steps = steps_per_epoch
         self._stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-        self._scheduler = (
-            None
-            if settings.schedule == "constant" and not settings.warmup_epochs
-            else _timm_scheduler(self._stand_in, settings, steps_per_epoch)
-        )
+        self._scheduler = _timm_scheduler(self._stand_in, settings, steps_per_epoch)
 
     def factor(self, epoch: int, step: int) -> float:
         """Return the factor at a step.
@@ -144,6 +140,8 @@ class Schedule:
 def _timm_scheduler(
     stand_in: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int
 ) -> Any:
+    if settings.schedule == "constant" and not settings.warmup_epochs:
+        return None
     epochs = settings.schedule_epochs or settings.epochs
     name, extra = {
         "constant": ("step", {"decay_rate": 1.0, "decay_epochs": epochs}),
