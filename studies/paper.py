@@ -5,18 +5,20 @@
     python paper.py isic2020:FOLDER           # of ISIC 2020 the images cannot be downloaded
 
 Population 10, three elites, ten generations: 140 evaluations of three trainings each, up to 30
-epochs, on alternating halves of the training images. The paper's table is printed beside ours,
-with the differences in protocol. The project's tests run this script as far as its wiring goes, on
-tiny stand-in data; the numbers it is meant for have not been produced by them. The same command
-goes on where it stopped, on several machines too, if they share a storage.
+epochs, on alternating halves of the training images. The paper's table (`_published.py`, which must
+lie beside this script) is printed beside ours, with the differences in protocol. The project's
+tests run this script as far as its wiring goes, on tiny stand-in data; the numbers it is meant for
+have not been produced by them. The same command goes on where it stopped, on several machines too,
+if they share a storage.
 """
 
 import os
 import sys
 
+from _published import PUBLISHED, beside
+
 from biotune_optuna import StudySpec
 from biotune_optuna.compare import Comparison, run_comparison, write_comparison
-from biotune_optuna.compare.published import PUBLISHED, beside
 
 TRIALS = 140
 REPEATS = 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from PIL import Image
 
 from tests.kit.examples import run_script, shrink
 from tests.kit.images import digit_folder
+from tests.kit.rows import make_row
 
 STUDIES = Path(__file__).parents[1] / "studies"
-SCRIPTS = sorted(STUDIES.glob("*.py"))
+SCRIPTS = sorted(STUDIES.glob("[!_]*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -145,8 +147,24 @@ def test_ablation(tmp_path: Path) -> None:
     assert "Holm's over 4 comparisons: all of them" in text
 
 
-def test_paper(tmp_path: Path) -> None:
+def test_the_papers_table_is_printed_beside_ours() -> None:
+    published = runpy.run_path(str(STUDIES / "_published.py"))
+    rows = [
+        make_row("biotune", r, s, data="flowers102", model="resnet50")
+        for r, s in enumerate((0.9, 0.92))
+    ]
+    rows.append(make_row("lp-ft", 0, 0.5, data="flowers102", model="vgg19"))
+    text = published["beside"](rows)
+    assert "| flowers102 | biotune | 91.68 | 91.00 (n = 2) | – |" in text
+    assert "| flowers102 | lp-ft | – | – | 50.00 (n = 1) |" in text
+    assert "| svhn | full | 96.08 | – | – |" in text
+    assert published["DIFFERENCES"]
+    assert all(difference in text for difference in published["DIFFERENCES"])
+
+
+def test_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wiring only: real digits under the name of one of the paper's data sets."""
+    monkeypatch.syspath_prepend(STUDIES)  # `_published` lies beside the script
     images = digit_folder(tmp_path / "flowers102", per_class=20)
     source = (STUDIES / "paper.py").read_text()
     paper_train = TINY.replace("TrainSettings(", "TrainSettings.paper(")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from biotune_optuna.cli.checks import stoppable
 from biotune_optuna.cli.options import RivalsCommand, display_option
 from biotune_optuna.cli.spec import baseline_options, make_spec
 
@@ -27,18 +28,12 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
     from biotune_optuna.confirmation.protocol import setting_words
     from biotune_optuna.methods.registry import get_method
     from biotune_optuna.study.setup import prepare
-    from biotune_optuna.study.stop import Stopped, StopRequest
 
     get_method(method).check_package()
     setup = prepare(make_spec(**spec), device=device)
     progress = Progress(total=None, deadline=None, mode=display or "auto")  # type: ignore[arg-type]
-    try:
-        with StopRequest.on_signals() as stop, progress:
-            found = run_baseline(
-                setup, method, n_runs=runs, observer=progress, checkpoint=stop.check
-            )
-    except (KeyboardInterrupt, Stopped):
-        raise SystemExit(130) from None
+    with stoppable(farewell="") as stop, progress:
+        found = run_baseline(setup, method, n_runs=runs, observer=progress, checkpoint=stop.check)
     if display == "json":
         click.echo(json.dumps(found.to_dict()))
         return

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from biotune_optuna.errors import StudyError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import optuna
+
+    from biotune_optuna.study.stop import StopRequest
 
 __all__ = [
     "check_apart",
@@ -16,6 +23,7 @@ __all__ = [
     "folder_of",
     "open_study",
     "quieten_optuna",
+    "stoppable",
     "study_name",
 ]
 
@@ -25,6 +33,20 @@ def quieten_optuna() -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@contextlib.contextmanager
+def stoppable(farewell: str) -> Iterator[StopRequest]:
+    """Stop what runs inside on a signal: say farewell, and end with exit code 130."""
+    from biotune_optuna.study.stop import Stopped, StopRequest
+
+    try:
+        with StopRequest.on_signals() as stop:
+            yield stop
+    except (KeyboardInterrupt, Stopped):
+        if farewell:
+            click.echo(farewell, err=True)
+        raise SystemExit(130) from None
 
 
 def folder_of(

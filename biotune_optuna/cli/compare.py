@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from biotune_optuna.cli.checks import check_apart, folder_of, quieten_optuna
+from biotune_optuna.cli.checks import check_apart, folder_of, quieten_optuna, stoppable
 from biotune_optuna.cli.options import RivalsCommand, storage_option
 from biotune_optuna.cli.spec import make_spec, protocol_options
 from biotune_optuna.errors import BioTuneError, StorageError, StudyError
@@ -89,7 +89,8 @@ def compare(
         raise StudyError("a comparison needs --data and --model, or --from a results.csv")
     from biotune_optuna.compare import Comparison
 
-    chosen = {} if methods is None else {"contenders": _words(methods)}
+    words = [] if methods is None else [word.strip() for word in methods.split(",")]
+    chosen = {} if methods is None else {"contenders": tuple(filter(None, words))}
     plan = Comparison(
         tasks=tuple(make_spec(data=d, model=m, **spec) for d in data for m in model),
         repeats=repeats,
@@ -126,7 +127,6 @@ def _run(
     """
     from biotune_optuna.compare import read_rows, run_comparison
     from biotune_optuna.storage.open import open_storage
-    from biotune_optuna.study.stop import Stopped, StopRequest
 
     quieten_optuna()
     backend = open_storage(storage)
@@ -138,11 +138,8 @@ def _run(
         (_tell_json if as_json else _tell)(progress)
 
     try:
-        with StopRequest.on_signals() as stop:
+        with stoppable("Stopped; every finished cell is kept. The same command goes on.") as stop:
             return run_comparison(plan, storage=backend, device=device, tell=tell, stop=stop), None
-    except (KeyboardInterrupt, Stopped):
-        click.echo("Stopped; every finished cell is kept. The same command goes on.", err=True)
-        raise SystemExit(130) from None
     except StorageError:
         raise
     except BioTuneError as error:
@@ -167,10 +164,6 @@ def _refuse_others(context: click.Context) -> None:
         raise StudyError(
             f"--from only writes the report of a table; leave out {', '.join(ignored)}"
         )
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _say_path_json(path: Path) -> None:

@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 
     from biotune_optuna.confirmation.record import Confirmation
     from biotune_optuna.finetune.results import EpochRecord
-    from biotune_optuna.study.spec import SearchRun
+    from biotune_optuna.report.dashboard.attach import Attachments
+    from biotune_optuna.study.spec import SearchRun, StudySpec
+    from biotune_optuna.study.stop import StopRequest
+    from biotune_optuna.study.study import TuningStudy
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "search"]
 
 Mode = Literal["auto", "rich", "plain", "json"]
 Resolved = Literal["rich", "plain", "json", "off"]
@@ -84,6 +87,24 @@ class Progress:
         self._console = Console(file=self._stream, highlight=False)
         self._spinner = Spinner("dots")
         self._live: Live | None = None
+
+    @classmethod
+    def of(
+        cls, spec: StudySpec, total: int | None, timeout: float | None, display: str | None
+    ) -> Self:
+        """Return the display of a study whose search begins now, as a command's options ask."""
+        return cls(
+            total=total,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            mode=display or "auto",  # type: ignore[arg-type]
+            epochs=spec.train.epochs,
+            runs=len(spec.search_runs()),
+        )
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the search's time is over."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     # ---- context ---------------------------------------------------------------------------
 
@@ -279,6 +300,27 @@ class Progress:
             if math.isfinite(self._run["score"]) and self._view is not None:
                 words.append(self._view.say(self._run["score"]))
         return "  ".join(words)
+
+
+def search(
+    study: TuningStudy,
+    total: int | None,
+    timeout: float | None,
+    stop: StopRequest,
+    *,
+    progress: Progress,
+    attachments: Attachments,
+) -> None:
+    """Search, with every trial shown and illustrated; raise `Stopped` if asked to stop."""
+    study.search(
+        total,
+        timeout=timeout,
+        observer=progress,
+        callbacks=[progress.trial_finished, attachments.trial_finished],
+        on_evaluated=attachments.evaluated,
+        stop=stop,
+    )
+    stop.check()
 
 
 def _dim(text: str) -> Text:

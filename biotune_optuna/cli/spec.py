@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from biotune_optuna.cli.options import Rates, device_option
+from biotune_optuna.cli.options import Rates, device_option, together
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from biotune_optuna.study.spec import StudySpec
 
 __all__ = ["baseline_options", "make_spec", "protocol_options", "spec_options"]
-
-F = TypeVar("F", bound="Callable[..., Any]")
 
 _TASK = (
     click.option("--data", required=True, help="Folder with a folder per class, CSV file or name."),
@@ -113,25 +109,12 @@ _TRAIN = ("metric", "epochs", "batch_size", "augment")
 _RENAMED = {"seeds": "n_seeds", "folds": "n_folds"}
 
 
-def spec_options(command: F) -> F:
-    """All options that define a study."""
-    return _with(command, (*_TASK, *_TRAINING, *_SEARCH, *_DATA))
-
-
-def protocol_options(command: F) -> F:
-    """Those that define a study but for its data and model."""
-    return _with(command, (*_TRAINING, *_SEARCH, *_DATA))
-
-
-def baseline_options(command: F) -> F:
-    """Those that define a study but for how genomes are searched and evaluated."""
-    return _with(command, (*_TASK, *_TRAINING, *_DATA))
-
-
-def _with(command: F, options: Sequence[Callable[[F], F]]) -> F:
-    for option in reversed(options):
-        command = option(command)
-    return command
+protocol_options = together(*_TRAINING, *_SEARCH, *_DATA)
+"""All options that define a study, but for its data and model."""
+spec_options = together(*_TASK, protocol_options)
+"""All options that define a study."""
+baseline_options = together(*_TASK, *_TRAINING, *_DATA)
+"""Those that define a study but for how genomes are searched and evaluated."""
 
 
 def make_spec(*, preset: str, settings: tuple[str, ...], **options: Any) -> StudySpec:

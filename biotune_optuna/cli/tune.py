@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from biotune_optuna.cli.checks import check_apart, check_no_comparison, folder_of, quieten_optuna
+from biotune_optuna.cli.checks import (
+    check_apart,
+    check_no_comparison,
+    folder_of,
+    quieten_optuna,
+    stoppable,
+)
 from biotune_optuna.cli.options import (
     DURATION,
     device_option,
@@ -99,30 +104,10 @@ def tune(
 @device_option
 @out_option
 @display_option
-def demo(
-    *,
-    storage: str | None,
-    name: str | None,
-    trials: int,
-    seed: int,
-    device: str,
-    out: str,
-    display: str | None,
-) -> None:
+def demo(*, name: str | None, seed: int, out: str, **job: Any) -> None:
     """Tune a small ImageNet model on scikit-learn's digit images: a few minutes on a CPU."""
     name = name or "demo"
-    run(
-        Job(
-            spec=demo_spec(seed),
-            storage=storage,
-            name=name,
-            trials=trials,
-            timeout=None,
-            device=device,
-            out=folder_of(name, out),
-            display=display,
-        )
-    )
+    run(Job(spec=demo_spec(seed), name=name, timeout=None, out=folder_of(name, out), **job))
 
 
 def demo_spec(seed: int = 0) -> StudySpec:
@@ -146,7 +131,7 @@ def demo_spec(seed: int = 0) -> StudySpec:
 
 def run(job: Job) -> None:
     """Search, confirms, exports and reports; prints where things are and what to type next."""
-    from biotune_optuna.cli.progress import Progress
+    from biotune_optuna.cli.progress import Progress, search
     from biotune_optuna.confirmation.confirm import confirm
     from biotune_optuna.confirmation.winner import check_export, export_winner
     from biotune_optuna.export.folder import check_target
@@ -155,7 +140,6 @@ def run(job: Job) -> None:
     from biotune_optuna.report.html import write_report
     from biotune_optuna.report.view import as_view
     from biotune_optuna.report.words import rate_sentences
-    from biotune_optuna.study.stop import Stopped, StopRequest
     from biotune_optuna.study.study import create_study
 
     quieten_optuna()
@@ -172,30 +156,12 @@ def run(job: Job) -> None:
         click.echo(sentence, err=True)
     check_export(study, job.out / "model")
     attachments = Attachments(job.storage, study.setup.classes)
-    deadline = None if job.timeout is None else time.monotonic() + job.timeout
-    progress = Progress(
-        total=job.trials,
-        deadline=deadline,
-        mode=job.display or "auto",  # type: ignore[arg-type]
-        epochs=job.spec.train.epochs,
-        runs=len(job.spec.search_runs()),
-    )
-    try:
-        with StopRequest.on_signals() as stop, progress:
-            study.search(
-                job.trials,
-                timeout=job.timeout,
-                observer=progress,
-                callbacks=[progress.trial_finished, attachments.trial_finished],
-                on_evaluated=attachments.evaluated,
-                stop=stop,
-            )
-            stop.check()
-            result = confirm(study, observer=progress, checkpoint=stop.check)
-            model_dir = export_winner(study, job.out / "model", observer=progress)
-    except (KeyboardInterrupt, Stopped):
-        click.echo("Stopped; everything finished is kept. The same command goes on.", err=True)
-        raise SystemExit(130) from None
+    progress = Progress.of(job.spec, job.trials, job.timeout, job.display)
+    farewell = "Stopped; everything finished is kept. The same command goes on."
+    with stoppable(farewell) as stop, progress:
+        search(study, job.trials, job.timeout, stop, progress=progress, attachments=attachments)
+        result = confirm(study, observer=progress, checkpoint=stop.check)
+        model_dir = export_winner(study, job.out / "model", observer=progress)
     attachments.finished(study.study, model_dir, result.winner.trial)
     report = write_report(study.study, job.out / "report.html")
     progress.result(result, report, model_dir)
@@ -223,9 +189,8 @@ def _say_result(view: StudyView, report: Path, model_dir: Path, job: Job) -> Non
     for sentence in (*found.sentences, f"Recipe: {winner.describe}."):
         click.echo(sentence.replace("\u00a0", " "))
     file = job.storage is not None and parse_url(job.storage).path is not None
-    place = (
-        f" --storage {shlex.quote(str(job.storage))}" if file else ""
-    )  # other URLs may hold a password
+    # Other URLs may hold a password.
+    place = f" --storage {shlex.quote(str(job.storage))}" if file else ""
     click.echo(f"\nReport  {report}\nModel   {model_dir}\n")
     click.echo(f"Next:   biotune predict {shlex.quote(str(model_dir))} IMAGE...")
     click.echo(f"        biotune status --study {shlex.quote(job.name)}{place}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
-from biotune_optuna.cli.checks import check_apart, quieten_optuna, study_name
+from biotune_optuna.cli.checks import check_apart, quieten_optuna, stoppable, study_name
 from biotune_optuna.cli.options import (
     DURATION,
     device_option,
@@ -40,11 +38,10 @@ def worker(
     display: str | None,
 ) -> None:
     """Work on a study that exists, beside other workers."""
-    from biotune_optuna.cli.progress import Progress
+    from biotune_optuna.cli.progress import Progress, search
     from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
     from biotune_optuna.report.dashboard.attach import Attachments
     from biotune_optuna.storage.open import open_storage
-    from biotune_optuna.study.stop import Stopped, StopRequest
     from biotune_optuna.study.study import load_study
 
     quieten_optuna()
@@ -59,29 +56,10 @@ def worker(
         raise StudyError(
             f"study {study.name!r} was begun with a time and no number of trials; give --trials"
         )
-    deadline = None if timeout is None else time.monotonic() + timeout
-    progress = Progress(
-        total=total,
-        deadline=deadline,
-        mode=display or "auto",  # type: ignore[arg-type]
-        epochs=study.spec.train.epochs,
-        runs=len(study.spec.search_runs()),
-    )
-    try:
-        with StopRequest.on_signals() as stop, progress:
-            study.search(
-                total,
-                timeout=timeout,
-                observer=progress,
-                callbacks=[progress.trial_finished, attachments.trial_finished],
-                on_evaluated=attachments.evaluated,
-                stop=stop,
-            )
-            stop.check()
-    except (KeyboardInterrupt, Stopped):
-        click.echo("Stopped; everything finished is kept.", err=True)
-        raise SystemExit(130) from None
-    if deadline is not None and time.monotonic() >= deadline:
+    progress = Progress.of(study.spec, total, timeout, display)
+    with stoppable("Stopped; everything finished is kept.") as stop, progress:
+        search(study, total, timeout, stop, progress=progress, attachments=attachments)
+    if progress.is_late:
         click.echo(f"The time for study {study.name} is over.", err=True)
     else:
         click.echo(

@@ -54,32 +54,28 @@ def ablations(trials: int, names: Sequence[str] | None = None) -> tuple[Contende
         trials: Trials of the search; two factors take half and twice as many.
         names: The factors wanted, None for all of them.
     """
-    chosen = list(FACTORS) if names is None else list(names)
-    bases = [base for base in BASES if any(FACTORS[name][0] == base for name in chosen)]
-    found = [
-        Contender(name=base, kind="search", method="biotune", spec=BASES[base]) for base in bases
-    ]
-    for name in chosen:
-        base, spec, sampler, share = FACTORS[name]
-        found.append(
-            Contender(
-                name=name,
-                kind="search",
-                method="biotune",
-                spec={**BASES[base], **spec},
-                sampler=sampler,
-                trials=max(1, round(share * trials)),
-            )
+    chosen = FACTORS if names is None else {name: FACTORS[name] for name in names}
+    taken = {base for base, *_ in chosen.values()}
+    search: dict[str, Any] = {"kind": "search", "method": "biotune"}
+    bases = [Contender(name=base, spec=BASES[base], **search) for base in BASES if base in taken]
+    factors = [
+        Contender(
+            name=name,
+            spec={**BASES[base], **spec},
+            sampler=sampler,
+            trials=max(1, round(share * trials)),
+            **search,
         )
-    return tuple(found)
+        for name, (base, spec, sampler, share) in chosen.items()
+    ]
+    return (*bases, *factors)
 
 
-def references(names: Sequence[str] | None = None) -> dict[str, str]:
+def references(names: Sequence[str]) -> dict[str, str]:
     """Return each factor's base of comparison; the paper's base is compared with the default's.
 
     Args:
-        names: The factors wanted, None for all of them.
+        names: The factors wanted.
     """
-    chosen = list(FACTORS) if names is None else list(names)
-    found = {name: FACTORS[name][0] for name in chosen}
+    found = {name: FACTORS[name][0] for name in names}
     return {"paper": "biotune", **found} if "paper" in found.values() else found

@@ -36,19 +36,16 @@ def write_comparison(
     folder: str | Path,
     *,
     title: str = "Comparison",
-    references: Mapping[str, str] | None = None,
-    extra: Sequence[Part] = (),
     plan: Comparison | None = None,
 ) -> Path:
     """Write ``report.html``, ``report.md`` and ``results.csv`` of a comparison.
+
+    Factors of an ablation are tested each against its base, and all contrasts form one family.
 
     Args:
         rows: Raw results, at least one.
         folder: Folder to write into; made where it is missing.
         title: Title of the pages.
-        references: See `biotune_optuna.compare.tables.summarise`; given, all contrasts form one
-            family. Factors of an ablation have theirs without being told.
-        extra: Further parts, shown first.
         plan: What was asked; its tasks and methods count in Holm's correction before they have a
             result.
 
@@ -62,9 +59,7 @@ def write_comparison(
         raise StudyError("the comparison has no finished cell yet; let it run first")
     target = Path(folder)
     factors = sorted({row.method for row in rows} & ablation.FACTORS.keys())
-    if references is None and factors:
-        references = ablation.references(factors)
-    parts = [*extra, *_parts(rows, references, plan)]
+    parts = _parts(rows, ablation.references(factors) if factors else None, plan)
     write_csv(rows, target / "results.csv")
     replace_file(target / "report.md", markdown([Heading(title, 1), *parts]))
     page = document(title, parts, eyebrow="Comparison of methods")
@@ -74,11 +69,7 @@ def write_comparison(
 def _parts(
     rows: Sequence[Row], references: Mapping[str, str] | None, plan: Comparison | None
 ) -> list[Part]:
-    summary = (
-        summarise(rows, plan=plan)
-        if references is None
-        else summarise(rows, references=references, confirmatory=None, plan=plan)
-    )
+    summary = summarise(rows, references=references, plan=plan)
     parts: list[Part] = []
     if summary.confirmatory:
         parts += _tested(summary, one_family=references is not None)

@@ -14,6 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
 __all__ = ["Effect", "corrected_t", "holm", "mean_interval", "mean_ranks", "signed_rank"]
 
 LEVEL = 0.95
@@ -105,7 +107,7 @@ def signed_rank(differences: Sequence[float]) -> Effect:
     return Effect(value, low, high, _signed_rank_p(d), k)
 
 
-def _signed_rank_p(d: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+def _signed_rank_p(d: NDArray[np.float64]) -> float:
     """Exact two-sided p by all sign patterns of the ranks; zeros are left out, ties averaged."""
     from scipy.stats import rankdata
 
@@ -114,10 +116,7 @@ def _signed_rank_p(d: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> floa
         return 1.0
     doubled = np.rint(2 * rankdata(np.abs(np.round(d, 12)))).astype(np.int64)
     total = int(doubled.sum())
-    counts = np.zeros(total + 1)
-    counts[0] = 1.0
-    for rank in doubled.tolist():
-        counts[rank:] += counts[: total + 1 - rank].copy()
+    counts = _sign_patterns(doubled.tolist())
     positive = int(doubled[d > 0].sum())
     tail = counts[: min(positive, total - positive) + 1].sum() / counts.sum()
     return float(min(1.0, 2.0 * tail))
@@ -128,13 +127,18 @@ def _critical_rank(k: int) -> int:
 
     So many of the extreme pairwise means lie outside the interval on each side.
     """
-    total = k * (k + 1) // 2
-    counts = np.zeros(total + 1)
-    counts[0] = 1.0
-    for rank in range(1, k + 1):
-        counts[rank:] += counts[: total + 1 - rank].copy()
+    counts = _sign_patterns(range(1, k + 1))
     below = np.cumsum(counts) / counts.sum()
     return int(np.searchsorted(below, (1.0 - LEVEL) / 2, side="right")) - 1
+
+
+def _sign_patterns(ranks: Sequence[int]) -> NDArray[np.float64]:
+    """Return how many sign patterns of the ranks have each sum of positive ranks, 0 to all."""
+    counts = np.zeros(sum(ranks) + 1)
+    counts[0] = 1.0
+    for rank in ranks:
+        counts[rank:] += counts[: len(counts) - rank].copy()
+    return counts
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -146,14 +150,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Returns:
         Adjusted p-values in the same order.
     """
-    p = [1.0 if math.isnan(one) else one for one in p_values]
-    order = sorted(range(len(p)), key=p.__getitem__)
-    adjusted = [0.0] * len(p)
-    largest = 0.0
-    for position, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - position) * p[index]))
-        adjusted[index] = largest
-    return adjusted
+    p = np.nan_to_num(np.array(p_values, dtype=np.float64), nan=1.0)
+    order = np.argsort(p, kind="stable")
+    steps = np.arange(len(p), 0, -1) * p[order]
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, steps))
+    return list(adjusted.tolist())
 
 
 def mean_ranks(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -136,7 +136,6 @@ def summarise(
     rows: Sequence[Row],
     *,
     references: Mapping[str, str] | None = None,
-    confirmatory: Sequence[str] | None = CONFIRMATORY,
     plan: Comparison | None = None,
 ) -> Summary:
     """Summarises the rows of a comparison.
@@ -144,9 +143,8 @@ def summarise(
     Args:
         rows: Raw results.
         references: For methods that are tested against another one than ``biotune``: the other
-            one, and then the contrast is theirs against it.
-        confirmatory: The opponents whose contrasts form the family of Holm's correction; None
-            takes all contrasts.
+            one, and then the contrast is theirs against it. Given, all contrasts form the family
+            of Holm's correction, else those against `CONFIRMATORY`.
         plan: What was asked. Its tasks and methods belong to the family even while they have no
             row; without a plan only those that have one do.
 
@@ -168,7 +166,7 @@ def summarise(
         names = {plan.task_name(spec) for spec in plan.tasks}
         unbegun = [Task(name, (), ()) for name in sorted(names - by_task.keys())]
     contrasts = [c for task in (*tasks, *unbegun) for c in _contrasts(task, references, methods)]
-    asked = [c for c in contrasts if confirmatory is None or c.against in confirmatory]
+    asked = [c for c in contrasts if references is not None or c.against in CONFIRMATORY]
     adjusted = holm([c.effect.p for c in asked])
     return Summary(
         tasks=tasks,

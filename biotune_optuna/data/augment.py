@@ -48,16 +48,10 @@ def augment(images: Tensor, policy: str, generator: Generator) -> Tensor:
         raise DataError(f"augmentation {policy!r} is unknown; known are {', '.join(AUGMENTATIONS)}")
     if policy == "crop-flip":
         return _crop_flip(images, generator)
-    images = _flip(images, generator)
-    if policy == "trivial":
-        return trivial_augment(images, generator)
-    return images
-
-
-def _flip(images: Tensor, generator: Generator) -> Tensor:
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     chosen = mirrored.to(images.device).view(-1, 1, 1, 1)
-    return torch.where(chosen, images.flip(3), images)
+    images = torch.where(chosen, images.flip(3), images)
+    return trivial_augment(images, generator) if policy == "trivial" else images
 
 
 def _crop_flip(images: Tensor, generator: Generator) -> Tensor:

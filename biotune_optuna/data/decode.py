@@ -63,12 +63,8 @@ DECODE_ERRORS = (
 """What Pillow raises for pictures that are damaged, when they are opened or later, when read."""
 
 _INTERPOLATION = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
+    name: Image.Resampling[name.upper()]
+    for name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 }
 _UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -121,7 +117,7 @@ def read_bytes(path: Path, *, name: str) -> bytes:
         raise DataError(f"image {name!r} cannot be read: this is no file name") from None
 
 
-def decode_image(content: bytes, *, name: str) -> Image.Image:
+def decode_image(content: bytes, *, name: str, draft: bool = False) -> Image.Image:
     """Decode an encoded image as an upright 8-bit RGB picture.
 
     Greyscale is repeated over three channels, 16-bit values are scaled to 8 bits over their full
@@ -131,6 +127,8 @@ def decode_image(content: bytes, *, name: str) -> Image.Image:
     Args:
         content: The bytes of the file.
         name: What to call the image in an error.
+        draft: Decode as cheaply as the format allows, only to find damage: JPEG at an eighth of its
+            size, which still reads every coded byte.
 
     Returns:
         A fully decoded picture of mode ``"RGB"``.
@@ -138,21 +136,7 @@ def decode_image(content: bytes, *, name: str) -> Image.Image:
     Raises:
         DataError: As :func:`read_image`.
     """
-    return _decode(_open(content, name), name)
-
-
-def check_image(content: bytes, *, name: str) -> None:
-    """Decode an image as cheaply as its format allows, only to find damage.
-
-    JPEG is decoded at an eighth of its size, which still reads every coded byte.
-
-    Raises:
-        DataError: As :func:`read_image`.
-    """
-    _decode(_open(content, name), name, draft=True)
-
-
-def _decode(picture: Image.Image, name: str, *, draft: bool = False) -> Image.Image:
+    picture = _open(content, name)
     try:
         if draft:
             picture.draft("RGB", (1, 1))

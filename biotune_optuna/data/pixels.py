@@ -107,18 +107,23 @@ class PixelStore:
         path = folder / f"pixels-{key}.bin"
         header = {"magic": _MAGIC, "key": key, "count": len(source), **geometry}
         try:
-            _make_folder(folder)
+            folder.mkdir(parents=True, exist_ok=True)
             with _locked(path.with_suffix(".lock")) as alone:
                 if not _is_sound(path, header):
-                    if alone:
-                        _remove_stale(path)
+                    # Builders that were killed left these; nobody else can be building.
+                    for stale in path.parent.glob(f"{path.stem}.*.tmp") if alone else ():
+                        stale.unlink(missing_ok=True)
                     _write(path, header, source, workers or worker_count(), progress)
             return cls(_map(path, header), key=key, path=path)
         except OSError as error:
-            pixels = _map_if_sound(path, header)  # in a folder that is read only
-            if pixels is None:
-                raise DataError(_unusable(folder, str(error.strerror or error))) from None
-            return cls(pixels, key=key, path=path)
+            with contextlib.suppress(OSError):  # it may be there, in a folder that is read only
+                if _is_sound(path, header):
+                    return cls(_map(path, header), key=key, path=path)
+            raise DataError(_unusable(folder, str(error.strerror or error))) from None
+        except ValueError:
+            if "\0" not in str(folder):
+                raise
+            raise DataError(_unusable(folder, "this is no folder name")) from None
 
 
 def _key(source: ImageSource, geometry: dict[str, Any]) -> str:
@@ -130,13 +135,6 @@ def _key(source: ImageSource, geometry: dict[str, Any]) -> str:
     for content in source.content_hashes:
         digest.update(content.encode())
     return digest.hexdigest()[:32]
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except ValueError:  # a null byte
-        raise DataError(_unusable(folder, "this is no folder name")) from None
 
 
 def _unusable(folder: Path, why: str) -> str:
@@ -159,12 +157,6 @@ def _locked(path: Path) -> Iterator[bool]:
         yield lock.is_locked
     finally:
         lock.release()
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove what builders left that were killed; only where nobody else can be building."""
-    for stale in path.parent.glob(f"{path.stem}.*.tmp"):
-        stale.unlink(missing_ok=True)
 
 
 def _image_shape(header: dict[str, Any]) -> tuple[int, int, int]:
@@ -204,14 +196,6 @@ def _is_sound(path: Path, header: dict[str, Any]) -> bool:
                 return True
     _logger.warning("pixel cache %s is damaged and is built again", path)
     return False
-
-
-def _map_if_sound(path: Path, header: dict[str, Any]) -> NDArray[np.uint8] | None:
-    """Return the pixels of a cache file, None if it is not sound or cannot be read."""
-    try:
-        return _map(path, header) if _is_sound(path, header) else None
-    except OSError:
-        return None
 
 
 def _write(

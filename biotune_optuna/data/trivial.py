@@ -19,24 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OPERATIONS", "apply_operations", "trivial_augment"]
 
-OPERATIONS = (
-    "identity",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-    "rotate",
-    "brightness",
-    "color",
-    "contrast",
-    "sharpness",
-    "posterize",
-    "solarize",
-    "autocontrast",
-    "equalize",
-)
-_AFFINE = slice(1, 6)
-_BLENDS = slice(6, 10)
+_MOVES = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+_BLENDS = ("brightness", "color", "contrast", "sharpness")
+OPERATIONS = ("identity", *_MOVES, *_BLENDS, "posterize", "solarize", "autocontrast", "equalize")
 _LEVELS = 31
 
 
@@ -70,15 +55,15 @@ def apply_operations(
     from torchvision.transforms.v2 import functional as v2
 
     result = images.clone()
-    kinds = torch.arange(len(OPERATIONS))
-    for work, members in (
-        (_moved, kinds[_AFFINE]),
-        (_blended, kinds[_BLENDS]),
-        (_posterized, kinds[10:11]),
-        (_solarized, kinds[11:12]),
-        (lambda chosen, *_: v2.autocontrast(chosen), kinds[12:13]),
-        (lambda chosen, *_: v2.equalize(chosen), kinds[13:14]),
+    for work, *names in (
+        (_moved, *_MOVES),
+        (_blended, *_BLENDS),
+        (_posterized, "posterize"),
+        (_solarized, "solarize"),
+        (lambda chosen, *_: v2.autocontrast(chosen), "autocontrast"),
+        (lambda chosen, *_: v2.equalize(chosen), "equalize"),
     ):
+        members = torch.tensor([OPERATIONS.index(name) for name in names])
         chosen = torch.isin(operations, members).nonzero().flatten()
         if len(chosen):
             where = chosen.to(images.device)

@@ -60,11 +60,15 @@ def render_card(
     Returns:
         Markdown with the front matter that model hubs read.
     """
+    words = (
+        f"{plain(recipe.describe())}, base learning rate {recipe.lr:.3g}, "
+        f"weight decay {recipe.weight_decay:.3g}. `recipe.json` holds it block by block."
+    )
     settings = {key: value for key, value in preprocessing.to_dict().items() if key != "amp"}
     sections: dict[str, Any] = {
         **facts,
         **{heading: facts.get(heading, text) for heading, text in _DEFAULTS.items()},
-        "Recipe": facts.get("Recipe", _recipe(recipe)),
+        "Recipe": facts.get("Recipe", Markdown(words)),
         "Preprocessing": settings,
         "Classes": _classes(classes),
         "Use": _USAGE,
@@ -105,13 +109,6 @@ import timm
 model = timm.create_model("local-dir:.", pretrained=True)
 ```"""
 )
-
-
-def _recipe(recipe: Recipe) -> Markdown:
-    return Markdown(
-        f"{plain(recipe.describe())}, base learning rate {recipe.lr:.3g}, "
-        f"weight decay {recipe.weight_decay:.3g}. `recipe.json` holds it block by block."
-    )
 
 
 def _parts(content: Any) -> list[Part | Markdown]:

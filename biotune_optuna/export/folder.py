@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
 __all__ = ["check_target", "export_model", "load_exported"]
 
@@ -108,7 +108,10 @@ def export_model(
         with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as scratch:
             new = Path(scratch, "new")
             new.mkdir()
-            save_file(_tensors(model), new / WEIGHTS, metadata={"format": "pt"})
+            # In plain memory on the CPU; shared tensors are written twice.
+            held = model.state_dict().items()
+            tensors = {name: one.detach().cpu().contiguous().clone() for name, one in held}
+            save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
             for name, content in documents.items():
                 written = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
                 (new / name).write_text(written, encoding="utf-8")
@@ -237,14 +240,6 @@ def _swap(new: Path, target: Path, old: Path) -> None:
         if old.exists():
             old.rename(target)
         raise
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict on the CPU in plain memory; shared tensors are written twice."""
-    return {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in model.state_dict().items()
-    }
 
 
 def _config(

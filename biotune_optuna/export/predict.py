@@ -301,7 +301,7 @@ def _named(images: Any) -> Iterator[tuple[str, Any]]:
 
 def _files(path: Path) -> Iterator[Path]:
     """Yield the path, or the images below it; follow no links and leave out hidden files."""
-    if not _is_folder(path):
+    if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
         yield path
         return
     for found in sorted(path.rglob("*")):
@@ -309,10 +309,3 @@ def _files(path: Path) -> Iterator[Path]:
             continue
         if found.suffix.lower() in IMAGE_SUFFIXES and found.is_file() and not found.is_symlink():
             yield found
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # too long a name
-        return False

@@ -11,7 +11,6 @@ import pytest
 
 from biotune_optuna.compare.pages import write_comparison
 from biotune_optuna.compare.plan import Comparison
-from biotune_optuna.compare.published import DIFFERENCES, beside
 from biotune_optuna.compare.rows import read_csv
 from biotune_optuna.errors import StudyError
 from biotune_optuna.study.spec import StudySpec
@@ -120,16 +119,3 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 def test_nothing_yet_is_said(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no finished cell"):
         write_comparison([], tmp_path)
-
-
-def test_the_papers_table_is_printed_beside_ours() -> None:
-    rows = [
-        make_row("biotune", r, s, data="flowers102", model="resnet50")
-        for r, s in enumerate((0.9, 0.92))
-    ]
-    rows.append(make_row("lp-ft", 0, 0.5, data="flowers102", model="vgg19"))
-    text = beside(rows)
-    assert "| flowers102 | biotune | 91.68 | 91.00 (n = 2) | – |" in text
-    assert "| flowers102 | lp-ft | – | – | 50.00 (n = 1) |" in text
-    assert "| svhn | full | 96.08 | – | – |" in text
-    assert all(difference in text for difference in DIFFERENCES)

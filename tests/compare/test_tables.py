@@ -111,11 +111,8 @@ def test_only_who_has_all_results_of_all_tasks_is_ranked() -> None:
 
 def test_ablations_are_tested_against_their_base() -> None:
     scores = {"biotune": [0.5, 0.6, 0.7], "one seed": [0.4, 0.5, 0.5], "paper": [0.6, 0.6, 0.6]}
-    summary = summarise(
-        make_rows(scores),
-        references={"one seed": "biotune", "paper": "biotune"},
-        confirmatory=None,
-    )
+    references = {"one seed": "biotune", "paper": "biotune"}
+    summary = summarise(make_rows(scores), references=references)
     assert [(c.method, c.against) for c in summary.confirmatory] == [
         ("paper", "biotune"),
         ("one seed", "biotune"),
@@ -127,7 +124,7 @@ def test_ablations_are_tested_against_their_base() -> None:
 def test_who_has_no_reference_is_still_tested_against_biotune() -> None:
     scores = {name: [0.5, 0.6, 0.7] for name in ("biotune", "full", "two seeds", "of none")}
     references = {"two seeds": "biotune", "of none": "absent"}
-    summary = summarise(make_rows(scores), references=references, confirmatory=None)
+    summary = summarise(make_rows(scores), references=references)
     assert [(c.method, c.against) for c in summary.confirmatory] == [
         ("biotune", "full"),
         ("two seeds", "biotune"),

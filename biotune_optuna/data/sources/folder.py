@@ -24,16 +24,9 @@ __all__ = ["SPLIT_ALIASES", "open_folder"]
 _logger = logging.getLogger("biotune_optuna.data")
 
 SPLIT_ALIASES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "validate": "val",
-    "eval": "val",
-    "evaluation": "val",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 """Names, lower case, that are understood for a part of the data."""
 
@@ -70,7 +63,8 @@ def open_folder(root: str | Path, *, skip_bad_images: bool = False) -> ImageSour
     entries: list[_Entry] = []
     foreign: list[str] = []
     for split, folder in parts or [("", root)]:
-        for class_folder in _subfolders(folder, inside):
+        for class_folder in _listing(folder)[0]:
+            _check_folder(class_folder, inside)
             label = _class_name(class_folder)
             for path in _files(class_folder, inside):
                 shown = _printable(path.relative_to(root).as_posix())
@@ -187,13 +181,6 @@ def _class_name(folder: Path) -> str:
 def _printable(name: str) -> str:
     """Return a file name in which bytes that are no UTF-8 are written out."""
     return os.fsencode(name).decode(errors="backslashreplace")
-
-
-def _subfolders(folder: Path, root: Path) -> list[Path]:
-    found = _listing(folder)[0]
-    for path in found:
-        _check_folder(path, root)
-    return found
 
 
 def _files(folder: Path, root: Path) -> list[Path]:

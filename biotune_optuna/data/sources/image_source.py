@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import re
 from collections import Counter
@@ -77,7 +78,6 @@ class ImageSource:
         self.splits = None if splits is None or not any(splits) else np.asarray(splits, dtype=str)
         self.groups = None if groups is None else np.asarray(groups, dtype=str)
         self.skipped = tuple(skipped)
-        self._fingerprint: str | None = None
         self._check()
 
     def _check(self) -> None:
@@ -121,32 +121,23 @@ class ImageSource:
         """
         return self._read(int(index))
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Hexadecimal digest of all images, labels, given splits and groups.
 
         It depends neither on the order of the images nor on their names or where they are kept.
         """
-        if self._fingerprint is None:
-            splits = [""] * len(self) if self.splits is None else self.splits.tolist()
-            lines = sorted(
-                "\t".join((digest, self.classes[label], split))
-                for digest, label, split in zip(
-                    self.content_hashes, self.labels.tolist(), splits, strict=True
-                )
-            )
-            groups = [] if self.groups is None else sorted(self._group_digests())
-            text = "\n".join([*sorted(self.classes), "", *lines, "", *groups])
-            self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
-        return self._fingerprint
-
-    def _group_digests(self) -> list[str]:
-        """One digest per group, of what it holds: a group's own name does not matter."""
+        splits = [""] * len(self) if self.splits is None else self.splits.tolist()
+        names = [self.classes[label] for label in self.labels.tolist()]
+        lines = sorted(map("\t".join, zip(self.content_hashes, names, splits, strict=True)))
         members: dict[str, list[str]] = {}
-        assert self.groups is not None
-        for group, digest in zip(self.groups.tolist(), self.content_hashes, strict=True):
-            members.setdefault(group, []).append(digest)
-        return [content_hash("".join(sorted(held)).encode()) for held in members.values()]
+        if self.groups is not None:
+            for group, digest in zip(self.groups.tolist(), self.content_hashes, strict=True):
+                members.setdefault(group, []).append(digest)
+        # One digest per group, of what it holds: a group's own name does not matter.
+        groups = sorted(content_hash("".join(sorted(one)).encode()) for one in members.values())
+        text = "\n".join([*sorted(self.classes), "", *lines, "", *groups])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def with_groups(self, pattern: str) -> ImageSource:
         r"""Return the same images, grouped by a regular expression over their ids.
@@ -173,7 +164,8 @@ class ImageSource:
                 raise DataError(f"group_regex {pattern!r} finds no group in {name!r}")
             groups.append(group)
         grouped = copy.copy(self)
-        grouped.groups, grouped._fingerprint = np.asarray(groups, dtype=str), None
+        grouped.groups = np.asarray(groups, dtype=str)
+        grouped.__dict__.pop("fingerprint", None)  # it depends on the groups
         return grouped
 
 

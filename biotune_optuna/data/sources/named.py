@@ -20,6 +20,7 @@ import numpy as np
 
 from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.sources.arrays import class_names, open_array, open_files
+from biotune_optuna.data.sources.image_source import SPLIT_NAMES
 from biotune_optuna.data.sources.scan import check_inside, path_of
 from biotune_optuna.errors import DataError
 
@@ -117,8 +118,8 @@ def _stall_limit() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _file_based(kind: str, splits: Sequence[str], url: str) -> Callable[..., ImageSource]:
-    """Torchvision data sets that keep each image in a file of its own."""
+def _file_based(kind: str, url: str) -> Callable[..., ImageSource]:
+    """Torchvision data sets in three parts that keep each image in a file of its own."""
 
     def open_it(name: str, root: Path, skip_bad_images: bool) -> ImageSource:
         import torchvision.datasets
@@ -127,8 +128,8 @@ def _file_based(kind: str, splits: Sequence[str], url: str) -> Callable[..., Ima
         labels: list[int] = []
         parts: list[str] = []
         dataset: Any = None
-        for split in splits:
-            maker = getattr(torchvision.datasets, kind)
+        maker = getattr(torchvision.datasets, kind)
+        for split in SPLIT_NAMES:
             dataset = obtain(name, root, url, functools.partial(maker, root, split=split))
             # Items would come decoded; the files themselves are wanted.
             paths += [Path(path) for path in dataset._image_files]
@@ -141,17 +142,14 @@ def _file_based(kind: str, splits: Sequence[str], url: str) -> Callable[..., Ima
             [path.relative_to(root).as_posix() for path in paths],
             name=name,
             # Older releases of torchvision do not know the names of the flowers.
-            classes=getattr(dataset, "classes", None) or _numbered(max(labels) + 1),
+            classes=getattr(dataset, "classes", None)
+            or [f"class {number:03d}" for number in range(1, max(labels) + 2)],
             labels=np.asarray(labels, dtype=np.int64),
             splits=parts,
             skip_bad_images=skip_bad_images,
         )
 
     return open_it
-
-
-def _numbered(count: int) -> list[str]:
-    return [f"class {number:03d}" for number in range(1, count + 1)]
 
 
 def _array_based(
@@ -243,15 +241,11 @@ _NAMED_HALVES: dict[str, dict[str, Any]] = {"train": {"split": "train"}, "test":
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data"
 
 NAMED: dict[str, Callable[[str, Path, bool], ImageSource]] = {
-    "flowers102": _file_based(
-        "Flowers102", ("train", "val", "test"), f"{_VGG}/flowers/102/102flowers.tgz"
-    ),
+    "flowers102": _file_based("Flowers102", f"{_VGG}/flowers/102/102flowers.tgz"),
     "aircraft": _file_based(
-        "FGVCAircraft",
-        ("train", "val", "test"),
-        f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+        "FGVCAircraft", f"{_VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"
     ),
-    "dtd": _file_based("DTD", ("train", "val", "test"), f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz"),
+    "dtd": _file_based("DTD", f"{_VGG}/dtd/download/dtd-r1.0.1.tar.gz"),
     "cifar10": _array_based(
         "CIFAR10", _HALVES, "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
     ),

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from biotune_optuna.data.decode import check_image, read_bytes
+from biotune_optuna.data.decode import decode_image, read_bytes
 from biotune_optuna.data.sources.image_source import content_hash
 from biotune_optuna.data.sources.scan_cache import ScanCache
 from biotune_optuna.errors import DataError
@@ -100,7 +100,7 @@ def check_and_hash(content: bytes, shown: str) -> str:
     Raises:
         DataError: It cannot be decoded.
     """
-    check_image(content, name=shown)
+    decode_image(content, name=shown, draft=True)
     return content_hash(content)
 
 
