@@ -44,7 +44,7 @@ __all__ = [
 _MOST_STORED = 60_000  # bytes; an attribute of a study holds 64 KB on MySQL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Cost(Stored):
     """What trainings cost.
 
@@ -69,7 +69,7 @@ class Cost(Stored):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Training(Cost):
     """One training, its cost, and what came of it.
 
@@ -99,7 +99,7 @@ class Training(Cost):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Contender(Cost):
     """A recipe of the search, or a rival at its best setting, and what fresh seeds made of it.
 
@@ -174,16 +174,16 @@ class Contender(Cost):
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what was stored; what is absent has its default, what is unknown is left out."""
         recipe = RecipeSummary.of(data.get("recipe"))
-        return super(Contender, cls).from_dict({**data, "recipe": recipe})
+        return super().from_dict({**data, "recipe": recipe})
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data, what follows from the fields among it."""
         derived = ("mean", "stderr", "backward_cost", "final_epochs", "describe")
-        data = super(Contender, self).to_dict() | {name: getattr(self, name) for name in derived}
+        data = super().to_dict() | {name: getattr(self, name) for name in derived}
         return data | {"lr": self.recipe.lr}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TestResult(Stored):
     """One model on the test images.
 
@@ -210,7 +210,7 @@ class TestResult(Stored):
     confusion: tuple[tuple[int, ...], ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Mistake(Stored):
     """A test image that the winner gets wrong.
 
@@ -233,7 +233,7 @@ class Mistake(Stored):
     thumbnail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Confirmation(Stored):
     """Which recipe really is best: what fresh seeds and one look at the test images say.
 
@@ -347,11 +347,11 @@ class Confirmation(Stored):
             "mistakes": [Mistake.from_dict(one) for one in data.get("mistakes", ())],
             "final_training": {name: Cost.from_dict(cost) for name, cost in costs},
         }
-        return super(Confirmation, cls).from_dict({**data, **read})
+        return super().from_dict({**data, **read})
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
-        data = super(Confirmation, self).to_dict()
+        data = super().to_dict()
         data["winner"] = data.pop("chosen")
         for name in ("candidates", "rivals"):
             data[name] = [one.to_dict() for one in getattr(self, name)]
