@@ -78,7 +78,10 @@ def compare(
     from biotune_optuna.compare import read_csv, write_comparison
 
     folder = out or folder_of(name, of="comparison", advice="give another --name")
-    say = _say_path_json if as_json else click.echo
+
+    def say(path: Path) -> None:
+        click.echo(json.dumps({"event": "report", "path": str(path)}) if as_json else path)
+
     if table is not None:
         _refuse_others(click.get_current_context())
         rows = read_csv(table)
@@ -135,7 +138,10 @@ def _run(
     def tell(progress: CellProgress) -> None:
         nonlocal begun
         begun = True
-        (_tell_json if as_json else _tell)(progress)
+        if as_json:
+            _tell_json(progress)
+        else:
+            click.echo(str(progress), err=True)
 
     try:
         with stoppable("Stopped; every finished cell is kept. The same command goes on.") as stop:
@@ -166,16 +172,8 @@ def _refuse_others(context: click.Context) -> None:
         )
 
 
-def _say_path_json(path: Path) -> None:
-    click.echo(json.dumps({"event": "report", "path": str(path)}))
-
-
-def _tell(progress: CellProgress) -> None:
-    click.echo(str(progress), err=True)
-
-
 def _tell_json(progress: CellProgress) -> None:
-    cell = progress.cell
+    cell, row = progress.cell, progress.row
     facts: dict[str, Any] = {
         "event": progress.state,
         "task": cell.task,
@@ -184,8 +182,8 @@ def _tell_json(progress: CellProgress) -> None:
         "done": progress.done,
         "total": progress.total,
     }
-    if progress.row is not None:
-        facts |= {"score": progress.row.score, "seconds": progress.row.seconds}
+    if row is not None:
+        facts |= {"score": row.score, "seconds": row.seconds}
     if progress.error:
         facts["error"] = progress.error
     click.echo(json.dumps(facts))

@@ -7,14 +7,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 
 from biotune_optuna.compare.rows import Outcome
-from biotune_optuna.compare.search import searcher
+from biotune_optuna.compare.search import charge, fresh_seed, searcher
 from biotune_optuna.confirmation.protocol import Contest, Entrant
-from biotune_optuna.confirmation.record import Cost
 from biotune_optuna.errors import StudyError
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.schema import TrialRecord
@@ -88,26 +86,19 @@ class _Budget:
         }
         if not entrants:
             raise StudyError(f"no setting of {self.method.name} could be evaluated")
-        contest = Contest(
-            self.setup,
-            list(entrants.values()),
-            n_runs=self.plan.runs,
-            checkpoint=self.stop.check,
-        )
+        rivals = list(entrants.values())
+        contest = Contest(self.setup, rivals, n_runs=self.plan.runs, checkpoint=self.stop.check)
         confirmed = contest.run()
         best = max(confirmed, key=lambda one: one.mean)
         final = contest.finish(best.name, best.final_epochs, must_hold=False)
-        spent, searched = Cost.sum([*confirmed, final]), [TrialRecord(trial) for trial in trials]
         setting = entrants[best.name].setting
         return Outcome(
             score=contest.test(best.name, contest.predict()).score,
             validation=best.mean,
             trainable=final.trainable_pct,
-            forward=sum(one.forward for one in searched) + spent.forward,
-            backward=sum(one.backward for one in searched) + spent.backward,
-            seconds=sum(t.duration.total_seconds() for t in trials if t.duration) + spent.seconds,
             evaluations=len(trials),
             setting=", ".join(f"{name} {value:.3g}" for name, value in setting.items()),
+            **charge(trials, [*confirmed, final]),
         )
 
     # -- the search ------------------------------------------------------------------------------
@@ -116,9 +107,7 @@ class _Budget:
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True
         )
-        begun = len(study.get_trials(deepcopy=False))
-        words = np.random.SeedSequence([self.setup.spec.seed, begun])
-        study.sampler = searcher("tpe", seed=int(words.generate_state(1, np.uint32)[0]))
+        study.sampler = searcher("tpe", seed=fresh_seed(self.setup.spec.seed, storage, name))
         settings = self.method.settings()
         middle = (len(settings) - 1) / 2  # a small budget should not end at one side
         for i in sorted(range(len(settings)), key=lambda i: abs(i - middle)):
@@ -200,5 +189,4 @@ class _Budget:
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
     states = (TrialState.COMPLETE, TrialState.PRUNED)
-    trials = study.get_trials(deepcopy=False, states=states)
-    return [t for t in trials if TrialRecord(t).runs]
+    return [t for t in study.get_trials(deepcopy=False, states=states) if TrialRecord(t).runs]

@@ -147,20 +147,17 @@ class Comparison:
             raise StudyError("a comparison needs a task: a model and data")
         if not self.contenders:
             raise StudyError("a comparison needs a method, such as biotune or full")
-        for what, names in (
-            ("task", [self.task_name(spec) for spec in self.tasks]),
-            ("method", [one.name for one in self.everyone]),
+        tasks = [self.task_name(spec) for spec in self.tasks]
+        names = [one.name for one in self.everyone]
+        for what, given, advice in (
+            ("task", tasks, "rename one of the folders, or compare them in two comparisons"),
+            ("method", names, "give each its own name"),
         ):
-            twice = [name for name in names if names.count(name) > 1]
-            if twice:
-                own = "rename one of the folders, or compare them in two comparisons"
-                raise StudyError(
-                    f"{what} {twice[0]!r} is named twice; "
-                    f"{own if what == 'task' else 'give each its own name'}"
-                )
+            for name in given:
+                if given.count(name) > 1:
+                    raise StudyError(f"{what} {name!r} is named twice; {advice}")
         if "/" in self.name or self.name in ("", ".", ".."):
             raise StudyError(f"comparison name {self.name!r} must be a word without '/'")
-        names = [one.name for one in self.everyone]
         if any(one.kind == "budget" for one in self.everyone) and "biotune" not in names:
             raise StudyError("an equal budget is that of biotune; name it among the methods")
 
@@ -171,11 +168,8 @@ class Comparison:
         if self.equal_budget and any(one.name == "biotune" for one in named):
             known = [one.name for one in named]
             rivals = [one.method for one in named if one.kind == "rival"]
-            wanted = [
-                f"{m.name}{BUDGET_SUFFIX}"
-                for m in methods().values()
-                if m.equal_budget and m.name in rivals
-            ]
+            equal = [m.name for m in methods().values() if m.equal_budget and m.name in rivals]
+            wanted = [f"{name}{BUDGET_SUFFIX}" for name in equal]
             named += [contender(name) for name in wanted if name not in known]
         return tuple(named)
 
@@ -195,9 +189,5 @@ class Comparison:
 
     def identity(self, spec: StudySpec) -> dict[str, Any]:
         """Return what must agree for a task to go on: all that its cells have in common."""
-        return {
-            "spec": spec.to_dict(),
-            "trials": self.trials,
-            "top_k": self.top_k,
-            "runs": self.runs,
-        }
+        common = {name: getattr(self, name) for name in ("trials", "top_k", "runs")}
+        return {"spec": spec.to_dict(), **common}

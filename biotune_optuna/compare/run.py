@@ -113,8 +113,7 @@ def run_comparison(
             f"on a plain {type(backend).__name__} the cells of a killed process would stay taken "
             "for ever; give the storage's URL, or open_storage(URL)"
         )
-    worker = _Worker(plan, backend, device, cache_dir, tell, stop or StopRequest())
-    worker.run()
+    _Worker(plan, backend, device, cache_dir, tell, stop or StopRequest()).run()
     return read_rows(backend, plan.name)
 
 

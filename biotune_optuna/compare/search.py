@@ -20,7 +20,9 @@ from biotune_optuna.study.setup import split
 from biotune_optuna.study.study import study_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from optuna.trial import FrozenTrial
 
     from biotune_optuna.compare.plan import Comparison, Contender
     from biotune_optuna.confirmation.record import Confirmation
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from biotune_optuna.study.stop import StopRequest
     from biotune_optuna.study.study import TuningStudy
 
-__all__ = ["run_search", "varied"]
+__all__ = ["charge", "fresh_seed", "run_search", "searcher", "varied"]
 
 
 def run_search(
@@ -64,19 +66,9 @@ def run_search(
     )
     study.search(contender.trials or plan.trials, stop=stop)
     stop.check()
-    confirmed = confirm(
-        study,
-        ConfirmPlan(
-            top_k=plan.top_k,
-            n_runs=plan.runs,
-            mistakes=0,
-            rivals=(),
-            tolerance=0.0,
-            must_hold=False,
-        ),
-        checkpoint=stop.check,
-    )
-    return _outcome(study, confirmed)
+    alone: dict[str, Any] = {"mistakes": 0, "rivals": (), "tolerance": 0.0, "must_hold": False}
+    chosen = ConfirmPlan(top_k=plan.top_k, n_runs=plan.runs, **alone)
+    return _outcome(study, confirm(study, chosen, checkpoint=stop.check))
 
 
 def _outcome(study: TuningStudy, confirmed: Confirmation) -> Outcome:
@@ -84,25 +76,31 @@ def _outcome(study: TuningStudy, confirmed: Confirmation) -> Outcome:
     test = confirmed.test(winner.name)
     assert test is not None  # a comparison has test images
     trials = study.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    searched = [TrialRecord(trial) for trial in trials]
-    rates = study.study.user_attrs[SPEC_KEY].get("rates") or {}
-    further = Cost.sum(
-        [
-            Cost.from_dict(rates),
-            *confirmed.candidates,
-            confirmed.final_training[winner.name],
-        ]
-    )
+    rates = Cost.from_dict(study.study.user_attrs[SPEC_KEY].get("rates") or {})
+    final = confirmed.final_training[winner.name]
     return Outcome(
         score=test.score,
         validation=winner.mean,
         trainable=winner.trainable_pct,
-        forward=sum(one.forward for one in searched) + further.forward,
-        backward=sum(one.backward for one in searched) + further.backward,
-        seconds=sum(t.duration.total_seconds() for t in trials if t.duration) + further.seconds,
         evaluations=len(trials),
         setting=winner.describe,
+        **charge(trials, [rates, *confirmed.candidates, final]),
     )
+
+
+def charge(trials: Sequence[FrozenTrial], further: Sequence[Cost]) -> dict[str, Any]:
+    """Return what evaluations and later trainings cost in all, as fields of `Outcome`.
+
+    Args:
+        trials: The evaluations, whose seconds are those of the whole trial.
+        further: What came after them.
+    """
+    searched, rest = [TrialRecord(trial) for trial in trials], Cost.sum(further)
+    return {
+        "forward": sum(one.forward for one in searched) + rest.forward,
+        "backward": sum(one.backward for one in searched) + rest.backward,
+        "seconds": sum(t.duration.total_seconds() for t in trials if t.duration) + rest.seconds,
+    }
 
 
 def varied(setup: Setup, changes: Mapping[str, Any]) -> Setup:
@@ -133,7 +131,7 @@ def _sampler(
             seed=spec.seed,
             strategy=SearchSettings.of(spec.preset, **contender.sampler),
         )
-    return searcher(contender.method, seed=_seed(spec.seed, storage, name))
+    return searcher(contender.method, seed=fresh_seed(spec.seed, storage, name))
 
 
 def searcher(name: str, *, seed: int) -> optuna.samplers.BaseSampler:
@@ -156,7 +154,7 @@ def searcher(name: str, *, seed: int) -> optuna.samplers.BaseSampler:
     return sampler
 
 
-def _seed(seed: int, storage: optuna.storages.BaseStorage, name: str) -> int:
+def fresh_seed(seed: int, storage: optuna.storages.BaseStorage, name: str) -> int:
     """Return a seed that differs where a study goes on: samplers would repeat their first draws."""
     try:
         begun = storage.get_n_trials(storage.get_study_id_from_name(name))

@@ -48,8 +48,7 @@ def mean_interval(values: Sequence[float], *, ratio: float = 0.0) -> Effect:
         ratio: Test images over training images where repeats are resampled splits, see
             `corrected_t`; 0 where repeats are independent.
     """
-    effect = corrected_t(values, ratio=ratio)
-    return effect._replace(p=math.nan)
+    return corrected_t(values, ratio=ratio)._replace(p=math.nan)
 
 
 def corrected_t(differences: Sequence[float], *, ratio: float) -> Effect:
@@ -100,10 +99,10 @@ def signed_rank(differences: Sequence[float]) -> Effect:
     i, j = np.triu_indices(k)
     walsh = np.sort((d[i] + d[j]) / 2.0)
     value = float(np.median(walsh))
-    if k < _FEWEST_RANKED:
-        return Effect(value, math.nan, math.nan, _signed_rank_p(d), k)
-    drop = _critical_rank(k)
-    low, high = float(walsh[drop]), float(walsh[len(walsh) - 1 - drop])
+    low = high = math.nan
+    if k >= _FEWEST_RANKED:
+        drop = _critical_rank(k)  # so many of the extreme pairwise means lie outside on each side
+        low, high = float(walsh[drop]), float(walsh[-1 - drop])
     return Effect(value, low, high, _signed_rank_p(d), k)
 
 
@@ -123,10 +122,7 @@ def _signed_rank_p(d: NDArray[np.float64]) -> float:
 
 
 def _critical_rank(k: int) -> int:
-    """Return the largest rank sum that the exact two-sided test of 6 or more rejects at 5 %.
-
-    So many of the extreme pairwise means lie outside the interval on each side.
-    """
+    """Return the largest rank sum that the exact two-sided test of 6 or more rejects at 5 %."""
     counts = _sign_patterns(range(1, k + 1))
     below = np.cumsum(counts) / counts.sum()
     return int(np.searchsorted(below, (1.0 - LEVEL) / 2, side="right")) - 1
@@ -166,11 +162,9 @@ def mean_ranks(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     Args:
         scores: For each task, each method's mean score.
     """
-    if not scores:
-        return {}
     from scipy.stats import rankdata
 
-    names = [name for name in scores[0] if all(name in task for task in scores)]
+    names = [name for name in scores[0] if all(name in task for task in scores)] if scores else []
     if not names:
         return {}
     ranks = np.array([rankdata([-round(task[name], 12) for name in names]) for task in scores])

@@ -211,14 +211,12 @@ def _check_likeness(row: Row, other: Row, names: Sequence[str]) -> None:
 
 
 def _entry(method: str, rows: list[Row]) -> Entry:
-    return Entry(
-        method=method,
-        score=mean_interval([row.score for row in rows], ratio=_ratio(rows)),
-        trainable=float(np.mean([row.trainable for row in rows])),
-        passes=float(np.mean([row.passes for row in rows])),
-        seconds=float(np.mean([row.seconds for row in rows])),
-        evaluations=float(np.mean([row.evaluations for row in rows])),
-    )
+    means = {
+        name: float(np.mean([getattr(row, name) for row in rows]))
+        for name in ("trainable", "passes", "seconds", "evaluations")
+    }
+    score = mean_interval([row.score for row in rows], ratio=_ratio(rows))
+    return Entry(method=method, score=score, **means)
 
 
 def _ratio(rows: Sequence[Row]) -> float:
@@ -247,15 +245,11 @@ def _contrasts(
 
 def _contrast(task: Task, method: str, against: str) -> Contrast:
     """Pairs the repeats that both methods have."""
-    theirs = {row.repeat: row for row in task.rows if row.method == against}
-    pairs = [
-        (row, theirs[row.repeat])
-        for row in task.rows
-        if row.method == method and row.repeat in theirs
-    ]
-    differences = [one.score - other.score for one, other in pairs]
+    theirs = {row.repeat: row.score for row in task.rows if row.method == against}
+    paired = [row for row in task.rows if row.method == method and row.repeat in theirs]
+    differences = [row.score - theirs[row.repeat] for row in paired]
     if task.official:
         return Contrast(task.name, method, against, signed_rank(differences), "signed rank")
-    ratio = _ratio([one for one, _ in pairs] or task.rows) if task.rows else 0.0
+    ratio = _ratio(paired or task.rows) if task.rows else 0.0
     effect = corrected_t(differences, ratio=ratio)
     return Contrast(task.name, method, against, effect, "corrected t")
