@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     import optuna
 
     from biotune_optuna.study.stop import StopRequest
+    from biotune_optuna.study.study import TuningStudy
 
 __all__ = [
     "check_apart",
     "check_no_comparison",
     "folder_of",
+    "load_tuning",
     "open_study",
     "quieten_optuna",
     "stoppable",
@@ -123,6 +125,22 @@ def study_name(storage: optuna.storages.BaseStorage, name: str | None) -> str:
     if name not in names:
         raise StudyError(f"there is no study {name!r} in the storage; it holds {known}")
     return name
+
+
+def load_tuning(url: str | None, name: str | None, **where: str | None) -> TuningStudy:
+    """Open an existing study to go on with it.
+
+    Args:
+        url: The storage's URL.
+        name: The study's name; None for the storage's only one.
+        where: Where this machine has data and weights, and computes; see `load_study`.
+    """
+    from biotune_optuna.storage.open import open_storage
+    from biotune_optuna.study.study import load_study
+
+    quieten_optuna()
+    storage = open_storage(url, create=False)
+    return load_study(study_name(storage, name), storage=storage, **where)  # type: ignore[arg-type]
 
 
 def open_study(url: str | None, name: str | None) -> optuna.Study:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -50,21 +51,11 @@ def report(*, storage: str | None, name: str | None, target: Path | None) -> Non
     type=click.Path(file_okay=False),
     help="Folder of the artifacts.  [default: beside an SQLite file, else biotune-artifacts]",
 )
-def dashboard(
-    *,
-    storage: str | None,
-    name: str | None,
-    host: str,
-    port: int,
-    read_only: bool,
-    artifact_dir: str | None,
-) -> None:
+def dashboard(*, storage: str | None, name: str | None, **how: Any) -> None:
     """Open a study in optuna-dashboard."""
     from biotune_optuna.report.dashboard.serve import run_dashboard
 
-    run_dashboard(
-        storage, name, host=host, port=port, artifact_dir=artifact_dir, read_only=read_only
-    )
+    run_dashboard(storage, name, **how)
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from biotune_optuna.cli.checks import quieten_optuna, study_name
+from biotune_optuna.cli.checks import load_tuning
 from biotune_optuna.cli.options import device_option, elsewhere_options, study_options
 
 
@@ -22,26 +22,11 @@ from biotune_optuna.cli.options import device_option, elsewhere_options, study_o
 )
 @elsewhere_options
 @device_option
-def export(
-    *,
-    storage: str | None,
-    name: str | None,
-    target: str,
-    data: str | None,
-    weights: str | None,
-    device: str,
-) -> None:
+def export(*, storage: str | None, name: str | None, target: str, **where: str | None) -> None:
     """Write the confirmed winner as a folder: weights, labels, recipe, model card."""
     from biotune_optuna.confirmation.winner import export_winner
-    from biotune_optuna.storage.open import open_storage
-    from biotune_optuna.study.study import load_study
 
-    quieten_optuna()
-    backend = open_storage(storage, create=False)
-    study = load_study(
-        study_name(backend, name), storage=backend, data=data, weights=weights, device=device
-    )
-    click.echo(export_winner(study, Path(target)))
+    click.echo(export_winner(load_tuning(storage, name, **where), Path(target)))
 
 
 @click.command()

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "search"]
 
-Mode = Literal["auto", "rich", "plain", "json"]
-Resolved = Literal["rich", "plain", "json", "off"]
+Mode = Literal["auto", "rich", "plain", "json", "off"]
 
 
 class Progress:
@@ -58,7 +57,8 @@ class Progress:
         total: Finished trials the study shall have in all; None when only time limits it.
         deadline: Moment on `time.monotonic`'s clock at which the search stops; None for no limit.
         mode: ``"rich"`` live display, ``"plain"`` one line per trial, ``"json"`` one JSON object
-            per line and event, ``"auto"`` (default) rich on a terminal and plain elsewhere.
+            per line and event, ``"auto"`` (default) rich on a terminal and plain elsewhere,
+            ``"off"`` nothing.
         stream: Where to write; default standard error, for JSON standard output.
         epochs: Most epochs of a run, when known: shown beside the current one.
         runs: Runs of one evaluation, when known.
@@ -77,7 +77,10 @@ class Progress:
         self._total, self._deadline = total, deadline
         self._epochs, self._runs = epochs, runs
         self._stream = stream or (sys.stdout if mode == "json" else sys.stderr)
-        self._mode = _resolve(mode, self._stream)
+        if mode == "auto":
+            terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+            mode = "rich" if terminal else "plain"
+        self._mode: Mode = mode
         self._began = time.monotonic()
         self._done, self._done_before = 0, None if total else 0
         self._view: StudyView | None = None
@@ -164,9 +167,7 @@ class Progress:
             study: The study, read for the best value and the number of finished trials.
             trial: The trial as it is stored now.
         """
-        self._read(study)
-        view = self._view
-        assert view is not None
+        view = self._read(study)
         best = view.best
         facts = {
             **_facts(trial),
@@ -217,9 +218,10 @@ class Progress:
 
     # ---- inside ----------------------------------------------------------------------------
 
-    def _read(self, study: Study) -> None:
+    def _read(self, study: Study) -> StudyView:
         self._view = as_view(study)
         self._done = self._view.evaluated
+        return self._view
 
     def _left(self) -> float | None:
         """Seconds left by the nearer of deadline and total, as far as either is known."""
@@ -250,8 +252,7 @@ class Progress:
 
     def _render(self) -> RenderableType:
         lines: list[RenderableType] = [self._bar()]
-        if self._view is not None and self._view.best is not None:
-            best = self._view.best
+        if self._view is not None and (best := self._view.best) is not None:
             frozen = TrialRecord(best).frozen
             what = f"trial {best.number}" + (f", frozen {frozen}" if frozen else "")
             lines.append(
@@ -279,8 +280,7 @@ class Progress:
         words = f"{self._done}/{self._total} trials" if self._total else f"{self._done} trials"
         if self._trial.get("generation") is not None:
             words += f"  generation {self._trial['generation']}"
-        left = self._left()
-        if left is not None:
+        if (left := self._left()) is not None:
             words += f"  {duration(left)} left"
         row.add_row(self._spinner, bar, Text(words))
         return row
@@ -325,13 +325,6 @@ def search(
 
 def _dim(text: str) -> Text:
     return Text(f"  now   {text}", style="dim", no_wrap=True, overflow="ellipsis")
-
-
-def _resolve(mode: Mode, stream: TextIO) -> Resolved:
-    if mode != "auto":
-        return mode
-    terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
-    return "rich" if terminal else "plain"
 
 
 def _facts(trial: FrozenTrial) -> dict[str, Any]:

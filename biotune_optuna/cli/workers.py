@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from biotune_optuna.cli.checks import check_apart, quieten_optuna, stoppable, study_name
+from biotune_optuna.cli.checks import check_apart, load_tuning, stoppable, study_name
 from biotune_optuna.cli.options import (
     DURATION,
     device_option,
@@ -30,25 +30,17 @@ def worker(
     *,
     storage: str | None,
     name: str | None,
-    data: str | None,
-    weights: str | None,
     trials: int | None,
     timeout: float | None,
-    device: str,
     display: str | None,
+    **where: str | None,
 ) -> None:
     """Work on a study that exists, beside other workers."""
     from biotune_optuna.cli.progress import Progress, search
     from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
     from biotune_optuna.report.dashboard.attach import Attachments
-    from biotune_optuna.storage.open import open_storage
-    from biotune_optuna.study.study import load_study
 
-    quieten_optuna()
-    backend = open_storage(storage, create=False)
-    study = load_study(
-        study_name(backend, name), storage=backend, data=data, weights=weights, device=device
-    )
+    study = load_tuning(storage, name, **where)
     check_apart(study.spec.data, default_artifact_dir(storage), advice="have the storage elsewhere")
     attachments = Attachments(storage, study.setup.classes)
     total = trials if trials is not None else study.total
@@ -59,12 +51,9 @@ def worker(
     progress = Progress.of(study.spec, total, timeout, display)
     with stoppable("Stopped; everything finished is kept.") as stop, progress:
         search(study, total, timeout, stop, progress=progress, attachments=attachments)
-    if progress.is_late:
-        click.echo(f"The time for study {study.name} is over.", err=True)
-    else:
-        click.echo(
-            f"Study {study.name} has its trials; biotune tune confirms the winner.", err=True
-        )
+    over = f"The time for study {study.name} is over."
+    full = f"Study {study.name} has its trials; biotune tune confirms the winner."
+    click.echo(over if progress.is_late else full, err=True)
 
 
 @click.command()

@@ -179,11 +179,8 @@ def preprocess(
         picture = _centre_crop(picture, min(width, longest), min(height, longest))
         width, height = picture.size
     side = max(1, math.floor(size / crop_pct))
-    scaled = (
-        (side, int(side * height / width))
-        if width <= height
-        else (int(side * width / height), side)
-    )
+    upright = width <= height
+    scaled = (side, int(side * height / width)) if upright else (int(side * width / height), side)
     if scaled != picture.size:
         picture = picture.resize(scaled, _INTERPOLATION[interpolation])
     picture = _centre_crop(picture, size, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -174,8 +175,7 @@ class DeviceImages:
         if self.resident:
             found = self._pixels.index_select(0, to_device(where, self.device))
         else:
-            found = self._pixels.index_select(0, where.cpu()).pin_memory()
-            found = to_device(found, self.device)
+            found = to_device(self._pixels.index_select(0, where.cpu()).pin_memory(), self.device)
         return found.permute(0, 3, 1, 2)
 
     def labels(self, idx: Tensor | NDArray[np.int64]) -> Tensor:
@@ -185,8 +185,6 @@ class DeviceImages:
 
 def _as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """Return a tensor over the same memory, which for a memory map is read only."""
-    import warnings
-
     with warnings.catch_warnings():
         # torch cannot mark a tensor read only and says so; nothing here writes to it.
         warnings.filterwarnings("ignore", message=".*not writable.*")

@@ -190,7 +190,10 @@ def class_names(labels: Any, count: int) -> tuple[NDArray[np.int64], tuple[str, 
     values = _as_array(labels, "labels")
     if values.ndim != 1 or len(values) != count:
         raise DataError(f"labels of shape {values.shape} do not fit {count} images")
-    if values.dtype.kind == "f" and not _are_whole(values):
+    are_whole = values.dtype.kind != "f" or (
+        np.isfinite(values).all() and np.array_equal(values, np.rint(values))
+    )
+    if not are_whole:
         raise DataError("labels are not whole numbers; regression targets cannot be classified")
     if values.dtype.kind == "O" and all(isinstance(one, (int, np.integer)) for one in values):
         values = np.array(values.tolist())
@@ -235,10 +238,6 @@ def label_names(labels: NDArray[Any]) -> tuple[str, ...]:
     if labels.dtype.kind == "f" and (np.abs(labels) < _EXACT).all():
         labels = labels.astype(np.int64)
     return tuple(str(label) for label in labels.tolist())
-
-
-def _are_whole(values: NDArray[Any]) -> bool:
-    return bool(np.isfinite(values).all()) and np.array_equal(values, np.rint(values))
 
 
 def _open_pictures(

@@ -48,9 +48,8 @@ class ScanCache:
         self._fresh = False
         self._stamps = {str(path): _stamp(path) for path in paths} if len(paths) >= least else {}
         if self._stamps:
-            place = hashlib.sha256(
-                os.fsencode(os.path.commonpath(map(os.path.abspath, self._stamps)))
-            ).hexdigest()[:32]
+            folder = os.path.commonpath(map(os.path.abspath, self._stamps))
+            place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
             self._file = default_cache_dir() / "scans" / f"{place}.json"
             self._known = _load(self._file)
 
@@ -98,10 +97,7 @@ def _load(file: Path) -> dict[str, list[Any]]:
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["version"] != _VERSION or found["pillow"] != PIL.__version__:
             return {}
-        return {
-            path: entry
-            for path, entry in found["files"].items()
-            if isinstance(entry, list) and len(entry) == 5
-        }
+        entries = found["files"].items()
+        return {path: one for path, one in entries if isinstance(one, list) and len(one) == 5}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
