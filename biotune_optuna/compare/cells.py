@@ -111,7 +111,9 @@ class Board:
         done = self.look().done
         for cell in cells:
             stored = done[cell.key].user_attrs.get(CONTENDER_KEY) if cell.key in done else None
-            if stored is not None and stored != _as_stored(cell.contender.to_dict()):
+            # As it comes back from JSON: tuples are lists.
+            given = json.loads(json.dumps(cell.contender.to_dict()))
+            if stored is not None and stored != given:
                 raise StudyError(
                     f"comparison {self.study.study_name!r} has another method by the name of "
                     f"{cell.contender.name!r}; give this one another name"
@@ -177,11 +179,6 @@ class Board:
         trial.set_user_attr(ERROR_KEY, text)
         self.study.tell(trial, state=TrialState.FAIL)
         return text
-
-
-def _as_stored(data: Mapping[str, Any]) -> Any:
-    """Return data as they come back from JSON: tuples are lists."""
-    return json.loads(json.dumps(data))
 
 
 def _check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:

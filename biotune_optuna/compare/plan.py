@@ -59,9 +59,7 @@ class Contender:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contender as JSON-ready data, without its name."""
-        data = dataclasses.asdict(self)
-        del data["name"]
-        return data
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
 
 
 def contender(name: str) -> Contender:

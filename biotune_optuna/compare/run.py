@@ -63,11 +63,10 @@ class CellProgress:
     error: str = ""
 
     def __str__(self) -> str:
-        cell = self.cell
-        words = f"[{self.done}/{self.total}] {cell.task}, repeat {cell.repeat}, "
-        words += cell.contender.name
-        if self.row is not None:
-            row = self.row
+        cell, row = self.cell, self.row
+        where = f"{cell.task}, repeat {cell.repeat}, {cell.contender.name}"
+        words = f"[{self.done}/{self.total}] {where}"
+        if row is not None:
             return f"{words}: {row.score:.4f} in {row.seconds:.0f} s, {row.passes:,} image passes"
         return f"{words} failed: {self.error}" if self.error else f"{words} ..."
 

@@ -47,20 +47,10 @@ IMAGE_SUFFIXES = frozenset(
 # other files.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,  # AVIF
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError),
+    *(MemoryError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
 )
-"""What Pillow raises for pictures that are damaged, when they are opened or later, when read."""
+"""What Pillow raises for damaged pictures, opened or later read; RuntimeError is of AVIF."""
 
 _INTERPOLATION = {
     name: Image.Resampling[name.upper()]

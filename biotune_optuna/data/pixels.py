@@ -16,6 +16,7 @@ import secrets
 import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,27 +45,24 @@ _HEADER_BYTES = 4096
 _CHUNK = 16
 
 
+@dataclass(eq=False, repr=False)
 class PixelStore:
     """Preprocessed pixels of a data set, in a memory-mapped file or in memory.
 
-    Args:
-        pixels: uint8, shape (N, 3, H, W).
+    Attributes:
+        pixels: uint8, shape (N, 3, H, W); :meth:`build` gives a read-only memory map whose memory
+            runs channels last.
         key: Digest of what the pixels are.
         path: The cache file, None if the pixels are only in memory.
-
-    Attributes:
-        pixels: As given; :meth:`build` gives a read-only memory map whose memory runs channels
-            last.
-        key: As given.
-        path: As given.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], *, key: str = "", path: Path | None = None):
-        if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.dtype != np.uint8:
+    pixels: NDArray[np.uint8]
+    key: str = ""
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[1] != 3 or self.pixels.dtype != np.uint8:
             raise ValueError("pixels must be uint8 of shape (N, 3, H, W)")
-        self.pixels = pixels
-        self.key = key
-        self.path = path
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -221,11 +219,9 @@ def _write(
             file.write(_encoded(header))
             file.flush()
             # Nothing keeps the map: Windows renames no file that is mapped.
-            checksums = _decode_into(
-                _map(temporary, header, "r+"), header, source, workers, progress
-            )
+            sums = _decode_into(_map(temporary, header, "r+"), header, source, workers, progress)
             file.seek(_checksums_at(header))
-            file.write(checksums.tobytes())
+            file.write(sums.tobytes())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -181,19 +181,14 @@ def stack_parts(
         datasets: With ``data`` and ``targets`` or ``labels``.
         classes: Class names; default the data sets' own.
     """
-    images = [np.asarray(dataset.data) for dataset in datasets]
-    labels = [
-        np.asarray(d.targets if hasattr(d, "targets") else d.labels, dtype=np.int64)
-        for d in datasets
-    ]
+    found = [d.targets if hasattr(d, "targets") else d.labels for d in datasets]
+    labels = [np.asarray(one, dtype=np.int64) for one in found]
     return open_array(
-        np.concatenate(images),
+        np.concatenate([np.asarray(dataset.data) for dataset in datasets]),
         np.concatenate(labels),
         name=name,
         classes=datasets[0].classes if classes is None else classes,
-        splits=[
-            split for split, held in zip(splits, labels, strict=True) for _ in range(len(held))
-        ],
+        splits=np.repeat(splits, [len(held) for held in labels]).tolist(),
     )
 
 
