@@ -78,26 +78,22 @@ class _Budget:
             run_trials(study, self._evaluate, callbacks=[self._stop_when_spent], stop=self.stop)
         self.stop.check()
         trials = _finished(study)
-        entrants = {
-            f"trial {trial.number}": Entrant(
-                name=f"trial {trial.number}", method=self.method.name, setting=dict(trial.params)
-            )
-            for trial in self._ranked(trials)[: self.plan.top_k]
-        }
-        if not entrants:
+        best_few = self._ranked(trials)[: self.plan.top_k]
+        settings = {f"trial {trial.number}": dict(trial.params) for trial in best_few}
+        if not settings:
             raise StudyError(f"no setting of {self.method.name} could be evaluated")
-        rivals = list(entrants.values())
+        method = self.method.name
+        rivals = [Entrant(name=n, method=method, setting=one) for n, one in settings.items()]
         contest = Contest(self.setup, rivals, n_runs=self.plan.runs, checkpoint=self.stop.check)
         confirmed = contest.run()
         best = max(confirmed, key=lambda one: one.mean)
         final = contest.finish(best.name, best.final_epochs, must_hold=False)
-        setting = entrants[best.name].setting
         return Outcome(
             score=contest.test(best.name, contest.predict()).score,
             validation=best.mean,
             trainable=final.trainable_pct,
             evaluations=len(trials),
-            setting=", ".join(f"{name} {value:.3g}" for name, value in setting.items()),
+            setting=", ".join(f"{name} {value:.3g}" for name, value in settings[best.name].items()),
             **charge(trials, [*confirmed, final]),
         )
 

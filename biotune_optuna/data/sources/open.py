@@ -22,11 +22,7 @@ __all__ = ["ImageSource", "open_images"]
 
 
 def open_images(
-    data: Any,
-    *,
-    labels: Any = None,
-    group_regex: str | None = None,
-    skip_bad_images: bool = False,
+    data: Any, *, labels: Any = None, group_regex: str | None = None, skip_bad_images: bool = False
 ) -> ImageSource:
     r"""Open labelled images.
 
