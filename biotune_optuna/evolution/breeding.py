@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from biotune_optuna.evolution.domain import Domain
-    from biotune_optuna.evolution.generation import Archive
+    from biotune_optuna.evolution.generation import Archive, Vector
     from biotune_optuna.evolution.settings import SearchSettings
-
-    Vector = NDArray[np.float64]
 
 __all__ = ["Landscape", "best_candidate", "choose_reevaluation", "structured_child"]
 

@@ -10,9 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from biotune_optuna.evolution.generation import Vector
     from biotune_optuna.genome import GenomeSpace
-
-    Vector = NDArray[np.float64]
 
 __all__ = ["Domain"]
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
+__all__ = ["Archive", "Generation", "Individual", "Proposal", "Role", "Vector"]
 
-    Vector = NDArray[np.float64]
-
-__all__ = ["Archive", "Generation", "Individual", "Proposal", "Role"]
-
+Vector = NDArray[np.float64]
 Role = Literal[
     "immigrant", "initial", "exploit", "offspring", "re-evaluation", "extra", "enqueued", "added"
 ]

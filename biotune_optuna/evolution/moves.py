@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from biotune_optuna.evolution.domain import Domain
-
-    Vector = NDArray[np.float64]
+    from biotune_optuna.evolution.generation import Vector
 
 __all__ = ["Meaning", "crossover", "random_move", "read", "write"]
 

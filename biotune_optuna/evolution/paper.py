@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Vector = NDArray[np.float64]
+    from biotune_optuna.evolution.generation import Vector
 
 __all__ = [
     "adopt",

@@ -16,13 +16,9 @@ from biotune_optuna.evolution import breeding, paper
 from biotune_optuna.evolution.generation import Proposal
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from biotune_optuna.evolution.domain import Domain
     from biotune_optuna.evolution.generation import Generation, Individual, Role
     from biotune_optuna.evolution.settings import SearchSettings
-
-    Vector = NDArray[np.float64]
 
 __all__ = ["beaten", "current", "plan", "propose", "slot_rng", "survivors"]
 

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from biotune_optuna.evolution.domain import Domain
-
-    Vector = NDArray[np.float64]
+    from biotune_optuna.evolution.generation import Vector
 
 __all__ = ["Model", "features", "fit", "normal_scores"]
 

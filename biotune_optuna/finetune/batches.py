@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterator
 
     from biotune_optuna.finetune.settings import TrainSettings
 
-    Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+__all__ = ["BatchSampler", "Indices", "Loss", "Mix", "class_weights", "mixer", "parts"]
 
-__all__ = ["BatchSampler", "Loss", "class_weights", "mixer", "parts"]
+Indices = NDArray[np.int64]
+Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def parts(n: int, size: int) -> Iterator[slice]:
@@ -53,9 +54,7 @@ class BatchSampler:
         DataError: If there are fewer than two images.
     """
 
-    def __init__(
-        self, indices: NDArray[np.int64], labels: NDArray[np.int64], *, sampling: str, seed: int
-    ) -> None:
+    def __init__(self, indices: Indices, labels: Indices, *, sampling: str, seed: int) -> None:
         if len(indices) < 2:
             raise DataError(f"{len(indices)} training images are too few; give at least 2")
         self._indices = np.asarray(indices, dtype=np.int64)
@@ -64,7 +63,7 @@ class BatchSampler:
             torch.from_numpy(1.0 / np.bincount(labels)[labels]) if sampling == "balanced" else None
         )
 
-    def epoch(self, batch_size: int) -> list[NDArray[np.int64]]:
+    def epoch(self, batch_size: int) -> list[Indices]:
         """Draw the batches of the next epoch, as positions of images."""
         n = len(self._indices)
         if self._weights is None:
@@ -75,7 +74,7 @@ class BatchSampler:
         return [shuffled[part] for part in parts(n, batch_size)]
 
 
-def class_weights(labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float32]:
+def class_weights(labels: Indices, n_classes: int) -> NDArray[np.float32]:
     """Weights n / (classes * count), 0 for a class without images; mean 1 over the images."""
     counts = np.bincount(labels, minlength=n_classes)
     present = counts > 0
@@ -112,7 +111,7 @@ class Loss:
         total: torch.Tensor = self._sum(logits.float(), targets)
         return total
 
-    def mass(self, labels: NDArray[np.int64], *, mixed: bool) -> float:
+    def mass(self, labels: Indices, *, mixed: bool) -> float:
         """Return what a batch's summed loss is divided by, as `torch.nn.CrossEntropyLoss` does.
 
         Args:

@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from biotune_optuna.finetune.batches import Mix
-    from biotune_optuna.finetune.prefix.cache import CachedFeatures
+    from biotune_optuna.finetune.batches import Indices, Mix
     from biotune_optuna.finetune.prefix.cut import Features
-
-    Indices = NDArray[np.int64]
+    from biotune_optuna.finetune.prefix.plan import CachedPrefix
 
 __all__ = ["Feed", "Images", "PixelFeed", "PrefixFeed", "probabilities"]
 
@@ -99,8 +97,7 @@ class PrefixFeed:
         suffix: Maps features to logits.
         labels: Labels of all images, (N,).
         device: Where the network is.
-        views: Features of the training images, one for each view; epochs take them in turn.
-        evaluation: Features of the validation images, or None.
+        cached: The features; epochs take the views of the training images in turn.
         epoch: Counted from 0.
     """
 
@@ -108,8 +105,7 @@ class PrefixFeed:
     suffix: Callable[[Features], torch.Tensor]
     labels: Indices
     device: torch.device
-    views: list[CachedFeatures]
-    evaluation: CachedFeatures | None
+    cached: CachedPrefix
     epoch: int = 0
 
     def begin_epoch(self, epoch: int) -> None:
@@ -119,12 +115,13 @@ class PrefixFeed:
     def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (n, C) and labels (n,)."""
         labels = to_device(torch.from_numpy(self.labels[idx]), self.device)
-        return self.suffix(self.views[self.epoch % len(self.views)](idx)), labels
+        views = self.cached.train
+        return self.suffix(views[self.epoch % len(views)](idx)), labels
 
     def evaluate(self, idx: Indices) -> torch.Tensor:
         """Logits (n, C)."""
-        assert self.evaluation is not None
-        return self.suffix(self.evaluation(idx))
+        assert self.cached.evaluation is not None
+        return self.suffix(self.cached.evaluation(idx))
 
 
 Feed = PixelFeed | PrefixFeed

@@ -29,16 +29,14 @@ from biotune_optuna.models.states import copy_into
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
     from torch import nn
 
-    from biotune_optuna.finetune.batches import BatchSampler, Loss
+    from biotune_optuna.finetune.batches import BatchSampler, Indices, Loss
     from biotune_optuna.finetune.feeds import Feed
     from biotune_optuna.finetune.hooks import Hooks
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.recipe import Recipe
 
-    Indices = NDArray[np.int64]
     OnEpoch = Callable[[EpochRecord], object]
 
 __all__ = ["Run"]

@@ -39,11 +39,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import nn
 
+    from biotune_optuna.finetune.batches import Indices
     from biotune_optuna.finetune.feeds import Feed, Images
     from biotune_optuna.finetune.prefix.plan import CachedPrefix
     from biotune_optuna.recipe import BlockLike, Recipe
-
-    Indices = NDArray[np.int64]
 
 __all__ = ["EpochRecord", "RunResult", "StopTraining", "TrainSettings", "Trainer"]
 
@@ -153,7 +152,10 @@ class Trainer:
         Raises:
             BioTuneError: If recipe, images and metric do not fit together.
         """
-        train, val = self._indices(train_idx), self._validation(val_idx)
+        train = self._indices(train_idx)
+        val = None if val_idx is None else self._indices(val_idx)
+        if val is not None:
+            metrics.check(self.settings.metric, self._labels[val], self.images.n_classes)
         if not recipe.trainable:
             raise ModelError("the recipe freezes every block; at least one must train")
         hooks = hooks or Hooks()
@@ -282,13 +284,7 @@ class Trainer:
     ) -> Iterator[Feed]:
         if cached is not None:
             with cached.cut.installed() as suffix:
-                yield PrefixFeed(
-                    suffix,
-                    labels=self._labels,
-                    device=self.device,
-                    views=cached.train,
-                    evaluation=cached.evaluation,
-                )
+                yield PrefixFeed(suffix, self._labels, self.device, cached)
             return
         yield PixelFeed(
             self._network(recipe, hooks),
@@ -311,13 +307,6 @@ class Trainer:
             torch.compiler.reset()
             self._compiled = (pattern, torch.compile(self.model))
         return self._compiled[1]
-
-    def _validation(self, idx: ArrayLike | None) -> Indices | None:
-        if idx is None:
-            return None
-        val = self._indices(idx)
-        metrics.check(self.settings.metric, self._labels[val], self.images.n_classes)
-        return val
 
     def _indices(self, idx: ArrayLike) -> Indices:
         found: Indices = np.asarray(idx, dtype=np.int64)

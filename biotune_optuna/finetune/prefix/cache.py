@@ -19,12 +19,9 @@ from biotune_optuna.data.loaders import to_device
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from numpy.typing import NDArray
-
+    from biotune_optuna.finetune.batches import Indices
     from biotune_optuna.finetune.feeds import Images
     from biotune_optuna.finetune.prefix.cut import Features, PrefixCut
-
-    Indices = NDArray[np.int64]
 
 __all__ = ["CachedFeatures", "PrefixCache", "compute_features"]
 

@@ -12,7 +12,7 @@ further back give other logits, or other gradients, and are found out by `Prefix
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -212,11 +212,9 @@ class PrefixCut:
         if self._features is None:
             return None
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        cached = iter(self._features)
-        pairs = zip(leaves, self.inputs.per_image, strict=True)
-        filled = [next(cached) if rows else leaf for leaf, rows in pairs]
+        filled = replace(self.inputs, leaves=leaves, spec=spec).fill(self._features)
         self._features = None  # from here on the network runs as it is
-        return pytree.tree_unflatten(filled, spec)
+        return filled
 
     def _stub(self, module: nn.Module) -> Callable[..., Any]:
         templates = self.stubs[module]

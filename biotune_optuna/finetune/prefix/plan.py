@@ -27,16 +27,14 @@ from biotune_optuna.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
     from torch import nn
 
+    from biotune_optuna.finetune.batches import Indices
     from biotune_optuna.finetune.feeds import Images
     from biotune_optuna.finetune.prefix.cache import CachedFeatures, PrefixCache
     from biotune_optuna.finetune.prefix.cut import Features, PrefixCut
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.recipe import BlockLike
-
-    Indices = NDArray[np.int64]
 
 __all__ = ["CachedPrefix", "Prefixes"]
 
