@@ -8,14 +8,16 @@ JSON. What is stored under a key stays readable: a study made before opens after
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["RecipeSummary", "RunRecord", "Stored", "TrialRecord"]
+__all__ = ["Cost", "RecipeSummary", "RunRecord", "Stored", "TrialRecord"]
+
+T = TypeVar("T")
 
 # -- user attributes of a study ----------------------------------------------------------------
 
@@ -212,8 +214,33 @@ class RecipeSummary(Stored):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord(Stored):
-    """One training of an evaluation.
+class Cost(Stored):
+    """What trainings cost.
+
+    Attributes:
+        forward: Image passes forward.
+        backward: Image passes backward.
+        seconds: Wall time.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    seconds: float = 0.0
+
+    @staticmethod
+    def sum(costs: Iterable[Cost]) -> Cost:
+        """Add costs up."""
+        every = list(costs)
+        return Cost(
+            forward=sum(one.forward for one in every),
+            backward=sum(one.backward for one in every),
+            seconds=sum(one.seconds for one in every),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord(Cost):
+    """One training of an evaluation, and its cost.
 
     Attributes:
         fold: Fold trained on; None is the whole training part.
@@ -221,9 +248,6 @@ class RunRecord(Stored):
         score: Validation score of its best epoch.
         best_epoch: That epoch, counted from 1; 0 if none counts.
         epochs: Epochs trained.
-        seconds: Wall time.
-        forward: Image passes forward.
-        backward: Image passes backward.
         peak_mb: Peak memory in MiB.
         cache_hits: Image passes whose frozen blocks' outputs came from memory.
         cache_misses: Images whose frozen blocks' outputs were computed for that.
@@ -236,9 +260,6 @@ class RunRecord(Stored):
     score: float = math.nan
     best_epoch: int = 0
     epochs: int = 0
-    seconds: float = 0.0
-    forward: int = 0
-    backward: int = 0
     peak_mb: float = 0.0
     cache_hits: int = 0
     cache_misses: int = 0
@@ -246,97 +267,95 @@ class RunRecord(Stored):
     stopped: str = ""
 
 
-class TrialRecord:
-    """What a trial stores beside its value; whatever is absent or odd reads as None or empty.
+class _Kept(Generic[T]):
+    """What a trial stores under a key, read whenever it is asked for."""
 
-    A trial that plain Optuna made with somebody's own objective is as welcome as one of ours. Each
-    value is read when it is asked for.
+    def __init__(self, key: str, read: Callable[[Any], T]) -> None:
+        self.key, self.read = key, read
 
-    Args:
-        trial: The trial.
-    """
-
-    __slots__ = ("_stored",)
-
-    def __init__(self, trial: FrozenTrial) -> None:
-        self._stored: Mapping[str, Any] = trial.user_attrs
-
-    @property
-    def recipe(self) -> RecipeSummary:
-        """The recipe; without multipliers where the trial stores none."""
-        return RecipeSummary.of(self._stored.get(RECIPE_KEY))
-
-    @property
-    def frozen(self) -> str | None:
-        """Which blocks are frozen, in a few characters."""
-        return self._text(FROZEN_KEY)
-
-    @property
-    def trainable_pct(self) -> float | None:
-        """Share of the parameters that train, in percent."""
-        return _number(self._stored.get(TRAINABLE_KEY))
-
-    @property
-    def seconds(self) -> float | None:
-        """Wall time of all runs."""
-        return _number(self._stored.get(SECONDS_KEY))
-
-    @property
-    def forward(self) -> int:
-        """Image passes forward of all runs."""
-        return round(_number(self._stored.get(FORWARD_KEY)) or 0)
-
-    @property
-    def backward(self) -> int:
-        """Image passes backward of all runs."""
-        return round(_number(self._stored.get(BACKWARD_KEY)) or 0)
-
-    @property
-    def passes(self) -> int:
-        """Image passes, forward and backward."""
-        return self.forward + self.backward
-
-    @property
-    def runs(self) -> tuple[RunRecord, ...]:
-        """The trainings that the value is the mean of."""
-        stored = self._stored.get(RUNS_KEY)
-        found = stored if isinstance(stored, list) else []
-        return tuple(RunRecord.from_dict(run) for run in found if isinstance(run, Mapping))
-
-    @property
-    def stderr(self) -> float | None:
-        """Standard error of the value; None with one run."""
-        return _number(self._stored.get(STDERR_KEY))
-
-    @property
-    def diverged(self) -> bool:
-        """Whether a run diverged."""
-        return bool(self._stored.get(DIVERGED_KEY))
-
-    @property
-    def generation(self) -> int | None:
-        """The generation the trial belongs to."""
-        value = self._stored.get(GENERATION_KEY)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-    @property
-    def role(self) -> str | None:
-        """How its genome was made."""
-        return self._text(ROLE_KEY)
-
-    @property
-    def parents(self) -> list[int]:
-        """Numbers of the trials whose genomes it was made of."""
-        stored = self._stored.get(PARENTS_KEY, "")
-        parts = stored if isinstance(stored, list) else str(stored).replace(",", " ").split()
-        return [int(part) for part in parts if str(part).isdigit()]
-
-    def _text(self, key: str) -> str | None:
-        value = self._stored.get(key)
-        return None if value is None else str(value)
+    def __get__(self, record: TrialRecord, _owner: type) -> T:
+        return self.read(record.stored.get(self.key))
 
 
 def _number(value: object) -> float | None:
     """Return a finite number as such, None for anything else."""
     known = isinstance(value, (int, float)) and math.isfinite(value)
     return value if known else None  # type: ignore[return-value]
+
+
+def _passes(value: object) -> int:
+    return round(_number(value) or 0)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _runs(value: object) -> tuple[RunRecord, ...]:
+    found = value if isinstance(value, list) else []
+    return tuple(RunRecord.from_dict(run) for run in found if isinstance(run, Mapping))
+
+
+def _numbers(value: object) -> list[int]:
+    parts = value if isinstance(value, list) else str(value).replace(",", " ").split()
+    return [int(part) for part in parts if str(part).isdigit()]
+
+
+class TrialRecord:
+    """What a trial stores beside its value; whatever is absent or odd reads as None or empty.
+
+    A trial that plain Optuna made with somebody's own objective is as welcome as one of ours.
+
+    Args:
+        trial: The trial.
+    """
+
+    __slots__ = ("stored",)
+
+    def __init__(self, trial: FrozenTrial) -> None:
+        self.stored: Mapping[str, Any] = trial.user_attrs
+
+    recipe = _Kept(RECIPE_KEY, RecipeSummary.of)
+    """The recipe; without multipliers where the trial stores none."""
+
+    frozen = _Kept(FROZEN_KEY, _text)
+    """Which blocks are frozen, in a few characters."""
+
+    trainable_pct = _Kept(TRAINABLE_KEY, _number)
+    """Share of the parameters that train, in percent."""
+
+    seconds = _Kept(SECONDS_KEY, _number)
+    """Wall time of all runs."""
+
+    forward = _Kept(FORWARD_KEY, _passes)
+    """Image passes forward of all runs."""
+
+    backward = _Kept(BACKWARD_KEY, _passes)
+    """Image passes backward of all runs."""
+
+    runs = _Kept(RUNS_KEY, _runs)
+    """The trainings that the value is the mean of."""
+
+    stderr = _Kept(STDERR_KEY, _number)
+    """Standard error of the value; None with one run."""
+
+    diverged = _Kept(DIVERGED_KEY, bool)
+    """Whether a run diverged."""
+
+    generation = _Kept(GENERATION_KEY, _whole)
+    """The generation the trial belongs to."""
+
+    role = _Kept(ROLE_KEY, _text)
+    """How its genome was made."""
+
+    parents = _Kept(PARENTS_KEY, _numbers)
+    """Numbers of the trials whose genomes it was made of."""
+
+    @property
+    def passes(self) -> int:
+        """Image passes, forward and backward."""
+        return self.forward + self.backward

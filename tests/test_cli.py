@@ -112,7 +112,7 @@ def test_a_range_of_rates_that_had_to_be_lowered_is_told(
     def lowered(setup: Setup, **_options: object) -> RateCheck:
         tried: tuple[dict[str, float | None], ...] = ({"lr": 0.0055, "loss": None},)
         tried += ({"lr": 0.00055, "loss": 1.3},)
-        return RateCheck((1e-4, 3e-3), 2.3, tried, 9, 9, 1.0)
+        return RateCheck((1e-4, 3e-3), 2.3, tried, forward=9, backward=9, seconds=1.0)
 
     def enough(*_args: object) -> None:
         raise StudyError("here it ends, before the search")

@@ -12,10 +12,9 @@ from optuna.trial import TrialState
 
 from biotune_optuna.compare.rows import Outcome
 from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm
-from biotune_optuna.confirmation.record import Cost
 from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.sampler.sampler import BioTuneSampler
-from biotune_optuna.schema import SPEC_KEY, TrialRecord
+from biotune_optuna.schema import SPEC_KEY, Cost, TrialRecord
 from biotune_optuna.study.setup import split
 from biotune_optuna.study.study import study_of
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.confirmation.protocol import Contest, Entrant
-from biotune_optuna.confirmation.record import Contender, Cost
-from biotune_optuna.errors import StudyError
 from biotune_optuna.methods.registry import get_method
+from biotune_optuna.schema import Cost
+from biotune_optuna.study.spec import at_least
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from biotune_optuna.confirmation.record import TestResult
+    from biotune_optuna.confirmation.record import Contender, TestResult
     from biotune_optuna.methods.base import Setting
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.setup import Setup
@@ -89,8 +89,7 @@ def run_baseline(
     Raises:
         BioTuneError: If there is no such method, or ``n_runs`` is below 1.
     """
-    if n_runs < 1:
-        raise StudyError(f"n_runs {n_runs} is too small; give at least 1")
+    at_least("n_runs", n_runs, 1)
     entrant = Entrant(name=method, method=method, grid=tuple(get_method(method).settings()))
     contest = Contest(setup, [entrant], n_runs=n_runs, observer=observer, checkpoint=checkpoint)
     (found,) = contest.run()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from biotune_optuna.sampler.ranking import rank_finished
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from optuna.trial import FrozenTrial
 
@@ -19,23 +19,19 @@ __all__ = ["choose", "leading"]
 
 
 def leading(
-    study: TuningStudy, most: int, *, among: Collection[int] | None = None
+    study: TuningStudy, most: int, finished: Sequence[FrozenTrial]
 ) -> list[tuple[FrozenTrial, Recipe]]:
     """Return the search's best recipes by model and by value in turn, different ones.
 
     Args:
         study: The study.
         most: How many, at most.
-        among: Numbers of the trials to take them from; None takes all that are COMPLETE.
+        finished: The COMPLETE trials to take them from.
     """
     space = study.setup.space
-    trials = {trial.number: trial for trial in study.study.get_trials(deepcopy=False)}
+    trials = {trial.number: trial for trial in finished}
     by_model, by_value = (
-        [
-            number
-            for number in rank_finished(study.study, space, smooth=smooth)
-            if (number in trials if among is None else number in among)
-        ]
+        [n for n in rank_finished(study.study, space, smooth=smooth) if n in trials]
         for smooth in (True, False)
     )
     found: dict[tuple[Any, ...], tuple[FrozenTrial, Recipe]] = {}

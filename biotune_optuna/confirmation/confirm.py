@@ -20,10 +20,10 @@ from biotune_optuna.confirmation.candidates import choose, leading
 from biotune_optuna.confirmation.mistakes import list_mistakes
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.protocol import Contest, Entrant
-from biotune_optuna.confirmation.record import Confirmation, Contender, Cost, Ledger
+from biotune_optuna.confirmation.record import Confirmation, Contender, Ledger
 from biotune_optuna.confirmation.statistics import paired_test
 from biotune_optuna.errors import StudyError
-from biotune_optuna.schema import LOOKS_KEY, TrialRecord
+from biotune_optuna.schema import LOOKS_KEY, Cost, TrialRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -159,7 +159,6 @@ def _recipes(
     study: TuningStudy, plan: ConfirmPlan, finished: Sequence[FrozenTrial]
 ) -> list[Entrant]:
     """Return the search's best recipes; of trials that end from now on there is none."""
-    among = {trial.number for trial in finished}
     return [
         Entrant(
             name=f"trial {trial.number}",
@@ -169,7 +168,7 @@ def _recipes(
             search_value=float(trial.value if trial.value is not None else math.nan),
             search_stderr=TrialRecord(trial).stderr,
         )
-        for trial, recipe in leading(study, plan.top_k, among=among)
+        for trial, recipe in leading(study, plan.top_k, finished)
     ]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import make_plain
 from biotune_optuna.methods.registry import methods
+from biotune_optuna.study.spec import at_least
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,8 +48,7 @@ class ConfirmPlan:
     def __post_init__(self) -> None:
         make_plain(self)
         for name in ("top_k", "n_runs"):
-            if getattr(self, name) < 1:
-                raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
+            at_least(name, getattr(self, name), 1)
         if self.more_rates < 0:
             raise StudyError(f"more_rates {self.more_rates} is negative; give 0 or more")
         known = [name for name, method in methods().items() if method.in_confirmation]

@@ -19,7 +19,14 @@ from optuna.trial import TrialState
 from biotune_optuna.confirmation.statistics import PairedTest
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
 from biotune_optuna.recipe import Recipe, describe
-from biotune_optuna.schema import CONFIRM_KEY, LEDGER_KEY, LEDGER_PREFIX, RecipeSummary, Stored
+from biotune_optuna.schema import (
+    CONFIRM_KEY,
+    LEDGER_KEY,
+    LEDGER_PREFIX,
+    Cost,
+    RecipeSummary,
+    Stored,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Confirmation",
     "Contender",
-    "Cost",
     "Ledger",
     "Mistake",
     "TestResult",
@@ -42,31 +48,6 @@ __all__ = [
 ]
 
 _MOST_STORED = 60_000  # bytes; an attribute of a study holds 64 KB on MySQL
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost(Stored):
-    """What trainings cost.
-
-    Attributes:
-        forward: Image passes forward.
-        backward: Image passes backward.
-        seconds: Wall time.
-    """
-
-    forward: int = 0
-    backward: int = 0
-    seconds: float = 0.0
-
-    @staticmethod
-    def sum(costs: Iterable[Cost]) -> Cost:
-        """Add costs up."""
-        every = list(costs)
-        return Cost(
-            forward=sum(one.forward for one in every),
-            backward=sum(one.backward for one in every),
-            seconds=sum(one.seconds for one in every),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

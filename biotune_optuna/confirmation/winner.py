@@ -75,7 +75,7 @@ def export_winner(
 
 
 def check_export(study: TuningStudy, directory: str | Path) -> None:
-    """Refuses a folder in which `export_winner` could not write, before anything is trained.
+    """Refuse a folder in which `export_winner` could not write, before anything is trained.
 
     Raises:
         BioTuneError: If the folder holds something else.
@@ -85,7 +85,7 @@ def check_export(study: TuningStudy, directory: str | Path) -> None:
 
 
 def _origin(study: TuningStudy) -> str:
-    """Images and network of a study in a word, so that no study replaces another one's model."""
+    """Name images and network in a word, so that no study replaces another one's model."""
     made_of = f"{study.setup.loaded.name}\n{study.spec.fingerprints['data']}"
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
@@ -115,7 +115,7 @@ def _digest(file: Path) -> str | None:
 
 
 def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str, Any]:
-    """Facts for the model card."""
+    """Return facts for the model card."""
     setup, spec = study.setup, study.spec
     metrics = [
         {

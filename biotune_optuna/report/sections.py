@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from biotune_optuna.page.parts import Bars, Code, Facts, Part, Table, Text, Tiles, texts
 from biotune_optuna.page.text import count, duration, label, plural
 from biotune_optuna.report.cost import time_spent
-from biotune_optuna.report.view import seconds
+from biotune_optuna.report.view import finite, seconds
 from biotune_optuna.report.words import cost_sentences, describe_trial, method_words
 from biotune_optuna.schema import TrialRecord
 
@@ -95,18 +95,14 @@ def compare(view: StudyView) -> Iterator[Part]:
             )
 
 
-def _known(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def _said(value: Any, say: Callable[[float], str]) -> str:
     """Return a number in words, or a dash for one that is not known."""
-    return say(value) if _known(value) else "–"
+    return say(value) if finite(value) else "–"
 
 
 def _with_error(view: StudyView, value: Any, error: Any) -> str:
     """Return a value of the metric with its standard error where both are known."""
-    if not _known(value) or not _known(error):
+    if not finite(value) or not finite(error):
         return _said(value, view.say)
     spread = f"{100 * error:.1f}" if view.is_accuracy else f"{error:.2g}"
     return f"{view.say(value)} ± {spread}"

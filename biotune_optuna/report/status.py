@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypedDict
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.page.text import count, duration, plural
-from biotune_optuna.recipe import describe
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import search_totals, verdict
@@ -109,9 +108,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
     rate = _trials_per_hour(view, moment) if running else None
     goal = view.user_attrs.get(TOTAL_KEY)
     goal = goal if isinstance(goal, int) and goal > 0 else None
-    left = None
-    if rate and goal is not None:
-        left = 3600 * max(0, goal - view.evaluated) / rate
+    left = 3600 * max(0, goal - view.evaluated) / rate if rate and goal is not None else None
     return {
         "study": view.name,
         "metric": view.metric,
@@ -177,12 +174,11 @@ def _best(view: StudyView) -> BestTrial | None:
     best = view.best
     if best is None or best.value is None:
         return None
-    multipliers = view.recipes.get(best.number)
     return {
         "trial": best.number,
         "value": best.value,
         "stderr": TrialRecord(best).stderr,
-        "recipe": describe(multipliers, view.base_rate(best)) if multipliers else None,
+        "recipe": view.recipe_words(best),
     }
 
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.confirmation.record import Confirmation, Cost, trainings
+from biotune_optuna.confirmation.record import Confirmation, trainings
 from biotune_optuna.errors import StudyError
+from biotune_optuna.recipe import describe
 from biotune_optuna.schema import (
     LOOKS_KEY,
     METRIC_KEY,
     MODEL_KEY,
     SPEC_KEY,
+    Cost,
     TrialRecord,
 )
 from biotune_optuna.storage.urls import StorageURL
@@ -101,9 +103,7 @@ class StudyView:
     @cached_property
     def metric(self) -> str:
         """Name of what the study optimises."""
-        train = self.spec.get("train")
-        ours = (self.spec, train if isinstance(train, Mapping) else {})
-        stored = (*(one.get("metric") for one in ours), self.user_attrs.get(METRIC_KEY))
+        stored = (*_find(self.spec, "metric"), self.user_attrs.get(METRIC_KEY))
         for said in (self.confirmation.metric, *stored):
             if said and isinstance(said, str):
                 return said
@@ -164,7 +164,7 @@ class StudyView:
     @cached_property
     def complete(self) -> tuple[FrozenTrial, ...]:
         """Complete trials with a finite value, in the order of their numbers."""
-        return tuple(t for t in self.in_state(TrialState.COMPLETE) if _finite(t.value))
+        return tuple(t for t in self.in_state(TrialState.COMPLETE) if finite(t.value))
 
     @property
     def none_complete(self) -> str:
@@ -209,11 +209,13 @@ class StudyView:
                 found[trial.number] = multipliers
         return found
 
-    @staticmethod
-    def base_rate(trial: FrozenTrial) -> float | None:
-        """Return the base learning rate of a trial's recipe, None where it is not known."""
-        stored, drawn = TrialRecord(trial).recipe.lr, trial.params.get("lr")
-        return drawn if stored is None and isinstance(drawn, float) else stored
+    def recipe_words(self, trial: FrozenTrial) -> str | None:
+        """Return a trial's recipe in words, None where it has none."""
+        multipliers = self.recipes.get(trial.number)
+        rate, drawn = TrialRecord(trial).recipe.lr, trial.params.get("lr")
+        if rate is None and isinstance(drawn, float):
+            rate = drawn
+        return describe(multipliers, rate) if multipliers else None
 
     @cached_property
     def _space(self) -> GenomeSpace | None:
@@ -238,7 +240,7 @@ class StudyView:
     def paired(self) -> dict[str, PairedTest]:
         """Differences on the test, the winner's score minus another's, by the other's name."""
         pairs = self.confirmation.paired.items()
-        return {name: pair for name, pair in pairs if all(map(_finite, pair[:3]))}
+        return {name: pair for name, pair in pairs if all(map(finite, pair[:3]))}
 
     @property
     def model_dir(self) -> str | None:
@@ -271,7 +273,7 @@ class StudyView:
     @property
     def passes(self) -> tuple[int, int]:
         """Image passes forward and backward of search, confirmations and test, all trainings."""
-        spent: list[RateCheck | TrialRecord | Cost] = [self.rate_check, *self._confirming]
+        spent: list[TrialRecord | Cost] = [self.rate_check, *self._confirming]
         spent += map(TrialRecord, self.trials)
         return sum(one.forward for one in spent), sum(one.backward for one in spent)
 
@@ -305,7 +307,7 @@ class StudyView:
         A step is run index × epochs per run + epoch, the epoch counted from 1 or from 0 (then a
         step 0 exists). Without the number of epochs the reported steps make one curve.
         """
-        steps = [(s, v) for s, v in sorted(trial.intermediate_values.items()) if _finite(v)]
+        steps = [(s, v) for s, v in sorted(trial.intermediate_values.items()) if finite(v)]
         per_run = self.max_epochs
         if per_run is None:
             return [[(s, float(v)) for s, v in steps]] if steps else []
@@ -353,5 +355,6 @@ def _find(tree: Mapping[str, Any], key: str) -> Iterator[Any]:
             yield from _find(value, key)
 
 
-def _finite(value: object) -> bool:
+def finite(value: object) -> bool:
+    """Whether a value is a number, and neither infinite nor NaN."""
     return isinstance(value, (int, float)) and math.isfinite(value)

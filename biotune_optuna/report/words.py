@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
@@ -12,7 +11,6 @@ from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.methods.registry import methods
 from biotune_optuna.page.parts import Verdict
 from biotune_optuna.page.text import count, duration, plural
-from biotune_optuna.recipe import describe
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.schema import TrialRecord
 
@@ -39,10 +37,24 @@ def verdict(view: StudyView) -> Verdict:
     winner = view.winner
     if winner is None:
         return _without_confirmation(view)
-    found = _confirmed(view, winner)
+    sentences = [_test_sentence(view)]
+    if view.confirmation.why:
+        sentences.append(f"Why this one: {view.confirmation.why}.")
+    sides = _against(view, winner)
+    sentences += [sentence for side in sides for _, sentence in side]
+    ahead, level, behind = ([rival for rival, _ in side] for side in sides)
+    if winner.is_rival:
+        tone, headline = _rival_chosen(view, winner, behind)
+        if tone == "lost":
+            sentences.append(
+                "The search did not find a recipe that beats it; for this data the simpler method"
+                " is the one to use."
+            )
+    else:
+        tone, headline = _recipe_chosen(view, winner, ahead, level, behind)
     if view.unconfirmed:
-        return replace(found, headline=f"{view.unconfirmed} {found.headline}")
-    return found
+        headline = f"{view.unconfirmed} {headline}"
+    return Verdict(tone, headline, tuple(sentences))
 
 
 def method_words(method: str) -> str:
@@ -57,74 +69,47 @@ def method_words(method: str) -> str:
     return known.words if known else method
 
 
-def _confirmed(view: StudyView, winner: Contender) -> Verdict:
-    """Return what the confirmation found, whatever trials came after it."""
-    sentences = [_test_sentence(view)]
-    if view.confirmation.why:
-        sentences.append(f"Why this one: {view.confirmation.why}.")
-    clearly, level, behind = _against(view, winner)
-    sentences += [sentence for _, sentence in clearly + level + behind]
-    name = method_words(winner.method)
-    upper = name[0].upper() + name[1:]
-    if winner.is_rival:
-        return _rival_chosen(view, winner, upper, sentences, [who for who, _ in behind])
+def _recipe_chosen(
+    view: StudyView, winner: Contender, ahead: list[str], level: list[str], behind: list[str]
+) -> tuple[str, str]:
+    """Tell how BioTune's recipe did against rivals that it is ahead of, level with, or behind."""
     if behind:
-        who = " and ".join(rival for rival, _ in behind)
-        headline = f"BioTune's recipe was chosen on validation, but {who} did better on the test."
-        return Verdict("lost", headline, tuple(sentences))
-    if level:
-        who = " or ".join(rival for rival, _ in level)
-        return Verdict(
-            "level",
-            f"BioTune's recipe was chosen, but the test cannot tell it from {who}.",
-            tuple(sentences),
+        who = " and ".join(behind)
+        return (
+            "lost",
+            f"BioTune's recipe was chosen on validation, but {who} did better on the test.",
         )
-    if not clearly:
-        return _chosen_on_validation(view, winner, sentences)
-    rivals = " and ".join(rival for rival, _ in clearly)
-    return Verdict("won", f"BioTune's recipe won, clearly ahead of {rivals}.", tuple(sentences))
-
-
-def _chosen_on_validation(view: StudyView, winner: Contender, sentences: list[str]) -> Verdict:
-    """BioTune's recipe was chosen and no test compares it: the confirmed means decide."""
-    equals = [
+    if level:
+        who = " or ".join(level)
+        return "level", f"BioTune's recipe was chosen, but the test cannot tell it from {who}."
+    if ahead:
+        return "won", f"BioTune's recipe won, clearly ahead of {' and '.join(ahead)}."
+    # no test compares it: the confirmed means decide
+    who = " or ".join(
         method_words(one.method)
         for one in view.confirmation.rivals
         if one.name in view.confirmation.plateau or winner.mean <= one.mean
-    ]
-    if equals:
-        headline = (
-            "BioTune's recipe was chosen, but validation cannot tell it from"
-            f" {' or '.join(equals)}."
-        )
-        return Verdict("level", headline, tuple(sentences))
+    )
+    if who:
+        return "level", f"BioTune's recipe was chosen, but validation cannot tell it from {who}."
     ending = "" if view.confirmation.winner_test else " on validation; no test has been made"
-    return Verdict("won", f"BioTune's recipe won{ending}.", tuple(sentences))
+    return "won", f"BioTune's recipe won{ending}."
 
 
-def _rival_chosen(
-    view: StudyView,
-    winner: Contender,
-    name: str,
-    sentences: list[str],
-    behind: list[str],
-) -> Verdict:
+def _rival_chosen(view: StudyView, winner: Contender, behind: list[str]) -> tuple[str, str]:
     """Tell that a rival was chosen: as the best, or as the cheapest of equals."""
+    words = method_words(winner.method)
+    name = words[0].upper() + words[1:]
     if behind:
         who = " and ".join(behind)
-        headline = f"{name} was chosen on validation, but {who} did better on the test."
-        return Verdict("level", headline, tuple(sentences))
+        return "level", f"{name} was chosen on validation, but {who} did better on the test."
     known = [one for one in view.confirmation.contenders if math.isfinite(one.mean)]
     best = max(known, key=lambda one: one.mean, default=winner)
     if winner.mean < best.mean:
-        equal = method_words(best.method)
-        headline = f"{name} was chosen: validation cannot tell it from {equal}, and it is cheaper."
-        return Verdict("level", headline, tuple(sentences))
-    sentences.append(
-        "The search did not find a recipe that beats it; for this data the simpler method is the"
-        " one to use."
-    )
-    return Verdict("lost", f"{name} won; BioTune did not beat it.", tuple(sentences))
+        who = method_words(best.method)
+        headline = f"{name} was chosen: validation cannot tell it from {who}, and it is cheaper."
+        return "level", headline
+    return "lost", f"{name} won; BioTune did not beat it."
 
 
 def _without_confirmation(view: StudyView) -> Verdict:
@@ -199,9 +184,7 @@ def describe_trial(view: StudyView, trial: FrozenTrial) -> str:
         view: The study read.
         trial: One of its trials.
     """
-    multipliers = view.recipes.get(trial.number)
-    if multipliers:
-        words = describe(multipliers, view.base_rate(trial))
+    if words := view.recipe_words(trial):
         return f"Its recipe: {words}."
     if not trial.params:
         return ""

@@ -11,7 +11,7 @@ import numpy as np
 
 from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.recipe import Recipe
-from biotune_optuna.schema import Stored
+from biotune_optuna.schema import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,25 +31,19 @@ _LEARNED: Final = 0.9  # of the loss of guessing
 
 
 @dataclass(frozen=True, slots=True)
-class RateCheck(Stored):
-    """What the short trainings showed.
+class RateCheck(Cost):
+    """What the short trainings showed, and their cost.
 
     Attributes:
         bounds: Lower and upper bound of the base learning rate.
         guess: Training loss of whoever knows no more than how often each class occurs.
         tried: ``{"lr", "loss"}`` of each short training; the loss is that of its last epoch, None
             where it was not finite.
-        forward: Image passes forward.
-        backward: Image passes backward.
-        seconds: Wall time.
     """
 
     bounds: tuple[float, float] = USUAL_RATES
     guess: float = math.nan
     tried: tuple[dict[str, float | None], ...] = ()
-    forward: int = 0
-    backward: int = 0
-    seconds: float = 0.0
 
 
 def find_rates(setup: Setup, *, checkpoint: Callable[[], None] | None = None) -> RateCheck:
@@ -81,7 +75,7 @@ def find_rates(setup: Setup, *, checkpoint: Callable[[], None] | None = None) ->
     results = []
     found = USUAL_RATES
     for scale in _SCALES:
-        bounds = (_times(USUAL_RATES[0], scale), _times(USUAL_RATES[1], scale))
+        bounds = _scaled(*USUAL_RATES, scale)
         rate = math.sqrt(bounds[0] * bounds[1])
         recipe = Recipe.full(setup.blocks, lr=rate, weight_decay=setup.space.base_weight_decay)
         result = trainer.fit(
@@ -132,5 +126,5 @@ def _some(setup: Setup, *, most: int) -> NDArray[np.int64]:
     return np.sort(order[:most])
 
 
-def _times(rate: float, scale: float) -> float:
-    return float(f"{rate * scale:.3g}")
+def _scaled(low: float, high: float, scale: float) -> tuple[float, float]:
+    return float(f"{low * scale:.3g}"), float(f"{high * scale:.3g}")

@@ -92,4 +92,4 @@ def test_the_best_by_model_and_by_value_are_taken_in_turn(setup: Setup) -> None:
         )
     assert rank_finished(study.study, setup.space)[:3] == [11, 10, 9]
     assert rank_finished(study.study, setup.space, smooth=False)[:3] == [2, 11, 10]
-    assert [trial.number for trial, _ in leading(study, 4)] == [11, 2, 10, 9]
+    assert [trial.number for trial, _ in leading(study, 4, study.study.trials)] == [11, 2, 10, 9]

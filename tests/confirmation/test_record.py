@@ -12,7 +12,6 @@ import pytest
 from biotune_optuna.confirmation.record import (
     Confirmation,
     Contender,
-    Cost,
     Ledger,
     Mistake,
     TestResult,
@@ -20,7 +19,7 @@ from biotune_optuna.confirmation.record import (
     trainings,
 )
 from biotune_optuna.confirmation.statistics import PairedTest
-from biotune_optuna.schema import RecipeSummary
+from biotune_optuna.schema import Cost, RecipeSummary
 
 STORED: dict[str, Any] = json.loads("""{
   "basis": {"trials": 4, "top_k": 1, "n_runs": 2, "rates": [0.001, 0.01]},
