@@ -141,7 +141,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # -- learning ------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: ArrayLike | None = None) -> Self:
-        """Search, confirms and trains the winner on all images.
+        """Search, confirm and train the winner on all images.
 
         Args:
             X: Array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or float in [0, 1] or
@@ -229,7 +229,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _train_best(
         self, study: TuningStudy, plan: ConfirmPlan | None
     ) -> tuple[Recipe, Confirmation | None]:
-        """Leaves the trainer with the chosen recipe's weights."""
+        """Leave the trainer with the chosen recipe's weights."""
         if plan is not None:
             result = confirm(study, plan)
             return train_winner(study), result
@@ -247,7 +247,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # -- predicting ----------------------------------------------------------------------------
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Class probabilities.
+        """Return class probabilities.
 
         Args:
             X: Images as in `fit`.
@@ -310,13 +310,13 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return keeping.write(
             Path(directory),
             self.exported_,
-            self._model_args,
             {
                 "params": keeping.plain(self.get_params(deep=False)),
                 "classes": {"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()},
                 "scale": self._scale,
                 "best_score": self.best_score_,
                 "confirmation": self.confirmation_ and self.confirmation_.to_dict(),
+                "model_args": self._model_args,
             },
         )
 
@@ -378,7 +378,7 @@ class _StorageURL(str):
 def _with(
     fields: Mapping[str, Any], more: Mapping[str, Any] | None, kind: type, name: str
 ) -> dict[str, Any]:
-    """Fields with the user's further ones, which must be known and not parameters of their own."""
+    """Add the user's further fields, which must be known and not parameters of their own."""
     known = {field.name for field in dataclasses.fields(kind)}
     for key in more or {}:
         if key not in known:

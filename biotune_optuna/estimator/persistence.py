@@ -29,9 +29,7 @@ ESTIMATOR, MODEL = "estimator.json", "model"
 _NOT_SAVED = frozenset({"callbacks", "storage", "cache_dir", "device"})
 
 
-def write(
-    folder: Path, exported: Predictor, model_args: Mapping[str, Any], content: Mapping[str, Any]
-) -> Path:
+def write(folder: Path, exported: Predictor, content: Mapping[str, Any]) -> Path:
     """Write ``folder/model``, an exported model, and ``folder/estimator.json`` with the rest.
 
     Raises:
@@ -43,7 +41,6 @@ def write(
             f"folder {str(folder)!r} holds {min(foreign)!r}; give a new or empty folder"
         )
     whole = {"schema_version": SCHEMA_VERSION, "version": __version__, **content}
-    whole["model_args"] = dict(model_args)
     text = json.dumps(whole, indent=1, default=_number) + "\n"  # before anything is written
     assert exported.recipe is not None
     export_model(
@@ -53,7 +50,7 @@ def write(
         classes=exported.classes,
         preprocessing=exported.preprocessing,
         recipe=exported.recipe,
-        model_args=model_args,
+        model_args=content["model_args"],
         card={
             "Metrics": f"Best validation score of the search, which tends to be too high: "
             f"{content['best_score']:.4f} ({content['params']['metric']}). "

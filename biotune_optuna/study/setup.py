@@ -80,7 +80,7 @@ def prepare(
     device: str = "auto",
     cache_dir: str | Path | None = None,
 ) -> Setup:
-    """Open data and model, checks them, and readies the trainer.
+    """Open data and model, check them, and ready the trainer.
 
     Args:
         spec: What the study is.
@@ -102,7 +102,7 @@ def prepare(
         source = source.with_groups(spec.group_regex)
     splits = split(spec, source)
     _check_metric(spec, source, splits)
-    loaded = load_model(spec, num_classes=len(source.classes))
+    loaded = _load_model(spec, len(source.classes))
     config = loaded.data_config
     size = spec.image_size or int(config["input_size"][-1])
     crop_pct = float(config["crop_pct"] if spec.crop_pct is None else spec.crop_pct)
@@ -150,7 +150,7 @@ def preprocessing_of(setup: Setup) -> Preprocessing:
 
 
 def _check_metric(spec: StudySpec, source: ImageSource, splits: Splits) -> None:
-    """Refuses a metric that some part to be scored does not define, before anything is trained."""
+    """Refuse a metric that some part to be scored does not define, before anything is trained."""
     parts = {"validation": splits.val, "test": splits.test}
     if splits.scheme == "kfold":
         parts |= {f"fold {k + 1}": part for k, part in enumerate(splits.folds)}
@@ -164,7 +164,7 @@ def _check_metric(spec: StudySpec, source: ImageSource, splits: Splits) -> None:
 
 
 def _warn_of_darkness(store: PixelStore, splits: Splits) -> None:
-    """Says so where all pixels are dark, as 12-bit values in files of 16 bits are."""
+    """Say so where all pixels are dark, as 12-bit values in files of 16 bits are."""
     brightest = max(int(store.pixels[at].max()) for at in splits.train[:_LOOKED_AT])
     if brightest < _DARK:
         _log.warning(
@@ -194,18 +194,22 @@ def split(spec: StudySpec, source: ImageSource) -> Splits:
     )
 
 
-def load_model(spec: StudySpec, *, num_classes: int) -> LoadedModel:
+def _load_model(spec: StudySpec, num_classes: int) -> LoadedModel:
     """Return the pre-trained model of a spec, made for the spec's image size where that matters."""
+    import timm
+
     options: dict[str, Any] = {}
-    if spec.image_size is not None and _fixed_input_size(spec.model):
-        options["img_size"] = spec.image_size
+    if spec.image_size is not None and timm.is_model(spec.model):  # else create_model says so
+        config = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)
+        if config and config.fixed_input_size:
+            options["img_size"] = spec.image_size
     return create_model(
         spec.model, num_classes=num_classes, weights=spec.weights, seed=spec.seed, **options
     )
 
 
 def _check_image_size(loaded: LoadedModel, size: int) -> None:
-    """Send two blank images through the network, on the CPU; leaves it as it was.
+    """Send two blank images through the network, on the CPU; leave it as it was.
 
     Raises:
         ModelError: If the network cannot take images of that size.
@@ -223,15 +227,6 @@ def _check_image_size(loaded: LoadedModel, size: int) -> None:
             f"image size {size} does not fit {loaded.name}: {one_line(error)}; the model's own "
             f"is {own}"
         ) from error
-
-
-def _fixed_input_size(model: str) -> bool:
-    import timm
-
-    if not timm.is_model(model):
-        return False  # create_model names the nearest ones
-    config = timm.get_pretrained_cfg(model, allow_unregistered=True)
-    return bool(config and config.fixed_input_size)
 
 
 def _trainer(

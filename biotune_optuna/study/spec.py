@@ -123,14 +123,14 @@ class StudySpec:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        _at_least("n_seeds", self.n_seeds, 1)
-        _at_least("n_folds", self.n_folds, 2 if self.scheme == "kfold" else 1)
-        _at_least("max_blocks", self.max_blocks, MIN_MAX_BLOCKS)
-        _at_least("seed", self.seed, 0)
+        at_least("n_seeds", self.n_seeds, 1)
+        at_least("n_folds", self.n_folds, 2 if self.scheme == "kfold" else 1)
+        at_least("max_blocks", self.max_blocks, MIN_MAX_BLOCKS)
+        at_least("seed", self.seed, 0)
         if self.seed > _LARGEST_SEED:
             raise StudyError(f"seed {self.seed} is too large; give at most {_LARGEST_SEED}")
         if self.image_size is not None:
-            _at_least("image_size", self.image_size, 8)
+            at_least("image_size", self.image_size, 8)
         if isinstance(self.lr, str) and self.lr != "auto":
             raise StudyError(f"lr {self.lr!r} is unknown; give a rate, two bounds or auto")
         if self.scheme not in ("holdout", "kfold"):
@@ -223,7 +223,7 @@ class StudySpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StudySpec:
-        """Rebuilds a spec from `to_dict`'s data.
+        """Rebuild a spec from `to_dict`'s data.
 
         Raises:
             StudyError: If a field is unknown to this version.
@@ -259,7 +259,7 @@ def default_name(model: str, data: str) -> str:
 
 
 def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Lifts the fields of nested mappings: {"train": {"epochs": 5}} to {"train.epochs": 5}."""
+    """Lift the fields of nested mappings: {"train": {"epochs": 5}} to {"train.epochs": 5}."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict):
@@ -269,6 +269,7 @@ def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _at_least(name: str, value: int, low: int) -> None:
+def at_least(name: str, value: float, low: int) -> None:
+    """Refuse a number that is too small."""
     if value < low:
         raise StudyError(f"{name} {value} is too small; give at least {low}")

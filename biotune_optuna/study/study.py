@@ -19,7 +19,7 @@ from biotune_optuna.storage.open import keep_user_attr, open_storage
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.rates import RateCheck, find_rates
 from biotune_optuna.study.setup import Setup, prepare
-from biotune_optuna.study.spec import StudySpec, default_name
+from biotune_optuna.study.spec import StudySpec, at_least, default_name
 from biotune_optuna.study.worker import run_trials
 
 if TYPE_CHECKING:
@@ -101,12 +101,7 @@ class TuningStudy:
             on_evaluated=on_evaluated,
         )
         run_trials(
-            self.study,
-            objective,
-            n_trials=total,
-            timeout=timeout,
-            callbacks=callbacks,
-            stop=stop,
+            self.study, objective, n_trials=total, timeout=timeout, callbacks=callbacks, stop=stop
         )
         return self
 
@@ -124,8 +119,8 @@ def check_end(total: int | None, timeout: float | None, *, name: str = "total") 
     """
     if total is None and timeout is None:
         raise StudyError(f"a search needs an end: give {name}, timeout or both")
-    if total is not None and total < 1:
-        raise StudyError(f"{name} {total} is too small; give at least 1")
+    if total is not None:
+        at_least(name, total, 1)
     if timeout is not None and timeout <= 0:
         raise StudyError(f"timeout {timeout} is too short; give a number of seconds above 0")
 
@@ -139,7 +134,7 @@ def create_study(
     device: str = "auto",
     cache_dir: str | Path | None = None,
 ) -> TuningStudy:
-    """Create a study, or goes on with the one of that name if it is the same study.
+    """Create a study, or go on with the one of that name if it is the same study.
 
     Args:
         spec: What the study is.
@@ -167,18 +162,18 @@ def create_study(
 def study_of(
     setup: Setup,
     *,
-    storage: Storage,
+    storage: optuna.storages.BaseStorage,
     name: str,
     sampler: Callable[[Setup], optuna.samplers.BaseSampler] | None = None,
     checkpoint: Callable[[], None] | None = None,
 ) -> TuningStudy:
-    """Create the study of a setup that is there already, or goes on with it.
+    """Create the study of a setup that is there already, or go on with it.
 
     Where the spec leaves the bounds of the learning rate to it, they are found first.
 
     Args:
         setup: Data, model and trainer.
-        storage: URL or Optuna storage, as in `create_study`.
+        storage: Its storage, open.
         name: The study's name.
         sampler: Makes what proposes genomes; None is the spec's own.
         checkpoint: Called between epochs while the range of rates is found; raises to stop.
@@ -186,11 +181,10 @@ def study_of(
     Raises:
         StudyError: If a study of that name has another identity; the field is named.
     """
-    backend = _backend(storage)
     make = sampler or _sampler
-    setup, check = _settle_rates(setup, _stored_spec(backend, name), checkpoint)
+    setup, check = _settle_rates(setup, _stored_spec(storage, name), checkpoint)
     study = optuna.create_study(
-        storage=backend,
+        storage=storage,
         study_name=name,
         direction="maximize",
         sampler=make(setup),
@@ -243,7 +237,7 @@ def load_study(
     backend = _backend(storage)
     spec = _stored_spec(backend, name)
     if spec is None:
-        names = _known_names(backend)
+        names = sorted(study.study_name for study in backend.get_all_studies())
         if name in names:
             raise StudyError(f"study {name!r} was not made by biotune_optuna: it stores no spec")
         known = f"it has {', '.join(map(repr, names))}" if names else "it has no studies"
@@ -335,7 +329,3 @@ def _sampler(setup: Setup) -> BioTuneSampler:
         population_size=spec.population_size,
         seed=spec.seed,
     )
-
-
-def _known_names(backend: optuna.storages.BaseStorage) -> list[str]:
-    return sorted(study.study_name for study in backend.get_all_studies())
