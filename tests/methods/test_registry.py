@@ -137,5 +137,5 @@ def test_a_confirmation_may_choose_what_is_a_recipe_tuned_by_its_rate(images):
 
 
 def test_the_page_on_comparisons_names_every_rival():
-    table = PAGE.partition("The rivals:")[2].partition("## ")[0]
+    table = PAGE.partition("### The rivals")[2].partition("## ")[0]
     assert [f"`{name}`" in table for name in methods()] == [True] * len(methods())
