@@ -88,6 +88,12 @@ class Domain:
 
     # What genes mean, for a domain with a genome space.
 
+    @property
+    def genomes(self) -> GenomeSpace:
+        """The genome space, which there must be."""
+        assert self.space is not None
+        return self.space
+
     def log_rates(self, genes: Vector) -> Vector:
         """log10 of every block's learning rate, −inf where it is frozen.
 
@@ -97,17 +103,15 @@ class Domain:
         Returns:
             Shape (N, B).
         """
-        assert self.space is not None
         with np.errstate(divide="ignore"):
-            rates: Vector = np.log10(self.space.multipliers(genes[:, : self.space.n_genes]))
+            rates: Vector = np.log10(self.genomes.multipliers(genes[:, : self.genomes.n_genes]))
         return rates + self.log_base(genes)[:, None]
 
     def log_base(self, genes: Vector) -> Vector:
         """log10 of the base learning rate of each genome, shape (N,)."""
-        assert self.space is not None
         if self.lr_index is None:
-            return np.full(len(genes), np.log10(self.space.base_lr))
-        low, high = np.log10(self.space.extra_bounds["lr"])
+            return np.full(len(genes), np.log10(self.genomes.base_lr))
+        low, high = np.log10(self.genomes.extra_bounds["lr"])
         base: Vector = low + genes[:, self.lr_index] * (high - low)
         return base
 
@@ -123,6 +127,6 @@ class Domain:
     @property
     def log_rate_bounds(self) -> tuple[float, float]:
         """Least and greatest log10 of a block's learning rate: a gene says 0.1 to 10 times λ."""
-        assert self.space is not None
-        low, high = self.space.extra_bounds.get("lr", (self.space.base_lr, self.space.base_lr))
+        base = self.genomes.base_lr
+        low, high = self.genomes.extra_bounds.get("lr", (base, base))
         return float(np.log10(low)) - 1.0, float(np.log10(high)) + 1.0

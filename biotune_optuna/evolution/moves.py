@@ -52,8 +52,7 @@ def read(domain: Domain, genes: Vector) -> Meaning:
         domain: A domain with a genome space.
         genes: Shape (n,).
     """
-    space = domain.space
-    assert space is not None
+    space = domain.genomes
     own = genes[: space.n_genes]
     return Meaning(
         mask=space.mask(own),
@@ -64,8 +63,7 @@ def read(domain: Domain, genes: Vector) -> Meaning:
 
 def write(domain: Domain, meaning: Meaning) -> Vector:
     """Return the genome that means it; genes of frozen blocks get one value, so none drifts."""
-    assert domain.space is not None
-    genes = domain.space.with_mask(0.5 + 0.5 * meaning.logs, meaning.mask)
+    genes = domain.genomes.with_mask(0.5 + 0.5 * meaning.logs, meaning.mask)
     return np.concatenate([genes, np.clip(meaning.rest, 0.0, 1.0)])
 
 
@@ -99,8 +97,7 @@ def random_move(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> N
 
 def _lr(domain: Domain) -> int:
     """Position of the base rate within ``rest``, −1 where it is not searched."""
-    assert domain.space is not None
-    return -1 if domain.lr_index is None else domain.lr_index - domain.space.n_genes
+    return -1 if domain.lr_index is None else domain.lr_index - domain.genomes.n_genes
 
 
 def _shift(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
@@ -108,8 +105,7 @@ def _shift(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
     step = _SHIFT * float(rng.standard_normal())
     index = _lr(domain)
     if index >= 0:
-        assert domain.space is not None
-        low, high = domain.space.extra_bounds["lr"]
+        low, high = domain.genomes.extra_bounds["lr"]
         decades = float(np.log10(high / low))
         wanted = meaning.rest[index] + step / decades
         meaning.rest[index] = min(max(wanted, 0.0), 1.0)
@@ -140,8 +136,7 @@ def _boundary(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> No
 
 def _flip(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
     """Freeze a block, or let it train at the rate of the nearest block that trains."""
-    assert domain.space is not None
-    b = int(rng.integers(domain.space.n_freezable))
+    b = int(rng.integers(domain.genomes.n_freezable))
     active = np.flatnonzero(meaning.mask)
     if meaning.mask[b]:
         meaning.mask[b] = len(active) == 1
@@ -160,10 +155,9 @@ def _single(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None
 
 def _swap(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
     """Exchange the states of two neighbouring blocks."""
-    assert domain.space is not None
-    if domain.space.n_freezable < 2:
+    if domain.genomes.n_freezable < 2:
         return
-    b = int(rng.integers(domain.space.n_freezable - 1))
+    b = int(rng.integers(domain.genomes.n_freezable - 1))
     for state in (meaning.mask, meaning.logs):
         state[b], state[b + 1] = state[b + 1], state[b]
 

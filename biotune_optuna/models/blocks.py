@@ -115,8 +115,8 @@ def classifier_paths(model: nn.Module) -> tuple[str, ...]:
     getter = getattr(model, "get_classifier", None)
     found = getter() if callable(getter) else None
     heads = found if isinstance(found, list | tuple) else [found]  # or None
-    paths += [path for path, module in model.named_modules() if any(module is h for h in heads)]
     modules = dict(model.named_modules())
+    paths += [path for path, module in modules.items() if any(module is h for h in heads)]
     real = {p for p in paths if p in modules and _has_tensors(modules[p])}
     return tuple(p for p in dict.fromkeys(paths) if p in real and not _has_ancestor(p, real))
 
