@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["Cost", "RecipeSummary", "RunRecord", "Stored", "TrialRecord"]
+__all__ = ["Cost", "RecipeSummary", "RunRecord", "Stored", "TrialRecord", "as_mapping"]
 
 T = TypeVar("T")
 
@@ -173,6 +173,11 @@ class Stored:
         return data
 
 
+def as_mapping(value: object) -> Mapping[str, Any]:
+    """Return a mapping as it is, an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def _frozen(value: Any) -> Any:
     """Return a value of JSON with tuples for lists."""
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
@@ -202,14 +207,12 @@ class RecipeSummary(Stored):
     @classmethod
     def of(cls, data: object) -> RecipeSummary:
         """Read what was stored; what is absent or of another kind reads as absent."""
-        stored = data if isinstance(data, Mapping) else {}
-        multipliers = stored.get("multipliers")
-        if not isinstance(multipliers, Mapping):
-            multipliers = {}
+        stored = as_mapping(data)
+        multipliers = as_mapping(stored.get("multipliers")).items()
         return cls(
             lr=_number(stored.get("lr")),
             weight_decay=_number(stored.get("weight_decay")),
-            multipliers={str(block): float(m) for block, m in multipliers.items()},
+            multipliers={str(block): float(m) for block, m in multipliers},
         )
 
 

@@ -41,7 +41,7 @@ def run_search(
     name: str,
     stop: StopRequest,
 ) -> Outcome:
-    """Search genomes, trains the best few again, and tests the one with the best mean.
+    """Search genomes, train the best few again, and test the one with the best mean.
 
     The study of the search is kept under ``name``; interrupted, it goes on there.
 

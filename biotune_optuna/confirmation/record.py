@@ -26,6 +26,7 @@ from biotune_optuna.schema import (
     Cost,
     RecipeSummary,
     Stored,
+    as_mapping,
 )
 
 if TYPE_CHECKING:
@@ -308,8 +309,7 @@ class Confirmation(Stored):
     @classmethod
     def of(cls, user_attrs: Mapping[str, Any]) -> Confirmation:
         """Read a study's confirmation from its user attributes; an empty one where it has none."""
-        stored = user_attrs.get(CONFIRM_KEY)
-        return cls.from_dict(stored if isinstance(stored, Mapping) else {})
+        return cls.from_dict(as_mapping(user_attrs.get(CONFIRM_KEY)))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -367,9 +367,7 @@ def trainings(user_attrs: Mapping[str, Any]) -> dict[str, Training]:
     Args:
         user_attrs: User attributes of the study.
     """
-    before = user_attrs.get(LEDGER_KEY)
-    found = dict(before) if isinstance(before, Mapping) else {}
-    found |= {
+    found = dict(as_mapping(user_attrs.get(LEDGER_KEY))) | {
         key.removeprefix(LEDGER_PREFIX): value
         for key, value in user_attrs.items()
         if key.startswith(LEDGER_PREFIX)

@@ -25,6 +25,7 @@ from biotune_optuna.schema import (
     SPEC_KEY,
     Cost,
     TrialRecord,
+    as_mapping,
 )
 from biotune_optuna.storage.urls import StorageURL
 from biotune_optuna.study.rates import RateCheck
@@ -78,9 +79,7 @@ class StudyView:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """The stored specification, or an empty dict."""
-        stored = self.user_attrs.get(SPEC_KEY)
-        spec = stored.get("spec") if isinstance(stored, Mapping) else None
-        return dict(spec) if isinstance(spec, Mapping) else {}
+        return dict(as_mapping(as_mapping(self.user_attrs.get(SPEC_KEY)).get("spec")))
 
     @cached_property
     def confirmation(self) -> Confirmation:
@@ -245,8 +244,7 @@ class StudyView:
     @property
     def model_dir(self) -> str | None:
         """Folder of the exported winner, when it was exported."""
-        stored = self.user_attrs.get(MODEL_KEY)
-        path = stored.get("path") if isinstance(stored, Mapping) else None
+        path = as_mapping(self.user_attrs.get(MODEL_KEY)).get("path")
         return str(path) if path else None
 
     @property
@@ -280,9 +278,8 @@ class StudyView:
     @property
     def rate_check(self) -> RateCheck:
         """What showed between which bounds base rates are searched; empty if that was given."""
-        stored = self.user_attrs.get(SPEC_KEY)
-        found = stored.get("rates") if isinstance(stored, Mapping) else None
-        return RateCheck.from_dict(found if isinstance(found, Mapping) else {})
+        stored = as_mapping(self.user_attrs.get(SPEC_KEY))
+        return RateCheck.from_dict(as_mapping(stored.get("rates")))
 
     @property
     def confirm_seconds(self) -> float:

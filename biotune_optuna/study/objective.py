@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -51,6 +52,7 @@ class Observer(Protocol):
         """Outside the search: training ``done`` of ``total`` of a stage begins."""
 
 
+@dataclass(eq=False)
 class Objective:
     """The value of a genome: its mean validation score over the study's (fold, seed) runs.
 
@@ -66,18 +68,11 @@ class Objective:
             run's best epoch on the validation images (rows the true classes).
     """
 
-    def __init__(
-        self,
-        setup: Setup,
-        *,
-        observer: Observer | None = None,
-        checkpoint: Callable[[], None] | None = None,
-        on_evaluated: Callable[[optuna.Trial, list[list[int]] | None], None] | None = None,
-    ) -> None:
-        self.setup = setup
-        self.observer = observer
-        self.checkpoint = checkpoint
-        self.on_evaluated = on_evaluated
+    setup: Setup
+    _: KW_ONLY
+    observer: Observer | None = None
+    checkpoint: Callable[[], None] | None = None
+    on_evaluated: Callable[[optuna.Trial, list[list[int]] | None], None] | None = None
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Evaluate one trial.
@@ -110,7 +105,7 @@ class Objective:
                 self.on_evaluated(trial, self._confusion(runs[0], made[0]))
 
     def _run(self, trial: optuna.Trial, recipe: Recipe, run: SearchRun) -> RunResult:
-        """One training; ``callback`` stops it where Optuna's pruner does."""
+        """Make one training; ``callback`` stops it where Optuna's pruner does."""
         setup = self.setup
         train, val = setup.splits.run(run.fold)
 

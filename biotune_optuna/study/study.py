@@ -152,9 +152,7 @@ def create_study(
     """
     backend = _backend(storage)
     name = name or default_name(spec.model, spec.data)
-    known = _stored_spec(backend, name)
-    if known is not None:
-        _check_same(name, known, spec, fingerprints=False)
+    _check_same(name, _stored_spec(backend, name), spec, fingerprints=False)
     setup = prepare(spec, source=source, device=device, cache_dir=cache_dir)
     return study_of(setup, storage=backend, name=name)
 
@@ -316,9 +314,7 @@ def _with_rates(setup: Setup, bounds: tuple[float, float] | None) -> Setup:
 
 
 def _backend(storage: Storage) -> optuna.storages.BaseStorage:
-    if isinstance(storage, optuna.storages.BaseStorage):
-        return storage
-    return open_storage(storage)
+    return storage if isinstance(storage, optuna.storages.BaseStorage) else open_storage(storage)
 
 
 def _sampler(setup: Setup) -> BioTuneSampler:

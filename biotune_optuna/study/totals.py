@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Totals", "count", "count_trials"]
 
 # Looking a member up in its class costs more than all else that counting does.
-_DONE, _RUNNING, _FAIL = (
-    (TrialState.COMPLETE, TrialState.PRUNED),
-    TrialState.RUNNING,
-    TrialState.FAIL,
-)
+_DONE = TrialState.COMPLETE, TrialState.PRUNED
+_RUNNING, _FAIL = TrialState.RUNNING, TrialState.FAIL
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +43,7 @@ class Totals:
 
 def count(study: optuna.Study) -> Totals:
     """Count the trials of a study as they are now (one read of the storage)."""
-    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    return count_trials(trials)
+    return count_trials(study._storage.get_all_trials(study._study_id, deepcopy=False))
 
 
 def count_trials(trials: Sequence[FrozenTrial]) -> Totals:
