@@ -375,6 +375,7 @@ def trainings(user_attrs: Mapping[str, Any]) -> dict[str, Training]:
     return {n: Training.from_dict(one) for n, one in found.items() if isinstance(one, Mapping)}
 
 
+@dataclass(frozen=True)
 class Ledger:
     """Trainings by name: in a study, where other processes see them, or in memory.
 
@@ -384,17 +385,16 @@ class Ledger:
         study: The study; None keeps them in memory.
     """
 
-    def __init__(self, study: optuna.Study | None = None) -> None:
-        self._study = study
-        self._own: dict[str, Training] = {}
+    study: optuna.Study | None = None
+    _own: dict[str, Training] = field(default_factory=dict, init=False)
 
     def read(self) -> Mapping[str, Training]:
         """Return what has been trained, by whomever."""
-        return self._own if self._study is None else trainings(self._study.user_attrs)
+        return self._own if self.study is None else trainings(self.study.user_attrs)
 
     def add(self, name: str, training: Training) -> None:
         """Write a training down."""
-        if self._study is None:
+        if self.study is None:
             self._own[name] = training
         else:
-            self._study.set_user_attr(LEDGER_PREFIX + name, training.to_dict())
+            self.study.set_user_attr(LEDGER_PREFIX + name, training.to_dict())

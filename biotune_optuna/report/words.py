@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 
+_Side = list[tuple[str, str]]  # a rival in words, and a sentence on how it did
+
+
 def verdict(view: StudyView) -> Verdict:
     """Return what a study has found so far, never more than its numbers carry.
 
@@ -150,11 +153,9 @@ def _test_sentence(view: StudyView) -> str:
     )
 
 
-def _against(
-    view: StudyView, winner: Contender
-) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[tuple[str, str]]]:
-    """Pairs (rival, sentence) that the winner beats clearly, is level with, or loses to."""
-    sides: tuple[list[tuple[str, str]], ...] = ([], [], [])
+def _against(view: StudyView, winner: Contender) -> tuple[_Side, _Side, _Side]:
+    """Return the rivals that the winner beats clearly, is level with, or loses to."""
+    ahead, level, behind = _Side(), _Side(), _Side()
     for against, (difference, low, high, p) in view.paired.items():
         other = view.confirmation.contender(against)
         method = other.method if other else against
@@ -165,16 +166,16 @@ def _against(
         between += f", p = {p:.2g}" if math.isfinite(p) else ""
         size = view.say_difference(abs(difference), sign=False)
         if low > 0:
-            sides[0].append((name, f"It is {size} better than {name} ({between})."))
+            ahead.append((name, f"It is {size} better than {name} ({between})."))
         elif high < 0:
-            sides[2].append((name, f"It is {size} worse than {name} ({between})."))
+            behind.append((name, f"It is {size} worse than {name} ({between})."))
         else:
             where = "ahead of" if difference >= 0 else "behind"
             apart = f"{size} {where}" if any(c in "123456789" for c in size) else "level with"
-            sides[1].append(
+            level.append(
                 (name, f"It is {apart} {name}; the test cannot tell them apart ({between}).")
             )
-    return sides[0], sides[1], sides[2]
+    return ahead, level, behind
 
 
 def describe_trial(view: StudyView, trial: FrozenTrial) -> str:
