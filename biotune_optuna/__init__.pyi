@@ -1,5 +1,6 @@
 from ._version import __version__
-from .confirmation.confirm import ConfirmPlan, confirm
+from .confirmation.confirm import confirm
+from .confirmation.plan import ConfirmPlan
 from .confirmation.record import Confirmation
 from .confirmation.winner import export_winner
 from .data.sources.open import open_images

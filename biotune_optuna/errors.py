@@ -6,8 +6,6 @@ right. The command line prints the message and exits with code 2.
 
 from __future__ import annotations
 
-__all__ = ["BioTuneError", "DataError", "ModelError", "StorageError", "StudyError"]
-
 
 class BioTuneError(Exception):
     """Base of all errors that are the user's to mend."""

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from biotune_optuna.errors import BioTuneError, StorageError, StudyError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["check_lookup", "check_output", "replace_file", "replace_text"]
 
 
 def check_lookup(path: Path, error: type[BioTuneError] = BioTuneError) -> None:

@@ -5,21 +5,19 @@ Pure NumPy; an Optuna trial or study is only ever passed in. `GenomeSpace` has t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.recipe import BlockLike, BlockRecipe, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import optuna
-    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["USUAL_RATES", "Genome", "GenomeSpace", "Variant"]
 
 Variant = Literal["exponential", "scaled", "normalized", "discriminative"]
 Range = tuple[float, float]

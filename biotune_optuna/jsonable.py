@@ -12,8 +12,6 @@ import numpy as np
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["make_plain", "plain_value"]
-
 
 def plain_value(value: Any) -> Any:
     """NumPy scalars as Python's numbers, paths as text, sequences and arrays as tuples of these."""

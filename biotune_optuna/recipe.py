@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -15,11 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from biotune_optuna.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import nn
 
-__all__ = ["BlockLike", "BlockRecipe", "Recipe", "describe"]
 
 SCHEMA_VERSION = 1
 

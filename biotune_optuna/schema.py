@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["Cost", "RecipeSummary", "RunRecord", "Stored", "TrialRecord", "as_mapping"]
 
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,23 +12,10 @@ import click
 from biotune_optuna.errors import StudyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import optuna
 
     from biotune_optuna.study.stop import StopRequest
     from biotune_optuna.study.study import TuningStudy
-
-__all__ = [
-    "check_apart",
-    "check_no_comparison",
-    "folder_of",
-    "load_tuning",
-    "open_study",
-    "quieten_optuna",
-    "stoppable",
-    "study_name",
-]
 
 
 def quieten_optuna() -> None:

@@ -16,18 +16,6 @@ if TYPE_CHECKING:
 else:  # in older releases of click it is not generic
     FloatType = RangeType = click.ParamType
 
-__all__ = [
-    "DURATION",
-    "Rates",
-    "RivalsCommand",
-    "device_option",
-    "display_option",
-    "elsewhere_options",
-    "out_option",
-    "storage_option",
-    "study_options",
-    "together",
-]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 

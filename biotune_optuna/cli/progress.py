@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -24,8 +25,6 @@ from biotune_optuna.report.view import StudyView, as_view, seconds
 from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from biotune_optuna.study.stop import StopRequest
     from biotune_optuna.study.study import TuningStudy
 
-__all__ = ["Progress", "search"]
 
 Mode = Literal["auto", "rich", "plain", "json", "off"]
 

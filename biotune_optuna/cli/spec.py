@@ -14,7 +14,6 @@ from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 if TYPE_CHECKING:
     from biotune_optuna.study.spec import StudySpec
 
-__all__ = ["baseline_options", "make_spec", "protocol_options", "spec_options"]
 
 _TASK = (
     click.option("--data", required=True, help="Folder with a folder per class, CSV file or name."),

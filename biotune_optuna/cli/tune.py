@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,8 +28,6 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.files import check_output
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from biotune_optuna.report.view import StudyView
     from biotune_optuna.study.spec import StudySpec
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from biotune_optuna.compare.plan import Contender
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["FACTORS", "ablations", "references"]
 
 BASES: Final = {"biotune": {}, "paper": {"preset": "paper"}}
 """The default strategy, and the paper's operators on the same protocol."""

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from biotune_optuna.study.spec import SearchRun
     from biotune_optuna.study.stop import StopRequest
 
-__all__ = ["run_budget"]
 
 RATES, DECAYS = (1e-5, 1e-1), (1e-6, 1e-1)
 """Bounds of base rate (a decade beyond what rivals try by themselves) and of weight decay (from

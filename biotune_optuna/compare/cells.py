@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,8 @@ from biotune_optuna.storage.urls import scrub
 from biotune_optuna.study.stale import StaleTrials, end_trial
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from biotune_optuna.compare.plan import Cell
 
-__all__ = ["Board"]
 
 _REPEATS = IntDistribution(0, 10**6)
 _PAUSE = 0.2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -11,12 +12,8 @@ from biotune_optuna.compare.rows import BUDGET_SUFFIX
 from biotune_optuna.page.style import BLACK, BLUE, GREY, ORANGE, finish, safe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from biotune_optuna.compare.statistics import Effect
     from biotune_optuna.compare.tables import Contrast, Entry, Task
-
-__all__ = ["contrasts_figure", "cost_figure", "scores_figure"]
 
 
 def scores_figure(task: Task) -> go.Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,11 @@ from biotune_optuna.page.parts import Figure, Heading, Part, Table, Text, markdo
 from biotune_optuna.page.text import count, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from biotune_optuna.compare.plan import Comparison
     from biotune_optuna.compare.rows import Row
     from biotune_optuna.compare.statistics import Effect
     from biotune_optuna.compare.tables import Contrast, Entry, Task
 
-__all__ = ["write_comparison"]
 
 _TESTS = {
     "corrected t": "paired t with the correction of Nadeau and Bengio for resampled splits",

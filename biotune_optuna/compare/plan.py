@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from biotune_optuna.compare.rows import BUDGET_SUFFIX
 from biotune_optuna.data.sources.named import NAMED, split_root
@@ -13,11 +14,6 @@ from biotune_optuna.errors import ModelError, StudyError
 from biotune_optuna.jsonable import plain_value
 from biotune_optuna.methods.registry import methods
 from biotune_optuna.study.spec import StudySpec, default_name
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["SEARCHERS", "Cell", "Comparison", "Contender", "contender"]
 
 SEARCHERS: Final = ("random", "tpe", "cma-es", "gp", "nsga-ii")
 """Optuna's own samplers, on the genome space of BioTune."""

@@ -5,18 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from biotune_optuna.errors import DataError
 from biotune_optuna.files import replace_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = ["BUDGET_SUFFIX", "Outcome", "Row", "read_csv", "write_csv"]
 
 BUDGET_SUFFIX = "@budget"
 """Ends the name of a method that was given the search's total budget."""

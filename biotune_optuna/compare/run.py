@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -27,14 +29,11 @@ from biotune_optuna.study.stop import Stopped, StopRequest
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
 
-    from biotune_optuna.data.sources.open import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.spec import StudySpec
 
-__all__ = ["CellProgress", "read_rows", "run_comparison"]
 
 _logger = logging.getLogger(__name__)
 

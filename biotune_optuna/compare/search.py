@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import optuna
 from optuna.trial import TrialState
 
 from biotune_optuna.compare.rows import Outcome
-from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm
+from biotune_optuna.confirmation.confirm import confirm
+from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import SPEC_KEY, Cost, TrialRecord
@@ -19,8 +21,6 @@ from biotune_optuna.study.setup import split
 from biotune_optuna.study.study import study_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.compare.plan import Comparison, Contender
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.stop import StopRequest
     from biotune_optuna.study.study import TuningStudy
-
-__all__ = ["charge", "fresh_seed", "run_search", "searcher", "varied"]
 
 
 def run_search(

@@ -7,16 +7,11 @@ docs/compare.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-__all__ = ["Effect", "corrected_t", "holm", "mean_interval", "mean_ranks", "signed_rank"]
+from numpy.typing import NDArray
 
 LEVEL = 0.95
 _FEWEST_RANKED = 6  # repeats from which a signed-rank interval of 95 % exists

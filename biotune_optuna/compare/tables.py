@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,8 @@ from biotune_optuna.compare.statistics import (
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from biotune_optuna.compare.plan import Comparison
 
-__all__ = ["CONFIRMATORY", "Contrast", "Entry", "Summary", "Task", "summarise"]
 
 OF_A_TASK = ("data", "model", "weights", "metric", "classes", "official")
 OF_A_REPEAT = ("seed", "train", "val", "pool")

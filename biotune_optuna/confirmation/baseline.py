@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,10 @@ from biotune_optuna.schema import Cost
 from biotune_optuna.study.spec import at_least
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from biotune_optuna.confirmation.record import Contender, TestResult
     from biotune_optuna.methods.base import Setting
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.setup import Setup
-
-__all__ = ["Baseline", "run_baseline"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.sampler.ranking import rank_finished
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.confirmation.record import Contender
     from biotune_optuna.recipe import Recipe
     from biotune_optuna.study.study import TuningStudy
-
-__all__ = ["choose", "leading"]
 
 
 def leading(

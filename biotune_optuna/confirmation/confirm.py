@@ -12,6 +12,7 @@ import dataclasses
 import datetime
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -26,8 +27,6 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.schema import LOOKS_KEY, Cost, TrialRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     import numpy as np
     from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from biotune_optuna.recipe import Recipe
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.study import TuningStudy
-
-__all__ = ["ConfirmPlan", "confirm", "train_winner"]
 
 _MOST_CONFUSION = 60  # classes, with which the winner's confusion matrix still leaves room
 

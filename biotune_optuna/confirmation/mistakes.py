@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotune_optuna.confirmation.record import Mistake
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from biotune_optuna.data.sources.image_source import ImageSource
-
-__all__ = ["list_mistakes"]
 
 
 def list_mistakes(

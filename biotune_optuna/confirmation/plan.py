@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import make_plain
 from biotune_optuna.methods.registry import methods
 from biotune_optuna.study.spec import at_least
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["ConfirmPlan", "further_rate"]
 
 
 @dataclass(frozen=True, kw_only=True)

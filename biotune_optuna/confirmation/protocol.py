@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotune_optuna.confirmation.plan import further_rate
 from biotune_optuna.confirmation.record import Contender, Ledger, TestResult, Training
@@ -26,17 +28,12 @@ from biotune_optuna.schema import Cost, RecipeSummary
 from biotune_optuna.study.objective import recipe_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
     from biotune_optuna.finetune.results import EpochRecord, RunResult
     from biotune_optuna.methods.base import Setting
     from biotune_optuna.recipe import Recipe
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.setup import Setup
 
-__all__ = ["Contest", "Entrant", "Unit", "setting_words"]
 
 _log = logging.getLogger("biotune_optuna.study")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,23 +30,12 @@ from biotune_optuna.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import optuna
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.finetune.results import RunResult
     from biotune_optuna.recipe import BlockLike
 
-__all__ = [
-    "Confirmation",
-    "Contender",
-    "Ledger",
-    "Mistake",
-    "TestResult",
-    "Training",
-    "trainings",
-]
 
 _MOST_STORED = 60_000  # bytes; an attribute of a study holds 64 KB on MySQL
 

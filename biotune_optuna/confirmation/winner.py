@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.study import TuningStudy
 
-__all__ = ["check_export", "export_winner"]
 
 _log = logging.getLogger("biotune_optuna.export")
 

@@ -10,8 +10,6 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["affine"]
-
 
 def affine(images: Tensor, theta: Tensor, *, mode: str, padding: str) -> Tensor:
     """Resample each image by its own affine map.

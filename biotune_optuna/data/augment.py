@@ -18,7 +18,6 @@ from biotune_optuna.errors import DataError
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-__all__ = ["AUGMENTATIONS", "augment"]
 
 AUGMENTATIONS = ("none", "flip", "crop-flip", "trivial")
 """Names of the policies: nothing; mirrored half the time; mirrored and a random part of 50 % to all

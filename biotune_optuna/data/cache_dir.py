@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["default_cache_dir"]
-
 
 def default_cache_dir() -> Path:
     """``$BIOTUNE_CACHE``, else ``biotune-optuna`` in the user's cache folder."""

@@ -15,24 +15,12 @@ import threading
 import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from biotune_optuna.errors import DataError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-__all__ = [
-    "DECODE_ERRORS",
-    "IMAGE_SUFFIXES",
-    "MAX_PIXELS",
-    "decode_image",
-    "preprocess",
-    "read_image",
-]
 
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, in pixels (width times height)."""

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from biotune_optuna.data.augment import AUGMENTATIONS, augment
-from biotune_optuna.data.pixels import PixelStore
+from biotune_optuna.data.augment import augment
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-__all__ = ["AUGMENTATIONS", "DeviceImages", "Normalize", "PixelStore", "augment", "to_device"]
+    from biotune_optuna.data.pixels import PixelStore
 
 # Share of a device's free memory that images may take up when resident="auto": the rest is for
 # weights, activations and cached prefixes.

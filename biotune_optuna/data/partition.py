@@ -7,20 +7,16 @@ the seed and on nothing else but what the images are.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from biotune_optuna.data.sources.image_source import ImageSource
 
     Indices = NDArray[np.int64]
-
-__all__ = ["GroupDealer", "StratifiedDealer"]
 
 
 class StratifiedDealer:

@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.decode import check_geometry, preprocess
@@ -30,13 +32,8 @@ from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
-
     from biotune_optuna.data.sources.image_source import ImageSource
 
-__all__ = ["PixelStore"]
 
 _logger = logging.getLogger("biotune_optuna.data")
 

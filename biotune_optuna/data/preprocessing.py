@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from biotune_optuna.data.decode import check_geometry
 from biotune_optuna.errors import DataError, ModelError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["Preprocessing"]
 
 SCHEMA_VERSION = 1
 _AMP = ("auto", "off", "bf16", "fp16")

@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotune_optuna.data.partition import GroupDealer, StratifiedDealer
 from biotune_optuna.data.sources.image_source import SPLIT_NAMES, ImageSource
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     Indices = NDArray[np.int64]
 
-__all__ = ["Duplicate", "Splits", "make_splits"]
 
 _logger = logging.getLogger("biotune_optuna.data")
 

@@ -17,7 +17,6 @@ from biotune_optuna.data.affine import affine
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-__all__ = ["OPERATIONS", "apply_operations", "trivial_augment"]
 
 _MOVES = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 _BLENDS = ("brightness", "color", "contrast", "sharpness")

@@ -9,16 +9,19 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import optuna
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm, train_winner
+from biotune_optuna.confirmation.confirm import confirm, train_winner
+from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.protocol import Contest, Entrant
 from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator import persistence as keeping
@@ -37,16 +40,11 @@ from biotune_optuna.study.spec import StudySpec, default_name
 from biotune_optuna.study.study import TuningStudy, check_end, create_study, read_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
     from sklearn.utils import Tags
 
     from biotune_optuna.confirmation.record import Confirmation
-    from biotune_optuna.data.sources.open import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
     from biotune_optuna.recipe import Recipe
-
-__all__ = ["BioTuneClassifier"]
 
 
 class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from biotune_optuna.data.sources.arrays import channels_last, check_labels, to_uint8
-from biotune_optuna.data.sources.open import ImageSource, open_images
+from biotune_optuna.data.sources.image_source import ImageSource
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import ArrayLike, NDArray
-
-__all__ = ["InputError", "Scale", "images_of", "training_images"]
 
 Scale = float | None
 """What a float value of 1 stands for in [0, 255]: 255 for images in [0, 1], 1 for [0, 255]."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +19,6 @@ from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export import Predictor, export_model, load_exported
 from biotune_optuna.files import replace_text
 from biotune_optuna.jsonable import plain_value
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-__all__ = ["plain", "read", "write"]
 
 SCHEMA_VERSION = 1
 ESTIMATOR, MODEL = "estimator.json", "model"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from biotune_optuna.schema import TrialRecord
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-__all__ = ["results_of", "snapshot"]
 
 _ATTRIBUTES = ("role", "generation", "frozen", "trainable_pct")
 

@@ -6,24 +6,21 @@ evaluated, duplicates left out, and one of the best genomes evaluated again on n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotune_optuna.evolution import moves, paper, surrogate
 from biotune_optuna.evolution.generation import Proposal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
     from biotune_optuna.evolution.domain import Domain
     from biotune_optuna.evolution.generation import Archive, Vector
     from biotune_optuna.evolution.settings import SearchSettings
 
-__all__ = ["Landscape", "best_candidate", "choose_reevaluation", "structured_child"]
 
 # All four were chosen by hand while the preset was developed; no measurement of them is kept.
 _FRESH = 0.1  # chance of a random genome, so that no part of the space is given up

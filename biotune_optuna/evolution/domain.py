@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from biotune_optuna.evolution.generation import Vector
     from biotune_optuna.genome import GenomeSpace
-
-__all__ = ["Domain"]
 
 
 @dataclass(frozen=True, slots=True)

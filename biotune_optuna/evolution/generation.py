@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
-
-__all__ = ["Archive", "Generation", "Individual", "Proposal", "Role", "Vector"]
 
 Vector = NDArray[np.float64]
 Role = Literal[

@@ -15,8 +15,6 @@ from biotune_optuna.recipe import Recipe
 if TYPE_CHECKING:
     from biotune_optuna.genome import Genome, GenomeSpace
 
-__all__ = ["informed_genomes"]
-
 
 def informed_genomes(space: GenomeSpace) -> list[Genome]:
     """Return well-known recipes as genomes, the most promising first.

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from biotune_optuna.evolution.domain import Domain
     from biotune_optuna.evolution.generation import Vector
 
-__all__ = ["Meaning", "crossover", "random_move", "read", "write"]
 
 _SHIFT, _TILT, _SINGLE = 0.3, 0.25, 0.35  # decades, standard deviation of a step
 _REST = 0.15  # the same for a parameter that is no gene, as a share of its range

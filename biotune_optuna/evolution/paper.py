@@ -14,23 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from biotune_optuna.evolution.generation import Vector
-
-__all__ = [
-    "adopt",
-    "cross",
-    "displacement",
-    "draw_parents",
-    "exploit",
-    "extinction",
-    "immigrant",
-    "mutate",
-    "switch_choices",
-]
 
 
 def immigrant(size: int, rng: np.random.Generator) -> Vector:

@@ -7,8 +7,6 @@ from typing import Any, Literal, get_args
 
 from biotune_optuna.errors import StudyError
 
-__all__ = ["Preset", "SearchSettings"]
-
 Preset = Literal["default", "paper"]
 
 

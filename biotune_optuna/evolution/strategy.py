@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from biotune_optuna.evolution.generation import Generation, Individual, Role
     from biotune_optuna.evolution.settings import SearchSettings
 
-__all__ = ["beaten", "current", "plan", "propose", "slot_rng", "survivors"]
 
 # Step 2e: how often an invalid child is made anew before it is repaired. The papers do not say.
 _REDRAWS = 20

@@ -17,14 +17,12 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from biotune_optuna.evolution.domain import Domain
     from biotune_optuna.evolution.generation import Vector
 
-__all__ = ["Model", "features", "fit", "normal_scores"]
 
 # The likelihood chooses among these, one row at a time. Rounding changes a choice from a grid only
 # where two likelihoods are equal, so that other processors make the same trials. Features are of

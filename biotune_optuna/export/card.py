@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from biotune_optuna.data.preprocessing import Preprocessing
     from biotune_optuna.recipe import Recipe
 
-__all__ = ["render_card"]
 
 _SHOWN_CLASSES = 50
 _DEFAULTS: dict[str, str] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,9 @@ from biotune_optuna.models.weights import create_model
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import torch
     from torch import nn
 
-__all__ = ["check_target", "export_model", "load_exported"]
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
 PREPROCESSING, RECIPE, CARD = "preprocessing.json", "recipe.json", "README.md"

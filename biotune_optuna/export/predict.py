@@ -6,7 +6,7 @@ import copy
 import csv
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from biotune_optuna.data.decode import (
@@ -23,7 +24,8 @@ from biotune_optuna.data.decode import (
     preprocess,
     read_image,
 )
-from biotune_optuna.data.loaders import DeviceImages, PixelStore
+from biotune_optuna.data.loaders import DeviceImages
+from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.files import replace_text
@@ -31,16 +33,11 @@ from biotune_optuna.finetune.device import amp_dtype, channels_last, kernels, re
 from biotune_optuna.finetune.feeds import probabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     import torch
-    from numpy.typing import NDArray
     from torch import nn
 
     from biotune_optuna.data.preprocessing import Preprocessing
     from biotune_optuna.recipe import Recipe
-
-__all__ = ["Prediction", "Predictor", "write_csv"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

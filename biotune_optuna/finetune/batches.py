@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +13,8 @@ from torch import nn
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from biotune_optuna.finetune.settings import TrainSettings
 
-__all__ = ["BatchSampler", "Indices", "Loss", "Mix", "class_weights", "mixer", "parts"]
 
 Indices = NDArray[np.int64]
 Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

@@ -7,30 +7,13 @@ import gc
 import os
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
 from biotune_optuna.errors import BioTuneError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-__all__ = [
-    "ONE_AT_A_TIME",
-    "PeakMemory",
-    "amp_dtype",
-    "autocast",
-    "channels_last",
-    "full_precision",
-    "isolated_randomness",
-    "kernels",
-    "out_of_memory",
-    "release_memory",
-    "resolve_device",
-    "with_less",
-]
 
 ONE_AT_A_TIME = threading.RLock()
 """Held while a network trains or predicts: dropout and torchvision's mixing draw from torch's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,8 +14,6 @@ from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.device import autocast, release_memory, with_less
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from biotune_optuna.finetune.prefix.cut import Features
     from biotune_optuna.finetune.prefix.plan import CachedPrefix
 
-__all__ = ["Feed", "Images", "PixelFeed", "PrefixFeed", "probabilities"]
 
 _log = logging.getLogger("biotune_optuna.finetune")
 

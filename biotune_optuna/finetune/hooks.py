@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from biotune_optuna.finetune.loop import Run
 
-__all__ = ["Hooks"]
-
 
 class Hooks:
     """Called by the training loop; these change nothing, so that a run trains its recipe.

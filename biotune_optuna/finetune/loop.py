@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,6 @@ from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.models.states import copy_into
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
     from biotune_optuna.finetune.batches import BatchSampler, Indices, Loss
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
     OnEpoch = Callable[[EpochRecord], object]
 
-__all__ = ["Run"]
 
 _log = logging.getLogger("biotune_optuna.finetune")
 

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
-
     Labels = NDArray[np.int64]
     Probabilities = NDArray[np.float32] | NDArray[np.float64]
-
-__all__ = ["METRICS", "Metric", "check", "report", "score", "worst"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from biotune_optuna.models.states import one_line
 if TYPE_CHECKING:
     from biotune_optuna.finetune.settings import TrainSettings
 
-__all__ = ["Schedule", "build_optimizer", "check_optimizer"]
 
 # torch's own optimisers that have a fused kernel; timm's names for them
 _FUSED = ("adam", "adamw", "sgd", "nesterov", "momentum")

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from biotune_optuna.finetune.settings import TrainSettings
 
-__all__ = [
-    "EpochRecord",
-    "Held",
-    "RunResult",
-    "StopTraining",
-    "Stopped",
-    "charge",
-    "epochs_of_final_run",
-    "standard_error",
-]
 
 Stopped = Literal["finished", "patience", "diverged", "callback"]
 

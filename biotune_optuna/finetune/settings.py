@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.metrics import METRICS
 from biotune_optuna.jsonable import make_plain
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["TrainSettings"]
 
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "schedule": ("constant", "cosine", "linear", "tanh", "step"),

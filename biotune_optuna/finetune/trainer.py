@@ -6,10 +6,12 @@ import contextlib
 import copy
 import dataclasses
 import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from biotune_optuna.errors import DataError, ModelError
 from biotune_optuna.finetune import metrics
@@ -34,9 +36,6 @@ from biotune_optuna.models.states import all_tensors, fresh_eval, restore
 from biotune_optuna.models.weights import reset_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
     from torch import nn
 
     from biotune_optuna.finetune.batches import Indices

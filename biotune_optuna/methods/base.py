@@ -6,7 +6,7 @@ PyTorch is imported by what trains, not by this module: help and plans name meth
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -15,15 +15,12 @@ from biotune_optuna.finetune.hooks import Hooks
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from numpy.typing import ArrayLike
 
     from biotune_optuna.finetune.results import EpochRecord, RunResult
     from biotune_optuna.finetune.trainer import Trainer
     from biotune_optuna.recipe import BlockLike
 
-__all__ = ["RATES", "Method", "Setting", "Task", "lr_and_decay"]
 
 Setting = Mapping[str, float]
 """What a method may be tuned by, JSON-ready: ``lr``; what the method has of its own, such as

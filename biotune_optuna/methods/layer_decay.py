@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from biotune_optuna.methods.base import Method, Setting, lr_and_decay
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from biotune_optuna.recipe import BlockLike
 
 RATES_AND_DECAYS = ((1e-3, 0.75), (3e-3, 0.65), (3e-3, 0.75), (3e-3, 0.9), (1e-2, 0.75))

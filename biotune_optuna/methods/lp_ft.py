@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from biotune_optuna.finetune.hooks import Hooks
@@ -10,8 +11,6 @@ from biotune_optuna.methods.base import Method, lr_and_decay
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
     from biotune_optuna.finetune.loop import Run

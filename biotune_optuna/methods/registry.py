@@ -16,7 +16,6 @@ from biotune_optuna.errors import BioTuneError
 if TYPE_CHECKING:
     from biotune_optuna.methods.base import Method
 
-__all__ = ["ENTRY_POINTS", "get_method", "methods", "register"]
 
 _log = logging.getLogger("biotune_optuna.methods")
 

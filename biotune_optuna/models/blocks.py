@@ -31,8 +31,6 @@ from torch import Tensor, nn
 from biotune_optuna.errors import ModelError
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
-__all__ = ["Block", "classifier_paths", "model_blocks", "output_layers"]
-
 MIN_BLOCKS = 4
 
 Group = list[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +17,8 @@ from biotune_optuna.models import packages
 from biotune_optuna.models.states import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from timm.models import PretrainedCfg
 
-__all__ = ["clear_errors", "location", "n_classes"]
 
 PROBE_SECONDS = 5.0  # for one connection
 PATIENCE_SECONDS = 12.0  # for all: a name server or a row of silent addresses takes its own time

@@ -16,17 +16,6 @@ from biotune_optuna.errors import ModelError
 from biotune_optuna.files import check_lookup
 from biotune_optuna.models.blocks import output_layers
 
-__all__ = [
-    "all_tensors",
-    "copy_into",
-    "digest",
-    "fresh_eval",
-    "load_strictly",
-    "one_line",
-    "read_state_dict",
-    "restore",
-]
-
 logger = logging.getLogger("biotune_optuna.models")
 
 # Where training scripts put the state dict inside a checkpoint; averaged weights first, as timm.

@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -31,11 +32,6 @@ from biotune_optuna.models.states import (
     one_line,
     read_state_dict,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-__all__ = ["LoadedModel", "check_name", "create_model", "meta_model", "reset_head"]
 
 logger = logging.getLogger("biotune_optuna.models")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -10,11 +11,7 @@ from biotune_optuna._version import __version__
 from biotune_optuna.page.parts import TEMPLATES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from biotune_optuna.page.parts import Part
-
-__all__ = ["document"]
 
 
 def document(

@@ -10,6 +10,7 @@ name that comes from a file or a folder is always shown as text. Only `Markdown`
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import unescape
 from textwrap import dedent
@@ -20,27 +21,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from biotune_optuna.page.style import at_height
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import plotly.graph_objects as go
 
-__all__ = [
-    "Bars",
-    "Code",
-    "Facts",
-    "Figure",
-    "Heading",
-    "Items",
-    "Markdown",
-    "Part",
-    "Section",
-    "Table",
-    "Text",
-    "Tiles",
-    "Verdict",
-    "markdown",
-    "texts",
-]
 
 TEMPLATES = Environment(
     loader=PackageLoader("biotune_optuna.page", "assets"),

@@ -6,11 +6,10 @@ role has a symbol of its own as well, so that a grey print still reads.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import plotly.graph_objects as go
 
 BLACK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"

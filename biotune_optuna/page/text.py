@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "duration", "label", "plural"]
-
 
 def duration(total: float) -> str:
     """Seconds in words: ``20 ms``, ``8.2 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``.

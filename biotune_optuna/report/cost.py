@@ -12,8 +12,6 @@ from biotune_optuna.schema import ENDED_KEY
 if TYPE_CHECKING:
     from biotune_optuna.report.view import StudyView
 
-__all__ = ["time_spent"]
-
 
 def time_spent(view: StudyView) -> dict[str, float]:
     """Return seconds per kind of work, summed over workers; kinds that took no time are absent.

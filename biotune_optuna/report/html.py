@@ -19,8 +19,6 @@ from biotune_optuna.report.words import search_sentences, verdict
 if TYPE_CHECKING:
     from optuna import Study
 
-__all__ = ["write_report"]
-
 
 def write_report(study: Study | StudyView, path: str | Path) -> Path:
     """Write a study's report as one self-contained HTML file.

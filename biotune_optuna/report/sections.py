@@ -21,7 +21,6 @@ from biotune_optuna.schema import TrialRecord
 if TYPE_CHECKING:
     from biotune_optuna.report.view import StudyView
 
-__all__ = ["CHAPTERS", "Chapter", "tiles"]
 
 MAX_CLASS_ROWS = 20
 

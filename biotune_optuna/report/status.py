@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, TypedDict
 
@@ -15,11 +16,8 @@ from biotune_optuna.schema import TOTAL_KEY, TrialRecord
 from biotune_optuna.storage.lease import read_holder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from optuna import Study
 
-__all__ = ["StudyStatus", "format_status", "study_status"]
 
 RECENT = 20
 _STATES = ("complete", "pruned", "fail", "running", "waiting")

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from biotune_optuna.confirmation.statistics import PairedTest
     from biotune_optuna.genome import GenomeSpace
 
-__all__ = ["NothingToShow", "StudyView", "as_view"]
 
 ACCURACIES = frozenset({"accuracy", "macro_accuracy"})
 _METRIC_WORDS = {

@@ -18,15 +18,6 @@ if TYPE_CHECKING:
     from biotune_optuna.confirmation.record import Contender
     from biotune_optuna.report.view import StudyView
 
-__all__ = [
-    "SearchTotals",
-    "cost_sentences",
-    "method_words",
-    "search_sentences",
-    "search_totals",
-    "verdict",
-]
-
 
 _Side = list[tuple[str, str]]  # a rival in words, and a sentence on how it did
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotune_optuna.evolution.generation import Archive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
-
     from biotune_optuna.evolution.domain import Domain
     from biotune_optuna.evolution.generation import Individual
-
-__all__ = ["ArchiveBuilder"]
 
 
 class ArchiveBuilder:

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import operator
 import weakref
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,28 +25,9 @@ from biotune_optuna.storage.holder import Holder, current_holder
 from biotune_optuna.storage.lease import LeaseWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from optuna.storages import BaseStorage
 
     from biotune_optuna.evolution.generation import Role
-
-__all__ = [
-    "Claim",
-    "Liveness",
-    "Opening",
-    "SlotInfo",
-    "annotate",
-    "fail",
-    "fixed_params",
-    "home_of",
-    "keep_config",
-    "mark",
-    "publish",
-    "read_trials",
-    "slot_of",
-    "study_config",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
     from optuna.distributions import BaseDistribution
-
-__all__ = ["decode", "encode", "n_cells", "n_choices", "to_params", "to_unit"]
 
 
 def n_choices(distribution: BaseDistribution) -> int:

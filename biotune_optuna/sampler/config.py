@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,8 @@ from biotune_optuna.genome import Genome, GenomeSpace
 from biotune_optuna.jsonable import plain_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from biotune_optuna.evolution.settings import Preset
 
-__all__ = ["Config"]
 
 _logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,8 @@ from biotune_optuna.sampler.claims import Claim, Opening
 from biotune_optuna.schema import ENDED_KEY, FIXED_KEY, RAISED_KEY, SOURCE_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from optuna.distributions import BaseDistribution
 
-__all__ = ["MAX_FAILURES", "History", "Record", "Slot"]
 
 MAX_FAILURES = 3  # chosen by hand
 """A slot whose objective raised this often is given up and ranks last."""

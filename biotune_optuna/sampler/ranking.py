@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from biotune_optuna.genome import GenomeSpace
 
-__all__ = ["rank_finished"]
-
 
 def rank_finished(study: optuna.Study, space: GenomeSpace, *, smooth: bool = True) -> list[int]:
     """Rank the genomes of a study by what their values and their neighbours' values say.

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 import zlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import BaseSampler
@@ -22,8 +23,6 @@ from biotune_optuna.schema import ENDED_KEY, GENERATION_KEY, PARENTS_KEY, RAISED
 from biotune_optuna.storage.lease import LostTrialError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial

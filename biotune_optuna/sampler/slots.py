@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from biotune_optuna.evolution import strategy
@@ -20,10 +22,7 @@ from biotune_optuna.schema import CLAIM_KEY, FIXED_KEY, SOURCE_KEY
 from biotune_optuna.storage.holder import current_holder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import optuna
-    from numpy.typing import NDArray
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from biotune_optuna.genome import GenomeSpace
     from biotune_optuna.sampler.config import Config
 
-__all__ = ["SlotAllocator"]
 
 # Bounds of what a trial costs however long the study is; chosen by hand. The model takes fewer
 # genomes than are archived.

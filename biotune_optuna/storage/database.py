@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -25,13 +26,10 @@ from biotune_optuna.schema import HOLDER_KEY
 from biotune_optuna.storage.fast_read import load_trials
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
-
     from sqlalchemy.engine import URL, Connection, Engine
 
     from biotune_optuna.storage.urls import StorageURL
 
-__all__ = ["Database", "engine_settings", "reading"]
 
 BUSY_SECONDS = 60.0
 _IDLE_SECONDS = 5.0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,9 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import Integer, String, cast, literal, literal_column, select, union_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sqlalchemy import ColumnElement, Select
     from sqlalchemy.orm import Session
 
-__all__ = ["load_trials"]
 
 _PARAM, _VALUE, _STEP, _USER, _SYSTEM = range(5)
 _FEW = 1000

@@ -7,17 +7,12 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from optuna.exceptions import UpdateFinishedTrialError
 
 from biotune_optuna.storage.lease import BEAT_SECONDS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-__all__ = ["Heartbeat", "runs_here"]
 
 _logger = logging.getLogger(__name__)
 

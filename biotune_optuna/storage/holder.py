@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-__all__ = ["Holder", "current_holder"]
-
 _PROC = Path("/proc")
 _FIELDS = 5
 

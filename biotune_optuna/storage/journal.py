@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import weakref
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +18,11 @@ from optuna.storages.journal._storage import JournalOperation
 from biotune_optuna.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
     from io import BufferedRandom
     from typing import Any
 
     from optuna.storages.journal._file import BaseJournalFileLock
 
-__all__ = ["Journal", "JournalFile", "check_journal"]
 
 _RECORD_BEGINS = b'{"op_code"'
 

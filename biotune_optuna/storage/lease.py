@@ -8,24 +8,13 @@ expired after it has itself seen the counter unchanged for long enough.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.schema import HOLDER_KEY, LEASE_KEY
 from biotune_optuna.storage.holder import Holder
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-
-__all__ = [
-    "BEAT_SECONDS",
-    "LEASE_SECONDS",
-    "LeaseWatch",
-    "LostTrialError",
-    "read_holder",
-    "read_token",
-]
 
 BEAT_SECONDS = 15.0
 """A living holder raises the counter this often."""

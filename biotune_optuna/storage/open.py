@@ -8,6 +8,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -29,8 +30,6 @@ from biotune_optuna.storage.urls import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     import optuna
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, TrialState

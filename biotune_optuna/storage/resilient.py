@@ -7,6 +7,7 @@ import functools
 import json
 import threading
 import uuid
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -36,13 +37,10 @@ from biotune_optuna.storage.journal import Journal
 from biotune_optuna.storage.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.storage.urls import StorageURL
 
-__all__ = ["ResilientStorage"]
 
 T = TypeVar("T")
 _Method = TypeVar("_Method", bound="Callable[..., Any]")

@@ -13,17 +13,13 @@ import sqlite3
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeVar
 
 import tenacity
 
 from biotune_optuna.errors import StorageError
 from biotune_optuna.storage.urls import scrub
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["Fault", "RetryPolicy", "fault_of"]
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")

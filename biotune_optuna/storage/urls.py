@@ -15,15 +15,6 @@ from biotune_optuna.errors import StorageError
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = [
-    "DEFAULT_URL",
-    "ENVIRONMENT",
-    "StorageURL",
-    "describe_url",
-    "file_url",
-    "parse_url",
-    "scrub",
-]
 
 DEFAULT_URL = "sqlite:///biotune.db"
 ENVIRONMENT = "BIOTUNE_STORAGE"

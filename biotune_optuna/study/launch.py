@@ -10,17 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.storage.urls import ENVIRONMENT, parse_url
 from biotune_optuna.study.stop import StopRequest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-__all__ = ["all_devices", "launch"]
 
 _logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,13 +31,9 @@ from biotune_optuna.schema import (
 from biotune_optuna.study.racing import make_race
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from biotune_optuna.recipe import Recipe
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.spec import SearchRun
-
-__all__ = ["Objective", "Observer", "judge", "recipe_summary", "run_record"]
 
 
 class Observer(Protocol):

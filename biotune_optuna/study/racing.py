@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,13 +11,10 @@ import numpy as np
 from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.study.spec import SearchRun
 
-__all__ = ["Race", "make_race"]
 
 # Both were chosen by hand.
 _MIN_TRIALS = 5  # below that the spread is not known

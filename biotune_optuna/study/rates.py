@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.schema import Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
     from biotune_optuna.study.setup import Setup
 
-__all__ = ["RateCheck", "find_rates", "guessing_loss"]
 
 _log = logging.getLogger(__name__)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from biotune_optuna.data.loaders import DeviceImages, PixelStore
+from biotune_optuna.data.loaders import DeviceImages
+from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.preprocessing import Preprocessing
-from biotune_optuna.data.sources.open import ImageSource, open_images
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.data.splits import Splits, make_splits
 from biotune_optuna.errors import DataError, ModelError
 from biotune_optuna.finetune import metrics
@@ -23,13 +26,10 @@ from biotune_optuna.models.states import one_line
 from biotune_optuna.models.weights import LoadedModel, create_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
+    from biotune_optuna.data.sources.image_source import ImageSource
     from biotune_optuna.genome import GenomeSpace
     from biotune_optuna.study.spec import StudySpec
 
-__all__ = ["Setup", "prepare", "preprocessing_of", "split"]
 
 _log = logging.getLogger("biotune_optuna.data")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,11 +18,8 @@ from biotune_optuna.jsonable import make_plain
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from biotune_optuna.recipe import BlockLike
 
-__all__ = ["SearchRun", "StudySpec", "default_name"]
 
 # Where the same thing may be found at another place, or looked for in another way, the study goes
 # on; what it *is* is settled by the fingerprints. The range that was found is the study's.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -21,11 +22,8 @@ from biotune_optuna.storage.lease import (
 from biotune_optuna.storage.resilient import ResilientStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import optuna
 
-__all__ = ["StaleTrials", "end_trial"]
 
 _logger = logging.getLogger(__name__)
 

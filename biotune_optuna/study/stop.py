@@ -8,14 +8,10 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType
-
-__all__ = ["StopRequest", "Stopped"]
+from types import FrameType
+from typing import Any
 
 POLITE_SECONDS = 6.0
 """How long the running trial may take to notice a stop; then it is handed back all the same."""

@@ -6,6 +6,8 @@ import dataclasses
 import logging
 import os
 import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -23,14 +25,10 @@ from biotune_optuna.study.spec import StudySpec, at_least, default_name
 from biotune_optuna.study.worker import run_trials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from biotune_optuna.data.sources.open import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.stop import StopRequest
 
-__all__ = ["TuningStudy", "check_end", "create_study", "load_study", "read_spec"]
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,8 @@ from biotune_optuna.sampler.sampler import slot_of
 from biotune_optuna.schema import RAISED_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import optuna
 
-__all__ = ["Totals", "count", "count_trials"]
 
 # Looking a member up in its class costs more than all else that counting does.
 _DONE = TrialState.COMPLETE, TrialState.PRUNED

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -21,9 +22,6 @@ from biotune_optuna.storage.urls import scrub
 from biotune_optuna.study.stale import StaleTrials, end_trial
 from biotune_optuna.study.stop import Stopped, StopRequest
 from biotune_optuna.study.totals import Totals, count
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 __all__ = ["StopRequest", "Stopped", "run_trials"]
 

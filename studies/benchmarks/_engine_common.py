@@ -12,7 +12,8 @@ import numpy as np
 import timm
 import torch
 
-from biotune_optuna.data.loaders import DeviceImages, PixelStore
+from biotune_optuna.data.loaders import DeviceImages
+from biotune_optuna.data.pixels import PixelStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from biotune_optuna import StudySpec, TrainSettings
-from biotune_optuna.data.sources.open import ImageSource, open_images
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.setup import Setup, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from biotune_optuna.data.sources.image_source import ImageSource
     from biotune_optuna.finetune.trainer import Trainer
 
 

@@ -35,7 +35,7 @@ from biotune_optuna.page.parts import Markdown, Table, markdown
 
 if TYPE_CHECKING:
     from biotune_optuna import TuningStudy
-    from biotune_optuna.data.sources.open import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
 
 TASKS = ("digits", "dtd10", "mnist")
 MODEL, SIZE, TRAIN, VAL, TRIALS = "test_resnet", 24, 120, 60, 28

@@ -43,7 +43,7 @@ from biotune_optuna.study.setup import prepare
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from biotune_optuna.data.sources.open import ImageSource
+    from biotune_optuna.data.sources.image_source import ImageSource
 
 MODEL, SIZE = "test_resnet", 24
 TRAIN, VAL, BATCH = 120, 60, 12

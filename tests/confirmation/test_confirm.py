@@ -8,7 +8,8 @@ import optuna
 import pytest
 from threadpoolctl import threadpool_limits
 
-from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm, train_winner
+from biotune_optuna.confirmation.confirm import confirm, train_winner
+from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.record import Confirmation, trainings
 from biotune_optuna.confirmation.winner import check_export, export_winner
 from biotune_optuna.errors import BioTuneError, StudyError

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm
-from biotune_optuna.confirmation.plan import further_rate
+from biotune_optuna.confirmation.confirm import confirm
+from biotune_optuna.confirmation.plan import ConfirmPlan, further_rate
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer

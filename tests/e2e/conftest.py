@@ -37,7 +37,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with ``study.db``, its artifacts, ``model/`` and ``report.html``."""
-    from biotune_optuna.confirmation.confirm import ConfirmPlan, confirm
+    from biotune_optuna.confirmation.confirm import confirm
+    from biotune_optuna.confirmation.plan import ConfirmPlan
     from biotune_optuna.confirmation.winner import export_winner
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.report.dashboard.attach import Attachments

@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from biotune_optuna.data.loaders import DeviceImages, PixelStore
+from biotune_optuna.data.loaders import DeviceImages
+from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.export import Preprocessing
 from biotune_optuna.finetune.settings import TrainSettings

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from biotune_optuna.data.decode import (
@@ -19,23 +21,6 @@ from biotune_optuna.data.decode import (
 from biotune_optuna.data.sources.image_source import ImageSource, content_hash
 from biotune_optuna.data.sources.scan import scan_files
 from biotune_optuna.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-__all__ = [
-    "channels_last",
-    "check_labels",
-    "class_names",
-    "label_names",
-    "open_array",
-    "open_digits",
-    "open_files",
-    "open_sequence",
-    "to_uint8",
-]
 
 _COMPLETE = "biuUS"  # kinds of NumPy's types without a value for "missing"
 _EXACT = 2**53  # whole numbers below are exact in float64

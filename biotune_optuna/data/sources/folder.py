@@ -19,7 +19,6 @@ from biotune_optuna.errors import DataError
 if TYPE_CHECKING:
     from biotune_optuna.data.sources.image_source import ImageSource
 
-__all__ = ["SPLIT_ALIASES", "open_folder"]
 
 _logger = logging.getLogger("biotune_optuna.data")
 

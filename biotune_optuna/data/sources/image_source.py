@@ -7,19 +7,17 @@ import functools
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["SPLIT_NAMES", "ImageSource", "content_hash"]
 
 SPLIT_NAMES = ("train", "val", "test")
 """The parts that data may come divided into."""

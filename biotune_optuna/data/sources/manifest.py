@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,11 +15,9 @@ from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
     from _csv import Reader
-    from collections.abc import Iterator
 
     from biotune_optuna.data.sources.image_source import ImageSource
 
-__all__ = ["open_manifest"]
 
 _COLUMNS = {
     "path": ("path", "file", "filename", "image"),

@@ -13,6 +13,7 @@ import logging
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,8 @@ from biotune_optuna.data.sources.scan import check_inside, path_of
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from biotune_optuna.data.sources.image_source import ImageSource
 
-__all__ = ["NAMED", "obtain", "open_named", "reachable", "split_root", "stack_parts"]
 
 _logger = logging.getLogger("biotune_optuna.data")
 

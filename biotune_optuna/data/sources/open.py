@@ -18,8 +18,6 @@ from biotune_optuna.data.sources.scan import path_of
 from biotune_optuna.data.sources.timm_names import PREFIXES, open_timm
 from biotune_optuna.errors import DataError
 
-__all__ = ["ImageSource", "open_images"]
-
 
 def open_images(
     data: Any, *, labels: Any = None, group_regex: str | None = None, skip_bad_images: bool = False

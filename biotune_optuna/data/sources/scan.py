@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from biotune_optuna.data.decode import decode_image, read_bytes
 from biotune_optuna.data.sources.image_source import content_hash
 from biotune_optuna.data.sources.scan_cache import ScanCache
 from biotune_optuna.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-__all__ = [
-    "SKIP_HINT",
-    "check_and_hash",
-    "check_inside",
-    "path_of",
-    "scan_files",
-    "scan_images",
-    "worker_count",
-]
 
 SKIP_HINT = "skip such images with --skip-bad-images (skip_bad_images=True)"
 """What to do about bad images, for the ends of messages."""

@@ -13,17 +13,13 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import PIL
 
 from biotune_optuna.data.cache_dir import default_cache_dir
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["ScanCache"]
 
 _logger = logging.getLogger("biotune_optuna.data")
 

@@ -11,10 +11,12 @@ import importlib
 import importlib.util
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.decode import decode_image, first_line
@@ -24,13 +26,6 @@ from biotune_optuna.data.sources.image_source import ImageSource
 from biotune_optuna.data.sources.named import obtain, reachable, split_root, stack_parts
 from biotune_optuna.data.sources.scan import check_and_hash, scan_images
 from biotune_optuna.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-__all__ = ["PREFIXES", "open_timm"]
 
 _logger = logging.getLogger("biotune_optuna.data")
 

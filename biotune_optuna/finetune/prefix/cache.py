@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +18,10 @@ import torch
 from biotune_optuna.data.loaders import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
     from biotune_optuna.finetune.batches import Indices
     from biotune_optuna.finetune.feeds import Images
     from biotune_optuna.finetune.prefix.cut import Features, PrefixCut
 
-__all__ = ["CachedFeatures", "PrefixCache", "compute_features"]
 
 _MIB = 2**20
 CHUNK = 64

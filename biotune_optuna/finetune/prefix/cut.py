@@ -12,6 +12,7 @@ further back give other logits, or other gradients, and are found out by `Prefix
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from torch import nn
 
     Features = tuple[torch.Tensor, ...]
 
-__all__ = ["ALIKE", "CHECKED_IMAGES", "EXACT", "PrefixCut", "close", "find_cut"]
 
 EXACT = 1e-4
 """Largest difference, relative to the largest value, between the same sums in another order; these

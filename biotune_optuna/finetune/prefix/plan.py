@@ -6,6 +6,7 @@ import copy
 import functools
 import hashlib
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,6 @@ from biotune_optuna.models.states import digest, restore
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import nn
 
     from biotune_optuna.finetune.batches import Indices
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.recipe import BlockLike
 
-__all__ = ["CachedPrefix", "Prefixes"]
 
 _log = logging.getLogger("biotune_optuna.finetune")
 

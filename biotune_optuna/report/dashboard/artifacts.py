@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from optuna.artifacts import FileSystemArtifactStore
     from optuna.trial import FrozenTrial
 
-__all__ = [
-    "artifact_store",
-    "attach_model",
-    "attach_trial_artifacts",
-    "confusion_png",
-    "curves_csv",
-    "default_artifact_dir",
-]
 
 MAX_PICTURE_CLASSES = 60
 

@@ -9,6 +9,8 @@ import logging
 import textwrap
 import time
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import ExperimentalWarning
@@ -28,9 +30,6 @@ from biotune_optuna.report.words import search_sentences, verdict
 from biotune_optuna.schema import SHOWN_KEY, TrialRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     import plotly.graph_objects as go
     from optuna import Study, Trial
     from optuna.artifacts import FileSystemArtifactStore
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
     from biotune_optuna.report.view import StudyView
 
-__all__ = ["Attachments", "refresh_study"]
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from optuna.artifacts import FileSystemArtifactStore
     from optuna.storages import BaseStorage
 
-__all__ = ["dashboard_app", "run_dashboard"]
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
@@ -12,12 +12,9 @@ from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.schema import CONFIRM_KEY, LEDGER_KEY, MODEL_KEY, RECIPE_KEY, RUNS_KEY, SPEC_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from optuna.study._frozen import FrozenStudy
     from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["ShortStorage"]
 
 _LONG_OF_TRIALS = (RUNS_KEY,)
 _LONG_OF_STUDIES = (SPEC_KEY, CONFIRM_KEY, LEDGER_KEY, MODEL_KEY)
