@@ -148,10 +148,12 @@ class Contender(Cost):
         return super().from_dict({**data, "recipe": recipe})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data, what follows from the fields among it."""
-        derived = ("mean", "stderr", "backward_cost", "final_epochs", "describe")
-        data = super().to_dict() | {name: getattr(self, name) for name in derived}
-        return data | {"lr": self.recipe.lr}
+        """Return JSON-ready data: the fields, the cost, and what follows from them."""
+        data = super().to_dict()
+        data |= {name: data.pop(name) for name in ("forward", "backward", "seconds")}
+        data |= {"describe": self.describe, "lr": self.recipe.lr}
+        derived = ("mean", "stderr", "backward_cost", "final_epochs")
+        return data | {name: getattr(self, name) for name in derived}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,8 +323,8 @@ class Confirmation(Stored):
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
-        data = super().to_dict()
-        data["winner"] = data.pop("chosen")
+        stored = super().to_dict()
+        data = {("winner" if name == "chosen" else name): stored[name] for name in stored}
         for name in ("candidates", "rivals"):
             data[name] = [one.to_dict() for one in getattr(self, name)]
         data["paired"] = [{"against": n, **one._asdict()} for n, one in self.paired.items()]

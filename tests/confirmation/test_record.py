@@ -26,18 +26,18 @@ STORED: dict[str, Any] = json.loads("""{
   "metric": "macro_accuracy",
   "classes": ["cat", "dog"],
   "candidates": [{
-    "name": "trial 3", "method": "biotune", "trial": 3,
+    "name": "trial 3", "method": "biotune",
     "recipe": {"lr": 0.01, "weight_decay": 0.0, "multipliers": {"stem": 0.0, "head": 2.0}},
-    "search_value": 0.75, "search_stderr": 0.05, "grid": null,
+    "trial": 3, "search_value": 0.75, "search_stderr": 0.05, "grid": null,
     "scores": [0.5, 0.75], "best_epochs": [2, 3], "trainable_pct": 12.5,
     "forward": 400, "backward": 240, "seconds": 2.5,
     "describe": "block 1 frozen, head at 2×, base rate 0.01", "lr": 0.01,
     "mean": 0.625, "stderr": 0.125, "backward_cost": 120.0, "final_epochs": 3
   }],
   "rivals": [{
-    "name": "full", "method": "full", "trial": null,
+    "name": "full", "method": "full",
     "recipe": {"lr": 0.001, "weight_decay": 0.0, "multipliers": {"stem": 1.0, "head": 1.0}},
-    "search_value": 0.5, "search_stderr": null,
+    "trial": null, "search_value": 0.5, "search_stderr": null,
     "grid": [{"lr": 0.001, "value": 0.5}, {"lr": 0.01, "value": 0.25}],
     "scores": [0.5, 0.5], "best_epochs": [4, 4], "trainable_pct": 100.0,
     "forward": 400, "backward": 240, "seconds": 3.5,
@@ -70,7 +70,7 @@ STORED: dict[str, Any] = json.loads("""{
 
 def test_a_stored_confirmation_is_read_and_written_as_it_was() -> None:
     found = Confirmation.from_dict(STORED)
-    assert found.to_dict() == STORED
+    assert json.dumps(found.to_dict()) == json.dumps(STORED), "in the same order too"
     assert Confirmation.from_dict(found.to_dict()) == found
     assert found.winner == found.candidates[0] == found.contender("trial 3")
     assert found.winner.recipe == RecipeSummary(0.01, 0.0, {"stem": 0.0, "head": 2.0})
