@@ -215,7 +215,8 @@ class RealLandscape:
     def __init__(self, table: Table) -> None:
         self.table = table
         self.name = table.name
-        self.space = GenomeSpace([BlockRecipe(name, 1.0) for name in table.made["blocks"]])
+        blocks = [BlockRecipe(name, 1.0) for name in table.made["blocks"]]
+        self.space = GenomeSpace(blocks, lr=tuple(table.made["spec"]["lr"]))
         self._levels, self._luck = table.luck()
         self._top = table.top
 

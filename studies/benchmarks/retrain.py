@@ -29,7 +29,7 @@ def main() -> None:
     """Trains the choices of the first seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; none: nothing is done")
-    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--data-root", type=Path, nargs="+", default=[Path("data")])
     parser.add_argument("--cache", type=Path, default=Path("search-cache.jsonl"))
     parser.add_argument("--landscape-cache", type=Path, default=Path("landscape-cache"))
     parser.add_argument("--seeds", type=int, default=10)
