@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from biotune_optuna import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
-from tests.kit.examples import digit_folder
+from tests.kit.images import digit_folder
 
 if TYPE_CHECKING:
     from types import ModuleType

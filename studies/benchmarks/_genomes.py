@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import optuna
 
-from biotune_optuna import BioTuneSampler, Recipe
+from biotune_optuna import BioTuneSampler, Recipe, SearchSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,7 +84,8 @@ def genome_at(place: int, space: GenomeSpace, known: Mapping[int, Known]) -> Gen
 
 def _by_default(space: GenomeSpace, own: Sequence[Known]) -> Genome:
     """What the default sampler proposes next in a search of its own."""
-    sampler = BioTuneSampler(space=space, seed=0, reevaluations=0)
+    strategy = SearchSettings.of("default", reevaluations=0)
+    sampler = BioTuneSampler(space=space, seed=0, strategy=strategy)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for params, value in own:
         trial = study.ask()

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from biotune_optuna import StudySpec, TrainSettings
-from biotune_optuna.data.sources.image_source import ImageSource
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import DataError
 from biotune_optuna.recipe import Recipe
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from biotune_optuna.data.sources.image_source import ImageSource
     from biotune_optuna.finetune.trainer import Trainer
 
 
