@@ -92,10 +92,8 @@ def made_with(name: str) -> str:
     """Digest of what a search's result follows from; one made with others is not used again."""
     package = Path(biotune_optuna.__file__).parent
     files = [HERE / f"{name}.csv", *(Path(__file__).with_name(f) for f in OWN_FILES)]
-    files += [package / "genome.py", package / "sampler.py"]
-    files += sorted(
-        path for room in ("evolution", "slots") for path in (package / room).glob("*.py")
-    )
+    files += [package / "genome.py", *sorted((package / "evolution").glob("*.py"))]
+    files += sorted((package / "sampler").glob("*.py"))
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.read_bytes() if path.exists() else b"")
