@@ -123,8 +123,9 @@ class _Budget:
         own = self.method.ranges.items()
         return setting | {name: trial.suggest_float(name, *bounds) for name, bounds in own}
 
-    def _runs(self) -> tuple[SearchRun, ...]:
-        runs = self.setup.spec.search_runs()
+    def _runs(self, number: int) -> tuple[SearchRun, ...]:
+        """Return the runs of a trial, on seeds of its own where those of a search have them."""
+        runs = self.setup.spec.search_runs(index=number)
         if self.setup.spec.preset != "paper":
             return runs
         # Folds by generation mean nothing here: all train on the whole training part.
@@ -132,7 +133,7 @@ class _Budget:
 
     def _evaluate(self, trial: optuna.Trial) -> float:
         """Return the mean validation score over the runs, as a BioTune trial's."""
-        setting, runs = self._suggest(trial), self._runs()
+        setting, runs = self._suggest(trial), self._runs(trial.number)
         own = {name: value for name, value in setting.items() if name != "epochs"}
         trainer = self.setup.trainer.with_settings(epochs=int(setting["epochs"]))
 
@@ -165,7 +166,7 @@ class _Budget:
         ] or [0.0]
         missing = self.plan.top_k - len(per_run)
         n_train, n_val = (len(part) for part in self.setup.splits.run(None))
-        fold = self._runs()[0].fold
+        fold = self._runs(0)[0].fold
         n_fold, n_fold_val = (len(part) for part in self.setup.splits.run(fold))
         larger = (2 * n_train + n_val) / (2 * n_fold + n_fold_val)
         per_run = [larger * one for one in (*per_run, *[max(per_run)] * missing)]

@@ -168,7 +168,8 @@ def slot_of(trial: optuna.trial.BaseTrial | FrozenTrial) -> SlotInfo:
         attrs = getattr(trial, "system_attrs", {})
     claim = Claim.among(attrs, trial.number)
     if claim is None:
-        return SlotInfo(0, -1, "enqueued" if FIXED_KEY in attrs else "added", (), 0)
+        role: Role = "enqueued" if FIXED_KEY in attrs else "added"
+        return SlotInfo(0, -1 - trial.number, role, (), 0)
     return SlotInfo(claim.generation, claim.index, claim.role, claim.parents, claim.repeat)
 
 

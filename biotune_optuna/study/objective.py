@@ -87,8 +87,7 @@ class Objective:
         if self.observer:
             self.observer.trial_started(trial)
         slot = slot_of(trial)
-        repeat = slot.repeat if slot else 0
-        runs = spec.search_runs(generation=slot.generation if slot else 0, repeat=repeat)
+        runs = spec.search_runs(generation=slot.generation, repeat=slot.repeat, index=slot.index)
         made: list[RunResult] = []
 
         def train(run: SearchRun) -> RunResult:
@@ -96,7 +95,7 @@ class Objective:
             return made[-1]
 
         try:
-            return judge(trial, setup, runs, train, racing=repeat == 0)
+            return judge(trial, setup, runs, train, racing=slot.repeat == 0)
         finally:
             if self.on_evaluated and made:
                 self.on_evaluated(trial, self._confusion(runs[0], made[0]))

@@ -50,8 +50,8 @@ def make_race(
 ) -> Race | None:
     """Find the incumbent among finished trials and the spread of a run's score.
 
-    Scores are compared on equal (fold, seed) runs only. The spread is the residual standard
-    deviation of the additive model score = genome + run, and at least one validation image. Trials
+    Scores are compared fold by fold. The spread is the residual standard deviation of the additive
+    model score = genome + run, luck of the seed included, and at least one validation image. Trials
     with a run that diverged are left out: its worst score would hide what others differ by.
 
     Args:
@@ -60,15 +60,15 @@ def make_race(
         n_val: Number of validation images.
 
     Returns:
-        None while fewer than five such trials ran the same runs, or where there is only one run.
+        None while fewer than five such trials ran on the same folds, or where there is one run.
     """
     if len(runs) < 2:
         return None
-    wanted = [(run.fold, run.seed) for run in runs]
+    wanted = [run.fold for run in runs]
     rows: list[tuple[int, tuple[float, ...]]] = []
     for trial in trials:
         stored = TrialRecord(trial)
-        if not stored.diverged and [(r.fold, r.seed) for r in stored.runs] == wanted:
+        if not stored.diverged and [run.fold for run in stored.runs] == wanted:
             rows.append((trial.number, tuple(r.score for r in stored.runs)))
     if len(rows) < _MIN_TRIALS:
         return None

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 # Where the same thing may be found at another place, or looked for in another way, the study goes
-# on; what it *is* is settled by the fingerprints. The range that was found is the study's.
-MAY_CHANGE = frozenset({"data", "weights", "skip_bad_images", "lr_found"})
+# on; what it *is* is settled by the fingerprints. What the study knows better is the study's.
+MAY_CHANGE = frozenset({"data", "weights", "skip_bad_images", "lr_found", "own_seeds"})
 
 _LARGEST_SEED = 2**63 - 1  # a PyTorch generator takes no more than 64 bits
-_SEARCH, _CONFIRM, _FINAL = 1, 2, 3  # streams of run seeds that never meet
+_SEARCH, _CONFIRM, _FINAL, _TRIAL = 1, 2, 3, 4  # streams of run seeds that never meet
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class StudySpec:
     The spec is stored in the study, so that a worker needs only the database and the study's name.
     All fields are identity, a study goes on only where they agree, except ``data`` and ``weights``,
     which say where to look (the fingerprints say what must be found there), ``skip_bad_images``,
-    and ``lr_found``, which the study knows. NumPy's numbers and paths become Python's numbers and
-    text.
+    and ``lr_found`` and ``own_seeds``, which the study knows. NumPy's numbers and paths become
+    Python's numbers and text.
 
     Attributes:
         model: A timm architecture, such as ``"resnet50"``.
@@ -86,6 +86,8 @@ class StudySpec:
         train: How each run trains.
         racing: Whether an evaluation that is clearly beaten gets no further runs.
         seed: Seed of the whole study.
+        own_seeds: Whether each trial trains on seeds of its own, so that one seed's luck is not
+            shared by all recipes; None (default) is yes, and no with preset "paper".
         fingerprints: ``{"data", "splits", "weights"}``: what was found, filled in by `prepare`.
         lr_found: The bounds that ``lr="auto"`` came to, filled in when the study begins.
     """
@@ -116,11 +118,14 @@ class StudySpec:
     train: TrainSettings = field(default_factory=TrainSettings)
     racing: bool = True
     seed: int = 0
+    own_seeds: bool | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     lr_found: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
+        if self.own_seeds is None:
+            object.__setattr__(self, "own_seeds", self.preset != "paper")
         at_least("n_seeds", self.n_seeds, 1)
         at_least("n_folds", self.n_folds, 2 if self.scheme == "kfold" else 1)
         at_least("max_blocks", self.max_blocks, MIN_MAX_BLOCKS)
@@ -179,13 +184,19 @@ class StudySpec:
             weight_decay=self.weight_decay,
         )
 
-    def search_runs(self, *, generation: int = 0, repeat: int = 0) -> tuple[SearchRun, ...]:
-        """Return the runs of one evaluation, the same for every genome it is compared with.
+    def search_runs(
+        self, *, generation: int = 0, repeat: int = 0, index: int | None = None
+    ) -> tuple[SearchRun, ...]:
+        """Return the runs of one evaluation.
 
         Args:
             generation: The trial's generation. Only the paper's preset trains different
                 generations on different folds (fold = generation mod n_folds).
             repeat: How often this genome was evaluated before; each time gets runs of its own.
+            index: The trial's slot within the generation (`biotune_optuna.slot_of`). With
+                ``own_seeds`` generation and slot settle the seeds: a trial that takes over the
+                slot of a lost one trains as that one would have. Without them, and where it is
+                None, all genomes have the same.
         """
         if self.n_folds == 1:
             folds: list[int | None] = [None]
@@ -193,10 +204,14 @@ class StudySpec:
             folds = [generation % self.n_folds]
         else:
             folds = list(range(self.n_folds))
-        first = repeat * self.n_seeds
+        stream, first = _SEARCH, repeat * self.n_seeds
+        where: tuple[int, ...] = ()
+        if self.own_seeds and index is not None:
+            stream, first = _TRIAL, 0
+            where = (generation, index if index >= 0 else 2**31 - index)  # no slot: below 0
         pairs = [(fold, s) for s in range(first, first + self.n_seeds) for fold in folds]
         return tuple(
-            SearchRun(i, fold, self._seed(_SEARCH, fold or 0, s))
+            SearchRun(i, fold, self._seed(stream, fold or 0, s, *where))
             for i, (fold, s) in enumerate(pairs)
         )
 
@@ -208,8 +223,8 @@ class StudySpec:
         """Return seeds of the final training, to be tried in turn where it diverges."""
         return tuple(self._seed(_FINAL, 0, i) for i in range(n))
 
-    def _seed(self, stream: int, fold: int, index: int) -> int:
-        sequence = np.random.SeedSequence([self.seed, stream, fold, index])
+    def _seed(self, stream: int, fold: int, index: int, *more: int) -> int:
+        sequence = np.random.SeedSequence([self.seed, stream, fold, index, *more])
         return int(sequence.generate_state(1, np.uint32)[0])
 
     # -- keeping and comparing -----------------------------------------------------------------
@@ -237,6 +252,7 @@ class StudySpec:
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
         values["train"] = TrainSettings.from_dict(values["train"])
+        values.setdefault("own_seeds", False)  # made before trials had seeds of their own
         return cls(**values)
 
     def differences(self, other: StudySpec) -> list[str]:

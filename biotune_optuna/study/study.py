@@ -195,9 +195,11 @@ def study_of(
         own["rates"] = check.to_dict()
     stored = _parse_spec(name, keep_user_attr(study, SPEC_KEY, own))
     _check_same(name, stored, setup.spec, fingerprints=True)
-    if stored is not None and stored.lr_found != setup.spec.lr_found:  # another worker was first
-        setup = _with_rates(setup, stored.lr_found)
-        study.sampler = make(setup)
+    if stored is not None and stored != setup.spec:  # made earlier, or another worker was first
+        known = _as_known(setup, stored)
+        if known.spec.lr_found != setup.spec.lr_found:
+            study.sampler = make(known)
+        setup = known
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -301,13 +303,14 @@ def _settle_rates(
     if setup.spec.lr != "auto" or setup.spec.lr_found is not None:
         return setup, None
     if stored is not None and stored.lr_found is not None:
-        return _with_rates(setup, stored.lr_found), None
+        return _as_known(setup, stored), None
     check = find_rates(setup, checkpoint=checkpoint)
-    return _with_rates(setup, check.bounds), check
+    return _as_known(setup, dataclasses.replace(setup.spec, lr_found=check.bounds)), check
 
 
-def _with_rates(setup: Setup, bounds: tuple[float, float] | None) -> Setup:
-    spec = dataclasses.replace(setup.spec, lr_found=bounds)
+def _as_known(setup: Setup, stored: StudySpec) -> Setup:
+    """Return the setup with what a study knows better than who asks for it."""
+    spec = dataclasses.replace(setup.spec, lr_found=stored.lr_found, own_seeds=stored.own_seeds)
     return dataclasses.replace(setup, spec=spec, space=spec.space(setup.blocks))
 
 

@@ -35,7 +35,7 @@ def make_budget(budget: int, n_folds: int = 1, preset: str = "default") -> _Budg
 
     plan: Any = SimpleNamespace(top_k=TOP_K, runs=RUNS)
     runs = [Run(0 if n_folds > 1 else None)]
-    spec = SimpleNamespace(search_runs=lambda: runs, preset=preset)
+    spec = SimpleNamespace(search_runs=lambda index: runs, preset=preset)
     setup: Any = SimpleNamespace(splits=SimpleNamespace(run=images), spec=spec)
     method, stop = (SimpleNamespace() for _ in range(2))
     return _Budget(setup, method, plan, budget, stop)  # type: ignore[arg-type]

@@ -113,7 +113,7 @@ def test_value_and_attributes_agree(setup: Setup) -> None:
     runs = trial.user_attrs["runs"]
     scores = [run["score"] for run in runs]
     assert len(runs) == len(setup.spec.search_runs()) == 2
-    assert [r["seed"] for r in runs] == [r.seed for r in setup.spec.search_runs()]
+    assert [r["seed"] for r in runs] == [r.seed for r in setup.spec.search_runs(index=0)]
     assert trial.value == pytest.approx(np.mean(scores))
     assert trial.user_attrs["stderr"] == pytest.approx(np.std(scores, ddof=1) / 2**0.5)
     epochs = setup.spec.train.epochs
@@ -235,7 +235,7 @@ def test_runs_that_a_diverged_one_cut_off_count_as_the_worst_score(
 ) -> None:
     train = TrainSettings(metric="kappa")
     changed = with_spec(setup, n_seeds=4, train=train)
-    diverges = changed.spec.search_runs()[1].seed
+    diverges = changed.spec.search_runs(index=0)[1].seed
     results = {diverges: RunResult(-1.0, diverged=True)}
     fit_as(monkeypatch, lambda seed: results.get(seed, RunResult(0.8)))
     study = new_study(setup)
@@ -296,14 +296,22 @@ def test_the_papers_generations_take_turns_on_the_folds(
         assert runs == [(r.fold, r.seed) for r in spec.search_runs(generation=generation)]
 
 
+@pytest.mark.parametrize("own_seeds", [True, False])
 def test_a_genome_evaluated_again_gets_seeds_of_its_own(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, own_seeds: bool
 ) -> None:
-    found = noted_runs(with_spec(setup, racing=False), monkeypatch, 40)
-    repeats = [slot_of(trial).repeat for trial, _ in found]
-    assert max(repeats) >= 1
-    for repeat, (_, runs) in zip(repeats, found, strict=True):
-        assert runs == [(r.fold, r.seed) for r in setup.spec.search_runs(repeat=repeat)]
+    changed = with_spec(setup, racing=False, own_seeds=own_seeds)
+    found = noted_runs(changed, monkeypatch, 40)
+    slots = [slot_of(trial) for trial, _ in found]
+    assert max(slot.repeat for slot in slots) >= 1
+    for slot, (_, runs) in zip(slots, found, strict=True):
+        where = {"generation": slot.generation, "repeat": slot.repeat, "index": slot.index}
+        wanted = changed.spec.search_runs(**where)
+        assert runs == [(r.fold, r.seed) for r in wanted]
+    every = {seed for _, runs in found for _, seed in runs}
+    assert len(every) == len(changed.spec.search_runs()) * (
+        len(found) if own_seeds else 1 + max(slot.repeat for slot in slots)
+    )
     seeds: dict[tuple[Any, ...], list[int]] = {}
     for trial, runs in found:
         own = seeds.setdefault(tuple(trial.params.values()), [])

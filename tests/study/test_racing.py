@@ -40,11 +40,11 @@ def test_spread_is_the_residual_of_genome_plus_run() -> None:
     assert race.scores == pytest.approx(tuple(table[race.number]))
 
 
-def test_other_runs_are_not_compared() -> None:
-    others = (SearchRun(0, None, 1), SearchRun(1, None, 2), SearchRun(2, None, 3))
+def test_other_folds_are_not_compared() -> None:
+    others = (SearchRun(0, 0, 1), SearchRun(1, 1, 2), SearchRun(2, 2, 3))
     trials = [finished(i, [0.9, 0.9, 0.9], others) for i in range(9)]
     trials += [finished(9 + i, [0.5, 0.6, 0.7]) for i in range(4)]
-    assert make_race(trials, RUNS, n_val=100) is None  # four on the same runs are too few
+    assert make_race(trials, RUNS, n_val=100) is None  # four on the same folds are too few
     race = make_race([*trials, finished(13, [0.4, 0.5, 0.6])], RUNS, n_val=100)
     assert race is not None
     assert race.number == 9

@@ -61,13 +61,34 @@ def test_identity_differences_are_named_and_places_are_none() -> None:
     ) == ["fingerprints.data: 'a', not 'b'"]
 
 
-def test_all_genomes_see_the_same_runs_and_repeats_get_their_own() -> None:
+def test_every_slot_has_seeds_of_its_own_on_the_same_folds() -> None:
     spec = tiny_spec(n_seeds=3, n_folds=2)
+    slots = [(0, 0), (0, 1), (1, 0), (1, 7), (1, -1), (1, -2)]
+    runs = [spec.search_runs(generation=g, index=i) for g, i in slots]
+    assert all([run.fold for run in one] == [0, 1, 0, 1, 0, 1] for one in runs)
+    assert len({run.seed for one in runs for run in one}) == 6 * len(slots)
+    assert spec.search_runs(generation=1, index=7, repeat=1) == runs[3]  # again, in its own slot
+
+
+def test_a_study_made_before_trials_had_seeds_of_their_own_keeps_its_one() -> None:
+    new = tiny_spec()
+    old = new.to_dict()
+    del old["own_seeds"]
+    kept = StudySpec.from_dict(old)
+    assert new.own_seeds
+    assert not kept.own_seeds
+    assert kept.differences(new) == []
+    assert kept.search_runs(generation=3, index=2) == kept.search_runs()
+    assert not StudySpec.paper(model="resnet50", data="flowers").own_seeds
+
+
+def test_without_own_seeds_all_genomes_see_the_same_runs_and_repeats_get_their_own() -> None:
+    spec = tiny_spec(n_seeds=3, n_folds=2, own_seeds=False)
     runs = spec.search_runs()
     assert [run.fold for run in runs] == [0, 1, 0, 1, 0, 1]
     assert [run.index for run in runs] == list(range(6))
     assert len({run.seed for run in runs}) == 6
-    assert spec.search_runs(generation=5) == runs
+    assert spec.search_runs(generation=5, index=3) == runs
     again = {run.seed for run in spec.search_runs(repeat=1)}
     assert not again & {run.seed for run in runs}
 
@@ -81,6 +102,7 @@ def test_the_paper_trains_a_generation_on_one_fold() -> None:
 def test_confirmation_never_uses_a_seed_of_the_search() -> None:
     spec = tiny_spec(n_seeds=50)
     search = {run.seed for r in range(5) for run in spec.search_runs(repeat=r)}
+    search |= {run.seed for i in range(-5, 40) for run in spec.search_runs(index=i)}
     fresh = {run.seed for run in spec.confirm_runs(50)} | {*spec.final_seeds(3)}
     assert len(fresh) == 53
     assert not search & fresh
