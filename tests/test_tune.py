@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from biotune_optuna.cli import cli
 from biotune_optuna.cli.tune import Job, _say_result
 from biotune_optuna.confirmation.record import Confirmation, Contender, TestResult
-from biotune_optuna.confirmation.statistics import PairedTest
+from biotune_optuna.finetune.statistics import PairedTest
 from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import verdict
 from biotune_optuna.schema import RecipeSummary

@@ -29,6 +29,7 @@ _COMMANDS = {
     "blocks": "inspect",
     "export": "model",
     "predict": "model",
+    "evaluate": "model",
     "baseline": "baseline",
     "compare": "compare",
 }

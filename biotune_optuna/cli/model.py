@@ -1,14 +1,23 @@
-"""Commands about the tuned model: ``export``, ``predict``."""
+"""Commands about the tuned model: ``export``, ``predict``, ``evaluate``."""
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from biotune_optuna.cli.checks import load_tuning
 from biotune_optuna.cli.options import device_option, elsewhere_options, study_options
+from biotune_optuna.page.text import plural
+
+if TYPE_CHECKING:
+    from biotune_optuna.export import Prediction
 
 
 @click.command()
@@ -45,6 +54,7 @@ def predict(
     if table:
         write_csv(predictions, table)
         click.echo(table)
+    _offer_evaluation(folder, images, predictions)
     failed = 0
     for item in predictions:
         if item.error:
@@ -53,8 +63,71 @@ def predict(
         elif not table:
             ranks = "  ".join(f"{label} {p:.4f}" for label, p in item.top)
             click.echo(f"{_printable(item.image)}  {ranks}")
+    if table:
+        said = Counter(item.label for item in predictions if item.label is not None)
+        for label, n in said.most_common():
+            click.echo(f"  {label}: {plural(n, 'image')}")
     if failed == len(predictions):
         raise SystemExit(1)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.argument("data")
+@click.option(
+    "--part",
+    type=click.Choice(["train", "val", "test", "all"]),
+    help="Part of data that come divided.  [default: test if there is one, else all]",
+)
+@click.option("--html", type=click.Path(dir_okay=False), help="Page to write.")
+@click.option("--csv", "table", type=click.Path(dir_okay=False), help="Table of images to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@device_option
+def evaluate(
+    *,
+    folder: str,
+    data: str,
+    part: str | None,
+    html: str | None,
+    table: str | None,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Tell how good the model exported to FOLDER is on DATA, labelled images.
+
+    DATA is a folder with one folder per class, a CSV file or the name of a data set. Give images
+    that the model was not trained on.
+    """
+    from biotune_optuna.export import load_exported
+
+    found = load_exported(folder, device=device).evaluate(data, part=part)
+    written = [found.write_html(html)] if html else []
+    written += [found.write_csv(table)] if table else []
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1))
+        return
+    click.echo(str(found))
+    for path in written:
+        click.echo(path)
+    if not html:
+        click.echo("\nThe wrong images and the confusion as a page: --html evaluation.html")
+
+
+def _offer_evaluation(
+    folder: str, images: tuple[str, ...], predictions: Sequence[Prediction]
+) -> None:
+    """Tell that a folder has labels, which `evaluate` would compare with the predictions."""
+    for name in images:
+        path = Path(name)
+        parents = {Path(one.image).parent.name for one in predictions}
+        labels = {label for one in predictions for label, _ in one.top} & parents
+        if path.is_dir() and labels and path.name not in labels:
+            click.echo(
+                f"{_printable(name)} has folders called like the classes. How often is the model "
+                f"right?\n  biotune evaluate {shlex.quote(folder)} {shlex.quote(name)}",
+                err=True,
+            )
+            return
 
 
 def _printable(name: str) -> str:

@@ -22,8 +22,8 @@ from biotune_optuna.confirmation.mistakes import list_mistakes
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.protocol import Contest, Entrant
 from biotune_optuna.confirmation.record import Confirmation, Contender, Ledger
-from biotune_optuna.confirmation.statistics import paired_test
 from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.statistics import paired_test
 from biotune_optuna.schema import LOOKS_KEY, Cost, TrialRecord
 
 if TYPE_CHECKING:

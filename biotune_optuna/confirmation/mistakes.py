@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biotune_optuna.confirmation.record import Mistake
+from biotune_optuna.data.thumbnail import thumbnail
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,13 +54,9 @@ def list_mistakes(
     ]
 
 
-def _thumbnail(source: ImageSource, index: int, side: int = 56) -> str:
-    """Return a small JPEG as a data URI, "" where the image cannot be read any more."""
+def _thumbnail(source: ImageSource, index: int) -> str:
+    """Return the image made small, "" where it cannot be read any more."""
     try:
-        small = source.load(index).convert("RGB")
+        return thumbnail(source.load(index))
     except DataError:
         return ""
-    small.thumbnail((side, side))
-    with io.BytesIO() as buffer:
-        small.save(buffer, "JPEG", quality=75)
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

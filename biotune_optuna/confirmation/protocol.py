@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from biotune_optuna.confirmation.plan import further_rate
 from biotune_optuna.confirmation.record import Contender, Ledger, TestResult, Training
-from biotune_optuna.confirmation.statistics import bootstrap_interval
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import report, worst
 from biotune_optuna.finetune.results import Held, charge
+from biotune_optuna.finetune.statistics import bootstrap_interval
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.schema import Cost, RecipeSummary
 from biotune_optuna.study.objective import recipe_summary

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from optuna.trial import TrialState
 
-from biotune_optuna.confirmation.statistics import PairedTest
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
+from biotune_optuna.finetune.statistics import PairedTest
 from biotune_optuna.recipe import Recipe, describe
 from biotune_optuna.schema import (
     CONFIRM_KEY,

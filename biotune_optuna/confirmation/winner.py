@@ -68,6 +68,7 @@ def export_winner(
         card=_card(study, confirmed, recipe),
         model_args=setup.loaded.model_args,
         origin=_origin(study),
+        trained_on=study.spec.fingerprints["data"],
     )
     study.study.set_user_attr(MODEL_KEY, _mark(confirmed, target))
     return target

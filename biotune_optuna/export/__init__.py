@@ -9,10 +9,12 @@ Beside the weights lie the class names, the exact preprocessing, the recipe and 
 """
 
 from biotune_optuna.data.preprocessing import Preprocessing
+from biotune_optuna.export.evaluate import Evaluation
 from biotune_optuna.export.folder import export_model, load_exported
 from biotune_optuna.export.predict import Prediction, Predictor, write_csv
 
 __all__ = [
+    "Evaluation",
     "Prediction",
     "Predictor",
     "Preprocessing",

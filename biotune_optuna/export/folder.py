@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
 PREPROCESSING, RECIPE, CARD = "preprocessing.json", "recipe.json", "README.md"
-ORIGIN = "origin"
+ORIGIN, TRAINED_ON = "origin", "trained_on"
 FILES = frozenset({WEIGHTS, CONFIG, LABELS, PREPROCESSING, RECIPE, CARD})
 
 # Where the pre-trained weights came from is no property of the tuned ones.
@@ -58,6 +58,7 @@ def export_model(
     card: Mapping[str, Any] | None = None,
     model_args: Mapping[str, Any] | None = None,
     origin: str | None = None,
+    trained_on: str | None = None,
 ) -> Path:
     """Write a tuned model as a folder in timm's hub layout.
 
@@ -75,6 +76,7 @@ def export_model(
             `biotune_optuna.export.card.render_card`.
         model_args: Further arguments that the model was built with (`LoadedModel.model_args`).
         origin: What the model was made of, in a word; None replaces an export of any origin.
+        trained_on: `ImageSource.fingerprint` of the images; None where they are not known.
 
     Returns:
         The folder.
@@ -88,7 +90,7 @@ def export_model(
     check_target(target, origin)
     documents = {
         CONFIG: _config(model, model_name, classes, preprocessing, dict(model_args or {}))
-        | ({} if origin is None else {ORIGIN: origin}),
+        | {k: v for k, v in ((ORIGIN, origin), (TRAINED_ON, trained_on)) if v is not None},
         LABELS: list(classes),
         PREPROCESSING: preprocessing.to_dict(),
         RECIPE: recipe.to_dict(),
@@ -172,6 +174,7 @@ def load_exported(directory: str | Path, *, device: str | torch.device = "auto")
         preprocessing=Preprocessing.from_dict(_read_json(folder / PREPROCESSING, dict)),
         recipe=Recipe.from_dict(_read_json(folder / RECIPE, dict)),
         device=device,
+        trained_on=config.get(TRAINED_ON),
     )
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from biotune_optuna.data.preprocessing import Preprocessing
+    from biotune_optuna.export.evaluate import Evaluation
     from biotune_optuna.recipe import Recipe
 
 
@@ -78,6 +79,7 @@ class Predictor:
         preprocessing: What happens to a picture before the network sees it.
         recipe: How the model was trained, if known.
         device: ``auto``, ``cpu``, ``cuda:N`` or ``mps``.
+        trained_on: `ImageSource.fingerprint` of the images it was made of, if known.
 
     Attributes:
         model: As given.
@@ -85,6 +87,7 @@ class Predictor:
         classes: As given, a tuple.
         preprocessing: As given.
         recipe: As given.
+        trained_on: As given.
         device: Where the model is.
     """
 
@@ -97,6 +100,7 @@ class Predictor:
         preprocessing: Preprocessing,
         recipe: Recipe | None = None,
         device: str | torch.device = "auto",
+        trained_on: str | None = None,
     ) -> None:
         self.device = resolve_device(device)
         model = model.to(self.device).eval()
@@ -105,6 +109,7 @@ class Predictor:
         self.classes = tuple(classes)
         self.preprocessing = preprocessing
         self.recipe = recipe
+        self.trained_on = trained_on
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: weights on the CPU, to be read where there is no such device."""
@@ -172,6 +177,35 @@ class Predictor:
                 waiting, readable = [], 0
         yield from self._predict_batch(waiting, top_k)
 
+    def evaluate(
+        self,
+        data: Any,
+        labels: Any = None,
+        *,
+        part: str | None = None,
+        batch_size: int | None = None,
+        n_worst: int = 24,
+    ) -> Evaluation:
+        """Compare the predictions for labelled images with their labels.
+
+        Images that cannot be read are left out and listed in `Evaluation.skipped`.
+
+        Args:
+            data: Folder with one folder per class, CSV file, or anything else that
+                `biotune_optuna.open_images` takes.
+            labels: One per image, for images in memory or a list of files.
+            part: ``"train"``, ``"val"``, ``"test"`` or ``"all"``; None takes the test part of data
+                that come divided, and all images of others.
+            batch_size: Images at a time; None is what the export recommends.
+            n_worst: How many wrong images are kept with a thumbnail.
+
+        Raises:
+            DataError: If the data cannot be opened, or have a class that the model does not know.
+        """
+        from biotune_optuna.export.evaluate import evaluate
+
+        return evaluate(self, data, labels, part=part, batch_size=batch_size, n_worst=n_worst)
+
     def _decoded(self, images: Any, ahead: int) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
         """Names with pixels, or with what is wrong; several images are decoded at a time."""
         named = _named(images)
@@ -186,6 +220,8 @@ class Predictor:
                 picture = read_image(Path(item), name=name)
             elif isinstance(item, Image.Image):
                 picture = item
+            elif callable(item):
+                picture = item()
             elif isinstance(item, np.ndarray) and item.dtype == np.uint8:
                 picture = array_to_image(item)
             else:
@@ -264,7 +300,7 @@ def write_csv(predictions: Iterable[Prediction], path: str | Path) -> Path:
     writer = csv.writer(table)
     writer.writerow(["image", "label", "probability", *extra, "error"])
     for row in rows:
-        cells = [cell for label, p in row.top for cell in (label, repr(p))]
+        cells = [cell for label, p in row.top for cell in (label, f"{p:.4f}")]
         cells += [""] * (2 * ranks - len(cells))
         writer.writerow([row.image, *cells, row.error or ""])
     try:

@@ -194,6 +194,49 @@ def report(y_true: Labels, probs: Probabilities, classes: Sequence[str]) -> dict
     }
 
 
+def mean_f1(y_true: Labels, probs: Probabilities) -> float:
+    """Return the mean F1 of the classes that have images or predictions.
+
+    Args:
+        y_true: Labels, (n,).
+        probs: Class probabilities, (n, C).
+    """
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(y_true, probs.argmax(axis=1), average="macro", zero_division=0))
+
+
+def mean_auc(y_true: Labels, probs: Probabilities) -> float:
+    """Return the mean ROC-AUC of each class against the rest, over the classes with images.
+
+    Args:
+        y_true: Labels, (n,), of two classes at least.
+        probs: Class probabilities, (n, C).
+    """
+    from sklearn.metrics import roc_auc_score
+
+    present = np.unique(y_true).tolist()
+    return float(np.mean([roc_auc_score(y_true == c, probs[:, c]) for c in present]))
+
+
+def calibration_error(y_true: Labels, probs: Probabilities, bins: int = 15) -> float:
+    """Return the expected calibration error (ECE) of the most probable class.
+
+    The images are divided into bins of equal width by their highest probability. The error is the
+    mean of |accuracy - mean probability| over the bins, weighted by their images
+    (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+
+    Args:
+        y_true: Labels, (n,).
+        probs: Class probabilities, (n, C).
+        bins: Number of bins.
+    """
+    sure, hits = probs.max(axis=1), probs.argmax(axis=1) == y_true
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, weights=hits - sure.astype(np.float64), minlength=bins)
+    return float(np.abs(gaps).sum() / len(y_true))
+
+
 def _ratios(
     classes: Sequence[str], hits: NDArray[np.int64], totals: NDArray[np.int64]
 ) -> dict[str, float | None]:

@@ -224,3 +224,14 @@ class Bars(Part):
     """One bar a name: its length as a share of the width, None for hatched, and words in it."""
 
     bars: Sequence[tuple[str, float | None, str]]
+
+
+@dataclass(frozen=True)
+class Pictures(Part):
+    """Small pictures, each with lines of text below it.
+
+    Attributes:
+        pictures: For each the picture as a data URI ("" where there is none), and its lines.
+    """
+
+    pictures: Sequence[tuple[str, Sequence[str]]]

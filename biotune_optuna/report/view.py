@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from optuna import Study
 
     from biotune_optuna.confirmation.record import Contender
-    from biotune_optuna.confirmation.statistics import PairedTest
+    from biotune_optuna.finetune.statistics import PairedTest
     from biotune_optuna.genome import GenomeSpace
 
 

@@ -18,7 +18,7 @@ from biotune_optuna.confirmation.record import (
     Training,
     trainings,
 )
-from biotune_optuna.confirmation.statistics import PairedTest
+from biotune_optuna.finetune.statistics import PairedTest
 from biotune_optuna.schema import Cost, RecipeSummary
 
 STORED: dict[str, Any] = json.loads("""{

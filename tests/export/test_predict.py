@@ -204,7 +204,7 @@ class TestPredict:
         assert len(drawn) <= model.preprocessing.batch_size
         assert 1 + len(list(stream)) == len(tuned["paths"])
 
-    def test_the_table_holds_every_number_in_full(self, model, tuned, tmp_path):
+    def test_the_table_holds_four_digits_of_each_probability(self, model, tuned, tmp_path):
         found = model.predict([tuned["paths"][0], tmp_path / "gone, away.png"], top_k=2)
         path = write_csv(found, tmp_path / "out.csv")
         with path.open(newline="", encoding="utf-8") as file:
@@ -218,8 +218,8 @@ class TestPredict:
             "error",
         ]
         assert rows[0]["label"] == found[0].label
-        assert float(rows[0]["probability"]) == found[0].probability
-        assert float(rows[0]["probability_2"]) == found[0].top[1][1]
+        assert rows[0]["probability"] == f"{found[0].probability:.4f}"
+        assert rows[0]["probability_2"] == f"{found[0].top[1][1]:.4f}"
         assert rows[1]["image"].endswith("gone, away.png")
         assert rows[1]["label"] == ""
         assert "cannot be read" in rows[1]["error"]

@@ -19,6 +19,7 @@ from biotune_optuna.page.parts import (
     Items,
     Markdown,
     Part,
+    Pictures,
     Section,
     Table,
     Text,
@@ -39,6 +40,7 @@ EVERY: list[Part] = [
     Section("name", EVIL, [Text(EVIL)]),
     Verdict("won", EVIL, [EVIL]),
     Tiles([(EVIL, EVIL)]),
+    Pictures([(EVIL, [EVIL]), ("", [EVIL])]),
     Bars([(EVIL, 0.5, EVIL), (EVIL, None, EVIL)]),
 ]
 

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from biotune_optuna.cli import progress as live
 from biotune_optuna.cli.progress import Progress
 from biotune_optuna.confirmation.record import Confirmation, TestResult
-from biotune_optuna.confirmation.statistics import PairedTest
+from biotune_optuna.finetune.statistics import PairedTest
 from biotune_optuna.page.text import count, duration
 
 Run = namedtuple("Run", "index fold seed")

@@ -1,15 +1,11 @@
 """The winner's confusions on the test images."""
 
-from collections.abc import Sequence
-
 import plotly.graph_objects as go
 
-from biotune_optuna.page.style import SHARE_SCALE, VERMILION, finish, shorten
+from biotune_optuna.page.confusion import draw_confusion
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import check_confirmed
 from biotune_optuna.report.view import StudyView
-
-MAX_CLASSES = 30
 
 
 @StudyFigure(
@@ -30,70 +26,7 @@ def confusion_matrix(view: StudyView) -> go.Figure:
     counts = test.confusion if test else None
     if not counts or len(counts) != len(classes):
         raise NothingToShow("The test result holds no confusion matrix.")
-    wrong = sum(n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j)
-    total = sum(map(sum, counts))
-    title = f"{total - wrong:,} of {total:,} test images right, {wrong:,} wrong"
-    if len(classes) > MAX_CLASSES:
-        return _frequent_confusions(counts, classes, title)
-    shares = [[n / sum(row) if sum(row) else 0.0 for n in row] for row in counts]
-    labels = [shorten(c, 16) for c in classes]
-    ticks = list(range(len(classes)))
-    figure = go.Figure(
-        go.Heatmap(
-            z=shares,
-            x=ticks,
-            y=ticks,
-            zmin=0,
-            zmax=1,
-            colorscale=list(SHARE_SCALE),
-            xgap=1,
-            ygap=1,
-            showscale=False,
-            text=[[str(n) if n else "" for n in row] for row in counts],
-            texttemplate="%{text}" if len(classes) <= 20 else "",
-            textfont={"size": 11},
-            customdata=[
-                [f"{t} taken for {p}" if t != p else f"{t} right" for p in labels] for t in labels
-            ],
-            hovertemplate="%{customdata}: %{text} (%{z:.0%})<extra></extra>",
-        )
-    )
-    long = max(len(x) for x in labels) > 3
-    figure.update_xaxes(
-        title_text="predicted",
-        tickvals=ticks,
-        ticktext=labels,
-        tickangle=-60 if long else 0,
-        showgrid=False,
-    )
-    figure.update_yaxes(
-        title_text="true", tickvals=ticks, ticktext=labels, autorange="reversed", showgrid=False
-    )
-    return finish(figure, title, height=200 + 26 * max(6, len(classes)), legend=False)
-
-
-def _frequent_confusions(
-    counts: Sequence[Sequence[int]], classes: Sequence[str], title: str
-) -> go.Figure:
-    pairs = [
-        (n, f"{shorten(classes[i], 20)} → {shorten(classes[j], 20)}")
-        for i, row in enumerate(counts)
-        for j, n in enumerate(row)
-        if i != j and n
-    ]
-    top = sorted(pairs, key=lambda pair: -pair[0])[:25]
-    if not top:
-        raise NothingToShow(f"{title}: there is no confusion to draw.")
-    figure = go.Figure(
-        go.Bar(
-            x=[n for n, _ in top],
-            y=[words for _, words in top],
-            orientation="h",
-            marker_color=VERMILION,
-            hovertemplate="%{y}: %{x}<extra></extra>",
-        )
-    )
-    figure.update_xaxes(title_text="test images", tickformat="d")
-    figure.update_yaxes(autorange="reversed")
-    title += f": the {len(top)} most frequent of {len(pairs):,} confusions"
-    return finish(figure, title, height=120 + 24 * len(top), legend=False)
+    drawn = draw_confusion(counts, classes)
+    if drawn is None:
+        raise NothingToShow("Every test image was classified rightly.")
+    return drawn

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from biotune_optuna.confirmation.statistics import bootstrap_interval, paired_test
+from biotune_optuna.finetune.statistics import bootstrap_interval, paired_test
 
 
 def probabilities(predicted: np.ndarray, n_classes: int = 2) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -46,9 +46,42 @@ def bootstrap_interval(
         seed: Seed of the resampling.
     """
     n_classes = probs.shape[1]
-    draws = [score(metric, labels[i], probs[i], n_classes) for i in _resamples(labels, seed)]
+    return resampled_interval(lambda y, p: score(metric, y, p, n_classes), labels, probs, seed=seed)
+
+
+def resampled_interval(
+    value: Callable[[NDArray[np.int64], NDArray[np.floating]], float],
+    labels: NDArray[np.int64],
+    probs: NDArray[np.floating],
+    *,
+    times: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """As `bootstrap_interval`, for any value that follows from labels and probabilities.
+
+    Args:
+        value: Maps labels, shape (n,), and probabilities, shape (n, n_classes), to a number.
+        labels: True classes, shape (n,).
+        probs: Predicted probabilities, shape (n, n_classes).
+        times: How often images are drawn.
+        seed: Seed of the resampling.
+    """
+    draws = [value(labels[i], probs[i]) for i in _resamples(labels, seed, times)]
     low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(score(metric, labels, probs, n_classes), float(low), float(high))
+    return Interval(value(labels, probs), float(low), float(high))
+
+
+def proportion_interval(hits: int, n: int) -> Interval:
+    """Return a share and Wilson's 95 % interval of it.
+
+    Args:
+        hits: How many.
+        n: Of how many, at least 1.
+    """
+    from scipy.stats import binomtest
+
+    low, high = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    return Interval(hits / n, float(low), float(high))
 
 
 def paired_test(
@@ -90,8 +123,10 @@ def paired_test(
     return PairedTest(difference(np.arange(len(labels))), float(low), float(high), p)
 
 
-def _resamples(labels: NDArray[np.int64], seed: int) -> Iterator[NDArray[np.int64]]:
+def _resamples(
+    labels: NDArray[np.int64], seed: int, times: int = RESAMPLES
+) -> Iterator[NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    for _ in range(RESAMPLES):
+    for _ in range(times):
         yield np.concatenate([rng.choice(m, size=len(m)) for m in members])
