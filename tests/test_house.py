@@ -23,7 +23,7 @@ FLOORS = {
             "_version errors jsonable schema",
             "files recipe data storage",
             "genome models page",
-            "evolution finetune",
+            "evolution finetune overview",
             "sampler methods export",
             "study",
             "confirmation",

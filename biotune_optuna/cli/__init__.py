@@ -20,6 +20,7 @@ __all__ = ["cli", "main"]
 # command -> module that defines it
 _COMMANDS = {
     "demo": "tune",
+    "check": "inspect",
     "tune": "tune",
     "worker": "workers",
     "launch": "workers",

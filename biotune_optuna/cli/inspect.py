@@ -1,4 +1,4 @@
-"""Commands that look: ``status``, ``report``, ``dashboard``, ``blocks``."""
+"""Commands that look: ``check``, ``status``, ``report``, ``dashboard``, ``blocks``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,24 @@ import click
 from biotune_optuna.cli.checks import check_no_comparison, folder_of, open_study
 from biotune_optuna.cli.options import study_options
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
+
+
+@click.command()
+@click.argument("data")
+@click.option("--html", type=click.Path(dir_okay=False), help="Page with a contact sheet to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(*, data: str, html: str | None, as_json: bool) -> None:
+    """Look at DATA before training: classes, sizes, bad files, duplicates, odd images.
+
+    DATA is a folder with one folder per class, a CSV file or the name of a data set.
+    """
+    from biotune_optuna.overview import check_images
+
+    found = check_images(data)
+    page = found.write_html(html) if html else None
+    click.echo(jsonlib.dumps(found.to_dict(), indent=1) if as_json else str(found))
+    if page is not None:
+        click.echo(f"\nPage  {page}", err=as_json)
 
 
 @click.command()

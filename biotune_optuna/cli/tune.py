@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from biotune_optuna.cli.checks import (
     check_apart,
@@ -29,6 +30,7 @@ from biotune_optuna.files import check_output
 
 if TYPE_CHECKING:
     from biotune_optuna.report.view import StudyView
+    from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.spec import StudySpec
 
 DEFAULT_TRIALS = 60
@@ -151,6 +153,7 @@ def run(job: Job) -> None:
     check_target(job.out / "model")  # once more, with its origin, when the images are known
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     study = create_study(job.spec, storage=job.storage, name=job.name, device=job.device)
+    click.echo(_images_line(study.setup), err=True)
     for sentence in rate_sentences(as_view(study.study)):
         click.echo(sentence, err=True)
     check_export(study, job.out / "model")
@@ -166,6 +169,17 @@ def run(job: Job) -> None:
     progress.result(result, report, model_dir)
     if job.display != "json":
         _say_result(as_view(study.study), report, model_dir, job)
+
+
+def _images_line(setup: Setup) -> str:
+    """Say how many images train, validate and test, and at which size."""
+    counts = np.bincount(setup.source.labels, minlength=len(setup.classes))
+    low, high = counts.min(), counts.max()
+    each = f"{low:,} each" if low == high else f"{low:,} to {high:,} each"
+    return (
+        f"{len(setup.source):,} images of {len(setup.classes)} classes, {each}: "
+        f"{setup.splits.describe()}; at {setup.image_size} x {setup.image_size} pixels"
+    )
 
 
 def _say_result(view: StudyView, report: Path, model_dir: Path, job: Job) -> None:

@@ -13,7 +13,9 @@ from biotune_optuna.data.sources.image_source import content_hash
 from biotune_optuna.data.sources.scan_cache import ScanCache
 from biotune_optuna.errors import DataError
 
-SKIP_HINT = "skip such images with --skip-bad-images (skip_bad_images=True)"
+SKIP_HINT = (
+    "skip such images with --skip-bad-images (skip_bad_images=True); biotune check lists all"
+)
 """What to do about bad images, for the ends of messages."""
 
 _logger = logging.getLogger("biotune_optuna.data")
