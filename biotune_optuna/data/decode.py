@@ -7,33 +7,46 @@ pixel cache and prediction on an exported model both call it, so they do the sam
 
 from __future__ import annotations
 
-import functools
 import io
+import logging
 import math
 import struct
 import threading
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from biotune_optuna.data.formats import (
+    alpha_of_grey,
+    check_kind,
+    formats,
+    full_range,
+    transparent_grey,
+    why_unreadable,
+    without_metadata,
+)
 from biotune_optuna.errors import DataError
+
+_logger = logging.getLogger("biotune_optuna.data")
+
+DECODING_VERSION = 2
+"""Counts up whenever some file is decoded to other pixels, or is refused that was not: pixel cache
+and scan cache then begin anew, and a study begun with another version is not gone on with."""
 
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, in pixels (width times height)."""
 
 IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"}
-    | {".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"}
+    | {".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """File name endings, lower case, that are taken for images in a folder."""
 
-# Only raster decoders: Pillow's full list holds formats that run other programs (EPS) or refer to
-# other files.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError),
     *(MemoryError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
@@ -114,11 +127,10 @@ def decode_image(content: bytes, *, name: str, draft: bool = False) -> Image.Ima
     Raises:
         DataError: As :func:`read_image`.
     """
-    picture = _open(content, name)
+    picture = _open(without_metadata(content), name)
     try:
         if draft:
             picture.draft("RGB", (1, 1))
-        picture.load()
         return to_rgb(picture)
     except DECODE_ERRORS as error:
         raise DataError(f"image {name!r} cannot be decoded: {first_line(error)}") from None
@@ -195,23 +207,15 @@ def _open(content: bytes, name: str) -> Image.Image:
     with _OPEN_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            picture = Image.open(io.BytesIO(content), formats=_formats())
+            picture = Image.open(io.BytesIO(content), formats=formats())
         except Image.DecompressionBombError:
             raise DataError(_too_large(name, "far")) from None
         except DECODE_ERRORS:
-            known = "is not an image of a supported format (JPEG, PNG, TIFF, WebP, BMP, GIF, ...)"
-            raise DataError(f"image {name!r} {known if content else 'is empty'}") from None
+            raise DataError(f"image {name!r} {why_unreadable(content)}") from None
     pixels = picture.width * picture.height
     if pixels > MAX_PIXELS:
         raise DataError(_too_large(name, f"with {picture.width} x {picture.height}"))
     return picture
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """Those of the formats that this build of Pillow reads: a name that it lacks is an error."""
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _too_large(name: str, how: str) -> str:
@@ -227,11 +231,21 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     Raises:
         ValueError: Pixels are no colours: negative, NaN or above the mode's range.
     """
+    check_kind(picture)
+    # What the file says is known only until the pixels are read, or copied.
+    transparent, most, inverted = transparent_grey(picture), *full_range(picture)
     picture = _upright(picture)
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
+    if picture.mode == "La":  # convert() knows no other way
+        picture = picture.convert("LA")
+    if picture.mode == "L" and transparent is not None:
+        picture.info["transparency"] = transparent
     if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _to_8_bit(picture)
+        alpha = None if transparent is None else alpha_of_grey(np.asarray(picture), transparent)
+        picture = _to_8_bit(picture, most, inverted=inverted)
+        if alpha is not None:
+            picture.putalpha(alpha)
     if picture.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or "transparency" in picture.info:
         # Straight conversion would show whatever colour lies hidden under transparent parts.
         picture = picture.convert("RGBA")
@@ -246,7 +260,7 @@ def _upright(picture: Image.Image) -> Image.Image:
     Pillow's own ``exif_transpose`` writes all of EXIF anew, and fails where any of it is odd.
     """
     picture.load()
-    turn = _UPRIGHT_BY.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    turn = _UPRIGHT_BY.get(_orientation(picture))
     if turn is None:
         return picture.copy()
     turned = picture.transpose(turn)
@@ -255,7 +269,16 @@ def _upright(picture: Image.Image) -> Image.Image:
     return turned
 
 
-def _to_8_bit(picture: Image.Image) -> Image.Image:
+def _orientation(picture: Image.Image) -> Any:
+    """Return what the metadata say of how the picture is turned; 1 where they cannot be read."""
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with them, the pixels are sound
+        _logger.debug("metadata left aside: %s", first_line(error))
+        return 1
+
+
+def _to_8_bit(picture: Image.Image, most: int, *, inverted: bool) -> Image.Image:
     """Scale integer and float pixels to 0..255; Pillow's own conversion clips them."""
     values = np.asarray(picture)
     if picture.mode == "F":
@@ -264,10 +287,11 @@ def _to_8_bit(picture: Image.Image) -> Image.Image:
             raise ValueError(f"float pixels from {low:g} to {high:g} are outside 0..1 and 0..255")
         scaled = values * 255.0 if high <= 1.0 else values
     else:
-        if int(values.min()) < 0 or int(values.max()) > 65535:
-            raise ValueError("integer pixels are outside 0..65535")
-        scaled = values.astype(np.float32) / 257.0
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+        if int(values.min()) < 0 or int(values.max()) > most:
+            raise ValueError(f"integer pixels are outside 0..{most}")
+        scaled = values.astype(np.float32) / np.float32(most / 255.0)
+    pixels = np.rint(scaled).astype(np.uint8)
+    return Image.fromarray(255 - pixels if inverted else pixels)
 
 
 def _centre_crop(picture: Image.Image, width: int, height: int) -> Image.Image:

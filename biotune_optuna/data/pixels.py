@@ -27,7 +27,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from biotune_optuna.data.cache_dir import default_cache_dir
-from biotune_optuna.data.decode import check_geometry, preprocess
+from biotune_optuna.data.decode import DECODING_VERSION, check_geometry, preprocess
 from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.errors import DataError
 
@@ -124,9 +124,11 @@ class PixelStore:
 def _key(source: ImageSource, geometry: dict[str, Any]) -> str:
     """Digest of the images in their order and of all that shapes the pixels.
 
-    Pillow's version is part of it because its decoders and filters may change by a grey level.
+    The version of our own decoding is part of it; Pillow's is because its decoders and filters may
+    change by a grey level.
     """
-    digest = hashlib.sha256(json.dumps([_MAGIC, PIL.__version__, geometry]).encode())
+    made_by = [_MAGIC, DECODING_VERSION, PIL.__version__, geometry]
+    digest = hashlib.sha256(json.dumps(made_by).encode())
     for content in source.content_hashes:
         digest.update(content.encode())
     return digest.hexdigest()[:32]

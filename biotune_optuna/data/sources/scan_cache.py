@@ -20,10 +20,11 @@ from typing import Any
 import PIL
 
 from biotune_optuna.data.cache_dir import default_cache_dir
+from biotune_optuna.data.decode import DECODING_VERSION
 
 _logger = logging.getLogger("biotune_optuna.data")
 
-_VERSION = 1
+_VERSION = [1, DECODING_VERSION]  # what was sound to another decoding may not be so here
 # Below this, reading again is as quick as looking up.
 _WORTHWHILE = 1000
 # A file may change twice within one tick of its clock.
