@@ -19,6 +19,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna._version import __version__
+from biotune_optuna.data.identity import is_early
 from biotune_optuna.errors import StudyError
 from biotune_optuna.schema import (
     CELL_KEY,
@@ -117,15 +118,20 @@ class Board:
                     f"{cell.contender.name!r}; give this one another name"
                 )
 
-    def pin(self, found: Mapping[str, str]) -> None:
+    def pin(self, found: Mapping[str, str], *, early: str | None = None) -> None:
         """Keep the fingerprints of data and weights, or compares them with those kept.
+
+        Args:
+            found: The fingerprints by name, ``"data"`` and ``"weights"``.
+            early: That of the data as early versions stored it.
 
         Raises:
             StudyError: If they are others.
         """
         stored = keep_user_attr(self.study, FINGERPRINTS_KEY, dict(found))
         for name, value in found.items():
-            if stored.get(name) != value:
+            own = early if early and name == "data" and is_early(stored[name]) else value
+            if stored.get(name) != own:
                 raise StudyError(
                     f"comparison {self.study.study_name!r} was begun with other {name}; give the "
                     "same or another comparison name"

@@ -289,7 +289,7 @@ class _Worker:
             found = {name: setup.spec.fingerprints[name] for name in ("data", "weights")}
             if spec.weights == "none":  # random ones follow the seed
                 found["weights"] = "none"
-            self.boards[cell.task].pin(found)
+            self.boards[cell.task].pin(found, early=setup.source.early_fingerprint)
         return self.held[1]
 
     def _source(self, spec: StudySpec) -> ImageSource:

@@ -187,7 +187,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         content = self._spec(source, 0).to_dict() | {"data": "", "skip_bad_images": False}
         text = json.dumps(content, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return default_name(self.model, f"{source.name}-{source.fingerprint[:12]}-{digest}")
+        return default_name(self.model, f"{source.name}-{source.early_fingerprint[:12]}-{digest}")
 
     def _spec(self, source: ImageSource, seed: int) -> StudySpec:
         train = {"metric": self.metric, "epochs": self.epochs, "batch_size": self.batch_size}

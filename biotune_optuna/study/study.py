@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from biotune_optuna._version import __version__
+from biotune_optuna.data.identity import is_early
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import plain_value
 from biotune_optuna.sampler.sampler import BioTuneSampler
@@ -178,7 +179,9 @@ def study_of(
         StudyError: If a study of that name has another identity; the field is named.
     """
     make = sampler or _sampler
-    setup, check = _settle_rates(setup, _stored_spec(storage, name), checkpoint)
+    stored = _stored_spec(storage, name)
+    setup = _as_stored(setup, stored)
+    setup, check = _settle_rates(setup, stored, checkpoint)
     study = optuna.create_study(
         storage=storage,
         study_name=name,
@@ -194,6 +197,7 @@ def study_of(
     if check is not None:
         own["rates"] = check.to_dict()
     stored = _parse_spec(name, keep_user_attr(study, SPEC_KEY, own))
+    setup = _as_stored(setup, stored)
     _check_same(name, stored, setup.spec, fingerprints=True)
     if stored is not None and stored != setup.spec:  # made earlier, or another worker was first
         known = _as_known(setup, stored)
@@ -288,12 +292,23 @@ def _check_same(
         return
     cure = "give the same values or another study name"
     if all(field.startswith("fingerprints.") for field in different):
-        cure = "the files found here are not the study's: point data or weights at its own"
+        cure = (
+            "the files found here are not the study's, or their classes come in another order:"
+            " point data or weights at its own"
+        )
         if different[0].startswith("fingerprints.data"):  # other images are also split otherwise
             different = [field for field in different if "fingerprints.splits" not in field]
     raise StudyError(
         f"study {name!r} exists and is another study: it has {'; '.join(different)}; {cure}"
     )
+
+
+def _as_stored(setup: Setup, stored: StudySpec | None) -> Setup:
+    """Return the setup with its images' fingerprint of the kind that the study stores."""
+    if stored is None or not is_early(stored.fingerprints.get("data", "")):
+        return setup
+    found = dict(setup.spec.fingerprints) | {"data": setup.source.early_fingerprint}
+    return dataclasses.replace(setup, spec=dataclasses.replace(setup.spec, fingerprints=found))
 
 
 def _settle_rates(

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from biotune_optuna.data.sources.image_source import ImageSource, content_hash
+from biotune_optuna.data.identity import content_hash
+from biotune_optuna.data.sources.image_source import ImageSource
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,5 +1,6 @@
 """What is identity, what may change, and which runs follow from a spec."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
+from biotune_optuna._version import __version__
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.settings import TrainSettings
@@ -188,3 +190,33 @@ def test_bad_values_are_named(changes: dict, message: str) -> None:
 )
 def test_names_are_made_of_data_and_model(data: str, name: str) -> None:
     assert default_name("resnet50", data) == name
+
+
+def test_a_study_of_an_early_version_opens_and_still_tells_other_images(
+    setup: Setup, tmp_path: Path
+) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/s.db")
+    early = {**setup.spec.fingerprints, "data": setup.source.early_fingerprint}
+    spec = dataclasses.replace(setup.spec, fingerprints=early)
+    study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
+    study.set_user_attr("biotune", {"version": __version__, "spec": spec.to_dict()})
+    opened = study_of(setup, storage=storage, name="s")
+    assert opened.spec.fingerprints == early  # what exports and reports name stays the same
+    assert study.user_attrs["biotune"]["spec"]["fingerprints"] == early
+    other = copy.copy(setup.source)
+    other.content_hashes = ("else", *other.content_hashes[1:])
+    other.__dict__.pop("early_fingerprint", None)
+    with pytest.raises(StudyError, match=r"fingerprints\.data"):
+        study_of(dataclasses.replace(setup, source=other), storage=storage, name="s")
+
+
+def test_another_order_of_the_classes_is_another_study(setup: Setup, tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/s.db")
+    study_of(setup, storage=storage, name="s")
+    other = copy.copy(setup.source)
+    other.classes, other.labels = other.classes[::-1], len(other.classes) - 1 - other.labels
+    other.__dict__.pop("fingerprint", None)
+    found = {**setup.spec.fingerprints, "data": other.fingerprint}
+    spec = dataclasses.replace(setup.spec, fingerprints=found)
+    with pytest.raises(StudyError, match="classes come in another order"):
+        study_of(dataclasses.replace(setup, spec=spec), storage=storage, name="s")

@@ -18,7 +18,8 @@ from biotune_optuna.data.decode import (
     read_bytes,
     to_rgb,
 )
-from biotune_optuna.data.sources.image_source import ImageSource, content_hash
+from biotune_optuna.data.identity import content_hash
+from biotune_optuna.data.sources.image_source import ImageSource
 from biotune_optuna.data.sources.scan import scan_files
 from biotune_optuna.errors import DataError
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from biotune_optuna.data import identity
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -121,21 +121,20 @@ class ImageSource:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of all images, labels, given splits and groups.
+        """What makes the data set what it is, see `biotune_optuna.data.identity.fingerprint`."""
+        return identity.fingerprint(*self._identity())
 
-        It depends neither on the order of the images nor on their names or where they are kept.
-        """
-        splits = [""] * len(self) if self.splits is None else self.splits.tolist()
-        names = [self.classes[label] for label in self.labels.tolist()]
-        lines = sorted(map("\t".join, zip(self.content_hashes, names, splits, strict=True)))
-        members: dict[str, list[str]] = {}
-        if self.groups is not None:
-            for group, digest in zip(self.groups.tolist(), self.content_hashes, strict=True):
-                members.setdefault(group, []).append(digest)
-        # One digest per group, of what it holds: a group's own name does not matter.
-        groups = sorted(content_hash("".join(sorted(one)).encode()) for one in members.values())
-        text = "\n".join([*sorted(self.classes), "", *lines, "", *groups])
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+    @functools.cached_property
+    def early_fingerprint(self) -> str:
+        """The same as the first studies stored it, see `biotune_optuna.data.identity`."""
+        return identity.early_fingerprint(*self._identity())
+
+    def _identity(
+        self,
+    ) -> tuple[Sequence[str], list[int], Sequence[str], list[str] | None, list[str] | None]:
+        splits = None if self.splits is None else self.splits.tolist()
+        groups = None if self.groups is None else self.groups.tolist()
+        return self.content_hashes, self.labels.tolist(), self.classes, splits, groups
 
     def with_groups(self, pattern: str) -> ImageSource:
         r"""Return the same images, grouped by a regular expression over their ids.
@@ -163,10 +162,6 @@ class ImageSource:
             groups.append(group)
         grouped = copy.copy(self)
         grouped.groups = np.asarray(groups, dtype=str)
-        grouped.__dict__.pop("fingerprint", None)  # it depends on the groups
+        for name in ("fingerprint", "early_fingerprint"):  # they depend on the groups
+            grouped.__dict__.pop(name, None)
         return grouped
-
-
-def content_hash(content: bytes | memoryview) -> str:
-    """Hexadecimal 128-bit digest of an image's content."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from biotune_optuna.data.decode import decode_image, read_bytes
-from biotune_optuna.data.sources.image_source import content_hash
+from biotune_optuna.data.identity import content_hash
 from biotune_optuna.data.sources.scan_cache import ScanCache
 from biotune_optuna.errors import DataError
 
