@@ -6,6 +6,7 @@ file alone is enough to train with it elsewhere, in anyone's loop.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -75,11 +76,15 @@ class Recipe:
         blocks: The model's blocks, in execution order, head last.
         lr: Base learning rate; block b trains at ``lr * blocks[b].multiplier``.
         weight_decay: Weight decay of matrices and kernels; norms and biases get none.
+        fitted: Whether the head is fitted to convergence by logistic regression instead of being
+            trained by steps of an optimiser; all other blocks are frozen. Rate and weight decay
+            are for networks whose output is not one linear layer, and for loops of your own.
     """
 
     blocks: tuple[BlockRecipe, ...]
     lr: float
     weight_decay: float = 0.0
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -88,6 +93,8 @@ class Recipe:
             )
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ModelError(f"weight decay {self.weight_decay} is not a finite number >= 0")
+        if self.fitted and any(not block.frozen for block in self.blocks[:-1]):
+            raise ModelError("a recipe whose head is fitted must freeze all other blocks")
 
     # -- making one ----------------------------------------------------------------------------
 
@@ -142,6 +149,20 @@ class Recipe:
         return cls.from_multipliers(blocks, multipliers, lr=lr, weight_decay=weight_decay)
 
     @classmethod
+    def fitted_probe(
+        cls, blocks: Sequence[BlockLike], *, lr: float = 1e-2, weight_decay: float = 0.0
+    ) -> Recipe:
+        """Build a linear probe whose head is fitted to convergence by logistic regression.
+
+        Args:
+            blocks: The model's blocks, in order, the head last.
+            lr: Rate of the head where it cannot be fitted, default 1e-2.
+            weight_decay: Weight decay there, default 0.
+        """
+        probe = cls.linear_probe(blocks, lr=lr, weight_decay=weight_decay)
+        return dataclasses.replace(probe, fitted=True)
+
+    @classmethod
     def layer_decay(
         cls, blocks: Sequence[BlockLike], *, lr: float, decay: float, weight_decay: float = 0.0
     ) -> Recipe:
@@ -178,7 +199,8 @@ class Recipe:
 
     def key(self) -> tuple[Any, ...]:
         """Return what training depends on, rounded to six digits: equal keys train the same way."""
-        return (*(f"{b.multiplier * self.lr:.6g}" for b in self.blocks), f"{self.weight_decay:.6g}")
+        rates = (f"{b.multiplier * self.lr:.6g}" for b in self.blocks)
+        return (*rates, f"{self.weight_decay:.6g}", *(("fitted",) if self.fitted else ()))
 
     def frozen_summary(self) -> str:
         """Which blocks are frozen, counted from 1: ``"1-4 of 9"``, ``"none of 9"``."""
@@ -187,7 +209,7 @@ class Recipe:
 
     def describe(self) -> str:
         """Return the recipe in words: ``"blocks 1-4 frozen, fc at 6×, base rate 0.003"``."""
-        return describe(self.multipliers, self.lr)
+        return describe(self.multipliers, self.lr, fitted=self.fitted)
 
     # -- using it ------------------------------------------------------------------------------
 
@@ -282,6 +304,7 @@ class Recipe:
             "schema_version": SCHEMA_VERSION,
             "lr": self.lr,
             "weight_decay": self.weight_decay,
+            **({"fitted": True} if self.fitted else {}),
             "blocks": [
                 {
                     "name": b.name,
@@ -316,7 +339,12 @@ class Recipe:
                 )
                 for b in data["blocks"]
             )
-            return cls(blocks, lr=float(data["lr"]), weight_decay=float(data["weight_decay"]))
+            return cls(
+                blocks,
+                lr=float(data["lr"]),
+                weight_decay=float(data["weight_decay"]),
+                fitted=bool(data.get("fitted", False)),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the recipe lacks or garbles a field: {error}") from None
 
@@ -345,7 +373,9 @@ class Recipe:
         return cls.from_dict(data)
 
 
-def describe(multipliers: Mapping[str, float], lr: float | None = None) -> str:
+def describe(
+    multipliers: Mapping[str, float], lr: float | None = None, *, fitted: bool = False
+) -> str:
     """Return a recipe in words: ``"blocks 1-4 frozen, fc at 6×, base rate 0.003"``.
 
     Blocks are counted from 1; one that shares its rate with no other goes by its name.
@@ -353,8 +383,11 @@ def describe(multipliers: Mapping[str, float], lr: float | None = None) -> str:
     Args:
         multipliers: Factor on the base learning rate of each block, from the input on; 0 is frozen.
         lr: The base learning rate, None where it is not known.
+        fitted: Whether the head is fitted by logistic regression, which has no rate.
     """
     names = list(multipliers)
+    if fitted:
+        return f"{names[-1]} fitted by logistic regression, all else frozen"
     alike: dict[str, list[int]] = {}
     for number, multiplier in enumerate(multipliers.values(), 1):
         alike.setdefault(f"at {multiplier:.2g}×" if multiplier > 0 else "frozen", []).append(number)

@@ -74,7 +74,8 @@ ended. Optuna-dashboard's own key."""
 # -- user attributes of a trial ----------------------------------------------------------------
 
 RECIPE_KEY: Final = "recipe"
-"""``{"lr": float, "weight_decay": float, "multipliers": {block: float}}``: see `RecipeSummary`."""
+"""``{"lr": float, "weight_decay": float, "multipliers": {block: float}}``, and ``"fitted": true``
+for a fitted head: see `RecipeSummary`."""
 
 FROZEN_KEY: Final = "frozen"
 """``str``: which blocks are frozen, in a few characters."""
@@ -197,11 +198,13 @@ class RecipeSummary(Stored):
         lr: Base learning rate.
         weight_decay: Weight decay.
         multipliers: Learning-rate multiplier of each block from the input on; 0 is frozen.
+        fitted: Whether the head is fitted by logistic regression; stored only where it is.
     """
 
     lr: float | None = None
     weight_decay: float | None = None
     multipliers: Mapping[str, float] = field(default_factory=dict)
+    fitted: bool = False
 
     @classmethod
     def of(cls, data: object) -> RecipeSummary:
@@ -212,7 +215,13 @@ class RecipeSummary(Stored):
             lr=_number(stored.get("lr")),
             weight_decay=_number(stored.get("weight_decay")),
             multipliers={str(block): float(m) for block, m in multipliers},
+            fitted=stored.get("fitted") is True,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        data = super(RecipeSummary, self).to_dict()  # slots: a class of its own
+        return data if self.fitted else {k: v for k, v in data.items() if k != "fitted"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,22 +160,22 @@ def test_a_baseline_takes_nothing_that_it_would_ignore(option: str) -> None:
 @pytest.mark.parametrize("display", [(), ("--json",)])
 def test_a_baseline_alone(home: Path, display: tuple[str, ...]) -> None:
     small = ("--train-size", "30", "--val-size", "20", "--test-fraction", "0.1", "--runs", "1")
-    line = ["baseline", "linear-probe", "--data", "digits", *TINY, *small, *display]
+    line = ["baseline", "linear-probe-sgd", "--data", "digits", *TINY, *small, *display]
     result = CliRunner().invoke(cli, line)
     assert result.exit_code == 0, result.output
     if not display:
-        assert result.stdout.startswith("linear-probe: lr ")
+        assert result.stdout.startswith("linear-probe-sgd: lr ")
         told, tried = result.stdout.splitlines()[:2]
         assert told.endswith(", the best of 5 settings on validation images")
         scores = dict(one.split(": ") for one in tried.removeprefix("  one run each: ").split("; "))
         assert len(scores) == 5
-        setting = told.removeprefix("linear-probe: ").partition(", the best")[0]
+        setting = told.removeprefix("linear-probe-sgd: ").partition(", the best")[0]
         assert scores[setting] == max(scores.values())
         assert "180 test images" in result.stdout
         return
     *stages, found = map(json.loads, result.stdout.splitlines())
     assert {stage["event"] for stage in stages} == {"stage"}
-    assert found["method"] == "linear-probe"
+    assert found["method"] == "linear-probe-sgd"
     assert found["test"]["low"] <= found["test"]["value"] <= found["test"]["high"]
 
 

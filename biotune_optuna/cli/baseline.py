@@ -39,10 +39,14 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
         return
     metric = found.metric.replace("_", " ")
     chosen = setting_words(found.setting)
-    click.echo(f"{method}: {chosen}, the best of {len(found.graded)} settings on validation images")
-    # A setting that was lucky in its one run shows here, beside its fresh seeds.
-    tried = (f"{setting_words(setting)}: {score:.3f}" for setting, score in found.graded)
-    click.echo(f"  one run each: {'; '.join(tried)}")
+    if found.graded:
+        n = len(found.graded)
+        click.echo(f"{method}: {chosen}, the best of {n} settings on validation images")
+        # A setting that was lucky in its one run shows here, beside its fresh seeds.
+        tried = (f"{setting_words(setting)}: {score:.3f}" for setting, score in found.graded)
+        click.echo(f"  one run each: {'; '.join(tried)}")
+    else:
+        click.echo(f"{method}: nothing to tune")
     fresh, test, cost = found.contender, found.test, found.cost
     click.echo(f"  {metric}, {runs} fresh seeds: {fresh.mean:.3f} ± {fresh.stderr:.3f}")
     if test is None:

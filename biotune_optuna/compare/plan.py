@@ -36,6 +36,8 @@ class Contender:
         spec: Fields of the study's spec that differ from the task's: those of the search alone.
         sampler: Fields of `biotune_optuna.SearchSettings` that differ from the preset's.
         trials: Trials of the search, None for the comparison's.
+        fitted: Whether its head is fitted, as the linear probe's is: older versions trained a
+            method of that name by gradient steps.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Contender:
     spec: Mapping[str, Any] = field(default_factory=dict)
     sampler: Mapping[str, Any] = field(default_factory=dict)
     trials: int | None = None
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         for name in self.spec:
@@ -55,7 +58,9 @@ class Contender:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contender as JSON-ready data, without its name."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
+        data = dataclasses.asdict(self)
+        left_out = ("name",) if self.fitted else ("name", "fitted")
+        return {key: value for key, value in data.items() if key not in left_out}
 
 
 def contender(name: str) -> Contender:
@@ -77,7 +82,10 @@ def contender(name: str) -> Contender:
         rivals[method].check_package()
     except ModelError as error:
         raise StudyError(f"{error}, or name the other methods") from None
-    return Contender(name=name, kind="rival" if method == name else "budget", method=method)
+    if method != name and not rivals[method].is_tuned:
+        raise StudyError(f"method {name!r} has nothing to tune by a budget; name {method}")
+    kind: Literal["rival", "budget"] = "rival" if method == name else "budget"
+    return Contender(name=name, kind=kind, method=method, fitted=not rivals[method].is_tuned)
 
 
 def default_methods() -> tuple[str, ...]:

@@ -341,7 +341,7 @@ def _run_rival(setup: Setup, method: str, runs: int, stop: StopRequest) -> Outco
         score=found.test.score,
         validation=found.contender.mean,
         trainable=found.trainable_pct,
-        evaluations=len(found.graded),
+        evaluations=max(1, len(found.graded)),
         setting=setting_words(found.setting),
         **found.cost.to_dict(),
     )

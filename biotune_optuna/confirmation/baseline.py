@@ -69,9 +69,9 @@ def run_baseline(
 ) -> Baseline:
     """Train a rival as `confirm` trains the winner of a search.
 
-    Each of the method's settings gets one run on the search's first seed; the best is run on
-    ``n_runs`` seeds that tuning never used; then it is trained on training and validation images
-    together for the median best epoch and tested once.
+    Each of the method's settings, where it has several, gets one run on the search's first seed;
+    the best is run on ``n_runs`` seeds that tuning never used; then it is trained on training and
+    validation images together for the median best epoch and tested once.
 
     Args:
         setup: Data, model and trainer.
@@ -87,7 +87,9 @@ def run_baseline(
         BioTuneError: If there is no such method, or ``n_runs`` is below 1.
     """
     at_least("n_runs", n_runs, 1)
-    entrant = Entrant(name=method, method=method, grid=tuple(get_method(method).settings()))
+    settings, is_tuned = tuple(get_method(method).settings()), get_method(method).is_tuned
+    choice = {"grid": settings} if is_tuned else {"setting": settings[0]}
+    entrant = Entrant(name=method, method=method, **choice)
     contest = Contest(setup, [entrant], n_runs=n_runs, observer=observer, checkpoint=checkpoint)
     (found,) = contest.run()
     final = contest.finish(method, found.final_epochs, must_hold=False)

@@ -1,9 +1,9 @@
 """Which recipe really is best: fresh seeds, rivals, and one look at the test set.
 
 With a few hundred images the best of many noisy values is mostly luck. So the best few recipes are
-trained again on seeds that the search never used, beside full fine-tuning and a linear probe whose
-base rates were chosen on the same validation data. The winner is chosen by that. Only then is it
-trained on training and validation data together and tested, once.
+trained again on seeds that the search never used, beside full fine-tuning, whose base rate was
+chosen on the same validation data, and a linear probe. The winner is chosen by that. Only then is
+it trained on training and validation data together and tested, once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from biotune_optuna.confirmation.protocol import Contest, Entrant
 from biotune_optuna.confirmation.record import Confirmation, Contender, Ledger
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.statistics import paired_test
+from biotune_optuna.methods.registry import get_method
 from biotune_optuna.schema import LOOKS_KEY, Cost, TrialRecord
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ def _rivals(plan: ConfirmPlan) -> list[Entrant]:
     grid = tuple({"lr": rate} for rate in plan.rates)
     return [
         Entrant(name=name, method=name, grid=grid, more_rates=plan.more_rates)
+        if get_method(name).is_tuned
+        else Entrant(name=name, method=name)
         for name in plan.rivals
     ]
 

@@ -20,12 +20,13 @@ class ConfirmPlan:
     Attributes:
         top_k: Recipes of the search that are trained again, default 3.
         n_runs: Fresh seeds for each recipe and rival, default 3.
-        rates: Base rates tried for each rival, one run each on the search's first run.
+        rates: Base rates tried for each rival that has one, one run each on the search's first run.
         more_rates: How many further ones a rival gets at most while its lowest or highest rate is
             its best, see `further_rate`; default 3.
         mistakes: Test images listed as most confidently wrong.
         rivals: Trained beside the recipes, and a possible winner: ``"full"`` and
-            ``"linear-probe"`` (default), or any method that is no more than its recipe.
+            ``"linear-probe"`` (default), or any method that is no more than its recipe, such as
+            ``"linear-probe-sgd"``.
         tolerance: Standard errors of the best mean within which recipes count as equal, so that
             the cheapest of them wins, default 1; with 0 the best mean wins.
         must_hold: Whether a winner whose final training diverges on three seeds is an error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -129,17 +129,19 @@ class Contender(Cost):
     @property
     def describe(self) -> str:
         """The recipe in words."""
-        return describe(self.recipe.multipliers, self.recipe.lr)
+        recipe = self.recipe
+        return describe(recipe.multipliers, recipe.lr, fitted=recipe.fitted)
 
     def rebuild(self, blocks: Sequence[BlockLike]) -> Recipe:
         """Return the recipe over a model's blocks."""
         assert self.recipe.lr is not None
-        return Recipe.from_multipliers(
+        recipe = Recipe.from_multipliers(
             blocks,
             [self.recipe.multipliers[block.name] for block in blocks],
             lr=self.recipe.lr,
             weight_decay=self.recipe.weight_decay or 0.0,
         )
+        return replace(recipe, fitted=self.recipe.fitted)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -149,7 +151,7 @@ class Contender(Cost):
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data: the fields, the cost, and what follows from them."""
-        data = super().to_dict()
+        data = super().to_dict() | {"recipe": self.recipe.to_dict()}
         data |= {name: data.pop(name) for name in ("forward", "backward", "seconds")}
         data |= {"describe": self.describe, "lr": self.recipe.lr}
         derived = ("mean", "stderr", "backward_cost", "final_epochs")

@@ -132,29 +132,49 @@ def probabilities(
     device: torch.device,
     amp: torch.dtype | None,
 ) -> tuple[NDArray[np.float32], int]:
-    """Class probabilities of images, in inference mode.
+    """Class probabilities of images, in inference mode; arguments and errors as of `outputs`.
+
+    Returns:
+        (n, C), in the order of ``idx``; and how many images at once fitted.
+    """
+
+    def likely(few: Indices) -> torch.Tensor:
+        return forward(few).float().softmax(dim=1)
+
+    found, fitted = outputs(likely, idx, batch_size, device, amp)
+    return found.cpu().numpy(), fitted
+
+
+def outputs(
+    forward: Callable[[Indices], torch.Tensor],
+    idx: Indices,
+    batch_size: int,
+    device: torch.device,
+    amp: torch.dtype | None,
+) -> tuple[torch.Tensor, int]:
+    """Return what a function says of images, in inference mode.
 
     Args:
-        forward: Maps positions of images to logits.
+        forward: Maps positions of images to a tensor of as many rows.
         idx: Positions, (n,).
         batch_size: Images at once; half as many, again and again, where memory runs out.
         device: Where the network lives.
         amp: Autocast type or None.
 
     Returns:
-        (n, C), in the order of ``idx``; and how many images at once fitted.
+        The rows, in the order of ``idx``; and how many images at once fitted.
 
     Raises:
         BioTuneError: If memory runs out with a single image.
     """
 
-    def attempt() -> NDArray[np.float32]:
+    def attempt() -> torch.Tensor:
         with torch.inference_mode(), autocast(device, amp):
             found = [
-                forward(idx[start : start + batch_size]).float().softmax(dim=1)
+                forward(idx[start : start + batch_size]).float()
                 for start in range(0, len(idx), batch_size)
             ]
-            return torch.cat(found).cpu().numpy()
+            return torch.cat(found)
 
     def less() -> None:
         nonlocal batch_size

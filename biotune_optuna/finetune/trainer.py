@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from biotune_optuna.finetune.loop import Run
 from biotune_optuna.finetune.optim import check_optimizer
 from biotune_optuna.finetune.prefix.cache import PrefixCache
 from biotune_optuna.finetune.prefix.plan import Prefixes
+from biotune_optuna.finetune.probe import fit_head, linear_output
 from biotune_optuna.finetune.results import EpochRecord, Held, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.models.states import all_tensors, fresh_eval, restore
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from biotune_optuna.recipe import BlockLike, Recipe
 
 __all__ = ["EpochRecord", "RunResult", "StopTraining", "TrainSettings", "Trainer"]
+
+_log = logging.getLogger("biotune_optuna.finetune")
 
 _BATCHES, _DROPOUT, _AUGMENT = range(3)  # what a run's seed is split into
 
@@ -161,6 +165,10 @@ class Trainer:
         with ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
             start = time.perf_counter()
             self._holds[0] = None
+            if recipe.fitted:
+                fitted = self._fit_head(recipe, train, val, seed, on_epoch)
+                if fitted is not None:
+                    return fitted
             cached = self._prefixes.find(recipe, train, val) if hooks.prefix_is_fixed else None
             self.reset(seed)
             with (
@@ -245,6 +253,60 @@ class Trainer:
         return other
 
     # -- parts -----------------------------------------------------------------------------------
+
+    def _fit_head(
+        self,
+        recipe: Recipe,
+        train: Indices,
+        val: Indices | None,
+        seed: int,
+        on_epoch: Callable[[EpochRecord], object] | None,
+    ) -> RunResult | None:
+        """Fit the head by logistic regression; None where the network's end is not linear."""
+        start = time.perf_counter()
+        if len(train) < 2:
+            raise DataError(f"{len(train)} training images are too few; give at least 2")
+        # features of images as they are, whatever the settings do to them in training
+        plain = self.with_settings(
+            augment="none", mixup=0.0, cutmix=0.0, frozen_norm="eval", compile=False
+        )
+        modules = {name.rpartition(".")[0] for name in self.blocks[-1].parameter_names}
+        layer, result = linear_output(self.model, sorted(modules)), None
+        if layer is not None:
+            cached = plain._prefixes.find(recipe, train, val)
+            self.reset(seed)
+            with plain._feed(cached, recipe, seed, Hooks()) as feed:
+                result = fit_head(
+                    self.model,
+                    layer,
+                    feed,
+                    self.settings,
+                    labels=self._labels,
+                    train=train,
+                    val=val,
+                    n_classes=self.images.n_classes,
+                    seed=seed,
+                    amp=self._amp,
+                )
+        if result is None:
+            _log.warning(
+                "%s does not end in one linear layer, so its head is trained at rate %g instead of "
+                "being fitted",
+                type(self.model).__name__,
+                recipe.lr,
+            )
+            return None
+        if cached is not None:
+            result.cache_hits, result.cache_misses = result.images_forward, cached.computed
+        result.seconds = time.perf_counter() - start
+        if not result.diverged:
+            self._holds[0] = Held(recipe.key(), self.settings, seed, 1, tuple(train.tolist()))
+        if on_epoch is not None and result.epochs:
+            try:
+                on_epoch(result.epochs[0])
+            except StopTraining:
+                result.stopped = "callback"
+        return result
 
     def _run(
         self,

@@ -82,7 +82,7 @@ class Method:
         ranges: Bounds of its own settings, beside rate and weight decay, in which such a budget is
             searched.
         in_confirmation: Whether a confirmation may train it beside the search's recipes and choose
-            it; it must be no more than its recipe, and tuned by its rate alone.
+            it; it must be no more than its recipe, and tuned by its rate alone or by nothing.
         package: Optional package that it imports; empty where it needs none.
         install: What installs that package by pip.
     """
@@ -98,6 +98,11 @@ class Method:
     def settings(self) -> list[dict[str, float]]:
         """Return the settings to choose from: one for each of `RATES`."""
         return [{"lr": lr} for lr in RATES]
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there is more than one setting to choose from."""
+        return len(self.settings()) > 1
 
     def recipe(self, blocks: Sequence[BlockLike], setting: Setting) -> Recipe:
         """Return the recipe that a run begins with: full fine-tuning."""

@@ -194,7 +194,7 @@ def _store(
 
 def recipe_summary(recipe: Recipe) -> RecipeSummary:
     """Return a recipe without its parameter names, small enough for a trial attribute."""
-    return RecipeSummary(recipe.lr, recipe.weight_decay, recipe.multipliers)
+    return RecipeSummary(recipe.lr, recipe.weight_decay, recipe.multipliers, recipe.fitted)
 
 
 def run_record(run: SearchRun, result: RunResult) -> RunRecord:

@@ -4,13 +4,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+import timm
+import torch
 from threadpoolctl import threadpool_limits
 
 from biotune_optuna.confirmation.confirm import confirm, train_winner
 from biotune_optuna.confirmation.plan import ConfirmPlan
-from biotune_optuna.confirmation.record import Confirmation, trainings
+from biotune_optuna.confirmation.record import Confirmation, Contender, trainings
 from biotune_optuna.confirmation.winner import check_export, export_winner
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.results import RunResult
@@ -18,7 +21,7 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.report.view import as_view
 from biotune_optuna.sampler.sampler import BioTuneSampler
-from biotune_optuna.schema import TrialRecord
+from biotune_optuna.schema import RecipeSummary, TrialRecord
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy
@@ -76,10 +79,11 @@ def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     for entry in result.contenders:
         assert len(entry.scores) == 2
         assert entry.mean == pytest.approx(sum(entry.scores) / 2)
-    for rival in result.rivals:
-        assert rival.grid is not None
-        assert [point["lr"] for point in rival.grid] == [1e-3, 1e-2]
-        assert rival.search_value == max(point["value"] for point in rival.grid)
+    full, probe = result.rivals
+    assert full.grid is not None
+    assert [point["lr"] for point in full.grid] == [1e-3, 1e-2]
+    assert full.search_value == max(point["value"] for point in full.grid)
+    assert (probe.grid, probe.recipe.fitted, probe.backward) == (None, True, 0)
     names = [test.name for test in result.tests]
     assert names[-1] == result.winner.name
     assert {"full", "linear-probe"} <= set(names)
@@ -93,7 +97,7 @@ def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     assert [look["what"] for look in looks] == names
     assert set(result.paired) == set(names[:-1])
     ledger = trainings(searched.study.user_attrs).values()
-    assert len(ledger) == 2 * 2 + 4 * 2
+    assert len(ledger) == 1 * 2 + 4 * 2
     spent = [*ledger, *result.final_training.values()]
     spent += [TrialRecord(trial) for trial in searched.study.trials]
     view = as_view(searched.study)
@@ -114,6 +118,7 @@ def keys(value: object, path: str = "") -> set[str]:
         return {path} - {""}
     if path in ("final_training", "tests.metrics") or path.endswith("multipliers"):
         return {path}  # of names and data
+    value = {name: one for name, one in value.items() if name != "fitted"}  # where it is true
     return set().union(*(keys(item, f"{path}.{key}".strip(".")) for key, item in value.items()))
 
 
@@ -221,7 +226,7 @@ def test_an_interrupted_confirmation_goes_on(searched: TuningStudy) -> None:
     after = trainings(searched.study.user_attrs)
     assert {key: after[key] for key in ledger} == ledger
     assert result.seconds > sum(record.seconds for record in after.values())
-    assert len(after) == 2 * 2 + 4 * 2
+    assert len(after) == 1 * 2 + 4 * 2
     fresh = TuningStudy(optuna.create_study(direction="maximize"), searched.setup)
     fresh.study.add_trials(searched.study.trials)
     again = confirm(fresh, PLAN)
@@ -250,7 +255,7 @@ def test_two_confirmations_at_once_share_their_trainings(searched: TuningStudy) 
     assert "final training" not in trained
     tests = [test.name for test in result.tests]
     assert [look["what"] for look in searched.study.user_attrs["test_looks"]] == tests
-    assert len(trainings(searched.study.user_attrs)) == 2 * 2 + 4 * 2
+    assert len(trainings(searched.study.user_attrs)) == 1 * 2 + 4 * 2
 
 
 def test_who_trains_on_which_seed_at_which_rate(
@@ -267,19 +272,20 @@ def test_who_trains_on_which_seed_at_which_rate(
     ) -> RunResult:
         result = fit(self, recipe, train, val, seed=seed, **options)
         runs.append((recipe, seed))
-        if len(runs) in (2, 5):  # the second of three rates, of either rival
+        if len(runs) == 2:  # the second of three rates
             result.score = 0.99
         return result
 
     monkeypatch.setattr(Trainer, "fit", noted)
     result = confirm(study, ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2, 3e-2)))
     seeds = [seed for _, seed in runs]
-    assert seeds[:6] == [setup.spec.search_runs()[0].seed] * 6
-    assert seeds[6:14] == [run.seed for run in setup.spec.confirm_runs(2)] * 4
-    assert not set(seeds[:6]) & set(seeds[6:])
+    assert seeds[:3] == [setup.spec.search_runs()[0].seed] * 3
+    assert seeds[3:11] == [run.seed for run in setup.spec.confirm_runs(2)] * 4
+    assert not set(seeds[:3]) & set(seeds[3:])
     assert {recipe.weight_decay for recipe, _ in runs} == {setup.space.base_weight_decay}
-    assert [rival.recipe.lr for rival in result.rivals] == [1e-2, 1e-2]
-    assert [recipe.lr for recipe, _ in runs[10:14]] == [1e-2] * 4
+    assert result.rivals[0].recipe.lr == 1e-2
+    assert [recipe.lr for recipe, _ in runs[7:9]] == [1e-2] * 2
+    assert [recipe.fitted for recipe, _ in runs[9:11]] == [True] * 2
     scores = {test.name: test.score for test in result.tests}
     for other, pair in result.paired.items():
         assert pair.difference == pytest.approx(scores[result.chosen] - scores[other])
@@ -294,6 +300,49 @@ def test_the_winner_is_the_model_that_was_tested(searched: TuningStudy) -> None:
     recipe = train_winner(searched)
     assert (searched.setup.trainer.predict(index) == tested).all()
     assert recipe.multipliers == result.winner.recipe.multipliers
+
+
+def test_a_linear_probe_that_wins_is_exported_as_it_was_tested(
+    searched: TuningStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = Trainer.fit
+
+    def kind(self: Trainer, recipe: Recipe, *args: Any, **options: Any) -> RunResult:
+        result = fit(self, recipe, *args, **options)
+        result.score = 0.9 if recipe.fitted else 0.1
+        return result
+
+    monkeypatch.setattr(Trainer, "fit", kind)
+    result = confirm(searched, PLAN)
+    assert result.winner.name == "linear-probe"
+    setup = searched.setup
+    tested = setup.trainer.predict(setup.splits.test)
+    setup.trainer.reset(7)
+    folder = export_winner(searched, tmp_path / "model")
+    assert (setup.trainer.predict(setup.splits.test) == tested).all()
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.inference_mode():
+        logits = model(setup.images.batch(setup.splits.test)).softmax(1).numpy()
+    np.testing.assert_allclose(logits, tested, atol=1e-5)
+    head, trunk = setup.blocks[-1].parameter_names, setup.blocks[0].parameter_names
+    states = dict(model.named_parameters()), setup.trainer.model.state_dict()
+    for name in (*head, *trunk):
+        assert torch.equal(states[0][name], states[1][name])
+    assert Recipe.load(folder / "recipe.json").fitted
+    assert "fitted by logistic regression" in (folder / "README.md").read_text()
+
+
+def test_a_probe_that_was_trained_by_steps_is_rebuilt_so(searched: TuningStudy) -> None:
+    """Older versions stored a linear probe with its rate under the name that a fitted one has."""
+    setup, recipe = searched.setup, Recipe.linear_probe(searched.setup.blocks, lr=1e-2)
+    old = Contender(
+        name="linear-probe",
+        method="linear-probe",
+        recipe=RecipeSummary(recipe.lr, recipe.weight_decay, recipe.multipliers),
+        best_epochs=(1,),
+    )
+    assert "fitted" not in old.to_dict()["recipe"]
+    assert Contender.from_dict(old.to_dict()).rebuild(setup.blocks) == recipe
 
 
 def test_a_winner_that_the_trainer_holds_is_not_trained_again(

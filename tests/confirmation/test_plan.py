@@ -92,7 +92,7 @@ def test_a_rival_is_tuned_beyond_its_rates_where_it_does_best_at_an_end(
     stages: list[tuple[int, int]] = []
     monkeypatch.setattr(Trainer, "fit", scored)
     plan = ConfirmPlan(
-        top_k=1, n_runs=1, rates=(1e-3, 1e-2, 1e-1), more_rates=2, rivals=("linear-probe",)
+        top_k=1, n_runs=1, rates=(1e-3, 1e-2, 1e-1), more_rates=2, rivals=("linear-probe-sgd",)
     )
     (rival,) = confirm(study, plan, observer=Stages()).rivals
     assert order[: len(tried)] == pytest.approx(tried)

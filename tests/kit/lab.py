@@ -261,7 +261,7 @@ def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[
             search_stderr=best.user_attrs["stderr"],
         ),
         _contender(lab, "full", "full", [1.0] * 4),
-        _contender(lab, "linear-probe", "linear-probe", [0.0, 0.0, 0.0, 1.0]),
+        _contender(lab, "linear-probe", "linear-probe", [0.0, 0.0, 0.0, 1.0], grid=None),
     ]
     truth = lab.y[500:1000]
     winner = made[1] if rival_wins else made[0]
