@@ -203,12 +203,15 @@ class Recipe:
         return (*rates, f"{self.weight_decay:.6g}", *(("fitted",) if self.fitted else ()))
 
     def frozen_summary(self) -> str:
-        """Which blocks are frozen, counted from 1: ``"1-4 of 9"``, ``"none of 9"``."""
-        runs = _runs([i + 1 for i, b in enumerate(self.blocks) if b.frozen])
-        return f"{runs or 'none'} of {len(self.blocks)}"
+        """Which blocks are frozen: ``"stem to blocks.2 (4 of 9)"``, ``"none of 9"``."""
+        n, names = len(self.blocks), [block.name for block in self.blocks]
+        numbers = [i for i, block in enumerate(self.blocks) if block.frozen]
+        if len(numbers) in (0, n):
+            return f"{'all' if numbers else 'none'} of {n}"
+        return f"{_runs(names, numbers)} ({len(numbers)} of {n})"
 
     def describe(self) -> str:
-        """Return the recipe in words: ``"blocks 1-4 frozen, fc at 6×, base rate 0.003"``."""
+        """Return the recipe in words: ``"stem to layer2 frozen; fc at 6×; base rate 0.003"``."""
         return describe(self.multipliers, self.lr, fitted=self.fitted)
 
     # -- using it ------------------------------------------------------------------------------
@@ -376,9 +379,9 @@ class Recipe:
 def describe(
     multipliers: Mapping[str, float], lr: float | None = None, *, fitted: bool = False
 ) -> str:
-    """Return a recipe in words: ``"blocks 1-4 frozen, fc at 6×, base rate 0.003"``.
+    """Return a recipe in words: ``"stem to layer2 frozen; fc at 6×; base rate 0.003"``.
 
-    Blocks are counted from 1; one that shares its rate with no other goes by its name.
+    One that trains every block at the base rate is ``"full fine-tuning"``.
 
     Args:
         multipliers: Factor on the base learning rate of each block, from the input on; 0 is frozen.
@@ -389,19 +392,22 @@ def describe(
     if fitted:
         return f"{names[-1]} fitted by logistic regression, all else frozen"
     alike: dict[str, list[int]] = {}
-    for number, multiplier in enumerate(multipliers.values(), 1):
+    for number, multiplier in enumerate(multipliers.values()):
         alike.setdefault(f"at {multiplier:.2g}×" if multiplier > 0 else "frozen", []).append(number)
-    frozen = alike.pop("frozen", [])
-    parts = [f"block{'s' if len(frozen) > 1 else ''} {_runs(frozen)} frozen"] if frozen else []
-    for rate, numbers in alike.items():
-        who = f"blocks {_runs(numbers)}" if len(numbers) > 1 else names[numbers[0] - 1]
-        parts.append(f"{who} {rate}")
-    return ", ".join(parts if lr is None else [*parts, f"base rate {lr:.2g}"])
+    if list(alike) == ["at 1×"]:
+        parts = ["full fine-tuning"]
+    elif len(alike) == 1 and len(names) > 1:
+        parts = [f"all blocks {rate}" for rate in alike]
+    else:
+        rates = sorted(alike, key=lambda rate: rate != "frozen")
+        parts = [f"{_runs(names, alike[rate])} {rate}" for rate in rates]
+    return "; ".join(parts if lr is None else [*parts, f"base rate {lr:.2g}"])
 
 
-def _runs(numbers: Sequence[int]) -> str:
-    """Write 1, 2, 3, 5 as "1-3, 5"."""
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges(numbers))
+def _runs(names: Sequence[str], numbers: Sequence[int]) -> str:
+    """Write a, b, c and e as "a to c, e"."""
+    parts = [f"{names[a]} to {names[b]}" if a < b else names[a] for a, b in ranges(numbers)]
+    return ", ".join(parts)
 
 
 def ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:

@@ -112,16 +112,18 @@ def test_words(net: Net) -> None:
     blocks = blocks_of(net)
     assert (
         Recipe.from_multipliers(blocks, [0, 0, 6], lr=3e-3).describe()
-        == "blocks 1-2 frozen, head at 6×, base rate 0.003"
+        == "stem to body frozen; head at 6×; base rate 0.003"
     )
     assert (
         Recipe.from_multipliers(blocks, [0, 0.31, 6], lr=3e-3).describe()
-        == "block 1 frozen, body at 0.31×, head at 6×, base rate 0.003"
+        == "stem frozen; body at 0.31×; head at 6×; base rate 0.003"
     )
-    assert Recipe.full(blocks, lr=1e-3).describe() == "blocks 1-3 at 1×, base rate 0.001"
-    assert Recipe.from_multipliers(blocks, [0, 1, 0], lr=1.0).frozen_summary() == "1, 3 of 3"
+    assert Recipe.full(blocks, lr=1e-3).describe() == "full fine-tuning; base rate 0.001"
+    assert (
+        Recipe.from_multipliers(blocks, [0, 1, 0], lr=1.0).frozen_summary() == "stem, head (2 of 3)"
+    )
     assert Recipe.full(blocks, lr=1.0).frozen_summary() == "none of 3"
-    assert describe({"stem": 0.0, "body": 1.0, "head": 0.0}) == "blocks 1, 3 frozen, body at 1×"
+    assert describe({"stem": 0.0, "body": 1.0, "head": 0.0}) == "stem, head frozen; body at 1×"
 
 
 def test_layer_decay_falls_towards_the_input(net: Net) -> None:

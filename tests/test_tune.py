@@ -19,6 +19,7 @@ from biotune_optuna.finetune.statistics import PairedTest
 from biotune_optuna.report.view import StudyView, as_view
 from biotune_optuna.report.words import verdict
 from biotune_optuna.schema import RecipeSummary
+from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.spec import StudySpec
 from tests.kit.cli import RATES
 
@@ -89,21 +90,21 @@ def test_without_a_test_part_no_number_is_told(
     said = capsys.readouterr().out
     assert "no images were held out for a test" in said
     assert "test images that the search never saw" not in said
-    assert "Recipe: block 1 frozen, head at 1×, base rate 0.001." in said
+    assert "Recipe: stem frozen; head at 1×; base rate 0.001." in said
 
 
 @pytest.mark.parametrize(
     "command", [("demo", "--seed", "3"), ("tune", "--model", "m", "--data", "digits")]
 )
 def test_what_was_stopped_goes_on_with_the_same_command(
-    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: tuple[str, ...], setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
     study = SimpleNamespace(
         search=interrupted,
-        setup=SimpleNamespace(classes=()),
+        setup=setup,
         study=optuna.create_study(),
     )
     monkeypatch.setattr("biotune_optuna.study.study.create_study", lambda *_a, **_o: study)

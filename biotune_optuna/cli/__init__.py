@@ -5,6 +5,7 @@ Only click is imported here: each command loads what it needs when it runs, so t
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import signal
 import sys
@@ -24,6 +25,7 @@ _COMMANDS = {
     "tune": "tune",
     "worker": "workers",
     "launch": "workers",
+    "studies": "inspect",
     "status": "inspect",
     "report": "inspect",
     "dashboard": "inspect",
@@ -54,6 +56,17 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"biotune_optuna.cli.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or name the one that was probably meant."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in _COMMANDS:
+            near = difflib.get_close_matches(name, _COMMANDS, n=1, cutoff=0.5)
+            cure = f"did you mean {near[0]}?" if near else "biotune --help lists all"
+            ctx.fail(f"there is no command {name!r}; {cure}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

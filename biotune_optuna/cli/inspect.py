@@ -1,4 +1,4 @@
-"""Commands that look: ``check``, ``status``, ``report``, ``dashboard``, ``blocks``."""
+"""Commands that look: ``check``, ``studies``, ``status``, ``report``, ``dashboard``, ``blocks``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from biotune_optuna.cli.checks import check_no_comparison, folder_of, open_study
-from biotune_optuna.cli.options import study_options
+from biotune_optuna.cli.options import storage_option, study_options
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 
@@ -29,6 +29,27 @@ def check(*, data: str, html: str | None, as_json: bool) -> None:
     click.echo(jsonlib.dumps(found.to_dict(), indent=1) if as_json else str(found))
     if page is not None:
         click.echo(f"\nPage  {page}", err=as_json)
+
+
+@click.command()
+@storage_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def studies(*, storage: str | None, as_json: bool) -> None:
+    """List the studies of a database."""
+    import optuna
+
+    from biotune_optuna.report.status import list_studies
+    from biotune_optuna.storage.open import open_storage
+
+    backend = open_storage(storage, create=False, read_only=True)
+    names = sorted(study.study_name for study in backend.get_all_studies())
+    found = list_studies(optuna.load_study(study_name=name, storage=backend) for name in names)
+    if as_json:
+        click.echo(jsonlib.dumps(found, indent=1))
+    for one in [] if as_json else found:
+        click.echo(f"{one['study']}\n  {one['what']}\n  {one['state']}")
+    if not found and not as_json:
+        click.echo("No studies yet; biotune demo or biotune tune begins one.")
 
 
 @click.command()

@@ -23,7 +23,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Duration(FloatType):
-    """A length of time: ``90``, ``90s``, ``20m``, ``1h30m``."""
+    """A length of time with its unit: ``90s``, ``20m``, ``1h30m``."""
 
     name = "duration"
 
@@ -33,7 +33,7 @@ class Duration(FloatType):
             return float(value)
         text = str(value).strip().lower()
         if re.fullmatch(r"\d+(\.\d+)?", text):
-            seconds = float(text)
+            self.fail(f"{value!r} of what? Write {text}s, {text}m or {text}h", param, ctx)
         elif re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
             parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
             seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 _TASK = (
-    click.option("--data", required=True, help="Folder with a folder per class, CSV file or name."),
-    click.option("--model", required=True, help="A timm architecture, such as resnet50."),
+    click.option("--data", help="Folder with a folder per class, CSV file or name."),
+    click.option("--model", help="A timm architecture, such as resnet50."),
 )
 _TRAINING = (
     click.option(
@@ -105,6 +105,10 @@ _DATA = (
 )
 
 _TRAIN = ("metric", "epochs", "batch_size", "augment")
+_EXAMPLE = {
+    "tune": " --data flowers --model resnet50",
+    "baseline": " full --data flowers --model resnet50",
+}
 _RENAMED = {"seeds": "n_seeds", "folds": "n_folds"}
 
 
@@ -126,6 +130,13 @@ def make_spec(*, preset: str, settings: tuple[str, ...], **options: Any) -> Stud
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.study.spec import StudySpec
 
+    for name in ("data", "model"):
+        if options[name] is None:
+            command = click.get_current_context().command_path
+            raise click.UsageError(
+                f"--{name} is missing. For example, with one folder of images per class in flowers:"
+                f"\n  {command}{_EXAMPLE.get(command.split()[-1], '')}"
+            )
     given = {_RENAMED.get(k, k): v for k, v in options.items() if v is not None}
     if "val_size" in given and "val_fraction" in given:
         raise click.UsageError(

@@ -83,10 +83,11 @@ def tune(
 
     if trials is None and timeout is None:
         trials = DEFAULT_TRIALS
-    name = name or default_name(spec["model"], spec["data"])
+    made = make_spec(**spec)
+    name = name or default_name(made.model, made.data)
     run(
         Job(
-            spec=make_spec(**spec),
+            spec=made,
             storage=storage,
             name=name,
             trials=trials,

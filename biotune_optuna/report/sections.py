@@ -112,7 +112,9 @@ def recipe(view: StudyView) -> Iterator[Part]:
     winner, trial = view.winner, view.chosen_trial
     multipliers = winner.recipe.multipliers if winner else None
     if winner and winner.is_rival:
-        yield Text(f"The winner is {method_words(winner.method)}: {winner.describe}.")
+        words = method_words(winner.method)
+        named = winner.describe.startswith(words)  # "full fine-tuning; base rate 0.003"
+        yield Text(f"The winner is {winner.describe if named else f'{words}: {winner.describe}'}.")
         if trial is not None and trial.number in view.recipes:
             multipliers = view.recipes[trial.number]
             yield Text(f"Below is BioTune's best, trial {trial.number}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, TypedDict
 
@@ -127,6 +127,29 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
         "test_looks": len(view.test_looks),
         "model_dir": view.model_dir,
     }
+
+
+def list_studies(studies: Iterable[Study]) -> list[dict[str, str]]:
+    """Say of each study what it is and how far it has come, in two lines.
+
+    Args:
+        studies: Studies of any kind.
+
+    Returns:
+        For each its name, ``what`` it tunes and its ``state``.
+    """
+    found = []
+    for study in studies:
+        name = study.study_name
+        if len(study.directions) != 1:
+            found.append({"study": name, "what": "a study of several values", "state": ""})
+            continue
+        view = as_view(study)
+        model, data = view.spec.get("model"), view.spec.get("data")
+        what = f"{model} on {data}" if model else "not made by this package"
+        state = f"{plural(view.evaluated, 'trial')}; {verdict(view).headline}"
+        found.append({"study": name, "what": what, "state": state.replace("\u00a0", " ")})
+    return found
 
 
 def format_status(status: StudyStatus) -> str:

@@ -126,7 +126,7 @@ def _check_path(where: StorageURL, path: Path, *, create: bool, read_only: bool)
         raise StorageError(f"{path} cannot be created: make the folder {folder} first")
     if not path.exists():
         if not create:
-            raise StorageError(f"{path} does not exist; check --storage or {where.shown}")
+            raise StorageError(f"{path} does not exist; give --storage, such as sqlite:///study.db")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise StorageError(f"{path} cannot be created: the folder {folder} is not writable")
     elif not os.access(path, os.R_OK):

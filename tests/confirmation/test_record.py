@@ -31,7 +31,7 @@ STORED: dict[str, Any] = json.loads("""{
     "trial": 3, "search_value": 0.75, "search_stderr": 0.05, "grid": null,
     "scores": [0.5, 0.75], "best_epochs": [2, 3], "trainable_pct": 12.5,
     "forward": 400, "backward": 240, "seconds": 2.5,
-    "describe": "block 1 frozen, head at 2×, base rate 0.01", "lr": 0.01,
+    "describe": "stem frozen; head at 2×; base rate 0.01", "lr": 0.01,
     "mean": 0.625, "stderr": 0.125, "backward_cost": 120.0, "final_epochs": 3
   }],
   "rivals": [{
@@ -41,7 +41,7 @@ STORED: dict[str, Any] = json.loads("""{
     "grid": [{"lr": 0.001, "value": 0.5}, {"lr": 0.01, "value": 0.25}],
     "scores": [0.5, 0.5], "best_epochs": [4, 4], "trainable_pct": 100.0,
     "forward": 400, "backward": 240, "seconds": 3.5,
-    "describe": "blocks 1-2 at 1×, base rate 0.001", "lr": 0.001,
+    "describe": "full fine-tuning; base rate 0.001", "lr": 0.001,
     "mean": 0.5, "stderr": 0.0, "backward_cost": 240.0, "final_epochs": 4
   }],
   "winner": "trial 3",

@@ -66,7 +66,7 @@ def test_counts_best_rate_and_cost(running: optuna.Study) -> None:
         "trial": 1,
         "value": 0.75,
         "stderr": 0.01,
-        "recipe": "blocks 1-2 frozen, head at 3×, base rate 0.01",
+        "recipe": "stem to mid frozen; head at 3×; base rate 0.01",
     }
     assert status["trials_per_hour"] == pytest.approx(2 / (6 / 60))
     assert status["seconds_left"] is None
@@ -91,7 +91,7 @@ def test_text_is_for_people(running: optuna.Study) -> None:
     assert lines["study"] == "flowers"
     assert lines["trials"] == "3 (2 complete, 1 stopped early, 1 failed or stopped, 1 running)"
     assert lines["result"] == "Best accuracy so far: 75.0 %, by trial 1."
-    assert lines["recipe"] == "blocks 1-2 frozen, head at 3×, base rate 0.01 (trial 1)"
+    assert lines["recipe"] == "stem to mid frozen; head at 3×; base rate 0.01 (trial 1)"
     assert lines["rate"] == "20 trials an hour"
     assert lines["cost"] == "4 min 00 s of computing, 1,000 image passes forward, 600 backward"
     assert current_holder().label in lines["workers"]
