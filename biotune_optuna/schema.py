@@ -31,6 +31,10 @@ TOTAL_KEY: Final = "n_trials"
 METRIC_KEY: Final = "metric"
 """``str``: what the values are, in a study that another program made. Read, never written."""
 
+LEFT_OUT_KEY: Final = "left_out"
+"""``{"count": int, "kinds": {ending: int}, "first": str}``: files of the data that are not used,
+see `biotune_optuna.data.left_out`; absent where all are."""
+
 CONFIRM_KEY: Final = "confirm"
 """``dict``: the confirmation (`biotune_optuna.confirmation.record.Confirmation`)."""
 

@@ -153,8 +153,9 @@ def run(job: Job) -> None:
     check_no_comparison(job.out, advice="give another --study or --out")
     check_target(job.out / "model")  # once more, with its origin, when the images are known
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
-    study = create_study(job.spec, storage=job.storage, name=job.name, device=job.device)
-    click.echo(_images_line(study.setup), err=True)
+    study = create_study(
+        job.spec, storage=job.storage, name=job.name, device=job.device, prepared=_say_images
+    )
     for sentence in rate_sentences(as_view(study.study)):
         click.echo(sentence, err=True)
     check_export(study, job.out / "model")
@@ -170,6 +171,13 @@ def run(job: Job) -> None:
     progress.result(result, report, model_dir)
     if job.display != "json":
         _say_result(as_view(study.study), report, model_dir, job)
+
+
+def _say_images(setup: Setup) -> None:
+    """Print what was understood of the data."""
+    click.echo(_images_line(setup), err=True)
+    for note in setup.source.notes:
+        click.echo(note, err=True)
 
 
 def _images_line(setup: Setup) -> str:

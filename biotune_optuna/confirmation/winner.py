@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 
 from biotune_optuna.confirmation.confirm import train_winner
 from biotune_optuna.confirmation.record import Confirmation
+from biotune_optuna.data.left_out import sentence
 from biotune_optuna.export.folder import WEIGHTS, check_target, export_model
-from biotune_optuna.schema import LOOKS_KEY, MODEL_KEY, TrialRecord
+from biotune_optuna.schema import LEFT_OUT_KEY, LOOKS_KEY, MODEL_KEY, TrialRecord
 from biotune_optuna.study.setup import preprocessing_of
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str,
         }
         for test in sorted(result.tests, key=lambda test: -test.score)
     ]
+    missing = sentence(study.study.user_attrs.get(LEFT_OUT_KEY, {}))
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     trials = study.study.get_trials(deepcopy=False, states=states)
     return {
@@ -135,6 +137,7 @@ def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str,
             "classes": len(setup.classes),
             "training and validation images": result.n_train + result.n_val,
             "test images": result.n_test,
+            **({"left out": missing} if missing else {}),
             "looks at the test set": len(study.study.user_attrs.get(LOOKS_KEY, [])),
             "data fingerprint": spec.fingerprints["data"],
             "split fingerprint": spec.fingerprints["splits"],

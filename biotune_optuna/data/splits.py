@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from biotune_optuna.data import left_out
 from biotune_optuna.data.partition import GroupDealer, StratifiedDealer
 from biotune_optuna.data.sources.image_source import SPLIT_NAMES, ImageSource
 from biotune_optuna.errors import DataError
@@ -129,8 +130,8 @@ def make_splits(
         val_size: Hold out this many validation images instead of ``val_fraction``; of a given
             validation part, keep at most this many.
         scheme: How a run uses its fold, see :meth:`Splits.run`.
-        strict: Refuse pictures and groups that occur in more than one part, instead of reporting
-            them.
+        strict: Refuse pictures and groups that occur in more than one part, and data of which files
+            were left out, instead of reporting them.
 
     Raises:
         DataError: A setting is out of range, a class is too small, or ``strict`` finds something.
@@ -327,6 +328,8 @@ def _report(
     strict: bool,
 ) -> None:
     found = []
+    if strict and (missing := left_out.sentence(left_out.summary(source.skipped))):
+        raise DataError(f"{source.name}: {missing}; mend or remove what is left out")
     if duplicates:
         learnt = "the folds" if scheme == "kfold" else "train"
         found.append(

@@ -215,6 +215,8 @@ def _literal(text: str) -> str:
 
 def trust(view: StudyView) -> Iterator[Part]:
     """Say what the numbers mean and what they do not."""
+    if view.left_out:
+        yield Text(f"Not all of the data is used: {view.left_out}.")
     looks = view.test_looks
     if looks:
         when = "; ".join(

@@ -67,6 +67,7 @@ class StudyStatus(TypedDict):
         verdict: What came out, in a sentence.
         test_looks: How often the test data was looked at.
         model_dir: Where the winner was exported to.
+        left_out: Which files of the data are not used, in a sentence; "" where all are.
     """
 
     study: str
@@ -87,6 +88,7 @@ class StudyStatus(TypedDict):
     verdict: str
     test_looks: int
     model_dir: str | None
+    left_out: str
 
 
 def study_status(study: Study | StudyView, *, now: datetime | None = None) -> StudyStatus:
@@ -126,6 +128,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
         "verdict": verdict(view).headline,
         "test_looks": len(view.test_looks),
         "model_dir": view.model_dir,
+        "left_out": view.left_out,
     }
 
 
@@ -186,6 +189,8 @@ def format_status(status: StudyStatus) -> str:
         lines.append(("trainings", _training_words(status["search"])))
     if status["test_looks"]:
         lines.append(("test", f"looked at in {plural(status['test_looks'], 'test')}"))
+    if status["left_out"]:
+        lines.append(("data", status["left_out"]))
     if status["model_dir"]:
         lines.append(("model", status["model_dir"]))
     return "\n".join(f"{key:<11} {value}" for key, value in lines).replace("\u00a0", " ")

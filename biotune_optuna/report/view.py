@@ -16,9 +16,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.confirmation.record import Confirmation, trainings
+from biotune_optuna.data.left_out import sentence
 from biotune_optuna.errors import StudyError
 from biotune_optuna.recipe import describe
 from biotune_optuna.schema import (
+    LEFT_OUT_KEY,
     LOOKS_KEY,
     METRIC_KEY,
     MODEL_KEY,
@@ -84,6 +86,11 @@ class StudyView:
     def confirmation(self) -> Confirmation:
         """The stored confirmation; an empty one, which is false, before it."""
         return Confirmation.of(self.user_attrs)
+
+    @property
+    def left_out(self) -> str:
+        """Which files of the data are not used, in a sentence; "" where all are."""
+        return sentence(as_mapping(self.user_attrs.get(LEFT_OUT_KEY)))
 
     @property
     def unconfirmed(self) -> str | None:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from biotune_optuna._version import __version__
+from biotune_optuna.data import left_out
 from biotune_optuna.data.identity import is_early
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import plain_value
 from biotune_optuna.sampler.sampler import BioTuneSampler
-from biotune_optuna.schema import SPEC_KEY, TOTAL_KEY
+from biotune_optuna.schema import LEFT_OUT_KEY, SPEC_KEY, TOTAL_KEY
 from biotune_optuna.storage.open import keep_user_attr, open_storage
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.rates import RateCheck, find_rates
@@ -132,6 +133,7 @@ def create_study(
     source: ImageSource | None = None,
     device: str = "auto",
     cache_dir: str | Path | None = None,
+    prepared: Callable[[Setup], None] | None = None,
 ) -> TuningStudy:
     """Create a study, or go on with the one of that name if it is the same study.
 
@@ -142,6 +144,7 @@ def create_study(
         source: Images in memory, instead of ``spec.data``.
         device: Where to train: ``"auto"``, ``"cpu"``, ``"cuda:N"`` or ``"mps"``.
         cache_dir: Folder of decoded images.
+        prepared: Called with data and model once they are ready, before anything is trained.
 
     Raises:
         StudyError: If a study of that name has another identity; the field is named.
@@ -153,6 +156,8 @@ def create_study(
     name = name or default_name(spec.model, spec.data)
     _check_same(name, _stored_spec(backend, name), spec, fingerprints=False)
     setup = prepare(spec, source=source, device=device, cache_dir=cache_dir)
+    if prepared is not None:
+        prepared(setup)
     return study_of(setup, storage=backend, name=name)
 
 
@@ -204,6 +209,8 @@ def study_of(
         if known.spec.lr_found != setup.spec.lr_found:
             study.sampler = make(known)
         setup = known
+    if skipped := left_out.summary(setup.source.skipped):
+        keep_user_attr(study, LEFT_OUT_KEY, skipped)
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

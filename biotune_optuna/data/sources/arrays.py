@@ -20,7 +20,7 @@ from biotune_optuna.data.decode import (
 )
 from biotune_optuna.data.identity import content_hash
 from biotune_optuna.data.sources.image_source import ImageSource
-from biotune_optuna.data.sources.scan import scan_files
+from biotune_optuna.data.sources.scan import check_unchanged, scan_files
 from biotune_optuna.errors import DataError
 
 _COMPLETE = "biuUS"  # kinds of NumPy's types without a value for "missing"
@@ -62,13 +62,20 @@ def open_array(
     indices, found = class_names(labels, len(pixels))
     if classes is not None:
         indices, found = np.asarray(labels, dtype=np.int64), tuple(classes)
+    hashes = [_array_hash(image) for image in pixels]
+
+    def read(index: int) -> Image.Image:
+        image = pixels[index]  # perhaps a view of the caller's array
+        check_unchanged(_array_content(image), hashes[index], str(index))
+        return array_to_image(image)
+
     return ImageSource(
-        lambda index: array_to_image(pixels[index]),
+        read,
         name=name,
         classes=found,
         labels=indices,
         ids=[str(index) for index in range(len(pixels))],
-        content_hashes=[_array_hash(image) for image in pixels],
+        content_hashes=hashes,
         splits=splits,
     )
 
@@ -118,6 +125,7 @@ def open_files(
     groups: Sequence[str] | None = None,
     skip_bad_images: bool = False,
     skipped: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> ImageSource:
     """Open image files whose labels are known, checking each of them.
 
@@ -131,20 +139,19 @@ def open_files(
         groups: Group of each file, see :class:`ImageSource`.
         skip_bad_images: Leave out files that are no readable image instead of refusing them.
         skipped: Lines about what was left out before.
+        notes: See :class:`ImageSource`.
 
     Raises:
         DataError: A bad image, unless they are skipped.
     """
     sound, digests, problems = scan_files(
-        list(zip(ids, paths, strict=True)), skip_bad_images=skip_bad_images, name=name
+        list(zip(ids, paths, strict=True)), skip_bad_images=skip_bad_images
     )
 
     def read(index: int) -> Image.Image:
         shown = ids[sound[index]]
         content = read_bytes(paths[sound[index]], name=shown)
-        if content_hash(content) != digests[index]:
-            # Splits and cache are keyed by what the file was.
-            raise DataError(f"image {shown!r} has changed since the data were opened")
+        check_unchanged(content, digests[index], shown)
         return decode_image(content, name=shown)
 
     return ImageSource(
@@ -157,6 +164,7 @@ def open_files(
         splits=None if splits is None else [splits[index] for index in sound],
         groups=None if groups is None else [groups[index] for index in sound],
         skipped=[*skipped, *problems],
+        notes=notes,
     )
 
 
@@ -235,8 +243,14 @@ def _open_pictures(
             hashes.append(_array_hash(np.asarray(to_rgb(image))))
         except DECODE_ERRORS as error:  # a lazy picture is read only now
             raise DataError(f"picture {index} cannot be read: {first_line(error)}") from None
+
+    def read(index: int) -> Image.Image:
+        picture = to_rgb(images[index])
+        check_unchanged(_array_content(np.asarray(picture)), hashes[index], str(index))
+        return picture
+
     return ImageSource(
-        lambda index: to_rgb(images[index]),
+        read,
         name=name,
         classes=classes,
         labels=labels,
@@ -315,5 +329,9 @@ def to_uint8(images: NDArray[Any], scale: float = 1.0) -> NDArray[np.uint8] | No
 
 
 def _array_hash(image: NDArray[np.uint8]) -> str:
+    return content_hash(_array_content(image))
+
+
+def _array_content(image: NDArray[np.uint8]) -> bytes:
     image = np.ascontiguousarray(image)
-    return content_hash(repr(image.shape).encode() + image.tobytes())
+    return repr(image.shape).encode() + image.tobytes()

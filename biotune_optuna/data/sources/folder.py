@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from biotune_optuna.data.decode import IMAGE_SUFFIXES
 from biotune_optuna.data.sources.arrays import open_files
+from biotune_optuna.data.sources.parts import Child, check_class, check_part, read_parts
 from biotune_optuna.data.sources.scan import SKIP_HINT, check_inside
 from biotune_optuna.errors import DataError
 
@@ -22,15 +23,14 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("biotune_optuna.data")
 
-SPLIT_ALIASES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "evaluation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Names, lower case, that are understood for a part of the data."""
-
-_LIKE_A_PART = re.compile(rf"({'|'.join(SPLIT_ALIASES)}|dev)([^a-z].*|set|data|images)?", re.I)
-_LITTER = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
+# What systems, photo managers and network storages leave in folders, besides hidden files.
+_LITTER = frozenset(
+    {"thumbs.db", "ehthumbs.db", "photothumb.db", "zbthumbnail.info", "desktop.ini", "icon\r"}
+    | {"picasa.ini", "originals.picasa", "@eadir", "@__thumb", "thumbnails", "_vti_cnf"}
+    | {"#recycle", "@recycle", "@recently-snapshot", "#snapshot", "$recycle.bin", "recycler"}
+    | {"system volume information", "lost+found", "__macosx", "network trash folder"}
+    | {"temporary items"}
+)
 
 
 class _Entry(NamedTuple):
@@ -58,11 +58,15 @@ def open_folder(root: str | Path, *, skip_bad_images: bool = False) -> ImageSour
     if not root.is_dir():
         raise DataError(f"no such folder: {str(root)!r}; give a folder with one folder per class")
     inside = root.resolve()
-    parts = _split_folders(root)
+    given = _split_folders(root)
+    parts = [(split, folder) for split, folder in given if _is_divided(root, split, folder)]
     entries: list[_Entry] = []
     foreign: list[str] = []
     for split, folder in parts or [("", root)]:
-        for class_folder in _listing(folder)[0]:
+        class_folders = _listing(folder)[0]
+        if split:
+            check_part(folder.name, [one.name for one in class_folders], repr(str(root)))
+        for class_folder in class_folders:
             _check_folder(class_folder, inside)
             label = _class_name(class_folder)
             for path in _files(class_folder, inside):
@@ -82,8 +86,25 @@ def open_folder(root: str | Path, *, skip_bad_images: bool = False) -> ImageSour
         labels=np.array([index_of[entry.label] for entry in entries], dtype=np.int64),
         splits=[entry.split for entry in entries] if parts else None,
         skip_bad_images=skip_bad_images,
-        skipped=[f"{name!r} is not an image" for name in foreign],
+        skipped=[
+            *(f"{name!r} is not an image" for name in foreign),
+            *_beside(root, given, parts),
+        ],
+        notes=[
+            f"{_printable(folder.name)}/ is read as the {split} part"
+            for split, folder in parts
+            if folder.name != split
+        ],
     )
+
+
+def _beside(
+    root: Path, given: list[tuple[str, Path]], used: list[tuple[str, Path]]
+) -> Iterator[str]:
+    """Say of each image outside of the class folders that it is not used."""
+    for folder in [root, *(folder for part, folder in given if (part, folder) not in used)]:
+        for path in filter(_is_image, _listing(folder)[1]):
+            yield f"{_printable(path.relative_to(root).as_posix())!r} lies in no class folder"
 
 
 def _check_entries(
@@ -108,37 +129,17 @@ def _check_entries(
 
 
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
-    """Return the train, val and test folders of ``root``, or none if its folders are classes.
+    """Return the train, val and test folders of ``root``, or none if its folders are classes."""
+    folders = {folder.name: folder for folder in _listing(root)[0]}
+    shown = {_printable(name): name for name in folders}
+    children = {name: _child(folders[real]) for name, real in shown.items()}
+    parts = read_parts(children, repr(str(root)))
+    return [(split, folders[shown[name]]) for name, split in parts.items()]
 
-    A folder called ``train`` that holds only pictures is a class (of trains) if another class
-    stands beside it.
-    """
-    folders = _listing(root)[0]
-    named = [(SPLIT_ALIASES[f.name.lower()], f) for f in folders if f.name.lower() in SPLIT_ALIASES]
-    train = [folder for split, folder in named if split == "train"]
-    others = [folder.name for folder in folders if folder.name.lower() not in SPLIT_ALIASES]
-    if others and (not train or _holds_only_images(train[0])):
-        if len(folders) > 1 and all(_LIKE_A_PART.fullmatch(f.name) for f in folders):
-            raise DataError(
-                f"{_printable(folders[0].name)!r} and {_printable(folders[1].name)!r} in"
-                f" {str(root)!r} look like parts of the data, not classes; name parts train, val"
-                " and test, with one folder per class in each"
-            )
-        return []
-    if not train:
-        if named:
-            raise DataError(f"{str(root)!r} has {named[0][1].name}/ but no train/ beside it")
-        return []
-    splits = [split for split, _ in named]
-    for split in splits:
-        if splits.count(split) > 1:
-            raise DataError(f"{str(root)!r} has two folders for the {split} part; keep one")
-    if others:
-        raise DataError(
-            f"{str(root)!r} has {train[0].name}/ beside {others[0]!r}, which is neither train, val "
-            "nor test; move it away"
-        )
-    return [(split, folder) for split, folder in named if _is_divided(root, split, folder)]
+
+def _child(folder: Path) -> Child:
+    folders, files = _listing(folder)
+    return Child(tuple(_printable(one.name) for one in folders), any(map(_is_image, files)))
 
 
 def _is_divided(root: Path, split: str, folder: Path) -> bool:
@@ -161,11 +162,6 @@ def _is_divided(root: Path, split: str, folder: Path) -> bool:
     return False
 
 
-def _holds_only_images(folder: Path) -> bool:
-    folders, files = _listing(folder)
-    return not folders and any(map(_is_image, files))
-
-
 def _class_name(folder: Path) -> str:
     """Return a folder's name as text; macOS takes accents apart, so they are put together again."""
     try:
@@ -185,6 +181,7 @@ def _printable(name: str) -> str:
 def _files(folder: Path, root: Path) -> list[Path]:
     """All files below a class folder, each checked to lie inside ``root``."""
     folders, files = _listing(folder)
+    check_class(folder.name, [one.name for one in folders], repr(str(root)))
     for path in files:
         check_inside(path, root, path.as_posix())
     for path in folders:

@@ -38,7 +38,8 @@ class ImageSource:
         splits: ``"train"``, ``"val"``, ``"test"`` or ``""`` (not said) per image; None if the data
             come undivided.
         groups: Images of the same group must not be separated; None if all stand alone.
-        skipped: One line per unreadable image that was left out.
+        skipped: One line per file that was left out.
+        notes: What was understood of how the data lie, a line each, where that was not plain.
 
     Attributes:
         name: As given.
@@ -49,6 +50,7 @@ class ImageSource:
         splits: str array of shape (N,), or None.
         groups: str array of shape (N,), or None.
         skipped: Tuple of str.
+        notes: Tuple of str.
 
     Raises:
         DataError: There are no images, or fewer than two classes.
@@ -66,6 +68,7 @@ class ImageSource:
         splits: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
         skipped: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         self._read = read
         self.name = name
@@ -76,6 +79,7 @@ class ImageSource:
         self.splits = None if splits is None or not any(splits) else np.asarray(splits, dtype=str)
         self.groups = None if groups is None else np.asarray(groups, dtype=str)
         self.skipped = tuple(skipped)
+        self.notes = tuple(notes)
         self._check()
 
     def _check(self) -> None:

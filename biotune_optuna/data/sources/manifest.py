@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from biotune_optuna.data.sources.arrays import class_names, open_files
-from biotune_optuna.data.sources.folder import SPLIT_ALIASES
+from biotune_optuna.data.sources.parts import SPLIT_ALIASES
 from biotune_optuna.data.sources.scan import check_inside
 from biotune_optuna.errors import DataError
 

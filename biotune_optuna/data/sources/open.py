@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from biotune_optuna.data import left_out
 from biotune_optuna.data.sources.arrays import open_array, open_digits, open_sequence
 from biotune_optuna.data.sources.folder import open_folder
 from biotune_optuna.data.sources.image_source import ImageSource
@@ -17,6 +19,8 @@ from biotune_optuna.data.sources.named import NAMED, open_named
 from biotune_optuna.data.sources.scan import path_of
 from biotune_optuna.data.sources.timm_names import PREFIXES, open_timm
 from biotune_optuna.errors import DataError
+
+_logger = logging.getLogger("biotune_optuna.data")
 
 
 def open_images(
@@ -52,6 +56,8 @@ def open_images(
         DataError: One line that says what is wrong and what would be right.
     """
     source = _open(data, labels, skip_bad_images)
+    if said := left_out.sentence(left_out.summary(source.skipped)):
+        _logger.warning("%s: %s", source.name, said)
     return source if group_regex is None else source.with_groups(group_regex)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,18 +17,15 @@ SKIP_HINT = (
 )
 """What to do about bad images, for the ends of messages."""
 
-_logger = logging.getLogger("biotune_optuna.data")
-
 
 def scan_files(
-    files: Sequence[tuple[str, Path]], *, skip_bad_images: bool, name: str
+    files: Sequence[tuple[str, Path]], *, skip_bad_images: bool
 ) -> tuple[list[int], list[str], list[str]]:
     """Hash and check files; as :func:`scan_images` for those not known from an earlier scan.
 
     Args:
         files: (name to show, path) of each file.
         skip_bad_images: See :func:`scan_images`.
-        name: See :func:`scan_images`.
     """
     cache = ScanCache([path for _, path in files])
 
@@ -42,13 +38,13 @@ def scan_files(
         return found
 
     try:
-        return scan_images(len(files), digest, skip_bad_images=skip_bad_images, name=name)
+        return scan_images(len(files), digest, skip_bad_images=skip_bad_images)
     finally:
         cache.save()
 
 
 def scan_images(
-    count: int, digest: Callable[[int], str], *, skip_bad_images: bool, name: str
+    count: int, digest: Callable[[int], str], *, skip_bad_images: bool
 ) -> tuple[list[int], list[str], list[str]]:
     """Hash and check images, several at a time.
 
@@ -56,7 +52,6 @@ def scan_images(
         count: Number of images.
         digest: Returns the content hash of one; raises `DataError` for a bad one.
         skip_bad_images: Leave bad images out instead of refusing the data set.
-        name: Name of the data set.
 
     Returns:
         Positions of the sound images, their content hashes, one line per image left out.
@@ -77,10 +72,23 @@ def scan_images(
     if problems and not skip_bad_images:
         more = f" (and {len(problems) - 1} more bad images)" if len(problems) > 1 else ""
         raise DataError(f"{problems[0]}{more}; mend or remove it, or {SKIP_HINT}")
-    if problems:
-        _logger.warning("%s: left out %d bad images, first: %s", name, len(problems), problems[0])
     sound = {index: one for index, one in found.items() if isinstance(one, str)}
     return list(sound), list(sound.values()), problems
+
+
+def check_unchanged(content: bytes | memoryview, digest: str, shown: str) -> None:
+    """Refuse what is not what was scanned: splits and pixel cache are keyed by what that was.
+
+    Args:
+        content: What was read now.
+        digest: Content hash of what was scanned.
+        shown: What to call the image.
+
+    Raises:
+        DataError: It has changed.
+    """
+    if content_hash(content) != digest:
+        raise DataError(f"image {shown!r} has changed since the data were opened")
 
 
 def check_and_hash(content: bytes, shown: str) -> str:

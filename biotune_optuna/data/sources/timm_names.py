@@ -11,9 +11,9 @@ import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,16 @@ from numpy.typing import NDArray
 from biotune_optuna.data.cache_dir import default_cache_dir
 from biotune_optuna.data.decode import decode_image, first_line
 from biotune_optuna.data.sources.arrays import class_names
-from biotune_optuna.data.sources.folder import SPLIT_ALIASES, open_folder
+from biotune_optuna.data.sources.folder import open_folder
 from biotune_optuna.data.sources.image_source import ImageSource
 from biotune_optuna.data.sources.named import obtain, reachable, split_root, stack_parts
-from biotune_optuna.data.sources.scan import check_and_hash, scan_images
+from biotune_optuna.data.sources.parts import SPLIT_ALIASES
+from biotune_optuna.data.sources.scan import check_and_hash, check_unchanged, scan_images
 from biotune_optuna.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 _logger = logging.getLogger("biotune_optuna.data")
 
@@ -40,6 +45,10 @@ _TORCH_URLS = {
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
 }
 _HUB = "https://huggingface.co"
+
+
+_LABELS = frozenset({"labels", "class", "classes", "target", "targets", "category", "y"})
+"""Names of columns that are taken for the labels where none is called ``label``."""
 
 
 class _Part(NamedTuple):
@@ -102,7 +111,7 @@ def _open_hub(name: str, rest: str, skip_bad_images: bool) -> ImageSource:
         raise DataError(
             f"{name!r} needs the package datasets; install it with: pip install datasets"
         )
-    parts = _hub_parts(name, rest)
+    parts, unused = _hub_parts(name, rest)
     items = [(part.reader, index) for part in parts for index in range(len(part.targets))]
     ids = [f"{part.split}/{index}" for part in parts for index in range(len(part.targets))]
 
@@ -120,18 +129,23 @@ def _open_hub(name: str, rest: str, skip_bad_images: bool) -> ImageSource:
         len(ids),
         lambda position: check_and_hash(content(position), ids[position]),
         skip_bad_images=skip_bad_images,
-        name=name,
     )
     labels, classes = _hub_labels(parts)
+
+    def read(index: int) -> Image.Image:
+        shown, encoded = ids[sound[index]], content(sound[index])
+        check_unchanged(encoded, digests[index], shown)
+        return decode_image(encoded, name=shown)
+
     return ImageSource(
-        lambda index: decode_image(content(sound[index]), name=ids[sound[index]]),
+        read,
         name=rest.strip("/").replace("/", "-"),
         classes=classes,
         labels=labels[sound],
         ids=[ids[position] for position in sound],
         content_hashes=digests,
         splits=[ids[position].split("/")[0] for position in sound],
-        skipped=problems,
+        skipped=[*unused, *problems],
     )
 
 
@@ -148,8 +162,8 @@ def _hub_labels(parts: list[_Part]) -> tuple[NDArray[np.int64], Sequence[str]]:
     return labels.astype(np.int64), [str(names.get(index, index)) for index in found.tolist()]
 
 
-def _hub_parts(name: str, rest: str) -> list[_Part]:
-    """Return the labelled parts that a hub data set has."""
+def _hub_parts(name: str, rest: str) -> tuple[list[_Part], list[str]]:
+    """Return the labelled parts that a hub data set has, and a line for all that is not used."""
     datasets = importlib.import_module("datasets")
     damaged = importlib.import_module("datasets.exceptions").DatasetsError
     from timm.data.dataset_factory import create_dataset
@@ -159,9 +173,14 @@ def _hub_parts(name: str, rest: str) -> list[_Part]:
         # What was downloaded before still opens; the rest fails at once instead of retrying.
         datasets.config.HF_HUB_OFFLINE = True
     try:
-        splits = _one_for_each_part(name, datasets.get_dataset_split_names(rest))
+        known = datasets.get_dataset_split_names(rest)
+        splits = _one_for_each_part(name, known)
+        if not splits:
+            raise DataError(f"{name!r} has no part train, validation or test, but {known}")
+        features = datasets.load_dataset(rest, split=next(iter(splits.values()))).features
+        keys = _columns(name, features, datasets)
         readers = [
-            (part, create_dataset(name, root=None, split=split).reader)
+            (part, create_dataset(name, root=None, split=split, **keys).reader)
             for part, split in splits.items()
         ]
         parts = [_Part(split, reader, list(reader.iter_targets())) for split, reader in readers]
@@ -171,7 +190,39 @@ def _hub_parts(name: str, rest: str) -> list[_Part]:
     labelled = [part for part in parts if not any(map(_is_missing, part.targets))]
     if not labelled:
         raise DataError(f"{name!r} has no labelled train, validation or test part")
-    return labelled
+    unused = [f"split {split!r} is not used" for split in known if split not in splits.values()]
+    for part in parts:
+        if part not in labelled:
+            unused += [f"'{part.split}/{i}' has no label" for i in range(len(part.targets))]
+    return labelled, unused
+
+
+def _columns(name: str, features: Mapping[str, Any], datasets: Any) -> dict[str, Any]:
+    """Find the columns of the images and of the labels, as timm's reader wants them named.
+
+    Raises:
+        DataError: It is not clear which they are.
+    """
+    said = ", ".join(features)
+    images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
+    image = "image" if "image" in features else images[0] if len(images) == 1 else None
+    if image is None:
+        why = f"{' and '.join(images)} are columns of images" if images else "no column of images"
+        raise DataError(
+            f"{name!r}: {why} among {said}; rename the one that is meant to 'image', as with"
+            " dataset.rename_column"
+        )
+    rest = {key: kind for key, kind in features.items() if key != image}
+    named = [key for key, kind in rest.items() if isinstance(kind, datasets.ClassLabel)]
+    label = "label" if "label" in rest else None
+    for found in (named, [key for key in rest if key.lower() in _LABELS]):
+        label = label or (found[0] if len(found) == 1 else None)
+    if label is None:
+        raise DataError(
+            f"{name!r}: none, or several, of the columns {said} may be the labels; rename the one"
+            " that is meant to 'label', as with dataset.rename_column"
+        )
+    return {"input_key": image, "target_key": label}
 
 
 def _one_for_each_part(name: str, splits: Sequence[str]) -> dict[str, str]:

@@ -176,3 +176,17 @@ def test_whatever_a_lazy_picture_raises_is_one_line(kind: type[Exception]) -> No
     broken.__dict__.update(sound.__dict__)
     with pytest.raises(DataError, match=r"picture 1 cannot be read: broken$"):
         open_images([sound, broken], labels=[0, 1])
+
+
+def test_arrays_and_pictures_that_change_after_opening_are_refused() -> None:
+    images = np.stack([np.asarray(picture(i)) for i in range(4)])
+    for given in (images, [Image.fromarray(image) for image in images]):
+        source = open_images(given, labels=[0, 1, 0, 1])
+        source.load(2)
+        if isinstance(given, list):
+            given[2].putpixel((0, 0), (1, 2, 3))
+        else:
+            given[2, 0, 0] = (1, 2, 3)
+        with pytest.raises(DataError, match="image '2' has changed since the data were opened"):
+            source.load(2)
+        source.load(1)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from biotune_optuna.data.sources.open import open_images
+from biotune_optuna.data.splits import make_splits
 from biotune_optuna.errors import DataError
+from tests.kit.images import picture
 
 Tree = Callable[..., Path]
 
@@ -222,3 +224,26 @@ def test_accents_and_other_bytes_in_names(tree: Tree) -> None:
     with pytest.raises(DataError, match="is not named in UTF-8") as caught:
         open_images(root)
     str(caught.value).encode()
+
+
+def test_what_is_left_out_is_said_and_refused_by_strict(
+    tree: Tree, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tree({"a": 10, "b": 10})
+    for number in range(6):
+        (root / "a" / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    (root / "b" / "notes.txt").write_text("x")
+    with pytest.raises(DataError, match=r"notes\.txt' in .* is not an image"):
+        open_images(root)
+    (root / "b" / "notes.txt").unlink()
+    with pytest.raises(DataError, match=r"IMG_0\.HEIC' is a HEIC photo.* \(and 5 more bad images"):
+        open_images(root)
+    (root / "b" / "notes.txt").write_text("x")
+    picture(99).save(root / "stray.png")
+    with caplog.at_level(logging.WARNING):
+        source = open_images(root, skip_bad_images=True)
+    assert len(source) == 20
+    assert "8 files were left out (6 .heic, 1 .txt, 1 .png)" in caplog.text
+    with pytest.raises(DataError, match=r"8 files were left out .*; mend or remove"):
+        make_splits(source, seed=0, strict=True)
+    make_splits(source, seed=0)

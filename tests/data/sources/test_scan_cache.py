@@ -102,7 +102,7 @@ def test_scanning_reads_only_what_is_new(
     def run() -> tuple[list[int], list[str], list[str]]:
         read.clear()
         pairs = [(path.name, path) for path in files]
-        return scan.scan_files(pairs, skip_bad_images=True, name="x")
+        return scan.scan_files(pairs, skip_bad_images=True)
 
     first = run()
     assert len(read) == 10

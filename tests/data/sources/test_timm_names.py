@@ -86,13 +86,22 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
-    def write(parts: dict[str, tuple[list[object], list[object]]], kind: str | list[str]) -> str:
+    def write(
+        parts: dict[str, tuple[list[object], list[object]]],
+        kind: str | list[str],
+        *,
+        columns: tuple[str, ...] = ("image", "label"),
+    ) -> str:
+        """Further columns are copies of the label's."""
         values = datasets.Value(kind) if isinstance(kind, str) else datasets.ClassLabel(names=kind)
-        features = datasets.Features({"image": datasets.Image(), "label": values})
+        image, *others = columns
+        features = datasets.Features({image: datasets.Image(), **dict.fromkeys(others, values)})
         (tmp_path / "set").mkdir()
         for split, (images, labels) in parts.items():
             encoded = [i and datasets.Image().encode_example(i) for i in images]
-            table = pa.table({"image": encoded, "label": labels}, features.arrow_schema)
+            table = pa.table(
+                {image: encoded, **dict.fromkeys(others, labels)}, features.arrow_schema
+            )
             parquet.write_table(table, tmp_path / "set" / f"{split}-00000-of-00001.parquet")
         return f"hfds/{tmp_path}/set"
 
@@ -175,3 +184,58 @@ def test_hub_labels_that_are_unknown_leave_their_part_out(hub: Callable[..., str
     assert source.labels.tolist() == [0, 1] * 6
     at = source.ids.index("test/1")
     assert source.load(at).tobytes() == picture(9).tobytes()
+
+
+@pytest.mark.parametrize(
+    "columns", [("img", "label"), ("image", "labels"), ("photo", "fine_label"), ("image", "Target")]
+)
+def test_hub_columns_of_other_names_are_found(
+    hub: Callable[..., str], columns: tuple[str, str]
+) -> None:
+    pictures = [picture(seed) for seed in range(4)]
+    name = hub({"train": (pictures, [0, 1] * 2)}, ["cat", "dog"], columns=columns)
+    source = open_images(name)
+    assert source.classes == ("cat", "dog")
+    assert source.load(3).tobytes() == pictures[3].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "what"),
+    [
+        (("img", "fine_label", "coarse_label"), ["cat", "dog"], "columns img, fine_label, coarse"),
+        (("img", "caption"), "string", r"columns img, caption may be the labels; rename"),
+    ],
+)
+def test_hub_columns_that_are_not_clear_are_named(
+    hub: Callable[..., str], columns: tuple[str, ...], kind: object, what: str
+) -> None:
+    labels = [0, 1] if isinstance(kind, list) else ["a", "b"]
+    name = hub({"train": ([picture(0), picture(1)], labels)}, kind, columns=columns)
+    with pytest.raises(DataError, match=what) as caught:
+        open_images(name, skip_bad_images=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_of_hub_data_is_not_used_is_said(
+    hub: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures = [picture(seed) for seed in range(12)]
+    parts = {"train": (pictures, [0, 1] * 6), "test": (pictures[:3], [-1] * 3)}
+    with caplog.at_level(logging.WARNING):
+        source = open_images(hub(parts, ["cat", "dog"]))
+    assert len(source.skipped) == 3
+    assert "3 files were left out" in caplog.text
+    with pytest.raises(DataError, match="3 files were left out"):
+        make_splits(source, seed=0, strict=True)
+
+
+def test_hub_data_that_change_while_they_are_read_are_refused(
+    hub: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from timm.data.readers.reader_hfds import ReaderHfds
+
+    source = open_images(hub({"train": ([picture(i) for i in range(4)], [0, 1] * 2)}, "int64"))
+    read = ReaderHfds.__getitem__
+    monkeypatch.setattr(ReaderHfds, "__getitem__", lambda self, index: read(self, (index + 1) % 4))
+    with pytest.raises(DataError, match="image 'train/2' has changed since the data were opened"):
+        source.load(2)
