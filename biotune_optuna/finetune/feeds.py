@@ -134,12 +134,14 @@ def probabilities(
 ) -> tuple[NDArray[np.float32], int]:
     """Class probabilities of images, in inference mode; arguments and errors as of `outputs`.
 
+    Where ``forward`` gives logits of k networks, (n, k, C), there are k of each.
+
     Returns:
-        (n, C), in the order of ``idx``; and how many images at once fitted.
+        (n, C) or (n, k, C), in the order of ``idx``; and how many images at once fitted.
     """
 
     def likely(few: Indices) -> torch.Tensor:
-        return forward(few).float().softmax(dim=1)
+        return forward(few).float().softmax(dim=-1)
 
     found, fitted = outputs(likely, idx, batch_size, device, amp)
     return found.cpu().numpy(), fitted

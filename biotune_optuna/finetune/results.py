@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from biotune_optuna.finetune.settings import TrainSettings
-
 
 Stopped = Literal["finished", "patience", "diverged", "callback"]
 
@@ -106,25 +102,6 @@ def charge(result: RunResult, earlier: RunResult) -> RunResult:
     result.cache_misses += earlier.cache_misses
     result.peak_memory_mb = max(result.peak_memory_mb, earlier.peak_memory_mb)
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Which training a trainer's weights come from; equal ones hold the same weights.
-
-    Attributes:
-        key: `Recipe.key` of the recipe.
-        settings: How it was trained.
-        seed: The run's seed.
-        epochs: How many epochs the weights have been trained for.
-        images: Positions of the training images, in order.
-    """
-
-    key: tuple[Any, ...]
-    settings: TrainSettings
-    seed: int
-    epochs: int
-    images: tuple[int, ...]
 
 
 def standard_error(scores: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +32,9 @@ from biotune_optuna.finetune.optim import check_optimizer
 from biotune_optuna.finetune.prefix.cache import PrefixCache
 from biotune_optuna.finetune.prefix.plan import Prefixes
 from biotune_optuna.finetune.probe import fit_head, linear_output
-from biotune_optuna.finetune.results import EpochRecord, Held, RunResult, StopTraining
+from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
-from biotune_optuna.models.states import all_tensors, fresh_eval, restore
+from biotune_optuna.models.states import all_tensors, fresh_eval, restore, with_values
 from biotune_optuna.models.weights import reset_head
 
 if TYPE_CHECKING:
@@ -96,8 +96,6 @@ class Trainer:
         self._amp = amp_dtype(settings.amp, self.device)
         self._labels = images.labels(np.arange(len(images))).cpu().numpy().astype(np.int64)
         self._pristine = {n: t.detach().clone() for n, t in all_tensors(self.model).items()}
-        # one for all trainers of other settings, as the weights are
-        self._holds: list[Held | None] = [None]
         self._compiled: tuple[object, Callable[[torch.Tensor], torch.Tensor]] | None = None
         self._prefixes = Prefixes(
             self.model,
@@ -112,15 +110,6 @@ class Trainer:
     def settings(self) -> TrainSettings:
         """How it trains; `with_settings` gives a trainer of others."""
         return self._settings
-
-    @property
-    def holds(self) -> Held | None:
-        """The training of a plain recipe that the model's weights come from.
-
-        None where they come from none that ended well: before the first, during one and after one
-        that diverged or was broken off, after `reset`, and after a method with hooks of its own.
-        """
-        return self._holds[0]
 
     def fit(
         self,
@@ -164,7 +153,6 @@ class Trainer:
         hooks = hooks or Hooks()
         with ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
             start = time.perf_counter()
-            self._holds[0] = None
             if recipe.fitted:
                 fitted = self._fit_head(recipe, train, val, seed, on_epoch)
                 if fitted is not None:
@@ -178,12 +166,6 @@ class Trainer:
                 run = self._run(recipe, train, val, seed, feed=feed, hooks=hooks)
                 result = run.fit(
                     epochs or self.settings.epochs, on_epoch, keep_weights=keep_weights
-                )
-            if type(hooks) is Hooks and not result.diverged:
-                kept = keep_weights and val is not None
-                trained = result.best_epoch if kept else len(result.epochs)
-                self._holds[0] = Held(
-                    recipe.key(), self.settings, seed, trained, tuple(train.tolist())
                 )
             result.seconds = time.perf_counter() - start
         if cached is not None:
@@ -216,11 +198,49 @@ class Trainer:
         Args:
             seed: Seed of the head.
         """
-        self._holds[0] = None
         restore(self.model, self._pristine)
         # a plain module does not say which layer classifies: its whole last block is drawn anew
         modules = {name.rpartition(".")[0] for name in self.blocks[-1].parameter_names}
         reset_head(self.model, seed, sorted(modules))
+
+    def changed(self) -> dict[str, torch.Tensor]:
+        """Return a copy of what the last training has made of the model, on the CPU.
+
+        Returns:
+            Those parameters and buffers, by name, that differ from the pre-trained ones.
+        """
+        return {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in all_tensors(self.model).items()
+            if not torch.equal(tensor, self._pristine[name])
+        }
+
+    def put(self, changed: Mapping[str, torch.Tensor]) -> None:
+        """Put back the weights of an earlier training; leave the model in eval mode.
+
+        Args:
+            changed: What `changed` returned after it.
+        """
+        restore(self.model, self._pristine | dict(changed))
+
+    def networks(self, members: Sequence[Mapping[str, torch.Tensor]]) -> list[nn.Module]:
+        """Return one network a training, apart from the trainer's own.
+
+        They share, as the same objects, all parameters and buffers that none of the trainings has
+        changed.
+
+        Args:
+            members: What `changed` returned after each training, at least one.
+        """
+        with ONE_AT_A_TIME:
+            self.put(members[0])
+            first = copy.deepcopy(self.model)
+        differing = {name for changed in members for name in changed}
+        values = [
+            {name: changed.get(name, self._pristine[name]) for name in differing}
+            for changed in members
+        ]
+        return [first, *(with_values(first, one) for one in values[1:])]
 
     def clear_cache(self) -> None:
         """Forget the outputs of frozen prefixes; runs that need them compute them again."""
@@ -299,8 +319,6 @@ class Trainer:
         if cached is not None:
             result.cache_hits, result.cache_misses = result.images_forward, cached.computed
         result.seconds = time.perf_counter() - start
-        if not result.diverged:
-            self._holds[0] = Held(recipe.key(), self.settings, seed, 1, tuple(train.tolist()))
         if on_epoch is not None and result.epochs:
             try:
                 on_epoch(result.epochs[0])

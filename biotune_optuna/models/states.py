@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import sys
@@ -173,6 +174,20 @@ def copy_into(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, value in values.items():
             tensors[name].copy_(value)
+
+
+def with_values(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a model with other values, in eval mode; what they do not name is shared.
+
+    Args:
+        model: The model; it is left as it is.
+        values: Parameters and buffers by name.
+    """
+    shared = {id(t): t for name, t in all_tensors(model).items() if name not in values}
+    twin = copy.deepcopy(model, shared)
+    copy_into(twin, values)
+    fresh_eval(twin)
+    return twin
 
 
 def digest(tensors: Mapping[str, Tensor], structure: str = "") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import time
@@ -154,59 +153,46 @@ def test_the_head_depends_on_the_seed_and_the_rest_is_pre_trained(images, split)
     assert not torch.equal(heads[0], heads[1])
 
 
-def test_a_trainer_knows_which_training_its_weights_come_from(images, split):
-    trainer = make_trainer(images, epochs=3)
-    recipe, other = (Recipe.full(trainer.blocks, lr=lr) for lr in (1e-3, 2e-3))
-    assert trainer.holds is None
-    trainer.fit(recipe, split[0], seed=4)
-    first = trainer.holds
-    assert (first.key, first.seed, first.epochs) == (recipe.key(), 4, 3)
-    assert first.images == tuple(split[0])
-    trainer.predict(split[1])
-    assert trainer.holds is first
-    held = {first}
-    for run in (
-        lambda: trainer.fit(other, split[0], seed=4),
-        lambda: trainer.fit(recipe, split[0], seed=5),
-        lambda: trainer.fit(recipe, split[1], seed=4),
-        lambda: trainer.fit(recipe, split[0], seed=4, epochs=2),
-        lambda: trainer.with_settings(label_smoothing=0.1).fit(recipe, split[0], seed=4),
-    ):
-        run()  # by whichever trainer of these weights
-        held.add(trainer.holds)
-    assert len(held) == 6
-    trainer.fit(recipe, split[0], seed=4)
-    assert trainer.holds == first
-    result = trainer.fit(recipe, *split, seed=4, keep_weights=True)
-    assert trainer.holds.epochs == result.best_epoch
+def test_weights_of_earlier_trainings_come_back(images, split):
+    trainer = make_trainer(images, epochs=2)
+    recipe = Recipe.linear_probe(trainer.blocks, lr=1e-2)
+    kept, predicted = [], []
+    for seed in range(3):
+        trainer.fit(recipe, split[0], seed=seed)
+        kept.append(trainer.changed())
+        predicted.append(trainer.predict(split[1]))
+    trained = {*trainer.blocks[-1].parameter_names, *trainer.blocks[-1].buffer_names}
+    assert set(kept[0]) <= trained
+    assert kept[0]
+    trainer.fit(Recipe.full(trainer.blocks, lr=1e-2), split[0], seed=9)
+    for changed, before in zip(kept, predicted, strict=True):
+        trainer.put(changed)
+        assert np.array_equal(trainer.predict(split[1]), before)
 
 
-def test_a_trainer_holds_nothing_after_what_it_cannot_name(images, split):
-    trainer = make_trainer(images, epochs=2, optimizer="sgd")
-    recipe = Recipe.full(trainer.blocks, lr=1e-3)
-
-    def fail(record):
-        assert trainer.holds is None, "in the middle of a run"
-        raise KeyError("mine")
-
-    def broken_off():
-        with pytest.raises(KeyError, match="mine"):
-            trainer.fit(recipe, *split, seed=0, on_epoch=fail)
-
-    for lose in (
-        broken_off,
-        lambda: trainer.reset(0),
-        lambda: trainer.fit(Recipe.full(trainer.blocks, lr=1e6), *split, seed=0),
-        *(
-            lambda name=name: get_method(name).run(trainer, *split, setting={"lr": 1e-3}, seed=0)
-            for name in ("lp-ft", "l2-sp", "lora")
-            if name != "lora" or importlib.util.find_spec("peft")
-        ),
-    ):
-        trainer.fit(recipe, *split, seed=0)
-        assert trainer.holds is not None
-        lose()
-        assert trainer.holds is None
+def test_networks_of_several_trainings_share_what_is_frozen(images, split):
+    trainer = make_trainer(images, epochs=1)
+    frozen = Recipe.linear_probe(trainer.blocks, lr=1e-2)
+    whole = Recipe.full(trainer.blocks, lr=1e-2)
+    batch = images.batch(split[1])
+    for recipes, share in (([frozen] * 3, True), ([frozen, whole, frozen], False)):
+        kept, logits = [], []
+        for seed, recipe in enumerate(recipes):
+            trainer.fit(recipe, split[0], seed=seed)
+            kept.append(trainer.changed())
+            with torch.no_grad():
+                trainer.model.eval()
+                logits.append(trainer.model(batch))
+        networks = trainer.networks(kept)
+        with torch.no_grad():
+            for network, before in zip(networks, logits, strict=True):
+                assert not network.training
+                assert torch.equal(network(batch), before)
+        stem = trainer.blocks[0].parameter_names[0]
+        first, second, third = (dict(network.named_parameters()) for network in networks)
+        assert (first[stem] is second[stem]) == share
+        assert (second[stem] is third[stem]) == share
+        assert first[stem] is not dict(trainer.model.named_parameters())[stem]
 
 
 def test_fewer_epochs_are_the_beginning_of_the_same_run(images, split):
