@@ -29,13 +29,17 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False),
     help="Folder to write; an earlier export of the same images and network in it is replaced.",
 )
+@click.option("--single", is_flag=True, help="Write the first member alone.")
 @elsewhere_options
 @device_option
-def export(*, storage: str | None, name: str | None, target: str, **where: str | None) -> None:
+def export(
+    *, storage: str | None, name: str | None, target: str, single: bool, **where: str | None
+) -> None:
     """Write the confirmed winner as a folder: weights, labels, recipe, model card."""
     from biotune_optuna.confirmation.winner import export_winner
 
-    click.echo(export_winner(load_tuning(storage, name, **where), Path(target)))
+    study = load_tuning(storage, name, **where)
+    click.echo(export_winner(study, Path(target), single=single))
 
 
 @click.command()
@@ -43,14 +47,21 @@ def export(*, storage: str | None, name: str | None, target: str, **where: str |
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("--top-k", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--csv", "table", type=click.Path(dir_okay=False), help="CSV file to write.")
+@click.option("--single", is_flag=True, help="Ask the first member alone.")
 @device_option
 def predict(
-    *, folder: str, images: tuple[str, ...], top_k: int, table: str | None, device: str
+    *,
+    folder: str,
+    images: tuple[str, ...],
+    top_k: int,
+    table: str | None,
+    single: bool,
+    device: str,
 ) -> None:
     """Classify IMAGES with the model exported to FOLDER."""
     from biotune_optuna.export import load_exported, write_csv
 
-    predictions = load_exported(folder, device=device).predict(images, top_k=top_k)
+    predictions = load_exported(folder, device=device, single=single).predict(images, top_k=top_k)
     if table:
         write_csv(predictions, table)
         click.echo(table)

@@ -18,6 +18,7 @@ from biotune_optuna._version import __version__
 from biotune_optuna.data.preprocessing import Preprocessing
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export.card import render_card
+from biotune_optuna.export.members import MEMBERS, MEMBERS_CONFIG, describe, read
 from biotune_optuna.export.predict import Predictor
 from biotune_optuna.files import check_lookup
 from biotune_optuna.models.blocks import output_layers
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
 PREPROCESSING, RECIPE, CARD = "preprocessing.json", "recipe.json", "README.md"
 ORIGIN, TRAINED_ON = "origin", "trained_on"
-FILES = frozenset({WEIGHTS, CONFIG, LABELS, PREPROCESSING, RECIPE, CARD})
+OPTIONAL = frozenset({CARD, MEMBERS, MEMBERS_CONFIG})
+FILES = frozenset({WEIGHTS, CONFIG, LABELS, PREPROCESSING, RECIPE}) | OPTIONAL
 
 # Where the pre-trained weights came from is no property of the tuned ones.
 _SOURCE_KEYS = frozenset(
@@ -59,8 +61,11 @@ def export_model(
     model_args: Mapping[str, Any] | None = None,
     origin: str | None = None,
     trained_on: str | None = None,
+    members: Sequence[nn.Module] = (),
 ) -> Path:
     """Write a tuned model as a folder in timm's hub layout.
+
+    timm reads the first member; the others lie beside it, as far as they differ from it.
 
     The folder appears whole or not at all. An earlier export in the same place is replaced, unless
     it has another origin; any other folder with something in it is left alone.
@@ -77,6 +82,8 @@ def export_model(
         model_args: Further arguments that the model was built with (`LoadedModel.model_args`).
         origin: What the model was made of, in a word; None replaces an export of any origin.
         trained_on: `ImageSource.fingerprint` of the images; None where they are not known.
+        members: Further networks of the same make; the model predicts the mean of their
+            probabilities and those of ``model``.
 
     Returns:
         The folder.
@@ -112,12 +119,16 @@ def export_model(
             held = model.state_dict().items()
             tensors = {name: one.detach().cpu().contiguous().clone() for name, one in held}
             save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+            if members:
+                documents[MEMBERS_CONFIG], others = describe([model, *members], new / WEIGHTS)
+                save_file(others, new / MEMBERS, metadata={"format": "pt"})
             for name, content in documents.items():
                 written = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
                 (new / name).write_text(written, encoding="utf-8")
             (new / CARD).write_text(text, encoding="utf-8")
             # safetensors makes files that only their owner may read, whatever the umask
-            (new / WEIGHTS).chmod((new / CARD).stat().st_mode & 0o777)
+            for file in new.glob("*.safetensors"):
+                file.chmod((new / CARD).stat().st_mode & 0o777)
             check_target(target, origin)  # minutes may have passed since
             _swap(new, place, Path(scratch, "old"))
     except (OSError, SafetensorError) as error:  # the latter is no OSError when the disk is full
@@ -128,12 +139,15 @@ def export_model(
     return target
 
 
-def load_exported(directory: str | Path, *, device: str | torch.device = "auto") -> Predictor:
+def load_exported(
+    directory: str | Path, *, device: str | torch.device = "auto", single: bool = False
+) -> Predictor:
     """Read a folder that `export_model` wrote.
 
     Args:
         directory: The folder.
         device: ``auto``, ``cpu``, ``cuda:N`` or ``mps``.
+        single: Whether the first member is to predict alone, where there are several.
 
     Returns:
         The model, ready to predict.
@@ -146,7 +160,7 @@ def load_exported(directory: str | Path, *, device: str | torch.device = "auto")
         check_lookup(path, ModelError)
     if not folder.is_dir():
         raise ModelError(f"no such folder: {str(folder)!r}; give a folder made by biotune export")
-    missing = sorted(name for name in FILES - {CARD} if not (folder / name).is_file())
+    missing = sorted(name for name in FILES - OPTIONAL if not (folder / name).is_file())
     if missing:
         raise ModelError(
             f"{str(folder)!r} is no exported model: {', '.join(missing)} missing; "
@@ -167,8 +181,13 @@ def load_exported(directory: str | Path, *, device: str | torch.device = "auto")
             f"{LABELS} in {str(folder)!r} names {len(classes)} classes, "
             f"which is not the number in {WEIGHTS}"
         )
+    members: list[nn.Module] = []
+    if not single and any((folder / name).exists() for name in (MEMBERS, MEMBERS_CONFIG)):
+        how = _read_json(folder / MEMBERS_CONFIG, dict)
+        _, *members = read(folder, how, loaded.model, WEIGHTS)
     return Predictor(
         loaded.model,
+        members=members,
         name=loaded.name,
         classes=[str(name) for name in classes],
         preprocessing=Preprocessing.from_dict(_read_json(folder / PREPROCESSING, dict)),

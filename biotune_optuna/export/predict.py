@@ -29,8 +29,15 @@ from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.files import replace_text
-from biotune_optuna.finetune.device import amp_dtype, channels_last, kernels, resolve_device
+from biotune_optuna.finetune.device import (
+    amp_dtype,
+    channels_last,
+    full_precision,
+    kernels,
+    resolve_device,
+)
 from biotune_optuna.finetune.feeds import probabilities
+from biotune_optuna.finetune.prefix.shared import SharedPrefix, mean_probabilities
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +59,8 @@ class Prediction:
         top: The most probable classes with their probabilities, best first.
         probabilities: Probability of every class, (C,) float32, in the order of the classes; empty
             if the image could not be read.
+        disagreement: Share of the members whose own most probable class is another; None where the
+            model has one member, or the image could not be read.
         error: One line if the image could not be read, else None.
     """
 
@@ -60,6 +69,7 @@ class Prediction:
     probability: float
     top: tuple[tuple[str, float], ...]
     probabilities: NDArray[np.float32]
+    disagreement: float | None = None
     error: str | None = None
 
 
@@ -74,6 +84,8 @@ class Predictor:
 
     Args:
         model: The network; it is moved to the device and put into eval mode.
+        members: Further networks of the same make. All together predict: the mean of their
+            probabilities. The leading blocks in which they do not differ run once.
         name: timm's model name.
         classes: Class names in the order of the outputs.
         preprocessing: What happens to a picture before the network sees it.
@@ -83,6 +95,7 @@ class Predictor:
 
     Attributes:
         model: As given.
+        members: As given, a tuple.
         name: As given.
         classes: As given, a tuple.
         preprocessing: As given.
@@ -95,6 +108,7 @@ class Predictor:
         self,
         model: nn.Module,
         *,
+        members: Sequence[nn.Module] = (),
         name: str,
         classes: Sequence[str],
         preprocessing: Preprocessing,
@@ -103,8 +117,12 @@ class Predictor:
         trained_on: str | None = None,
     ) -> None:
         self.device = resolve_device(device)
-        model = model.to(self.device).eval()
-        self.model = channels_last(model) if preprocessing.channels_last else model
+        networks = [network.to(self.device).eval() for network in (model, *members)]
+        if preprocessing.channels_last:
+            networks = [channels_last(network) for network in networks]
+        self.model, *others = networks
+        self.members = tuple(others)
+        self._shared: SharedPrefix | None = None
         self.name = name
         self.classes = tuple(classes)
         self.preprocessing = preprocessing
@@ -113,15 +131,39 @@ class Predictor:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: weights on the CPU, to be read where there is no such device."""
-        model = self.model if self.device.type == "cpu" else copy.deepcopy(self.model).cpu()
-        return self.__dict__ | {"model": model, "device": str(self.device)}
+        networks = (self.model, *self.members)
+        if self.device.type != "cpu":
+            networks = tuple(network.cpu() for network in copy.deepcopy(networks))
+        model, *members = networks
+        own = {"model": model, "members": tuple(members), "_shared": None}
+        return self.__dict__ | own | {"device": str(self.device)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         try:
             device = resolve_device(state["device"])
         except BioTuneError:
             device = resolve_device("auto")
-        self.__dict__.update(state, device=device, model=state["model"].to(device))
+        model, *members = (one.to(device) for one in (state["model"], *state["members"]))
+        self.__dict__.update(state, device=device, model=model, members=tuple(members))
+
+    @property
+    def shared(self) -> SharedPrefix:
+        """The networks as one that runs in common what they have in common."""
+        if self._shared is None:
+            networks = (self.model, *self.members)
+            blocks = self.recipe.blocks if self.recipe is not None and self.members else ()
+            with full_precision(self.device):
+                self._shared = SharedPrefix.find(networks, blocks, self._sample)
+        return self._shared
+
+    def _sample(self, n: int) -> torch.Tensor:
+        import torch
+
+        side = self.preprocessing.size
+        images = torch.randn((n, 3, side, side), generator=torch.Generator().manual_seed(0))
+        if self.preprocessing.channels_last:
+            images = images.to(memory_format=torch.channels_last)
+        return images.to(self.device)
 
     def predict(
         self, images: Any, *, batch_size: int | None = None, top_k: int = 5
@@ -130,8 +172,8 @@ class Predictor:
 
         With the default batch size and all images readable, the probabilities of the same images in
         the same order are, on a CPU with the same number of threads, equal to the bit to those of
-        `Trainer.predict` with the model in memory. Another order or batch size may change their
-        last bits.
+        `Trainer.predict` with the model in memory, or, of several members, to their mean. Another
+        order or batch size may change their last bits.
 
         Args:
             images: Paths of image files or of folders (all images below it, by name, but hidden
@@ -246,13 +288,15 @@ class Predictor:
             if isinstance(content, str):
                 yield Prediction(name, None, 0.0, (), nothing, error=content)
                 continue
-            row: NDArray[np.float32] = next(scores)
+            members: NDArray[np.float32] = next(scores)
+            row = mean_probabilities(members) if len(members) > 1 else members[0]
             best = np.argsort(-row, kind="stable")[:top_k]
             top = tuple((self.classes[index], float(row[index])) for index in best)
-            yield Prediction(name, top[0][0], top[0][1], top, row)
+            others = float(np.mean(members.argmax(1) != best[0])) if len(members) > 1 else None
+            yield Prediction(name, top[0][0], top[0][1], top, row, others)
 
     def _probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Through the same normalisation, memory format and loop as in training."""
+        """Through the same normalisation, memory format and loop as in training, (n, k, C)."""
         settings = self.preprocessing
         # stacked channels last, as the pixel cache has them
         stacked = np.stack([image.transpose(1, 2, 0) for image in pixels]).transpose(0, 3, 1, 2)
@@ -266,21 +310,24 @@ class Predictor:
             n_classes=len(self.classes),
         )
         amp = amp_dtype(settings.amp, self.device)  # type: ignore[arg-type]
+        forward = self.shared if self.members else self.model
         with kernels(self.device, deterministic=False):
-            return probabilities(
-                lambda idx: self.model(images.batch(idx)),
+            found = probabilities(
+                lambda idx: forward(images.batch(idx)),
                 np.arange(len(pixels)),
                 len(pixels),
                 self.device,
                 amp,
             )[0]
+        return found if self.members else found[:, None]
 
 
 def write_csv(predictions: Iterable[Prediction], path: str | Path) -> Path:
     """Write predictions as a table: one line per image, the file whole or not at all.
 
     The columns are ``image``, ``label``, ``probability``, then ``label_2``, ``probability_2`` and
-    so on for the other classes in `Prediction.top`, and ``error``.
+    so on for the other classes in `Prediction.top`, ``disagreement`` of a model of several members,
+    and ``error``.
 
     Args:
         predictions: Predictions.
@@ -298,11 +345,14 @@ def write_csv(predictions: Iterable[Prediction], path: str | Path) -> Path:
     extra = [f"{what}_{rank}" for rank in range(2, ranks + 1) for what in ("label", "probability")]
     table = io.StringIO()
     writer = csv.writer(table)
+    several = any(row.disagreement is not None for row in rows)
+    extra += ["disagreement"] * several
     writer.writerow(["image", "label", "probability", *extra, "error"])
     for row in rows:
         cells = [cell for label, p in row.top for cell in (label, f"{p:.4f}")]
         cells += [""] * (2 * ranks - len(cells))
-        writer.writerow([row.image, *cells, row.error or ""])
+        apart = "" if row.disagreement is None else f"{row.disagreement:.4g}"
+        writer.writerow([row.image, *cells, *[apart] * several, row.error or ""])
     try:
         replace_text(path, table.getvalue())
     except OSError as error:

@@ -27,31 +27,49 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="session")
-def tuned(folder, tmp_path_factory):
-    """A real training, and the probabilities that the trainer gives at its end."""
+def make_trainer(folder, cache_dir):
+    """A trainer of the images, and what a network of them expects."""
     loaded = create_model(NAME, num_classes=3, weights="none", seed=0)
     source = open_images(folder)
-    store = PixelStore.build(
-        source, size=SIZE, crop_pct=0.9, cache_dir=tmp_path_factory.mktemp("cache")
-    )
+    store = PixelStore.build(source, size=SIZE, crop_pct=0.9, cache_dir=cache_dir)
     normalisation = {key: loaded.data_config[key] for key in ("mean", "std")}
     images = DeviceImages(store, source.labels, **normalisation)
-    blocks = model_blocks(loaded.model)
     settings = TrainSettings(epochs=2, batch_size=4)
-    trainer = Trainer(loaded.model, blocks, images, settings, device="cpu")
-    recipe = Recipe.layer_decay(blocks, lr=1e-2, decay=0.7)
-    everything = np.arange(len(source))
-    trainer.fit(recipe, everything, None, seed=0)
-    return {
-        "model": trainer.model,
-        "recipe": recipe,
+    trainer = Trainer(loaded.model, model_blocks(loaded.model), images, settings, device="cpu")
+    return trainer, {
         "preprocessing": Preprocessing(
             size=SIZE, crop_pct=0.9, batch_size=2 * settings.batch_size, **normalisation
         ),
         "paths": [folder / name for name in source.ids],
-        "probabilities": trainer.predict(everything),
     }
+
+
+@pytest.fixture(scope="session")
+def tuned(folder, tmp_path_factory):
+    """A real training, and the probabilities that the trainer gives at its end."""
+    trainer, facts = make_trainer(folder, tmp_path_factory.mktemp("cache"))
+    recipe = Recipe.layer_decay(trainer.blocks, lr=1e-2, decay=0.7)
+    everything = np.arange(len(trainer.images))
+    trainer.fit(recipe, everything, None, seed=0)
+    probabilities = trainer.predict(everything)
+    return facts | {"model": trainer.model, "recipe": recipe, "probabilities": probabilities}
+
+
+@pytest.fixture(scope="session")
+def members(folder, tmp_path_factory):
+    """Three trainings of one recipe, and what each of them predicts."""
+    trainer, facts = make_trainer(folder, tmp_path_factory.mktemp("cache"))
+    half = len(trainer.blocks) // 2
+    rates = [0.0] * half + [1.0] * (len(trainer.blocks) - half)
+    recipe = Recipe.from_multipliers(trainer.blocks, rates, lr=1e-2)
+    everything = np.arange(len(trainer.images))
+    changed, apart = [], []
+    for seed in range(3):
+        trainer.fit(recipe, everything, None, seed=seed)
+        changed.append(trainer.changed())
+        apart.append(trainer.predict(everything))
+    model, *others = trainer.networks(changed)
+    return facts | {"model": model, "members": others, "recipe": recipe, "apart": apart}
 
 
 @pytest.fixture(scope="session")
