@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import hashlib
 import json
@@ -20,8 +19,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from biotune_optuna.confirmation.confirm import confirm, train_winner
-from biotune_optuna.confirmation.plan import ConfirmPlan
+from biotune_optuna.confirmation.confirm import TrainedWinner, confirm, train_winner
+from biotune_optuna.confirmation.plan import MEMBERS, ConfirmPlan, check_members
 from biotune_optuna.confirmation.protocol import Contest, Entrant
 from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator import persistence as keeping
@@ -44,14 +43,13 @@ if TYPE_CHECKING:
 
     from biotune_optuna.confirmation.record import Confirmation
     from biotune_optuna.data.sources.image_source import ImageSource
-    from biotune_optuna.recipe import Recipe
 
 
 class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Image classifier that searches what to freeze and how fast to train the rest.
 
     `fit` runs a study on the images, trains the best few recipes again on fresh seeds beside full
-    fine-tuning and a linear probe, and keeps the winner, trained on all images::
+    fine-tuning and a linear probe, and keeps the winner, trained on all images, several times::
 
         classifier = BioTuneClassifier("resnet18", n_trials=20, random_state=0)
         classifier.fit(images, labels).score(test_images, test_labels)
@@ -78,6 +76,9 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         study_params: Further fields of `StudySpec`, as a mapping.
         confirm: A `ConfirmPlan`, True for the default one, or False to take the search's best
             trial as it is, which is faster and more often mere luck.
+        members: How many times the chosen recipe is trained finally, on different seeds; the
+            probabilities are the mean of what these members predict. 1 is a single model. It counts
+            whatever a `ConfirmPlan` says.
         callbacks: Called with the Optuna study and each trial that has ended.
         device: Where to train: ``"auto"``, ``"cpu"``, ``"cuda:N"`` or ``"mps"``.
         cache_dir: Folder that keeps decoded images between calls; None keeps them for this one.
@@ -112,6 +113,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         train_params: Mapping[str, Any] | None = None,
         study_params: Mapping[str, Any] | None = None,
         confirm: bool | ConfirmPlan = True,
+        members: int = MEMBERS,
         callbacks: Sequence[Callable[[optuna.Study, optuna.trial.FrozenTrial], None]] = (),
         device: str = "auto",
         cache_dir: str | Path | None = None,
@@ -131,6 +133,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.train_params = train_params
         self.study_params = study_params
         self.confirm = confirm
+        self.members = members
         self.callbacks = callbacks
         self.device = device
         self.cache_dir = cache_dir
@@ -171,11 +174,12 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 cache_dir=cache_dir,
             )
             study.search(self.n_trials, timeout=self.timeout, callbacks=tuple(self.callbacks))
-            recipe, confirmation = self._train_best(study, plan)
-            exported = _exported(study, recipe)
+            winner, confirmation = self._train_best(study, plan)
+            exported = _exported(study, winner)
         # all at once: a fit that was interrupted leaves the classifier as it was
         self.classes_, self._scale = classes, scale
-        self.recipe_, self.confirmation_, self.exported_ = recipe, confirmation, exported
+        self.recipe_, self.confirmation_ = winner.recipe, confirmation
+        self.exported_ = exported
         self._model_args = dict(study.setup.loaded.model_args)
         self.study_ = study.study
         self.best_score_ = float(study.study.best_value)
@@ -218,16 +222,18 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
     def _plan(self) -> ConfirmPlan | None:
+        members = plain_value(self.members)
+        check_members(members)
         if isinstance(self.confirm, ConfirmPlan):
-            return self.confirm
+            return dataclasses.replace(self.confirm, members=members)
         if self.confirm not in (True, False):
             raise StudyError(f"confirm {self.confirm!r} is neither true, false nor a ConfirmPlan")
-        return ConfirmPlan() if self.confirm else None
+        return ConfirmPlan(members=members) if self.confirm else None
 
     def _train_best(
         self, study: TuningStudy, plan: ConfirmPlan | None
-    ) -> tuple[Recipe, Confirmation | None]:
-        """Leave the trainer with the chosen recipe's weights."""
+    ) -> tuple[TrainedWinner, Confirmation | None]:
+        """Train the chosen recipe finally."""
         if plan is not None:
             result = confirm(study, plan)
             return train_winner(study), result
@@ -239,8 +245,10 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         recipe = space.genome(trial.params).decode()
         best_epochs = [run.best_epoch for run in TrialRecord(trial).runs]
         entrant = Entrant(name=f"trial {trial.number}", method="biotune", recipe=recipe)
-        Contest(study.setup, [entrant]).finish(entrant.name, epochs_of_final_run(best_epochs))
-        return recipe, None
+        final = Contest(study.setup, [entrant]).finish(
+            entrant.name, epochs_of_final_run(best_epochs), members=plain_value(self.members)
+        )
+        return TrainedWinner(recipe, final.members), None
 
     # -- predicting ----------------------------------------------------------------------------
 
@@ -396,14 +404,16 @@ def _cache_folder(given: str | Path | None) -> Iterator[str | Path]:
         yield folder
 
 
-def _exported(study: TuningStudy, recipe: Recipe) -> Predictor:
-    """Return the network that the trainer holds, on its own, with what belongs to it."""
+def _exported(study: TuningStudy, winner: TrainedWinner) -> Predictor:
+    """Return the networks of the winner, on their own, with what belongs to them."""
     setup = study.setup
+    model, *members = setup.trainer.networks(winner.members)
     return Predictor(
-        copy.deepcopy(setup.trainer.model),
+        model,
+        members=members,
         name=setup.loaded.name,
         classes=setup.classes,
         preprocessing=preprocessing_of(setup),
-        recipe=recipe,
+        recipe=winner.recipe,
         device=setup.trainer.device,
     )

@@ -42,6 +42,7 @@ def write(folder: Path, exported: Predictor, content: Mapping[str, Any]) -> Path
     export_model(
         folder / MODEL,
         model=exported.model,
+        members=exported.members,
         model_name=exported.name,
         classes=exported.classes,
         preprocessing=exported.preprocessing,

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from biotune_optuna import BioTuneClassifier, BioTuneError, open_storage
+from biotune_optuna import BioTuneClassifier, BioTuneError, Predictor, open_storage
 from tests.kit.estimator import tiny
 
 # -- learning and predicting --------------------------------------------------------------------
@@ -40,6 +40,27 @@ def test_learns(digits: tuple[np.ndarray, np.ndarray]) -> None:
     images, labels = digits
     classifier = tiny(n_trials=3, epochs=20, study_params={"n_seeds": 1, "lr": (3e-3, 3e-2)})
     assert classifier.fit(images[:60], labels[:60]).score(images[60:], labels[60:]) > 0.6
+
+
+def test_the_model_is_the_mean_of_its_members(
+    fitted: BioTuneClassifier, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    assert len(fitted.exported_.members) == 4
+    assert len(tiny(members=1, n_trials=1).fit(*digits).exported_.members) == 0
+    two = tiny(members=np.int64(2), n_trials=1).fit(*digits)
+    (other,) = two.exported_.members
+    apart = [
+        Predictor(
+            model,
+            name=two.exported_.name,
+            classes=two.exported_.classes,
+            preprocessing=two.exported_.preprocessing,
+        )
+        for model in (two.exported_.model, other)
+    ]
+    images = digits[0]
+    alone = [np.stack([p.probabilities for p in one.predict(list(images))]) for one in apart]
+    assert_allclose(two.predict_proba(images), np.mean(alone, axis=0), atol=1e-6)
 
 
 def test_same_seed_same_classifier(
