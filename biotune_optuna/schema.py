@@ -50,7 +50,8 @@ LOOKS_KEY: Final = "test_looks"
 
 MODEL_KEY: Final = "model_dir"
 """``{"path": str, "confirmed": str, "weights": str}``: where the winner was exported to, the time
-of the confirmation it came from, and SHA-256 of its weights."""
+of the confirmation it came from, and SHA-256 of its weights; ``"members"``, that of the further
+members' weights, where there are some; ``"single": True`` where they were left out."""
 
 COMPARISON_KEY: Final = "comparison"
 """``dict``: what the cells of a comparison's task have in common."""

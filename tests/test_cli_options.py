@@ -9,6 +9,8 @@ from click.testing import CliRunner
 from biotune_optuna.cli import cli
 from biotune_optuna.cli.options import DURATION, Rates
 from biotune_optuna.cli.spec import make_spec
+from biotune_optuna.cli.tune import tune as tune_command
+from biotune_optuna.confirmation.plan import MEMBERS, ConfirmPlan
 from tests.kit.cli import TINY, fails, tree, tune
 
 
@@ -101,3 +103,14 @@ def test_rates_are_read_or_refused() -> None:
         assert f"{bad!r} is neither a rate of at" in tune("digits", "--weight-decay", bad)
     for bad in ("1e-2,1e-3", "1e-3,1e-3"):
         assert f"{bad!r} has no low and high bound" in tune("digits", "--lr", bad)
+
+
+def test_numbers_of_members_that_are_none_are_refused(home: Path) -> None:
+    data = tree(home / "data", {"cat": 9, "dog": 9})
+    for members in ("0", "1000"):
+        message = tune(data, "--members", members)
+        assert message == f"members {members} is no whole number from 1 to 50"
+    assert "'1.5' is not a valid integer" in tune(data, "--members", "1.5")
+    assert "good" in tune(data, "--prefer", "good")
+    usual = {option.name: option.default for option in tune_command.params}
+    assert (usual["members"], usual["prefer"]) == (MEMBERS, ConfirmPlan().prefer)

@@ -34,6 +34,7 @@ def job(tmp_path: Path, **more: Any) -> Job:
         "device": "cpu",
         "out": tmp_path / "out",
         "display": None,
+        "members": 5,
     }
     return Job(**(facts | more))
 
@@ -131,5 +132,8 @@ def test_json_ends_with_the_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert last["winner"] in last["why"]
     assert {test["name"] for test in last["tests"]} == {"trial 0", "full", "linear-probe"}
     assert len(last["paired"]) == 2
+    assert last["members"] == 5
+    assert last["ensemble"]["name"] == last["winner"]
+    assert last["gain"]["low"] <= last["gain"]["difference"] <= last["gain"]["high"]
     assert Path(last["report"]).is_file()
     assert (Path(last["model"]) / "model.safetensors").is_file()

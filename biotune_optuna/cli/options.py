@@ -141,6 +141,13 @@ display_option = together(
     ),
 )
 """``--json`` and ``--plain``: how progress is told, handed on as ``display``."""
+members_option = click.option(
+    "--members",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Final trainings of the winner, which predict together; 1 is a single model.",
+)
 out_option = click.option(
     "--out",
     type=click.Path(file_okay=False),

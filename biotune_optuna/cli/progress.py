@@ -209,8 +209,9 @@ class Progress:
             model: The exported winner's folder.
         """
         told = outcome.to_dict()
-        facts = {key: told[key] for key in ("winner", "why", "tests", "paired")}
-        for test in facts["tests"]:
+        keys = ("winner", "why", "tests", "paired", "members", "ensemble", "gain")
+        facts = {key: told[key] for key in keys if key in told}
+        for test in [*facts["tests"], *([facts["ensemble"]] if "ensemble" in facts else [])]:
             del test["confusion"]
         self._emit("result", facts | {"report": str(report), "model": str(model)})
 

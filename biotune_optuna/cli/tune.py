@@ -21,6 +21,7 @@ from biotune_optuna.cli.options import (
     DURATION,
     device_option,
     display_option,
+    members_option,
     out_option,
     study_options,
 )
@@ -49,6 +50,8 @@ class Job:
     device: str
     out: Path
     display: str | None
+    members: int
+    prefer: str = "best"
 
 
 @click.command()
@@ -65,6 +68,14 @@ class Job:
     type=DURATION,
     help="Time for the search: 90s, 20m, 1h30m; the confirmation comes after.",
 )
+@members_option
+@click.option(
+    "--prefer",
+    type=click.Choice(["best", "cheap"]),
+    default="best",
+    show_default=True,
+    help="Who wins: the best mean on fresh seeds, or the cheapest within a standard error of it.",
+)
 @out_option
 @display_option
 def tune(
@@ -76,6 +87,8 @@ def tune(
     device: str,
     out: str,
     display: str | None,
+    members: int,
+    prefer: str,
     **spec: Any,
 ) -> None:
     """Tune a model on your own images; the same command goes on where it stopped."""
@@ -95,6 +108,8 @@ def tune(
             device=device,
             out=folder_of(name, out),
             display=display,
+            members=members,
+            prefer=prefer,
         )
     )
 
@@ -103,6 +118,7 @@ def tune(
 @study_options
 @click.option("--trials", type=int, default=DEMO_TRIALS, show_default=True, help="Total.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@members_option
 @device_option
 @out_option
 @display_option
@@ -135,6 +151,7 @@ def run(job: Job) -> None:
     """Search, confirms, exports and reports; prints where things are and what to type next."""
     from biotune_optuna.cli.progress import Progress, search
     from biotune_optuna.confirmation.confirm import confirm
+    from biotune_optuna.confirmation.plan import ConfirmPlan
     from biotune_optuna.confirmation.winner import check_export, export_winner
     from biotune_optuna.export.folder import check_target
     from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
@@ -147,6 +164,7 @@ def run(job: Job) -> None:
     quieten_optuna()
     if job.trials is not None and job.trials < 1:
         raise StudyError(f"--trials {job.trials} asks for nothing; give at least 1")
+    plan = ConfirmPlan(members=job.members, prefer=job.prefer)  # type: ignore[arg-type]
     check_apart(job.spec.data, job.out, advice="give --out and --storage elsewhere")
     check_apart(job.spec.data, default_artifact_dir(job.storage), advice="give --storage elsewhere")
     check_output(job.out)
@@ -164,7 +182,7 @@ def run(job: Job) -> None:
     farewell = "Stopped; everything finished is kept. The same command goes on."
     with stoppable(farewell) as stop, progress:
         search(study, job.trials, job.timeout, stop, progress=progress, attachments=attachments)
-        result = confirm(study, observer=progress, checkpoint=stop.check)
+        result = confirm(study, plan, observer=progress, checkpoint=stop.check)
         model_dir = export_winner(study, job.out / "model", observer=progress)
     attachments.finished(study.study, model_dir, result.winner.trial)
     report = write_report(study.study, job.out / "report.html")
@@ -200,12 +218,16 @@ def _say_result(view: StudyView, report: Path, model_dir: Path, job: Job) -> Non
     if confirmed.tests:
         metric = view.metric_words
         click.echo(f"\n{metric} on {confirmed.n_test} test images that the search never saw:")
-    for test in sorted(confirmed.tests, key=lambda test: -test.score):
+    together = confirmed.ensemble
+    tested = [*confirmed.tests, *([together] if together else [])]
+    for test in sorted(tested, key=lambda test: -test.score):
         mark = "  <- chosen" if test.name == winner.name else ""
         interval = f"{test.low:.3f} to {test.high:.3f}"
         rival = method_words(test.method).removeprefix("the ")
         title = f"BioTune ({test.name})" if test.method == "biotune" else rival
-        click.echo(f"  {title:28} {test.score:.3f}  (95 % {interval}){mark}")
+        if test is together:
+            title, mark = f"{title}, {confirmed.members} members", "  <- the model"
+        click.echo(f"  {title:38} {test.score:.3f}  (95 % {interval}){mark}")
     found = verdict(view)
     click.echo(f"\n{found.headline}")
     for sentence in (*found.sentences, f"Recipe: {winner.describe}."):

@@ -88,12 +88,12 @@ class _Budget:
         best = max(confirmed, key=lambda one: one.mean)
         final = contest.finish(best.name, best.final_epochs, must_hold=False)
         return Outcome(
-            score=contest.test(best.name, contest.predict()).score,
+            score=contest.test(best.name, *contest.predict(final)).score,
             validation=best.mean,
-            trainable=final.trainable_pct,
+            trainable=final.training.trainable_pct,
             evaluations=len(trials),
             setting=", ".join(f"{name} {value:.3g}" for name, value in settings[best.name].items()),
-            **charge(trials, [*confirmed, final]),
+            **charge(trials, [*confirmed, final.training]),
         )
 
     # -- the search ------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def run_baseline(
         graded=standing.graded,
         setting=standing.setting,
         contender=found,
-        test=contest.test(method, contest.predict()) if tested else None,
-        trainable_pct=final.trainable_pct,
-        cost=Cost.sum([*tunings, found, final]),
+        test=contest.test(method, *contest.predict(final)) if tested else None,
+        trainable_pct=final.training.trainable_pct,
+        cost=Cost.sum([*tunings, found, final.training]),
     )

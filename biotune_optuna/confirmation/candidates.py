@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from biotune_optuna.sampler.ranking import rank_finished
 
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def leading(
-    study: TuningStudy, most: int, finished: Sequence[FrozenTrial]
+    study: TuningStudy,
+    most: int,
+    finished: Sequence[FrozenTrial],
+    *,
+    before: Sequence[int] = (),
 ) -> list[tuple[FrozenTrial, Recipe]]:
     """Return the search's best recipes by model and by value in turn, different ones.
 
@@ -24,6 +28,7 @@ def leading(
         study: The study.
         most: How many, at most.
         finished: The COMPLETE trials to take them from.
+        before: Numbers of trials that were confirmed before: they follow, whatever their rank.
     """
     space = study.setup.space
     trials = {trial.number: trial for trial in finished}
@@ -32,42 +37,57 @@ def leading(
         for smooth in (True, False)
     )
     found: dict[tuple[Any, ...], tuple[FrozenTrial, Recipe]] = {}
-    for number in (n for pair in zip(by_model, by_value, strict=False) for n in pair):
+
+    def add(number: int) -> None:
         recipe = space.genome(trials[number].params).decode()
         found.setdefault(recipe.key(), (trials[number], recipe))
-    return list(found.values())[:most]
+
+    for number in (n for pair in zip(by_model, by_value, strict=False) for n in pair):
+        if len(found) == most:
+            break
+        add(number)
+    for number in before:
+        if number in trials:
+            add(number)
+    return list(found.values())
 
 
 def choose(
-    everyone: Sequence[Contender], *, tolerance: float = 1.0
+    everyone: Sequence[Contender],
+    *,
+    prefer: Literal["best", "cheap"] = "best",
+    tolerance: float = 1.0,
 ) -> tuple[Contender, list[Contender], str]:
-    """Choose the winner by confirmed mean; among equals the cheapest.
-
-    Equals are those within ``tolerance`` standard errors of the best. Cheapest is the one with the
-    fewest image passes through blocks that train, then the fewest trainable parameters.
+    """Choose the winner by confirmed mean.
 
     Args:
         everyone: Confirmed candidates and rivals.
-        tolerance: Standard errors of the best mean; 0 leaves only exact ties.
+        prefer: ``"best"`` takes the best mean, and of equal ones the cheapest; ``"cheap"`` the
+            cheapest of those within the tolerance. Cheapest is the one with the fewest image passes
+            through blocks that train, then the fewest trainable parameters.
+        tolerance: Standard errors of the best mean within which others cannot be told from it.
 
     Returns:
         The winner, all candidates that cannot be told from the best, and the reason in words.
     """
-    best = max(everyone, key=lambda c: c.mean)
+    highest = max(one.mean for one in everyone)
+    best = min((one for one in everyone if one.mean == highest), key=_cost)
     plateau = [c for c in everyone if c.mean >= best.mean - tolerance * best.stderr]
-    winner = min(plateau, key=lambda c: (c.backward_cost, c.trainable_pct))
+    winner = best if prefer == "best" else min(plateau, key=_cost)
     within = "one standard error" if tolerance == 1 else f"{tolerance:g} standard errors"
-    if tolerance == 0:
-        why = f"{winner.name} has the best mean on fresh seeds"
-    elif winner is best and len(plateau) == 1:
-        why = (
-            f"{best.name} has the best mean on fresh seeds, by more than {within}"
-            if len(best.scores) > 1
-            else f"{best.name} has the best score on one fresh seed, whose luck is unknown"
-        )
-    elif winner is best:
-        why = f"{best.name} has the best mean on fresh seeds and is the cheapest within {within} "
-        why += "of it"
-    else:
+    if winner is not best:
         why = f"{winner.name} is within {within} of the best ({best.name}) and cheaper"
+    elif len(best.scores) == 1:
+        why = f"{best.name} has the best score on one fresh seed, whose luck is unknown"
+    else:
+        why = f"{best.name} has the best mean on fresh seeds"
+        if len(plateau) == 1:
+            why += f", by more than {within}"
+        elif prefer == "cheap":
+            why += f" and is the cheapest within {within} of it"
     return winner, plateau, why
+
+
+def _cost(one: Contender) -> tuple[float, float]:
+    """Image passes through blocks that train, then the share of the parameters that train."""
+    return one.backward_cost, one.trainable_pct

@@ -3,7 +3,8 @@
 With a few hundred images the best of many noisy values is mostly luck. So the best few recipes are
 trained again on seeds that the search never used, beside full fine-tuning, whose base rate was
 chosen on the same validation data, and a linear probe. The winner is chosen by that. Only then is
-it trained on training and validation data together and tested, once.
+it trained on training and validation data together, several times, and tested, once: the model is
+the mean of what these members predict.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import optuna
 
 from biotune_optuna.confirmation.candidates import choose, leading
 from biotune_optuna.confirmation.mistakes import list_mistakes
 from biotune_optuna.confirmation.plan import ConfirmPlan
-from biotune_optuna.confirmation.protocol import Contest, Entrant
+from biotune_optuna.confirmation.protocol import Contest, Entrant, Final
 from biotune_optuna.confirmation.record import Confirmation, Contender, Ledger
 from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.prefix.shared import mean_probabilities
 from biotune_optuna.finetune.statistics import paired_test
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.schema import LOOKS_KEY, Cost, TrialRecord
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
+    from torch import Tensor
 
     from biotune_optuna.recipe import Recipe
     from biotune_optuna.study.objective import Observer
@@ -51,9 +55,10 @@ def confirm(
     Every training on validation data is written to the study as it ends, so an interrupted
     confirmation goes on; final trainings that were cut short are made, and tested, again. A
     confirmation that stands for the same finished trials is returned as it is: the test set is not
-    looked at again. Processes that confirm one study at the same time take over what trainings the
-    others have finished, and the result of the first. After the call the trainer holds the
-    winner's weights if it was trained now.
+    looked at again. A recipe that was confirmed before stays a contender when the study has gone
+    on. Processes that confirm one study at the same time take over what trainings the others have
+    finished, and the result of the first. After the call the trainer holds the weights of the
+    winner's first member if it was trained now.
 
     Args:
         study: The study, with at least one COMPLETE trial.
@@ -78,7 +83,7 @@ def confirm(
         study.setup,
         [*_recipes(study, plan, finished), *_rivals(plan)],
         n_runs=plan.n_runs,
-        n_final=1 + len(plan.rivals),
+        n_final=plan.members + len(plan.rivals),
         ledger=Ledger(study.study),
         observer=observer,
         checkpoint=checkpoint,
@@ -103,14 +108,27 @@ def confirm(
     return result
 
 
-def train_winner(study: TuningStudy, observer: Observer | None = None) -> Recipe:
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class TrainedWinner:
+    """The winner of a confirmation, trained finally.
+
+    Attributes:
+        recipe: Its recipe.
+        members: What each final training has made of the model, see `Trainer.changed`.
+    """
+
+    recipe: Recipe
+    members: tuple[Mapping[str, Tensor], ...]
+
+
+def train_winner(study: TuningStudy, observer: Observer | None = None) -> TrainedWinner:
     """Train the confirmed winner on training and validation data; the test set is not touched.
 
-    The training is the one that `confirm` tested: same data, seed and number of epochs. It is left
-    out where the trainer holds its weights.
+    The trainings are those that `confirm` tested: same data, seeds and number of epochs. They are
+    left out where they were made in this process.
 
     Returns:
-        The winner's recipe; the trainer holds its weights.
+        The winner; the trainer holds the weights of the first member.
 
     Raises:
         StudyError: If the study has not been confirmed.
@@ -120,11 +138,18 @@ def train_winner(study: TuningStudy, observer: Observer | None = None) -> Recipe
         raise StudyError(f"study {study.name!r} has no confirmed winner yet; finish it first")
     winner = confirmed.winner
     recipe = winner.rebuild(study.setup.blocks)
-    entrant = Entrant(name=winner.name, method=winner.method, recipe=recipe)
-    contest = Contest(study.setup, [entrant], observer=observer)
-    if not contest.holds(winner.name, winner.final_epochs):
-        contest.finish(winner.name, winner.final_epochs)
-    return recipe
+    when, final = _trained.get(study, ("", None))
+    if final is None or when != confirmed.time:
+        entrant = Entrant(name=winner.name, method=winner.method, recipe=recipe)
+        contest = Contest(study.setup, [entrant], n_final=confirmed.members, observer=observer)
+        final = contest.finish(winner.name, winner.final_epochs, members=confirmed.members)
+        _trained[study] = (confirmed.time, final)
+    study.setup.trainer.put(final.members[0])
+    return TrainedWinner(recipe, final.members)
+
+
+_trained: WeakKeyDictionary[TuningStudy, tuple[str, Final]] = WeakKeyDictionary()
+"""The final trainings of winners, with the time of the confirmation that chose them."""
 
 
 class _DoneElsewhere(Exception):  # noqa: N818 - no failure
@@ -156,7 +181,12 @@ def _finished(study: TuningStudy) -> list[FrozenTrial]:
 def _recipes(
     study: TuningStudy, plan: ConfirmPlan, finished: Sequence[FrozenTrial]
 ) -> list[Entrant]:
-    """Return the search's best recipes; of trials that end from now on there is none."""
+    """Return the search's best recipes and those confirmed before.
+
+    Of trials that end from now on there is none.
+    """
+    confirmed = Confirmation.of(study.study.user_attrs).candidates
+    before = [one.trial for one in confirmed if one.trial is not None]
     return [
         Entrant(
             name=f"trial {trial.number}",
@@ -166,7 +196,7 @@ def _recipes(
             search_value=float(trial.value if trial.value is not None else math.nan),
             search_stderr=TrialRecord(trial).stderr,
         )
-        for trial, recipe in leading(study, plan.top_k, finished)
+        for trial, recipe in leading(study, plan.top_k, finished, before=before)
     ]
 
 
@@ -187,7 +217,7 @@ def _chosen(
     study: TuningStudy, plan: ConfirmPlan, everyone: Sequence[Contender], basis: Mapping[str, Any]
 ) -> Confirmation:
     """Return the confirmation as it stands before the test."""
-    winner, plateau, why = choose(everyone, tolerance=plan.tolerance)
+    winner, plateau, why = choose(everyone, prefer=plan.prefer, tolerance=plan.tolerance)
     splits = study.setup.splits
     return Confirmation(
         basis=basis,
@@ -202,6 +232,7 @@ def _chosen(
         n_train=len(splits.train),
         n_val=len(splits.val),
         n_test=len(splits.test),
+        members=plan.members,
     )
 
 
@@ -216,30 +247,66 @@ def _tested(
     winner = result.winner
     found = max(result.candidates, key=lambda c: c.mean) if winner.is_rival else winner
     order = [one for one in (*result.rivals, found) if one.name != winner.name] + [winner]
-    probs: dict[str, NDArray[np.float32]] = {}
+    probs: dict[str, list[NDArray[np.float32]]] = {}
     costs: dict[str, Cost] = {}
     for one in order:
-        hold = plan.must_hold and one is winner
-        final = contest.finish(one.name, one.final_epochs, must_hold=hold)
+        is_winner = one is winner
+        final = contest.finish(
+            one.name,
+            one.final_epochs,
+            members=plan.members if is_winner else 1,
+            must_hold=plan.must_hold and is_winner,
+        )
         check()
         _log_look(study, one.name)
-        probs[one.name] = contest.predict()
-        costs[one.name] = Cost.sum([final])  # no more of it than that
-    *others, last = [contest.test(name, one) for name, one in probs.items()]
+        probs[one.name] = contest.predict(final)
+        costs[one.name] = Cost.sum([final.training])  # no more of it than that
+    _trained[study] = (result.time, final)
+    judged = _judged(contest, result, probs, most=plan.mistakes)
+    return dataclasses.replace(judged, final_training=costs)
+
+
+def _judged(
+    contest: Contest,
+    result: Confirmation,
+    probs: Mapping[str, Sequence[NDArray[np.float32]]],
+    *,
+    most: int,
+) -> Confirmation:
+    """Add what predictions of the test images say.
+
+    Args:
+        contest: Where they were made.
+        result: What stands before the test.
+        probs: Predictions of each member of those that were tested, by name, the winner last.
+        most: Mistakes that are listed.
+    """
+    source, index = contest.setup.source, contest.setup.splits.test
+    labels = source.labels[index]
+    firsts = {name: members[0] for name, members in probs.items()}
+    *others, last = [contest.test(name, one) for name, one in firsts.items()]
+    single = firsts.pop(result.chosen)
+    members = probs[result.chosen]
+    ours, ensemble, gain = single, None, None
+    if len(members) > 1:
+        ours = mean_probabilities(members)
+        ensemble = contest.test(result.chosen, ours)
+        gain = paired_test(result.metric, labels, ours, single)
     if len(result.classes) > _MOST_CONFUSION:
         last = dataclasses.replace(last, confusion=None)
-    source, index = study.setup.source, study.setup.splits.test
-    labels, ours = source.labels[index], probs.pop(winner.name)
+    if ensemble is not None:
+        ensemble = dataclasses.replace(ensemble, confusion=last.confusion and ensemble.confusion)
+        last = dataclasses.replace(last, confusion=None)
     return dataclasses.replace(
         result,
         tests=(*(dataclasses.replace(one, confusion=None) for one in others), last),
         paired={
-            name: paired_test(result.metric, labels, ours, theirs) for name, theirs in probs.items()
+            name: paired_test(result.metric, labels, single, theirs)
+            for name, theirs in firsts.items()
         },
-        mistakes=tuple(
-            list_mistakes(source, index, ours, list(probs.values()), most=plan.mistakes)
-        ),
-        final_training=costs,
+        mistakes=tuple(list_mistakes(source, index, ours, list(firsts.values()), most=most)),
+        ensemble=ensemble,
+        gain=gain,
     )
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import make_plain
 from biotune_optuna.methods.registry import methods
 from biotune_optuna.study.spec import at_least
+
+MEMBERS: Final = 5
+"""How many times the winner is trained finally where nobody says otherwise."""
+
+_MOST_MEMBERS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +32,11 @@ class ConfirmPlan:
         rivals: Trained beside the recipes, and a possible winner: ``"full"`` and
             ``"linear-probe"`` (default), or any method that is no more than its recipe, such as
             ``"linear-probe-sgd"``.
-        tolerance: Standard errors of the best mean within which recipes count as equal, so that
-            the cheapest of them wins, default 1; with 0 the best mean wins.
+        prefer: ``"best"`` (default): the best mean wins, and of equal ones the cheapest.
+            ``"cheap"``: the cheapest within the tolerance of the best mean wins.
+        tolerance: That tolerance, in standard errors of the best mean, default 1.
+        members: How many times the winner is trained finally, on different seeds; the model is
+            all of them, and predicts the mean of their probabilities. Default 5; 1 to 50.
         must_hold: Whether a winner whose final training diverges on three seeds is an error
             (default), for a model is wanted, or is tested as it is, as a rival is.
     """
@@ -39,7 +47,9 @@ class ConfirmPlan:
     more_rates: int = 3
     mistakes: int = 12
     rivals: tuple[str, ...] = ("full", "linear-probe")
+    prefer: Literal["best", "cheap"] = "best"
     tolerance: float = 1.0
+    members: int = MEMBERS
     must_hold: bool = True
 
     def __post_init__(self) -> None:
@@ -54,6 +64,9 @@ class ConfirmPlan:
                 raise StudyError(f"rival {name!r} is unknown here; choose {' or '.join(known)}")
         if self.tolerance < 0:
             raise StudyError(f"tolerance {self.tolerance} is negative; give 0 or more")
+        if self.prefer not in ("best", "cheap"):
+            raise StudyError(f"prefer {self.prefer!r} is unknown; choose best or cheap")
+        check_members(self.members)
         if self.rivals and not self.rates:
             raise StudyError("the rivals need at least one base rate to try")
 
@@ -71,10 +84,28 @@ class ConfirmPlan:
         }
         if self.more_rates:
             basis["more_rates"] = self.more_rates
+        if self.members > 1:
+            basis["members"] = self.members
+        if self.prefer == "best":  # earlier versions knew the other one only
+            basis["prefer"] = self.prefer
         usual = ConfirmPlan()
         if (self.rivals, self.tolerance) != (usual.rivals, usual.tolerance):
             basis |= {"rivals": list(self.rivals), "tolerance": self.tolerance}
         return basis
+
+
+def check_members(members: object) -> None:
+    """Refuse a number of members that is none.
+
+    Args:
+        members: The number.
+
+    Raises:
+        StudyError: If it is no whole number from 1 to 50.
+    """
+    whole = isinstance(members, int) and not isinstance(members, bool)
+    if not whole or not 1 <= members <= _MOST_MEMBERS:  # type: ignore[operator]
+        raise StudyError(f"members {members!r} is no whole number from 1 to {_MOST_MEMBERS}")
 
 
 def further_rate(scores: Mapping[float, float], *, worst: float = 0.0) -> float | None:

@@ -21,13 +21,15 @@ from biotune_optuna.confirmation.plan import further_rate
 from biotune_optuna.confirmation.record import Contender, Ledger, TestResult, Training
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import report, worst
-from biotune_optuna.finetune.results import Held, charge
+from biotune_optuna.finetune.results import charge
 from biotune_optuna.finetune.statistics import bootstrap_interval
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.schema import Cost, RecipeSummary
 from biotune_optuna.study.objective import recipe_summary
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from biotune_optuna.finetune.results import EpochRecord, RunResult
     from biotune_optuna.methods.base import Setting
     from biotune_optuna.recipe import Recipe
@@ -156,13 +158,28 @@ class Standing:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Final:
+    """The final trainings of an entrant: one, or several members of one model.
+
+    Attributes:
+        training: The last of them, with the cost of all, those that diverged too.
+        members: What each has made of the model, see `Trainer.changed`.
+        seeds: The seed of each.
+    """
+
+    training: Training
+    members: tuple[Mapping[str, Tensor], ...]
+    seeds: tuple[int, ...]
+
+
 class Contest:
     """Entrants on one set of images and one network.
 
         contest = Contest(setup, entrants, n_runs=3)
         best = max(contest.run(), key=lambda contender: contender.mean)
-        contest.finish(best.name, best.final_epochs)
-        print(contest.test(best.name, contest.predict()).score)
+        final = contest.finish(best.name, best.final_epochs)
+        print(contest.test(best.name, *contest.predict(final)).score)
 
     Args:
         setup: Data, model and trainer.
@@ -267,64 +284,75 @@ class Contest:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def finish(self, name: str, epochs: int, *, must_hold: bool = True) -> Training:
-        """Train an entrant on training and validation images together; the trainer keeps it.
+    def finish(self, name: str, epochs: int, *, members: int = 1, must_hold: bool = True) -> Final:
+        """Train an entrant on training and validation images together; the trainer keeps the last.
 
-        There is no early stop. Where a run diverges, it is made again on another seed.
+        There is no early stop. Where a run diverges, the next seed takes its place. A method that
+        makes the same model of every seed is trained twice, and has one member.
 
         Args:
             name: Name of the entrant.
             epochs: Epochs to train.
+            members: Trainings that are wanted, each on a seed of its own.
             must_hold: Whether a model is to come of it. If not, as for a rival that is only tested,
                 a training that diverges on three seeds stands as it is.
 
-        Returns:
-            The run that holds, else the last, with the cost of those before it.
-
         Raises:
-            StudyError: If it diverges on three seeds and must not.
+            StudyError: If no training holds before three have diverged, and one must.
         """
         setting = self._standing(self.entrants[name], self.ledger.read()).setting
         recipe = self._recipe(name, setting)
         told = f"{name} at {setting_words(setting)}" if recipe is None else recipe.describe()
         earlier: RunResult | None = None
-        for seed in self.setup.spec.final_seeds(_TRIES):
-            result = self._fit(Unit(name, "finish", setting, seed, epochs))
-            if earlier is not None:
-                charge(result, earlier)
-            if not result.diverged:
+        held: dict[int, Mapping[str, Tensor]] = {}
+        diverged = 0
+        for seed in self.setup.spec.final_seeds(members + _TRIES - 1):
+            which = f", member {len(held) + 1} of {members}" if members > 1 else ""
+            result = self._fit(Unit(name, "finish", setting, seed, epochs), which)
+            earlier = result if earlier is None else charge(result, earlier)
+            if result.diverged:
+                diverged += 1
+                _log.warning(
+                    "the final training (%s, epochs %d) diverged on seed %d", told, epochs, seed
+                )
+                if diverged == _TRIES:
+                    break
+                continue
+            changed = self.setup.trainer.changed()
+            self._finished += 1
+            if any(_equal(changed, other) for other in held.values()):
+                break  # the seed decides nothing
+            held[seed] = changed
+            if len(held) == members:
                 break
-            _log.warning(
-                "the final training (%s, epochs %d) diverged on seed %d", told, epochs, seed
-            )
-            earlier = result
-        if result.diverged and must_hold:
-            raise StudyError(
-                f"the final training ({told}, epochs {epochs}) diverged on {_TRIES} seeds; make "
-                "another recipe win by more trials, or begin a study with a lower lr or with "
-                "grad_clip"
-            )
-        self._finished += 1
-        return Training.of((), result)
+        assert earlier is not None
+        if not held:
+            if must_hold:
+                raise StudyError(
+                    f"the final training ({told}, epochs {epochs}) diverged on {_TRIES} seeds; "
+                    "make another recipe win by more trials, or begin a study with a lower lr or "
+                    "with grad_clip"
+                )
+            self._finished += 1
+            held[seed] = self.setup.trainer.changed()
+        elif diverged == _TRIES and len(held) < members:
+            _log.warning("the model has %d of %d members", len(held), members)
+        return Final(Training.of((), earlier), tuple(held.values()), tuple(held))
 
-    def holds(self, name: str, epochs: int) -> bool:
-        """Whether the trainer holds the weights that `finish` would leave there."""
-        recipe, trainer = self.entrants[name].recipe, self.setup.trainer
-        if recipe is None:
-            return False
-        images = tuple(self._everything().tolist())
-        seeds = self.setup.spec.final_seeds(_TRIES)
-        return trainer.holds in [
-            Held(recipe.key(), trainer.settings, seed, epochs, images) for seed in seeds
-        ]
+    def predict(self, final: Final) -> list[NDArray[np.float32]]:
+        """Look at the test images with every member; the trainer keeps the first.
 
-    def predict(self) -> NDArray[np.float32]:
-        """Look at the test images with the weights that the trainer holds.
+        Args:
+            final: What `finish` returned.
 
         Returns:
-            Probabilities, (n_test, n_classes).
+            Probabilities of each member, (n_test, n_classes).
         """
-        return self.setup.trainer.predict(self.setup.splits.test)
+        found = []
+        for member in reversed(final.members):
+            self.setup.trainer.put(member)
+            found.append(self.setup.trainer.predict(self.setup.splits.test))
+        return found[::-1]
 
     def test(self, name: str, probs: NDArray[np.floating]) -> TestResult:
         """Judge an entrant by its predictions for the test images.
@@ -351,9 +379,6 @@ class Contest:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _everything(self) -> NDArray[np.int64]:
-        return np.concatenate([self.setup.splits.train, self.setup.splits.val])
-
     def _method_setting(self, setting: Setting) -> dict[str, float]:
         own = {name: value for name, value in setting.items() if name != "epochs"}
         return {"weight_decay": self.setup.space.base_weight_decay, **own}
@@ -367,11 +392,12 @@ class Contest:
         own = self._method_setting(setting)
         return method.recipe(self.setup.blocks, own) if method.in_confirmation else None
 
-    def _fit(self, unit: Unit) -> RunResult:
-        self._tell(_STAGES[unit.kind], unit.what)
+    def _fit(self, unit: Unit, which: str = "") -> RunResult:
+        self._tell(_STAGES[unit.kind], unit.what + which)
         entrant, trainer = self.entrants[unit.contender], self.setup.trainer
-        whole = (self._everything(), None)
-        images = whole if unit.kind == "finish" else self.setup.splits.run(None)
+        splits = self.setup.splits
+        whole = (np.concatenate([splits.train, splits.val]), None)
+        images = whole if unit.kind == "finish" else splits.run(None)
         options: dict[str, Any] = {"seed": unit.seed, "epochs": unit.epochs}
         if entrant.recipe is not None:
             return trainer.fit(entrant.recipe, *images, on_epoch=self._on_epoch, **options)
@@ -394,6 +420,13 @@ class Contest:
             done += sum(training is not None for training in records)
             total += len(standing.tunings) + self.n_runs
         self.observer.stage(stage, what, done, total)
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two trainings have made the same of a model, to the bit."""
+    return one.keys() == other.keys() and all(
+        tensor.equal(other[name]) for name, tensor in one.items()
+    )
 
 
 def setting_words(setting: Setting) -> str:

@@ -230,8 +230,12 @@ class Confirmation(Stored):
         tests: Test results, the winner's last; none without test images.
         paired: The winner's test score minus another's, by the other's name.
         mistakes: Test images most often wrong.
-        final_training: What each final training cost, by name.
+        final_training: What each final training cost, by name; the winner's with all members.
         seconds: Wall time of everything.
+        members: How many times the winner is trained finally, where so many trainings hold.
+        ensemble: Test result of all members together; None where there is one alone. The
+            winner's among `tests` is that of the first, trained as the others were.
+        gain: Test score of all members minus that of the first.
     """
 
     basis: Mapping[str, Any] = field(default_factory=dict)
@@ -251,6 +255,9 @@ class Confirmation(Stored):
     mistakes: tuple[Mistake, ...] = ()
     final_training: Mapping[str, Cost] = field(default_factory=dict)
     seconds: float = 0.0
+    members: int = 1
+    ensemble: TestResult | None = None
+    gain: PairedTest | None = None
 
     @property
     def contenders(self) -> tuple[Contender, ...]:
@@ -270,6 +277,11 @@ class Confirmation(Stored):
     def winner_test(self) -> TestResult | None:
         """The winner's test result, None where it was not tested."""
         return self.test(self.chosen)
+
+    @property
+    def model_test(self) -> TestResult | None:
+        """The test result of the model that is kept: of all its members, where it has several."""
+        return self.ensemble or self.winner_test
 
     def __bool__(self) -> bool:
         return bool(self.chosen)
@@ -307,10 +319,8 @@ class Confirmation(Stored):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what was stored; what is absent has its default, what is unknown is left out."""
-        pairs = {
-            pair["against"]: PairedTest(*(pair.get(name, math.nan) for name in PairedTest._fields))
-            for pair in data.get("paired", ())
-        }
+        pairs = {pair["against"]: _paired(pair) for pair in data.get("paired", ())}
+        ensemble, gain = as_mapping(data.get("ensemble")), as_mapping(data.get("gain"))
         costs = data.get("final_training", {}).items()
         read: dict[str, Any] = {
             "chosen": str(data.get("winner", "")),
@@ -320,8 +330,10 @@ class Confirmation(Stored):
             "paired": pairs,
             "mistakes": [Mistake.from_dict(one) for one in data.get("mistakes", ())],
             "final_training": {name: Cost.from_dict(cost) for name, cost in costs},
+            "ensemble": TestResult.from_dict(ensemble) if ensemble else None,
         }
-        return super().from_dict({**data, **read})
+        found = super().from_dict({**data, **read})
+        return replace(found, gain=_paired(gain)) if gain else found
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
@@ -330,18 +342,23 @@ class Confirmation(Stored):
         for name in ("candidates", "rivals"):
             data[name] = [one.to_dict() for one in getattr(self, name)]
         data["paired"] = [{"against": n, **one._asdict()} for n, one in self.paired.items()]
+        data["gain"] = self.gain and self.gain._asdict()
         if not self.tests:
             del data["final_training"]
+        for name, usual in (("members", 1), ("ensemble", None), ("gain", None)):
+            if data[name] == usual:  # as earlier versions stored it
+                del data[name]
         return data
 
     def store(self, study: optuna.Study) -> None:
         """Write it into the study, without those of its details that a row has no room for.
 
-        First those by class of all tests but the winner's go, then the thumbnails, then the
-        winner's.
+        First those by class of all tests but that of the model that is kept go, then the
+        thumbnails, then those of that model.
         """
         data = self.to_dict()
         tests = sorted(data["tests"], key=lambda test: test["name"] == self.chosen)
+        tests += [data["ensemble"]] if self.ensemble else []
         *others, winners = [test["metrics"] for test in tests] or [{}]
         for details in [*others, *data["mistakes"], winners]:
             if len(json.dumps(data)) <= _MOST_STORED:
@@ -349,6 +366,10 @@ class Confirmation(Stored):
             for name in ("recall", "precision", "support", "thumbnail"):
                 details.pop(name, None)
         study.set_user_attr(CONFIRM_KEY, data)
+
+
+def _paired(pair: Mapping[str, Any]) -> PairedTest:
+    return PairedTest(*(pair.get(name, math.nan) for name in PairedTest._fields))
 
 
 # -- the ledger --------------------------------------------------------------------------------

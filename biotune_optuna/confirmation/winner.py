@@ -13,6 +13,7 @@ from biotune_optuna.confirmation.confirm import train_winner
 from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.data.left_out import sentence
 from biotune_optuna.export.folder import WEIGHTS, check_target, export_model
+from biotune_optuna.export.members import MEMBERS, digest
 from biotune_optuna.schema import LEFT_OUT_KEY, LOOKS_KEY, MODEL_KEY, TrialRecord
 from biotune_optuna.study.setup import preprocessing_of
 
@@ -30,17 +31,19 @@ def export_winner(
     directory: str | Path,
     *,
     observer: Observer | None = None,
+    single: bool = False,
 ) -> Path:
     """Write the confirmed winner as a folder; see `biotune_optuna.export.export_model`.
 
-    The model is the one that was tested: it is trained anew, the same way and so (on a CPU, same
-    thread count) to the same bits, where this process has not just trained it. Where trials were
-    completed after the confirmation, a warning says so.
+    The model is the one that was tested, with all its members: they are trained anew, the same way
+    and so (on a CPU, same thread count) to the same bits, where this process has not just trained
+    them. Where trials were completed after the confirmation, a warning says so.
 
     Args:
         study: A confirmed study.
         directory: The folder. An export of the same winner that stands there already is kept.
         observer: Told of the training.
+        single: Whether the first member is written alone.
 
     Returns:
         The folder.
@@ -54,14 +57,16 @@ def export_winner(
     confirmed = Confirmation.of(study.study.user_attrs)
     if missing := confirmed.unconfirmed(study.study.get_trials(deepcopy=False)):
         _log.warning(missing)
-    if _stands(study, confirmed, target):
+    if _stands(study, confirmed, target, single=single):
         return target
     check_target(target, _origin(study))
-    recipe = train_winner(study, observer)
-    setup = study.setup
+    winner = train_winner(study, observer)
+    setup, recipe = study.setup, winner.recipe
+    model, *members = setup.trainer.networks(winner.members[:1] if single else winner.members)
     export_model(
         target,
-        model=setup.trainer.model,
+        model=model,
+        members=members,
         model_name=setup.loaded.name,
         classes=setup.classes,
         preprocessing=preprocessing_of(setup),
@@ -71,7 +76,7 @@ def export_winner(
         origin=_origin(study),
         trained_on=study.spec.fingerprints["data"],
     )
-    study.study.set_user_attr(MODEL_KEY, _mark(confirmed, target))
+    study.study.set_user_attr(MODEL_KEY, _mark(confirmed, target, single=single))
     return target
 
 
@@ -91,40 +96,39 @@ def _origin(study: TuningStudy) -> str:
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
-def _stands(study: TuningStudy, confirmed: Confirmation, target: Path) -> bool:
+def _stands(
+    study: TuningStudy, confirmed: Confirmation, target: Path, *, single: bool = False
+) -> bool:
     """Whether the winner is there already."""
     mark = study.study.user_attrs.get(MODEL_KEY)
-    return bool(confirmed) and mark == _mark(confirmed, target)
+    return bool(confirmed) and mark == _mark(confirmed, target, single=single)
 
 
-def _mark(confirmed: Confirmation, target: Path) -> dict[str, Any]:
+def _mark(confirmed: Confirmation, target: Path, *, single: bool) -> dict[str, Any]:
     """Which export is where; the weights tell whether another study has put its model there."""
-    return {
+    mark: dict[str, Any] = {
         "path": str(target.resolve()),
         "confirmed": confirmed.time,
-        "weights": _digest(target / WEIGHTS),
+        "weights": digest(target / WEIGHTS),
     }
-
-
-def _digest(file: Path) -> str | None:
-    """SHA-256 of a file's content, None where there is none to read."""
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return None
+    if members := digest(target / MEMBERS):
+        mark["members"] = members
+    return mark | ({"single": True} if single else {})
 
 
 def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str, Any]:
     """Return facts for the model card."""
     setup, spec = study.setup, study.spec
+    tests = [(test.name, test) for test in result.tests]
+    if result.ensemble:
+        tests.append((f"{result.chosen}, {result.members} members: this model", result.ensemble))
     metrics = [
         {
-            "model": test.name,
+            "model": name,
             "test " + result.metric.replace("_", " "): f"{test.score:.4f}",
             "95 % interval": f"{test.low:.4f} to {test.high:.4f}",
         }
-        for test in sorted(result.tests, key=lambda test: -test.score)
+        for name, test in sorted(tests, key=lambda pair: -pair[1].score)
     ]
     missing = sentence(study.study.user_attrs.get(LEFT_OUT_KEY, {}))
     states = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -32,9 +32,12 @@ def tiles(view: StudyView) -> list[Part]:
         view: The study read.
     """
     found: list[tuple[str, str]] = []
-    winner, test = view.winner, view.confirmation.winner_test
+    winner, test = view.winner, view.confirmation.model_test
     if test:
         words = f"{view.metric_words} on the test, {view.say_interval(test.low, test.high)}"
+        single = view.confirmation.winner_test
+        if single and single is not test:
+            words += f"; {view.say(single.score)} by one of its {view.confirmation.members} members"
         found.append((view.say(test.score), words))
     elif view.best:
         where = "on validation " if view.spec else ""
@@ -44,6 +47,7 @@ def tiles(view: StudyView) -> list[Part]:
         if other and other.method in ("full", "biotune"):
             span = view.say_interval(pair.low, pair.high, difference=True)
             words = f"on the test against {method_words(other.method)}, {span}"
+            words += "; one training each" if view.confirmation.ensemble else ""
             found.append((view.say_difference(pair.difference), words))
     share = winner.trainable_pct if winner else None
     if share is None and view.best is not None:
@@ -75,14 +79,35 @@ def compare(view: StudyView) -> Iterator[Part]:
         )
     if not rows:
         return
+    if together := confirmation.ensemble:
+        cost = confirmation.final_training.get(together.name)
+        rows.append(
+            (
+                f"{label(together.name, together.method)}, {confirmation.members} members",
+                "–",
+                "–",
+                f"{view.say(together.score)} ({view.say_interval(together.low, together.high)})",
+                f"{view.winner.trainable_pct:.3g} %" if view.winner else "–",
+                count(cost.forward) if cost else "–",
+                duration(cost.seconds) if cost else "–",
+            )
+        )
     head = ("Method", "Search", "Confirmed", "Test (interval)", "Trained", "Images", "Time")
     strong = confirmation.contenders.index(view.winner) if view.winner else None
+    strong = len(rows) - 1 if confirmation.ensemble else strong
     yield Table(head, rows, strong=strong)
     yield Text(
         "Confirmed: mean and standard error over so many trainings on fresh seeds. Test: with its"
         " 95 % interval. Images (forward passes) and time: what confirming took.",
         "soft",
     )
+    if confirmation.ensemble:
+        yield Text(
+            "Last row: the model that is kept. Its members are trainings of the winner on different"
+            " seeds, and predict the mean of their probabilities; all other tests are of one"
+            " training each. Images and time: what its final trainings took.",
+            "soft",
+        )
     for one in confirmation.contenders:
         if one.grid:
             tried = ", ".join(f"{setting['lr']:g}" for setting in one.grid)
@@ -145,7 +170,7 @@ def cost(view: StudyView) -> Iterable[Part]:
 
 def errors(view: StudyView) -> Iterator[Part]:
     """Say per class how many of its test images are found, and how often its name is right."""
-    test, classes = view.confirmation.winner_test, view.confirmation.classes
+    test, classes = view.confirmation.model_test, view.confirmation.classes
     counts = test.confusion if test else None
     if not counts or len(counts) != len(classes):
         return
@@ -194,7 +219,8 @@ def use(view: StudyView) -> Iterator[Part]:
     else:
         yield Text(f"The tuned model is in {folder}. From the command line:")
         yield Code(f"biotune predict {shlex.quote(folder)} photo.jpg another.png")
-        yield Text("From Python, with timm alone:")
+        several = view.confirmation.members > 1
+        yield Text(f"From Python, with timm alone{' (its first member)' * several}:")
         yield Code(
             "import timm\n\n"
             f"model = timm.create_model({_literal(f'local-dir:{folder}')}, pretrained=True).eval()"
@@ -229,6 +255,8 @@ def trust(view: StudyView) -> Iterator[Part]:
             " score a little more optimistic."
             if len(looks) > len(view.confirmation.tests)
             else "Each model was tested once, after the choice had been made."
+            + " The members of the chosen one were tested together and alone in that one look."
+            * (view.confirmation.ensemble is not None)
         )
     elif view.confirmation and not view.confirmation.n_test:
         yield Text("No images were held out for a test.")

@@ -137,11 +137,32 @@ def _test_sentence(view: StudyView) -> str:
         if not view.confirmation.n_test:
             why = "no images were held out for a test"
         return f"It was confirmed on fresh seeds; {why}."
-    return (
+    said = (
         f"On {test.n:,} test images that no choice had seen it reached"
         f" {view.say(test.score)} {view.metric_words}"
         f" (95\u00a0% interval {view.say_interval(test.low, test.high)})."
     )
+    return f"{said} {members_sentence(view)}".strip()
+
+
+def members_sentence(view: StudyView) -> str:
+    """Return what the members of the final model reach together; empty where there is one alone.
+
+    Args:
+        view: The study read.
+    """
+    together, gain = view.confirmation.ensemble, view.confirmation.gain
+    if together is None:
+        return ""
+    said = (
+        f"That is one training of it. The model is {view.confirmation.members} of them, which"
+        f" predict together: {view.say(together.score)}"
+        f" ({view.say_interval(together.low, together.high)})"
+    )
+    if gain is not None:
+        span = view.say_interval(gain.low, gain.high, difference=True)
+        said += f", {view.say_difference(gain.difference)} (95\u00a0% interval {span})"
+    return f"{said}."
 
 
 def _against(view: StudyView, winner: Contender) -> tuple[_Side, _Side, _Side]:

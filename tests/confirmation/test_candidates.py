@@ -37,38 +37,43 @@ def test_a_clear_best_wins() -> None:
     assert "best mean" in why
 
 
-def test_within_one_standard_error_the_cheapest_wins() -> None:
+def test_the_best_mean_wins_however_dear_it_is() -> None:
     best = candidate("best", [0.88, 0.90, 0.92], 0)  # mean .90, standard error .0115
     near = candidate("near", [0.89, 0.89, 0.89], 1)
+    winner, plateau, why = choose([near, best])
+    assert winner is best
+    assert plateau == [near, best]
+    assert why == "best has the best mean on fresh seeds"
+
+
+def test_whoever_prefers_it_gets_the_cheapest_within_one_standard_error() -> None:
+    best = candidate("best", [0.88, 0.90, 0.92], 0)
+    near = candidate("near", [0.89, 0.89, 0.89], 1)
     cheap = candidate("cheap", [0.88, 0.88, 0.88], 2)  # cheaper still, but .02 behind
-    winner, plateau, why = choose([best, near, cheap])
+    winner, plateau, why = choose([best, near, cheap], prefer="cheap")
     assert winner is near
     assert plateau == [best, near]
     assert "near is within one standard error of the best (best)" in why
+    dear = candidate("dear", [0.895, 0.895, 0.895], 0, backward=2000)
+    assert choose([best, dear], prefer="cheap")[2].endswith(
+        "the cheapest within one standard error of it"
+    )
 
 
 def test_reasons_name_what_was_compared() -> None:
     best = candidate("best", [0.88, 0.90, 0.92], 0)
     far = candidate("far", [0.879, 0.879, 0.879], 1)  # within two standard errors of .0115
-    assert "within 2 standard errors of the best" in choose([best, far], tolerance=2)[2]
+    why = choose([best, far], prefer="cheap", tolerance=2)[2]
+    assert "within 2 standard errors of the best" in why
     alone = [candidate("a", [0.901], 0), candidate("b", [0.9005], 0)]
     assert choose(alone)[2] == "a has the best score on one fresh seed, whose luck is unknown"
-
-
-def test_without_tolerance_the_best_mean_wins() -> None:
-    best = candidate("best", [0.88, 0.90, 0.92], 0)
-    near = candidate("near", [0.89, 0.89, 0.89], 1)
-    winner, plateau, why = choose([near, best], tolerance=0)
-    assert winner is best
-    assert plateau == [best]
-    assert why == "best has the best mean on fresh seeds"
 
 
 def test_cost_is_passes_through_blocks_that_train() -> None:
     assert candidate("a", [1.0], 1, backward=900).backward_cost == pytest.approx(600)
     long = candidate("long", [0.9, 0.9, 0.9], 1, backward=1500)  # 1000 against 900
     short = candidate("short", [0.9, 0.9, 0.9], 0, backward=900)
-    assert choose([long, short])[0] is short
+    assert choose([long, short])[0] is short, "equal means"
 
 
 def test_final_length_is_the_median_best_epoch() -> None:
@@ -92,4 +97,10 @@ def test_the_best_by_model_and_by_value_are_taken_in_turn(setup: Setup) -> None:
         )
     assert rank_finished(study.study, setup.space)[:3] == [11, 10, 9]
     assert rank_finished(study.study, setup.space, smooth=False)[:3] == [2, 11, 10]
-    assert [trial.number for trial, _ in leading(study, 4, study.study.trials)] == [11, 2, 10, 9]
+
+    def found(most: int, *before: int) -> list[int]:
+        led = leading(study, most, study.study.trials, before=before)
+        return [trial.number for trial, _ in led]
+
+    assert found(4) == [11, 2, 10, 9]
+    assert found(2, 5, 11, 0, 99) == [11, 2, 5, 0], "once confirmed, always a contender"

@@ -16,6 +16,8 @@ from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.record import Confirmation, Contender, trainings
 from biotune_optuna.confirmation.winner import check_export, export_winner
 from biotune_optuna.errors import BioTuneError, StudyError
+from biotune_optuna.export import load_exported
+from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.recipe import Recipe
@@ -28,7 +30,7 @@ from biotune_optuna.study.study import TuningStudy
 from tests.kit.lab import Lab, evolve
 from tests.kit.lab import confirm as drawn
 
-PLAN = ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2), more_rates=0)
+PLAN = ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2), more_rates=0, members=2)
 
 
 def copy_of(study: TuningStudy) -> TuningStudy:
@@ -87,12 +89,17 @@ def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     names = [test.name for test in result.tests]
     assert names[-1] == result.winner.name
     assert {"full", "linear-probe"} <= set(names)
-    for test in result.tests:
+    assert result.ensemble is not None
+    assert (result.members, result.ensemble.name) == (2, result.chosen)
+    for test in (*result.tests, result.ensemble):
         assert test.low <= test.score <= test.high
         assert test.n == len(setup.splits.test)
-    assert [test.confusion for test in result.tests[:-1]] == [None] * (len(names) - 1)
-    assert result.tests[-1].confusion is not None
-    assert sum(map(sum, result.tests[-1].confusion)) == len(setup.splits.test)
+    assert [test.confusion for test in result.tests] == [None] * len(names)
+    assert result.model_test == result.ensemble
+    assert result.ensemble.confusion is not None
+    assert sum(map(sum, result.ensemble.confusion)) == len(setup.splits.test)
+    assert result.gain is not None
+    assert result.gain.difference == pytest.approx(result.ensemble.score - result.tests[-1].score)
     looks = searched.study.user_attrs["test_looks"]
     assert [look["what"] for look in looks] == names
     assert set(result.paired) == set(names[:-1])
@@ -116,7 +123,9 @@ def keys(value: object, path: str = "") -> set[str]:
         return set().union(*(keys(item, path) for item in value))
     if not isinstance(value, dict):
         return {path} - {""}
-    if path in ("final_training", "tests.metrics") or path.endswith("multipliers"):
+    if path in ("final_training", "tests.metrics", "ensemble.metrics") or path.endswith(
+        "multipliers"
+    ):
         return {path}  # of names and data
     value = {name: one for name, one in value.items() if name != "fitted"}  # where it is true
     return set().union(*(keys(item, f"{path}.{key}".strip(".")) for key, item in value.items()))
@@ -132,8 +141,11 @@ def drawn_confirmation() -> dict[str, object]:
 
 
 def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:
-    result = confirm(searched, ConfirmPlan(top_k=2, n_runs=1, rivals=(), tolerance=0))
+    result = confirm(searched, ConfirmPlan(top_k=2, n_runs=1, rivals=(), members=1))
     assert not result.rivals
+    assert result.ensemble is None
+    assert result.model_test == result.winner_test
+    assert result.tests[-1].confusion is not None
     assert not result.paired
     (test,) = result.tests
     best = max(result.candidates, key=lambda c: c.mean)
@@ -149,7 +161,7 @@ def test_the_search_alone_can_be_confirmed(searched: TuningStudy) -> None:
 
 
 def test_exact_ties_leave_one_model_to_test(searched: TuningStudy) -> None:
-    plan = ConfirmPlan(top_k=2, n_runs=1, rivals=(), tolerance=0)
+    plan = ConfirmPlan(top_k=2, n_runs=1, rivals=(), members=1)
     confirm(searched, plan)
     ledger = {
         name: record.to_dict() | {"score": 0.5, "backward": 0 if number else 10**6}
@@ -185,7 +197,9 @@ def test_trials_that_end_during_a_confirmation_are_left_to_the_next(searched: Tu
     assert len(searched.study.trials) == n + 1
     assert f"trial {n}" not in {c.name for c in result.candidates}
     again = confirm(searched, PLAN)
-    assert f"trial {n}" in {c.name for c in again.candidates}
+    names = {c.name for c in again.candidates}
+    assert names > {c.name for c in result.candidates}, "once confirmed, always a contender"
+    assert f"trial {n}" in names
 
 
 def test_a_second_confirmation_does_not_look_again(
@@ -277,7 +291,7 @@ def test_who_trains_on_which_seed_at_which_rate(
         return result
 
     monkeypatch.setattr(Trainer, "fit", noted)
-    result = confirm(study, ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2, 3e-2)))
+    result = confirm(study, ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2, 3e-2), members=2))
     seeds = [seed for _, seed in runs]
     assert seeds[:3] == [setup.spec.search_runs()[0].seed] * 3
     assert seeds[3:11] == [run.seed for run in setup.spec.confirm_runs(2)] * 4
@@ -290,16 +304,6 @@ def test_who_trains_on_which_seed_at_which_rate(
     for other, pair in result.paired.items():
         assert pair.difference == pytest.approx(scores[result.chosen] - scores[other])
     assert any(pair.difference for pair in result.paired.values())
-
-
-def test_the_winner_is_the_model_that_was_tested(searched: TuningStudy) -> None:
-    result = confirm(searched, PLAN)
-    index = searched.setup.splits.test
-    tested = searched.setup.trainer.predict(index)
-    searched.setup.trainer.reset(7)
-    recipe = train_winner(searched)
-    assert (searched.setup.trainer.predict(index) == tested).all()
-    assert recipe.multipliers == result.winner.recipe.multipliers
 
 
 def test_a_linear_probe_that_wins_is_exported_as_it_was_tested(
@@ -318,7 +322,7 @@ def test_a_linear_probe_that_wins_is_exported_as_it_was_tested(
     setup = searched.setup
     tested = setup.trainer.predict(setup.splits.test)
     setup.trainer.reset(7)
-    folder = export_winner(searched, tmp_path / "model")
+    folder = export_winner(TuningStudy(searched.study, setup), tmp_path / "model")
     assert (setup.trainer.predict(setup.splits.test) == tested).all()
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.inference_mode():
@@ -345,18 +349,52 @@ def test_a_probe_that_was_trained_by_steps_is_rebuilt_so(searched: TuningStudy) 
     assert Contender.from_dict(old.to_dict()).rebuild(setup.blocks) == recipe
 
 
-def test_a_winner_that_the_trainer_holds_is_not_trained_again(
+def test_the_winner_is_the_model_that_was_tested(
     searched: TuningStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    confirm(searched, PLAN)
+    result = confirm(searched, PLAN)
+    trainer, index = searched.setup.trainer, searched.setup.splits.test
+    tested = trainer.predict(index)
     fits: list[Any] = []
     fit = Trainer.fit
     monkeypatch.setattr(Trainer, "fit", lambda *a, **k: fits.append(a) or fit(*a, **k))
-    train_winner(searched)
-    assert not fits
-    searched.setup.trainer.fit(Recipe.full(searched.setup.blocks, lr=1e-3), [0, 1, 2], seed=0)
-    train_winner(searched)
-    assert len(fits) == 2, "another training's weights are not the winner's"
+    trainer.fit(Recipe.full(searched.setup.blocks, lr=1e-3), [0, 1, 2], seed=0)
+    here = train_winner(searched)
+    assert len(fits) == 1, "what this process has trained is not trained again"
+    assert (trainer.predict(index) == tested).all()
+    elsewhere = train_winner(TuningStudy(searched.study, searched.setup))
+    assert len(fits) == 1 + PLAN.members
+    assert (trainer.predict(index) == tested).all()
+    for winner in (here, elsewhere):
+        assert winner.recipe.multipliers == result.winner.recipe.multipliers
+        assert len(winner.members) == PLAN.members
+    for one, other in zip(here.members, elsewhere.members, strict=True):
+        assert one.keys() == other.keys()
+        assert all(tensor.equal(other[name]) for name, tensor in one.items())
+
+
+def test_the_export_predicts_what_was_tested(searched: TuningStudy, tmp_path: Path) -> None:
+    result = confirm(searched, PLAN)
+    setup = searched.setup
+    folder = export_winner(searched, tmp_path / "all")
+    alone = export_winner(searched, tmp_path / "one", single=True)
+    images = [setup.source.load(int(i)) for i in setup.splits.test]
+    labels = setup.source.labels[setup.splits.test]
+
+    def score(folder: Path, *, single: bool = False) -> float:
+        found = load_exported(folder, device="cpu", single=single).predict(images)
+        probs = np.stack([one.probabilities for one in found])
+        return metrics.score(result.metric, labels, probs, len(setup.classes))
+
+    assert result.ensemble is not None
+    assert score(folder) == pytest.approx(result.ensemble.score)
+    assert score(folder, single=True) == score(alone) == pytest.approx(result.tests[-1].score)
+    assert {file.name for file in folder.iterdir()} - {file.name for file in alone.iterdir()} == {
+        "members.safetensors",
+        "members.json",
+    }
+    export_winner(searched, folder, single=True)
+    assert not (folder / "members.json").exists(), "it was asked for otherwise"
 
 
 def test_an_export_is_made_again_only_where_another_model_lies(
@@ -372,6 +410,10 @@ def test_an_export_is_made_again_only_where_another_model_lies(
     weights.write_bytes(tuned[:-4] + b"else")  # another study's, say
     export_winner(confirmed, tmp_path)
     assert weights.read_bytes() == tuned
+    (tmp_path / "members.json").unlink()
+    (tmp_path / "members.safetensors").unlink()
+    export_winner(confirmed, tmp_path)
+    assert (tmp_path / "members.safetensors").exists()
 
 
 def test_a_model_of_other_images_is_left_alone(

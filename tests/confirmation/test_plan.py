@@ -27,6 +27,21 @@ def test_bad_plans_are_named() -> None:
         ConfirmPlan(rates=())
     with pytest.raises(StudyError, match="more_rates -1"):
         ConfirmPlan(more_rates=-1)
+    with pytest.raises(StudyError, match="prefer 'good' is unknown"):
+        ConfirmPlan(prefer="good")  # type: ignore[arg-type]
+    for members in (0, 1.5, 1000, True, "5"):
+        with pytest.raises(
+            StudyError, match=f"members {members!r} is no whole number from 1 to 50"
+        ):
+            ConfirmPlan(members=members)  # type: ignore[arg-type]
+
+
+def test_a_plan_of_old_is_the_same_basis() -> None:
+    """What an earlier version has confirmed stands for who asks for the same."""
+    old = {"trials": 4, "top_k": 3, "n_runs": 3, "rates": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2]}
+    old["more_rates"] = 3
+    assert ConfirmPlan(members=1, prefer="cheap").basis(4) == old
+    assert ConfirmPlan().basis(4) == old | {"members": 5, "prefer": "best"}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +107,12 @@ def test_a_rival_is_tuned_beyond_its_rates_where_it_does_best_at_an_end(
     stages: list[tuple[int, int]] = []
     monkeypatch.setattr(Trainer, "fit", scored)
     plan = ConfirmPlan(
-        top_k=1, n_runs=1, rates=(1e-3, 1e-2, 1e-1), more_rates=2, rivals=("linear-probe-sgd",)
+        top_k=1,
+        n_runs=1,
+        rates=(1e-3, 1e-2, 1e-1),
+        more_rates=2,
+        rivals=("linear-probe-sgd",),
+        members=1,
     )
     (rival,) = confirm(study, plan, observer=Stages()).rivals
     assert order[: len(tried)] == pytest.approx(tried)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 
@@ -139,13 +140,48 @@ def test_where_the_final_training_diverges_the_next_seed_is_taken(
 ) -> None:
     contest = Contest(setup, [recipe_entrant(setup)])
     plain = contest.finish("trial 4", 2)
-    assert contest.holds("trial 4", 2)
-    assert not contest.holds("trial 4", 1)
     first, second, _ = setup.spec.final_seeds(3)
     seen = diverging(first)
     result = contest.finish("trial 4", 2)
     assert seen == [first, second]
-    assert result.backward == 2 * plain.backward
+    assert result.seeds == (second,)
+    assert result.training.backward == 2 * plain.training.backward
+
+
+def test_members_are_trained_on_seeds_of_their_own(
+    setup: Setup, diverging: Callable[..., list[int]]
+) -> None:
+    seeds = setup.spec.final_seeds(5)
+    assert seeds[:3] == setup.spec.final_seeds(3)
+    contest = Contest(setup, [recipe_entrant(setup)])
+    single = contest.finish("trial 4", 1)
+    seen = diverging(seeds[1])
+    final = contest.finish("trial 4", 1, members=3)
+    assert seen == list(seeds[:4])
+    assert final.seeds == (seeds[0], *seeds[2:4]), "the next seed takes the place of a diverged one"
+    assert final.training.backward == 4 * single.training.backward
+    first, *others = contest.predict(final)
+    assert np.array_equal(first, *contest.predict(single))
+    assert not any(np.array_equal(first, other) for other in others)
+    assert np.array_equal(setup.trainer.predict(setup.splits.test), first)
+
+
+def test_a_model_may_have_fewer_members_than_were_asked_for(
+    setup: Setup, diverging: Callable[..., list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    seeds = setup.spec.final_seeds(6)
+    seen = diverging(*seeds[1:4])
+    final = Contest(setup, [recipe_entrant(setup)]).finish("trial 4", 1, members=4)
+    assert seen == list(seeds[:4])
+    assert final.seeds == seeds[:1]
+    assert "the model has 1 of 4 members" in caplog.text
+
+
+def test_what_no_seed_changes_has_one_member(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", lambda *a, **options: fit(*a, **options | {"seed": 1}))
+    final = Contest(setup, [recipe_entrant(setup)]).finish("trial 4", 1, members=5)
+    assert len(final.members) == len(final.seeds) == 1
 
 
 def test_a_recipe_that_always_diverges_is_neither_tested_nor_exported(setup: Setup) -> None:
@@ -154,10 +190,8 @@ def test_a_recipe_that_always_diverges_is_neither_tested_nor_exported(setup: Set
     entrant = dataclasses.replace(entrant, recipe=Recipe.full(setup.blocks, lr=1e6))
     contest = Contest(setup, [entrant])
     with pytest.raises(StudyError, match=r"rate 1e\+06, epochs 2\) diverged on 3 seeds") as caught:
-        contest.finish(entrant.name, 2)
+        contest.finish(entrant.name, 2, members=5)
     assert "lower lr" in str(caught.value)
-    assert not contest.holds(entrant.name, 2)
-    assert contest.setup.trainer.holds is None
 
 
 def test_a_baseline_takes_the_next_seed_too(
@@ -176,8 +210,7 @@ def test_a_baseline_takes_the_next_seed_too(
 def test_a_rival_that_always_diverges_does_not_stop_a_confirmation(setup: Setup) -> None:
     entrant = Entrant(name="full", method="full", setting={"lr": 1e6})
     contest = Contest(setup, [entrant])
-    contest.finish("full", 2, must_hold=False)
-    assert setup.trainer.holds is None
-    test = contest.test("full", contest.predict())
+    final = contest.finish("full", 2, must_hold=False)
+    test = contest.test("full", *contest.predict(final))
     assert test.low <= test.score <= test.high
     assert Contender(name="full", method="full").is_rival

@@ -212,7 +212,7 @@ def _contender(lab: Lab, name: str, method: str, mult: list[float], **extra: Any
         net, curve = lab.train(mult, lr, seed)
         nets.append(net)
         scores.append(max(curve))
-    probabilities = nets[0].forward(lab.x[500:1000])[-1]
+    probabilities = [net.forward(lab.x[500:1000])[-1] for net in nets]
     record = {
         "name": name,
         "method": method,
@@ -238,6 +238,28 @@ def _contender(lab: Lab, name: str, method: str, mult: list[float], **extra: Any
         **extra,
     }
     return {"record": record, "probabilities": probabilities}
+
+
+def _tested(record: dict[str, Any], probabilities: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    predicted = probabilities.argmax(1)
+    score = float(balanced_accuracy_score(truth, predicted))
+    half = 1.96 * math.sqrt(score * (1 - score) / len(truth))
+    return {
+        "name": record["name"],
+        "method": record["method"],
+        "score": score,
+        "low": score - half,
+        "high": score + half,
+        "n": len(truth),
+        "metrics": {},
+        "confusion": confusion_matrix(truth, predicted).tolist(),
+    }
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    gap = (ours.argmax(1) == truth).astype(float) - (theirs.argmax(1) == truth)
+    spread, mean = 1.96 * float(gap.std() / math.sqrt(len(gap))), float(gap.mean())
+    return {"difference": mean, "low": mean - spread, "high": mean + spread, "p": 0.01}
 
 
 def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[str, Any]:
@@ -266,43 +288,21 @@ def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[
     truth = lab.y[500:1000]
     winner = made[1] if rival_wins else made[0]
     name = winner["record"]["name"]
-    tests, paired = [], []
-    for one in made:
-        predicted = one["probabilities"].argmax(1)
-        score = float(balanced_accuracy_score(truth, predicted))
-        half = 1.96 * math.sqrt(score * (1 - score) / len(truth))
-        tests.append(
-            {
-                "name": one["record"]["name"],
-                "method": one["record"]["method"],
-                "score": score,
-                "low": score - half,
-                "high": score + half,
-                "n": len(truth),
-                "metrics": {},
-                "confusion": confusion_matrix(truth, predicted).tolist(),
-            }
-        )
-        if one is not winner:
-            right = winner["probabilities"].argmax(1) == truth
-            gap = right.astype(float) - (predicted == truth)
-            spread = 1.96 * float(gap.std() / math.sqrt(len(gap)))
-            mean = float(gap.mean())
-            paired.append(
-                {
-                    "against": one["record"]["name"],
-                    "difference": mean,
-                    "low": mean - spread,
-                    "high": mean + spread,
-                    "p": 0.01,
-                }
-            )
-    probabilities = winner["probabilities"]
-    predicted = probabilities.argmax(1)
+    firsts = {one["record"]["name"]: one["probabilities"][0] for one in made}
+    together = np.mean(winner["probabilities"], axis=0)
+    tests = [_tested(one["record"], firsts[one["record"]["name"]], truth) for one in made]
+    ensemble = _tested(winner["record"], together, truth)
+    paired = [
+        {"against": against, **_difference(firsts[name], theirs, truth)}
+        for against, theirs in firsts.items()
+        if against != name
+    ]
+    predicted = together.argmax(1)
     wrong = np.flatnonzero(predicted != truth)
-    wrong = sorted(wrong, key=lambda i: -probabilities[i].max())[:10]
+    wrong = sorted(wrong, key=lambda i: -together[i].max())[:10]
     return {
-        "basis": {"trials": len(ranked), "top_k": 1, "n_runs": 3, "rates": [0.05, 0.1, 0.2, 0.4]},
+        "basis": {"trials": len(ranked), "top_k": 1, "n_runs": 3, "rates": [0.05, 0.1, 0.2, 0.4]}
+        | {"members": 3, "prefer": "best"},
         "metric": "macro_accuracy",
         "classes": [str(c) for c in range(10)],
         "candidates": [made[0]["record"]],
@@ -312,6 +312,9 @@ def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[
         "plateau": [name],
         "tests": tests,
         "paired": paired,
+        "members": 3,
+        "ensemble": ensemble,
+        "gain": _difference(together, firsts[name], truth),
         "final_training": {
             one["record"]["name"]: {"forward": TRAIN, "backward": TRAIN, "seconds": 1.0}
             for one in made
@@ -326,8 +329,8 @@ def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[
                 "id": f"digit-{500 + i:04d}.png",
                 "label": str(truth[i]),
                 "predicted": str(predicted[i]),
-                "probability": float(probabilities[i].max()),
-                "wrong": sum(int(one["probabilities"][i].argmax() != truth[i]) for one in made),
+                "probability": float(together[i].max()),
+                "wrong": sum(int(one[i].argmax() != truth[i]) for one in firsts.values()),
                 "models": len(made),
                 "thumbnail": thumbnail(lab.x[500 + i]),
             }

@@ -266,7 +266,7 @@ def test_confirmation_is_drawn_with_its_intervals(confirmed_study: optuna.Study)
 
 def test_confusion_counts_are_the_stored_ones(confirmed_study: optuna.Study) -> None:
     confirm = confirmed_study.user_attrs["confirm"]
-    counts = np.array(confirm["tests"][0]["confusion"])
+    counts = np.array(confirm["ensemble"]["confusion"])
     figure = figures.draw("confusion-matrix", confirmed_study)
     cells = figure.data[0]
     assert np.allclose(cells.z, counts / counts.sum(1, keepdims=True))

@@ -213,10 +213,15 @@ def test_exported_model_predicts_what_the_model_in_memory_does(finished: Path) -
         cache_dir=finished / "cache",
     )
     from biotune_optuna.confirmation.confirm import train_winner
+    from biotune_optuna.finetune.prefix.shared import mean_probabilities
 
-    train_winner(study)
-    index = study.setup.splits.test
-    memory = study.setup.trainer.predict(index)
+    trainer, index = study.setup.trainer, study.setup.splits.test
+    members = []
+    for member in train_winner(study).members:
+        trainer.put(member)
+        members.append(trainer.predict(index))
+    assert len(members) == 5
+    memory = mean_probabilities(members)
     exported = load_exported(finished / "biotune-out/digits/model", device="cpu")
     images = [study.setup.source.load(int(i)) for i in index]
     probabilities = np.stack([p.probabilities for p in exported.predict(images)])

@@ -22,7 +22,7 @@ def confusion_matrix(view: StudyView) -> go.Figure:
     Beyond 30 classes a matrix cannot be read: the 25 most frequent confusions are listed instead.
     """
     confirmation = check_confirmed(view)
-    test, classes = confirmation.winner_test, confirmation.classes
+    test, classes = confirmation.model_test, confirmation.classes
     counts = test.confusion if test else None
     if not counts or len(counts) != len(classes):
         raise NothingToShow("The test result holds no confusion matrix.")
