@@ -19,6 +19,8 @@ from biotune_optuna.page.text import plural
 if TYPE_CHECKING:
     from biotune_optuna.export import Prediction
 
+_single_option = click.option("--single", is_flag=True, help="Ask the first member alone.")
+
 
 @click.command()
 @study_options
@@ -47,7 +49,7 @@ def export(
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("--top-k", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--csv", "table", type=click.Path(dir_okay=False), help="CSV file to write.")
-@click.option("--single", is_flag=True, help="Ask the first member alone.")
+@_single_option
 @device_option
 def predict(
     *,
@@ -93,6 +95,7 @@ def predict(
 @click.option("--html", type=click.Path(dir_okay=False), help="Page to write.")
 @click.option("--csv", "table", type=click.Path(dir_okay=False), help="Table of images to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_single_option
 @device_option
 def evaluate(
     *,
@@ -102,6 +105,7 @@ def evaluate(
     html: str | None,
     table: str | None,
     as_json: bool,
+    single: bool,
     device: str,
 ) -> None:
     """Tell how good the model exported to FOLDER is on DATA, labelled images.
@@ -111,7 +115,7 @@ def evaluate(
     """
     from biotune_optuna.export import load_exported
 
-    found = load_exported(folder, device=device).evaluate(data, part=part)
+    found = load_exported(folder, device=device, single=single).evaluate(data, part=part)
     written = [found.write_html(html)] if html else []
     written += [found.write_csv(table)] if table else []
     if as_json:
