@@ -53,6 +53,17 @@ class Logistic:
     judged: NDArray[np.int64]
     held_out: Array
 
+    def probabilities(self, features: NDArray[np.floating]) -> Array:
+        """Return class probabilities of images.
+
+        Args:
+            features: (n, n_features).
+
+        Returns:
+            (n, n_classes).
+        """
+        return _softmax(features @ self.weight.T + self.bias)
+
 
 @dataclass(frozen=True, slots=True)
 class _Scale:

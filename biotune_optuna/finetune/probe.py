@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.feeds import outputs, probabilities
 from biotune_optuna.finetune.logistic import fit_logistic
 from biotune_optuna.finetune.results import EpochRecord, RunResult
 from biotune_optuna.models.blocks import output_layers
+from biotune_optuna.models.states import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,6 +119,43 @@ class LastFeatures:
 
         found, _ = outputs(features, idx, batch_size, device, amp)
         return found.cpu().numpy() if same else None
+
+
+def features_before_head(
+    model: nn.Module,
+    batch: Callable[[Indices], torch.Tensor],
+    idx: Indices,
+    batch_size: int,
+    device: torch.device,
+    amp: torch.dtype | None,
+) -> NDArray[np.float32]:
+    """Return timm's features before the classifier, for a network with more than one output layer.
+
+    Args:
+        model: The network, in eval mode.
+        batch: Maps positions to images.
+        idx: Positions, (n,).
+        batch_size: Images at once.
+        device: Where the network is.
+        amp: Autocast type or None.
+
+    Raises:
+        ModelError: If the network has no such features.
+    """
+
+    def features(few: Indices) -> torch.Tensor:
+        found = model.forward_head(model.forward_features(batch(few)), pre_logits=True)  # type: ignore[operator]
+        return (
+            torch.cat([one.flatten(1) for one in found], 1) if isinstance(found, tuple) else found
+        )
+
+    try:
+        found, _ = outputs(features, idx, batch_size, device, amp)
+    except (AttributeError, TypeError) as error:
+        raise ModelError(
+            f"{type(model).__name__} gives no features to fit a linear probe on: {one_line(error)}"
+        ) from error
+    return found.flatten(1).cpu().numpy()
 
 
 def fit_head(

@@ -31,11 +31,17 @@ from biotune_optuna.finetune.loop import Run
 from biotune_optuna.finetune.optim import check_optimizer
 from biotune_optuna.finetune.prefix.cache import PrefixCache
 from biotune_optuna.finetune.prefix.plan import Prefixes
-from biotune_optuna.finetune.probe import fit_head, linear_output
+from biotune_optuna.finetune.probe import (
+    LastFeatures,
+    features_before_head,
+    fit_head,
+    linear_output,
+)
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.models.states import all_tensors, fresh_eval, restore, with_values
 from biotune_optuna.models.weights import reset_head
+from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +49,7 @@ if TYPE_CHECKING:
     from biotune_optuna.finetune.batches import Indices
     from biotune_optuna.finetune.feeds import Feed, Images
     from biotune_optuna.finetune.prefix.plan import CachedPrefix
-    from biotune_optuna.recipe import BlockLike, Recipe
+    from biotune_optuna.recipe import BlockLike
 
 __all__ = ["EpochRecord", "RunResult", "StopTraining", "TrainSettings", "Trainer"]
 
@@ -192,6 +198,44 @@ class Trainer:
             fresh_eval(self.model)
             return probabilities(forward, positions, size, self.device, self._amp)[0]
 
+    def features(self, idx: ArrayLike) -> NDArray[np.float32]:
+        """Return what the pre-trained network hands to its output layer; images as they are.
+
+        The model has its pre-trained weights afterwards. A probe of the same images finds the
+        outputs of the frozen blocks in the cache.
+
+        Args:
+            idx: Positions of images, (n,).
+
+        Returns:
+            (n, n_features) float32, in the order of ``idx``.
+
+        Raises:
+            ModelError: If the network has neither one linear output layer nor timm's features
+                before the classifier.
+        """
+        positions = self._indices(idx)
+        with ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
+            plain, layer = self._plain(), self._output_layer()
+            recipe = Recipe.fitted_probe(self.blocks)
+            cached = plain._prefixes.find(recipe, positions, None)
+            self.reset(0)
+            found = None
+            size = 2 * self.settings.batch_size
+            if layer is not None:
+                with (
+                    plain._feed(cached, recipe, 0, Hooks()) as feed,
+                    LastFeatures(layer).watching() as last,
+                ):
+                    found = last.of(
+                        lambda few: feed.train(few)[0], positions, size, self.device, self._amp
+                    )
+            if found is None:
+                found = features_before_head(
+                    self.model, self.images.batch, positions, size, self.device, self._amp
+                )
+        return found
+
     def reset(self, seed: int) -> None:
         """Put back the pre-trained weights and draw the head anew; leave the model in eval mode.
 
@@ -286,12 +330,7 @@ class Trainer:
         start = time.perf_counter()
         if len(train) < 2:
             raise DataError(f"{len(train)} training images are too few; give at least 2")
-        # features of images as they are, whatever the settings do to them in training
-        plain = self.with_settings(
-            augment="none", mixup=0.0, cutmix=0.0, frozen_norm="eval", compile=False
-        )
-        modules = {name.rpartition(".")[0] for name in self.blocks[-1].parameter_names}
-        layer, result = linear_output(self.model, sorted(modules)), None
+        plain, layer, result = self._plain(), self._output_layer(), None
         if layer is not None:
             cached = plain._prefixes.find(recipe, train, val)
             self.reset(seed)
@@ -325,6 +364,16 @@ class Trainer:
             except StopTraining:
                 result.stopped = "callback"
         return result
+
+    def _plain(self) -> Trainer:
+        """Return a trainer that sees images as they are, whatever this one does to them."""
+        return self.with_settings(
+            augment="none", mixup=0.0, cutmix=0.0, frozen_norm="eval", compile=False
+        )
+
+    def _output_layer(self) -> nn.Linear | nn.Conv2d | None:
+        modules = {name.rpartition(".")[0] for name in self.blocks[-1].parameter_names}
+        return linear_output(self.model, sorted(modules))
 
     def _run(
         self,

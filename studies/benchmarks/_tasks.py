@@ -64,7 +64,7 @@ class Task:
             roots: Folders that the data are looked for in.
             cache: Folder of decoded images and of pre-trained weights.
         """
-        weights = "auto" if self.pretrained_on is None else str(self._pretrain(roots, cache))
+        weights = "auto" if self.pretrained_on is None else str(self.pretrain(roots, cache))
         fields: dict[str, Any] = {
             "model": self.model,
             "data": self.data if self._comes_along else str(folder(roots, self.data)),
@@ -96,8 +96,8 @@ class Task:
         source.splits = None
         return source
 
-    def _pretrain(self, roots: Sequence[Path], cache: Path) -> Path:
-        """Trains the model from random weights on another set, once."""
+    def pretrain(self, roots: Sequence[Path], cache: Path) -> Path:
+        """Trains the model from random weights on another set, once, and returns the weights' file."""
         target = cache / f"{self.model}-{self.pretrained_on}-{self.size}px.safetensors"
         if not target.exists():
             spec = StudySpec(

@@ -1,0 +1,310 @@
+"""Does a ranking of networks by a linear probe agree with what fine-tuning makes of them?
+
+For each pair of network and data: the probe's cross-validated score on the training images, LogME
+(You et al., 2021) and k nearest neighbours on the same features; then what it is compared with: the
+better, by validation, of two fine-tunings (lower half frozen, and full, at one rate), tested. The
+linear probe by gradient steps, at the best of five rates, is tested beside the fitted one.
+
+    python studies/benchmarks/models.py --data-root FOLDER ...
+
+Weights: pip packages for tf_efficientnet_lite0 to lite2; networks that are pre-trained here on
+USPS; and random weights, which must come last. Everything is kept in a file of JSON lines; the same
+command goes on where it stopped, and writes the page from what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from _tasks import Task
+from scipy.stats import spearmanr
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import normalize
+
+from biotune_optuna.finetune.metrics import score
+from biotune_optuna.page.parts import Markdown, Table, markdown
+from biotune_optuna.recipe import Recipe
+from biotune_optuna.study.probe import linear_probe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from biotune_optuna.page.parts import Part
+    from biotune_optuna.study.setup import Setup
+
+SETS = {  # the share kept for the test; the most images tested
+    "trashnet5": 0.56,
+    "tomato_leaf10": 0.38,
+    "neu_steel": 0.58,
+    "hymenoptera": 0.3,
+    "dtd10": 0.4,
+    "pneumoniamnist": 0.3,
+}
+SIZE, TRAIN, VAL, EPOCHS, RATE, TESTED = 64, 200, 100, 8, 3e-3, 400
+PROBE_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+NEIGHBOURS = 5
+RANDOM = "lite0, random weights"
+MODELS: dict[str, tuple[str, int | None]] = {  # timm's name; pixels, where it is pre-trained here
+    "lite0": ("tf_efficientnet_lite0", None),
+    "lite1": ("tf_efficientnet_lite1", None),
+    "lite2": ("tf_efficientnet_lite2", None),
+    "resnet10t, USPS": ("resnet10t", 32),
+    "test_vit, USPS": ("test_vit", 64),
+    RANDOM: ("tf_efficientnet_lite0", None),
+}
+RANKERS = {"probe": "linear probe", "knn": "nearest neighbours", "logme": "LogME", "size": "size"}
+
+
+def main() -> None:
+    """Measures the pairs that are missing and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", type=Path, nargs="+", default=[])
+    parser.add_argument("--cache", type=Path, default=Path("models-cache"))
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--page-only", action="store_true", help="write the page, measure nothing")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/models.md"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.cache.mkdir(parents=True, exist_ok=True)
+    file = args.cache / "models.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {(row["data"], row["model"], row["repeat"]) for row in rows}
+    for repeat in range(args.repeats if not args.page_only else 0):
+        for data in SETS:
+            for model in MODELS:
+                if (data, model, repeat) in done:
+                    continue
+                rows.append(measure(data, model, repeat, args))
+                with file.open("a") as stream:
+                    stream.write(json.dumps(rows[-1]) + "\n")
+                print(rows[-1], flush=True)
+    args.out.write_text(page(rows), encoding="utf-8")
+    print(args.out)
+
+
+# -- one pair ----------------------------------------------------------------------------------
+
+
+def measure(data: str, model: str, repeat: int, args: argparse.Namespace) -> dict[str, Any]:
+    """All rankings of one network on one data set, and what fine-tuning makes of it."""
+    name, pixels = MODELS[model]
+    options: dict[str, Any] = {"test_fraction": SETS[data], "seed": repeat}
+    if model == RANDOM:
+        options["weights"] = "none"
+    elif pixels is not None:
+        maker = Task(name, name, data, pixels, TRAIN, VAL, "usps")
+        options["weights"] = str(maker.pretrain(args.data_root, args.cache))
+    task = Task(model, name, data, SIZE, TRAIN, VAL, epochs=EPOCHS, pooled=True, options=options)
+    setup = task.open(args.data_root, args.cache)
+    start = time.perf_counter()
+    probe = linear_probe(setup)
+    row: dict[str, Any] = {
+        "data": data,
+        "model": model,
+        "repeat": repeat,
+        "parameters": sum(p.numel() for p in setup.trainer.model.parameters()),
+        "probe": probe.folds.value,
+        "probe_val": probe.validation.value,
+        "probe_seconds": time.perf_counter() - start,
+    }
+    labels = setup.source.labels[setup.splits.train]
+    features = setup.trainer.features(setup.splits.train)
+    row |= {"knn": nearest(features, labels), "logme": log_me(features, labels)}
+    row |= tested_trainings(setup)
+    return row
+
+
+def tested_trainings(setup: Setup) -> dict[str, Any]:
+    """Validation and test scores of the two fine-tunings and the two probes, and their seconds."""
+    blocks, decay = setup.blocks, 0.01
+    half = [0.0] * (len(blocks) // 2) + [1.0] * (len(blocks) - len(blocks) // 2)
+    recipes = {
+        "half": Recipe.from_multipliers(blocks, half, lr=RATE, weight_decay=decay),
+        "full": Recipe.full(blocks, lr=RATE, weight_decay=decay),
+        "fitted": Recipe.fitted_probe(blocks),
+        **{
+            f"steps {rate:g}": Recipe.linear_probe(blocks, lr=rate, weight_decay=decay)
+            for rate in PROBE_RATES
+        },
+    }
+    found: dict[str, Any] = {}
+    test, n = setup.splits.test[:TESTED], len(setup.classes)
+    for name, recipe in recipes.items():
+        start = time.perf_counter()
+        run = setup.trainer.fit(recipe, *setup.splits.run(None), seed=1, keep_weights=True)
+        seconds = time.perf_counter() - start
+        probs = setup.trainer.predict(test)
+        value = score("macro_accuracy", setup.source.labels[test], probs, n)
+        found[name] = {"val": run.score, "test": value, "seconds": seconds}
+    return found
+
+
+def nearest(features: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Macro-accuracy of the nearest neighbours by cosine, each image by all others."""
+    unit = normalize(features)
+    votes = KNeighborsClassifier(NEIGHBOURS).fit(unit, labels)
+    others = votes.kneighbors(return_distance=False)  # without the image itself
+    said = [np.bincount(labels[few]).argmax() for few in others]
+    return float(balanced_accuracy_score(labels, said))
+
+
+def log_me(features: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """LogME (You et al., 2021, algorithm 1 by its fixed point): the mean over the classes."""
+    x = features.astype(np.float64)
+    n, d = x.shape
+    left, singular, _ = np.linalg.svd(x, full_matrices=False)
+    square = singular**2
+    found = []
+    for label in np.unique(labels):
+        y = (labels == label).astype(np.float64)
+        along = (left.T @ y) ** 2
+        rest = float(y @ y - along.sum())
+        alpha = beta = 1.0
+        for _ in range(50):
+            gamma = float((beta * square / (alpha + beta * square)).sum())
+            norm = float((beta**2 * square * along / (alpha + beta * square) ** 2).sum())
+            left_over = rest + float((along * (alpha / (alpha + beta * square)) ** 2).sum())
+            new_alpha, new_beta = gamma / max(norm, 1e-12), (n - gamma) / max(left_over, 1e-12)
+            settled = abs(np.log(new_alpha / alpha)) + abs(np.log(new_beta / beta)) < 1e-4
+            alpha, beta = new_alpha, new_beta
+            if settled:
+                break
+        determinant = float(np.log(alpha + beta * square).sum()) + (d - len(square)) * np.log(alpha)
+        evidence = n * np.log(beta) + d * np.log(alpha) - n * np.log(2 * np.pi)
+        evidence -= beta * left_over + alpha * norm + determinant
+        found.append(evidence / (2 * n))
+    return float(np.mean(found))
+
+
+# -- the page ----------------------------------------------------------------------------------
+
+
+def outcome(row: dict[str, Any]) -> float:
+    """The test score of the better of the two fine-tunings, by validation."""
+    return float(max((row["half"], row["full"]), key=lambda run: run["val"])["test"])
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The page, from the pairs that were measured."""
+    for row in rows:
+        row["size"] = 0.0 if row["model"] == RANDOM else float(row["parameters"])
+    groups = [
+        [row for row in rows if (row["data"], row["repeat"]) == key]
+        for key in sorted({(row["data"], row["repeat"]) for row in rows})
+    ]
+    whole = [group for group in groups if len(group) == len(MODELS)]
+    missing = len(SETS) * (1 + max(row["repeat"] for row in rows)) - len(whole)
+    parts: list[Part] = [
+        Markdown(INTRODUCTION),
+        Markdown("## Does the ranking agree?"),
+        agreement(whole),
+        Markdown(AGREEMENT),
+        Markdown("## The pairs"),
+        pairs(whole),
+        Markdown(PAIRS),
+        Markdown("## The probe, fitted and by steps"),
+        Markdown(probes(rows)),
+        Markdown("## What was not run"),
+        Markdown(
+            (
+                f"{missing} of the sets were not measured on all networks and are left out. "
+                * bool(missing)
+            )
+            + f"There {'is one repeat' if len({r['repeat'] for r in rows}) == 1 else 'are repeats'} a pair"
+            " and one rate; with so few, a difference of some points between two fine-tunings is luck."
+            " The short list of `biotune models` holds larger networks, whose weights come from the hub:"
+            " these were not measured."
+        ),
+    ]
+    return "# Which network? Rankings against fine-tuning\n\n" + markdown(parts)
+
+
+INTRODUCTION = (
+    f"Up to {TRAIN} images to train on, {VAL} to validate, {SIZE} pixels, {EPOCHS} epochs. A network's"
+    " worth is the test macro-accuracy (up to"
+    f" {TESTED} images) of the better, by validation, of two fine-tunings at rate {RATE:g}: lower half of"
+    " the blocks frozen, and all trained. Each ranking sees the training images alone. Made by"
+    " `python studies/benchmarks/models.py`."
+)
+AGREEMENT = (
+    "Rank correlation: Spearman's, between the ranking and the tested scores of the networks of a set,"
+    " mean over the sets. Regret: the best tested score minus that of the network ranked first, in points."
+    " Size ranks by parameters, random weights last."
+)
+PAIRS = (
+    "Tested score after fine-tuning, in brackets the cross-validated score of the linear probe. Bold: the"
+    " network that the probe ranks first."
+)
+
+
+def agreement(groups: list[list[dict[str, Any]]]) -> Table:
+    """Rank correlation and regret of each ranking."""
+    body = []
+    for key, words in RANKERS.items():
+        everyone, known, regrets = [], [], []
+        for group in groups:
+            truth, guess = [outcome(row) for row in group], [row[key] for row in group]
+            everyone.append(spearmanr(truth, guess).statistic)
+            trained = [i for i, row in enumerate(group) if row["model"] != RANDOM]
+            known.append(
+                spearmanr([truth[i] for i in trained], [guess[i] for i in trained]).statistic
+            )
+            regrets.append(100 * (max(truth) - truth[int(np.argmax(guess))]))
+        last = sum(min(group, key=lambda row: row[key])["model"] == RANDOM for group in groups)
+        body.append(
+            (
+                words,
+                f"{np.mean(everyone):.2f}",
+                f"{np.mean(known):.2f}",
+                f"{np.mean(regrets):.1f} (worst {max(regrets):.1f})",
+                f"{sum(r < 1 for r in regrets)} of {len(groups)}",
+                f"{last} of {len(groups)}",
+            )
+        )
+    head = ("Ranking", "Rank correlation", "without random weights", "Regret", "below one point")
+    return Table((*head, "random weights last"), body)
+
+
+def pairs(groups: list[list[dict[str, Any]]]) -> Table:
+    """The tested score of each pair."""
+    body = []
+    for group in groups:
+        first = max(group, key=lambda row: row["probe"])
+        cells = []
+        for model in MODELS:
+            (row,) = (row for row in group if row["model"] == model)
+            text = f"{outcome(row):.3f} ({row['probe']:.3f})"
+            cells.append(f"**{text}**" if row is first else text)
+        body.append((group[0]["data"], *cells))
+    return Table(("Data", *MODELS), body)
+
+
+def probes(rows: list[dict[str, Any]]) -> str:
+    """The fitted probe against the best of five rates by steps, on pre-trained networks."""
+    gains = []
+    for row in rows:
+        if row["model"] != RANDOM:
+            steps = max(
+                (row[f"steps {rate:g}"] for rate in PROBE_RATES), key=lambda run: run["val"]
+            )
+            gains.append(100 * (row["fitted"]["test"] - steps["test"]))
+    error = np.std(gains, ddof=1) / len(gains) ** 0.5
+    seconds = np.median([row["probe_seconds"] for row in rows])
+    return (
+        f"On {len(gains)} pairs with pre-trained weights, the fitted probe minus the probe by gradient steps at"
+        f" the best of {len(PROBE_RATES)} rates, tested: {np.mean(gains):+.1f} points (standard error"
+        f" {error:.1f}), better on {sum(g > 0 for g in gains)}. Features, folds and fit took"
+        f" {seconds:.1f} s for {TRAIN + VAL} images (median over all pairs, one slow core that other work"
+        " shared)."
+    )
+
+
+if __name__ == "__main__":
+    main()
