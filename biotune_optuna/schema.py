@@ -35,6 +35,9 @@ LEFT_OUT_KEY: Final = "left_out"
 """``{"count": int, "kinds": {ending: int}, "first": str}``: files of the data that are not used,
 see `biotune_optuna.data.left_out`; absent where all are."""
 
+PROBE_KEY: Final = "probe"
+"""``dict``: a linear probe before the search (`biotune_optuna.study.probe.FirstAnswer`)."""
+
 CONFIRM_KEY: Final = "confirm"
 """``dict``: the confirmation (`biotune_optuna.confirmation.record.Confirmation`)."""
 

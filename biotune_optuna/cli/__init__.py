@@ -22,6 +22,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "demo": "tune",
     "check": "inspect",
+    "probe": "probe",
     "tune": "tune",
     "worker": "workers",
     "launch": "workers",

@@ -158,7 +158,8 @@ def run(job: Job) -> None:
     from biotune_optuna.report.dashboard.attach import Attachments
     from biotune_optuna.report.html import write_report
     from biotune_optuna.report.view import as_view
-    from biotune_optuna.report.words import rate_sentences
+    from biotune_optuna.report.words import probe_sentence, rate_sentences
+    from biotune_optuna.study.probe import first_answer
     from biotune_optuna.study.study import create_study
 
     quieten_optuna()
@@ -177,6 +178,9 @@ def run(job: Job) -> None:
     for sentence in rate_sentences(as_view(study.study)):
         click.echo(sentence, err=True)
     check_export(study, job.out / "model")
+    first_answer(study)
+    if said := probe_sentence(as_view(study.study)):
+        click.echo(said.replace("\u00a0", " "), err=True)
     attachments = Attachments(job.storage, study.setup.classes)
     progress = Progress.of(job.spec, job.trials, job.timeout, job.display)
     farewell = "Stopped; everything finished is kept. The same command goes on."

@@ -30,6 +30,7 @@ _ENOUGH = 5_000  # images, of which a fifth alone says which strength is best
 _USUAL = STRENGTHS[2]  # where there are too few images to choose by
 _NEVER = -100.0  # score of a class that no training image shows
 _STEPS = 1_000
+_WORSE = 2  # strengths in a row that are worse than the best: a weaker penalty will not help
 _LEAST = 1e-12
 
 
@@ -167,18 +168,27 @@ def _choose_strength(
     """Return the best strength, and what its folds say of each image."""
     if not folds:
         return _USUAL, np.zeros((len(x), n_classes))
-    found = np.zeros((len(STRENGTHS), len(x), n_classes))
+    judged = np.concatenate([test for _, test in folds])
+    truth, mass = labels[judged], _image_weights(labels, weighing)[judged]
+    parts = []
     for train, test in folds:
         scale = _Scale.of(x[train])
         path = _path(scale(x[train]), labels[train], n_classes, weighing, STRENGTHS)
-        for row, (weight, bias) in zip(found, path, strict=True):
-            row[test] = _softmax(scale(x[test]) @ weight.T + bias)
-    judged = np.concatenate([test for _, test in folds])
-    mass = _image_weights(labels, weighing)[judged]
-    likely = found[:, judged, labels[judged]].clip(_LEAST)
-    loss = -(np.log(likely) * mass).sum(axis=1) / mass.sum()
-    best = int(loss.argmin())  # the strongest of equals
-    return STRENGTHS[best], found[best]
+        parts.append((path, scale(x[test]), test))
+    best, least, worse = (STRENGTHS[0], np.zeros((len(x), n_classes))), np.inf, 0
+    for strength in STRENGTHS:
+        found = np.zeros((len(x), n_classes))
+        for path, points, test in parts:
+            weight, bias = next(path)
+            found[test] = _softmax(points @ weight.T + bias)
+        loss = -float((np.log(found[judged, truth].clip(_LEAST)) * mass).sum())
+        if loss < least:  # the strongest of equals
+            best, least, worse = (strength, found), loss, 0
+        else:
+            worse += 1
+        if worse == _WORSE:
+            break
+    return best
 
 
 def _path(

@@ -125,6 +125,7 @@ def features_before_head(
     model: nn.Module,
     batch: Callable[[Indices], torch.Tensor],
     idx: Indices,
+    *,
     batch_size: int,
     device: torch.device,
     amp: torch.dtype | None,

@@ -232,7 +232,12 @@ class Trainer:
                     )
             if found is None:
                 found = features_before_head(
-                    self.model, self.images.batch, positions, size, self.device, self._amp
+                    self.model,
+                    self.images.batch,
+                    positions,
+                    batch_size=size,
+                    device=self.device,
+                    amp=self._amp,
                 )
         return found
 

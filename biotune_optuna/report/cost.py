@@ -23,6 +23,7 @@ def time_spent(view: StudyView) -> dict[str, float]:
     """
     parts = dict.fromkeys(
         (
+            "a first linear probe",
             "finding the range of rates",
             "training, trial kept",
             "training, trial stopped early",
@@ -32,6 +33,7 @@ def time_spent(view: StudyView) -> dict[str, float]:
         ),
         0.0,
     )
+    parts["a first linear probe"] = view.first_answer.seconds
     parts["finding the range of rates"] = view.rate_check.seconds
     for trial in view.trials:
         if not trial.state.is_finished():

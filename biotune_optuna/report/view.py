@@ -30,6 +30,7 @@ from biotune_optuna.schema import (
     as_mapping,
 )
 from biotune_optuna.storage.urls import StorageURL
+from biotune_optuna.study.probe import FirstAnswer
 from biotune_optuna.study.rates import RateCheck
 from biotune_optuna.study.totals import count_trials
 
@@ -277,7 +278,7 @@ class StudyView:
     @property
     def passes(self) -> tuple[int, int]:
         """Image passes forward and backward of search, confirmations and test, all trainings."""
-        spent: list[TrialRecord | Cost] = [self.rate_check, *self._confirming]
+        spent: list[TrialRecord | Cost] = [self.rate_check, self.first_answer, *self._confirming]
         spent += map(TrialRecord, self.trials)
         return sum(one.forward for one in spent), sum(one.backward for one in spent)
 
@@ -286,6 +287,11 @@ class StudyView:
         """What showed between which bounds base rates are searched; empty if that was given."""
         stored = as_mapping(self.user_attrs.get(SPEC_KEY))
         return RateCheck.from_dict(as_mapping(stored.get("rates")))
+
+    @property
+    def first_answer(self) -> FirstAnswer:
+        """What a linear probe reached before the search; empty where there was none."""
+        return FirstAnswer.of(self.user_attrs)
 
     @property
     def confirm_seconds(self) -> float:

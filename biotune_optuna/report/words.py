@@ -269,6 +269,22 @@ def rate_sentences(view: StudyView) -> list[str]:
     return [f"Neither the usual base rates nor lower ones may suit: {learned}"]
 
 
+def probe_sentence(view: StudyView) -> str:
+    """Return what a linear probe reached before the search, empty where there was none.
+
+    Args:
+        view: The study read.
+    """
+    answer = view.first_answer
+    if not math.isfinite(answer.value):
+        return ""
+    return (
+        f"A linear probe of the frozen network reaches {view.say(answer.value)} {view.metric_words}"
+        f" on {answer.n:,} validation images ({view.say_interval(answer.low, answer.high)});"
+        " the search must beat that."
+    )
+
+
 def cost_sentences(view: StudyView) -> list[str]:
     """Return what the study cost, and what that compares to.
 

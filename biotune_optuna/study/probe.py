@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.logistic import Logistic, fit_logistic
 from biotune_optuna.finetune.statistics import Interval, bootstrap_interval
-from biotune_optuna.schema import Cost
+from biotune_optuna.schema import PROBE_KEY, Cost, as_mapping
 
 if TYPE_CHECKING:
     from biotune_optuna.study.setup import Setup
+    from biotune_optuna.study.study import TuningStudy
+
+_log = logging.getLogger("biotune_optuna.study")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,48 @@ class Probe:
     n_features: int
     fitted: Logistic
     cost: Cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstAnswer(Cost):
+    """What a study keeps of its linear probe.
+
+    Attributes:
+        value: The metric on validation images; NaN before the probe.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        n: Validation images.
+    """
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+
+    @classmethod
+    def of(cls, user_attrs: Mapping[str, Any]) -> FirstAnswer:
+        """Read a study's from its user attributes; an empty one where it has none."""
+        return cls.from_dict(as_mapping(user_attrs.get(PROBE_KEY)))
+
+
+def first_answer(study: TuningStudy) -> FirstAnswer:
+    """Fit a linear probe once for a study, and keep what came of it there.
+
+    Args:
+        study: The study. A network that gives no features to fit on gets an empty answer.
+    """
+    attributes = study.study.user_attrs
+    if PROBE_KEY in attributes:
+        return FirstAnswer.of(attributes)
+    try:
+        found = linear_probe(study.setup)
+    except ModelError as error:
+        _log.info("no linear probe: %s", error)
+        return FirstAnswer()
+    value, low, high = found.validation
+    answer = FirstAnswer(value=value, low=low, high=high, n=found.n_val, **found.cost.to_dict())
+    study.study.set_user_attr(PROBE_KEY, answer.to_dict())
+    return answer
 
 
 def linear_probe(setup: Setup) -> Probe:

@@ -97,7 +97,7 @@ class Task:
         return source
 
     def pretrain(self, roots: Sequence[Path], cache: Path) -> Path:
-        """Trains the model from random weights on another set, once, and returns the weights' file."""
+        """Trains the model from random weights on another set, once; returns the file."""
         target = cache / f"{self.model}-{self.pretrained_on}-{self.size}px.safetensors"
         if not target.exists():
             spec = StudySpec(
