@@ -231,8 +231,8 @@ Tested score after fine-tuning, in brackets the cross-validated score of the lin
 network that the probe ranks first."""
 LEFT_OUT = """\
 One training a recipe and one rate: with so few, a difference of some points between two
-fine-tunings is luck. The short list of `biotune models` holds larger networks, whose weights come from the hub:
-these were not measured."""
+fine-tunings is luck. The short list of `biotune models` holds larger networks, whose weights come
+from the hub: these were not measured."""
 
 
 def left_out(groups: list[list[dict[str, Any]]], rows: list[dict[str, Any]]) -> str:
