@@ -111,10 +111,8 @@ class LastFeatures:
                 return scores
             seen = self._seen[0]
             direct = self.layer(seen).flatten(1).float()
-            largest = float(scores.abs().max())
-            same &= direct.shape == scores.shape and bool(
-                (direct - scores).abs().max() <= _ALIKE * largest + 1e-6
-            )
+            apart = (direct - scores).abs().max() if direct.shape == scores.shape else math.inf
+            same &= not bool(apart > _ALIKE * scores.abs().max() + 1e-6)  # NaN is no difference
             return seen.flatten(1)
 
         found, _ = outputs(features, idx, batch_size, device, amp)
