@@ -104,6 +104,18 @@ class Domain:
             rates: Vector = np.log10(self.genomes.multipliers(genes[:, : self.genomes.n_genes]))
         return rates + self.log_base(genes)[:, None]
 
+    def relative_rates(self, genes: Vector) -> Vector:
+        """Decades of every block's learning rate from the middle of the base rate's range.
+
+        Args:
+            genes: Shape (N, n).
+
+        Returns:
+            Shape (N, B), −inf where the block is frozen.
+        """
+        middle: Vector = self.log_rates(genes) - np.log10(self.genomes.base_lr)
+        return middle
+
     def log_base(self, genes: Vector) -> Vector:
         """log10 of the base learning rate of each genome, shape (N,)."""
         if self.lr_index is None:

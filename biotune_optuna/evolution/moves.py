@@ -1,11 +1,9 @@
-"""The default preset's moves, in place of the paper's mutation: small changes of what genes mean.
+"""The default preset's moves, in place of the paper's mutation: changes of what genes mean.
 
 A genome means which blocks train, and at which log rates (docs/method.md, `structured`). The moves
-need a genome space whose genes are log multipliers (the "exponential" variant).
-
-All chances and step sizes were chosen by hand while the preset was developed. Only all of them
-together were measured: the paper's operators in their place made no difference that the intervals
-can tell (docs/benchmarks/search.md, "default, not structured").
+need a genome space whose genes are log multipliers (the "exponential" variant). They reach every
+subset of blocks and every rate: the model of the landscape chooses among many of their outcomes,
+so their chances matter little and were chosen by hand.
 """
 
 from __future__ import annotations
@@ -21,11 +19,13 @@ if TYPE_CHECKING:
     from biotune_optuna.evolution.generation import Vector
 
 
-_SHIFT, _TILT, _SINGLE = 0.3, 0.25, 0.35  # decades, standard deviation of a step
+_SHIFT, _TILT, _RETUNE = 0.3, 0.25, 0.35  # decades, standard deviation of a step
 _REST = 0.15  # the same for a parameter that is no gene, as a share of its range
 _REST_CHANCE = 0.2  # of moving such a parameter instead of the blocks
 _LOG_BOUNDS = (-1.0, 1.0)  # decades: a gene says 0.1 to 10 times the base rate
 _FURTHEST = 2  # blocks that the end of the frozen prefix moves at most
+_AS_NEIGHBOUR = 0.5  # chance that a block that is added has its neighbour's rate
+_FEW = 3  # blocks of a surgical genome at most
 
 
 @dataclass(slots=True)
@@ -132,34 +132,84 @@ def _boundary(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> No
             meaning.mask[new] = True
 
 
-def _flip(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Freeze a block, or let it train at the rate of the nearest block that trains."""
-    b = int(rng.integers(domain.genomes.n_freezable))
+def _add(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
+    """Let a frozen block train, at its nearest neighbour's rate or at any."""
+    frozen = np.flatnonzero(~meaning.mask[: domain.genomes.n_freezable])
+    if not len(frozen):
+        return
+    b = int(frozen[rng.integers(len(frozen))])
     active = np.flatnonzero(meaning.mask)
-    if meaning.mask[b]:
-        meaning.mask[b] = len(active) == 1
-    else:
-        nearest = active[np.argmin(np.abs(active - b))] if len(active) else b
-        meaning.mask[b] = True
-        meaning.logs[b] = meaning.logs[nearest]
+    near = rng.random() < _AS_NEIGHBOUR and len(active)
+    meaning.logs[b] = (
+        meaning.logs[active[np.argmin(np.abs(active - b))]] if near else rng.uniform(*_LOG_BOUNDS)
+    )
+    meaning.mask[b] = True
 
 
-def _single(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Change the rate of one block that trains."""
-    active = np.flatnonzero(meaning.mask)
-    b = int(active[rng.integers(len(active))])
-    meaning.logs[b] = np.clip(meaning.logs[b] + _SINGLE * rng.standard_normal(), *_LOG_BOUNDS)
+def _drop(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
+    """Freeze a block that trains, if it is not the last one."""
+    active = np.flatnonzero(meaning.mask[: domain.genomes.n_freezable])
+    if len(active) and meaning.mask.sum() > 1:
+        meaning.mask[active[rng.integers(len(active))]] = False
 
 
 def _swap(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
-    """Exchange the states of two neighbouring blocks."""
-    if domain.genomes.n_freezable < 2:
-        return
-    b = int(rng.integers(domain.genomes.n_freezable - 1))
-    for state in (meaning.mask, meaning.logs):
-        state[b], state[b + 1] = state[b + 1], state[b]
+    """Let a frozen block train in place of one that does, wherever they are."""
+    free = meaning.mask[: domain.genomes.n_freezable]
+    active, frozen = np.flatnonzero(free), np.flatnonzero(~free)
+    if len(active) and len(frozen):
+        gone, new = active[rng.integers(len(active))], frozen[rng.integers(len(frozen))]
+        meaning.mask[[gone, new]] = False, True
+        meaning.logs[new] = meaning.logs[gone]
+
+
+def _retune(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
+    """Change the rate of one block that trains a little."""
+    b = _any_active(meaning, rng)
+    meaning.logs[b] = np.clip(meaning.logs[b] + _RETUNE * rng.standard_normal(), *_LOG_BOUNDS)
+
+
+def _redraw(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
+    """Give one block that trains any rate."""
+    meaning.logs[_any_active(meaning, rng)] = rng.uniform(*_LOG_BOUNDS)
+
+
+def _any_active(meaning: Meaning, rng: np.random.Generator) -> int:
+    active = np.flatnonzero(meaning.mask)
+    return int(active[rng.integers(len(active))])
 
 
 # Each move and its chance.
-_MOVES = {_shift: 0.3, _tilt: 0.1, _boundary: 0.2, _flip: 0.15, _single: 0.15, _swap: 0.1}
-_MOVES_OF_ONE_BLOCK = {_shift: 0.6, _single: 0.4}
+_MOVES = {
+    _shift: 0.2,
+    _tilt: 0.1,
+    _boundary: 0.15,
+    _add: 0.15,
+    _drop: 0.1,
+    _swap: 0.1,
+    _retune: 0.1,
+    _redraw: 0.1,
+}
+_MOVES_OF_ONE_BLOCK = {_shift: 0.6, _retune: 0.2, _redraw: 0.2}
+
+
+def stranger(domain: Domain, rng: np.random.Generator) -> Meaning:
+    """Return a random genome's meaning: of every kind of subset, at rates of every spread.
+
+    A third each: any number of blocks anywhere; the blocks from one on; one to three blocks.
+    Uniform genes would nearly always train about half of the blocks at unlike rates.
+    """
+    space = domain.genomes
+    n, free = space.n_blocks, space.n_freezable
+    kind = int(rng.integers(3))
+    if kind == 1:
+        mask = np.arange(n) >= rng.integers(free + 1)
+    else:
+        most = free if kind == 0 else min(_FEW, free)
+        count = int(rng.integers(0 if kind == 0 else min(1, free), most + 1))
+        mask = np.isin(np.arange(n), rng.permutation(free)[:count])
+    mask[free:] = True
+    if not mask.any():
+        mask[-1] = True
+    logs = rng.random() * rng.uniform(*_LOG_BOUNDS, n)
+    return Meaning(mask, logs, rng.random(domain.size - space.n_genes))

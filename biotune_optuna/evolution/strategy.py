@@ -85,9 +85,10 @@ def propose(
         if not (settings.unique and archive is not None and domain.key(step.genes) in archive):
             return step
     rng = slot_rng(seed, generation.number, index)
-    if role == "immigrant":  # whatever has been added by hand
+    guided = settings.structured and settings.candidates > 1 and domain.allows_moves
+    if role == "immigrant" and not guided:  # whatever has been added by hand
         return _immigrant(domain, rng)
-    if settings.uses_archive and archive is not None and generation.number > 0:
+    if settings.uses_archive and archive is not None and (generation.number > 0 or guided):
         bred = _default_offspring(settings, domain, generation, role, rng)
     else:
         bred = _paper_offspring(settings, domain, generation, rng)
@@ -143,10 +144,10 @@ def _default_offspring(
         if again is not None:
             parent = int(archive.numbers[again])
             return Proposal(archive.genes[again], np.zeros(domain.size), role, (parent,))
-    best = landscape.best(settings.population_size)
+    best = landscape.best(0 if role == "immigrant" else settings.population_size)
 
     def draw() -> Proposal:
-        if settings.structured and domain.allows_moves and len(best) > 1:
+        if settings.structured and domain.allows_moves:
             return breeding.structured_child(domain, archive, best, rng)
         return _paper_offspring(settings, domain, generation, rng)
 

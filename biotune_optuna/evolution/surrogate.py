@@ -1,23 +1,22 @@
-"""A model of the landscape: what a genome's neighbours say about its value.
+"""A model of the landscape: what a genome's neighbours, and other tasks, say about its value.
 
 A Gaussian process over what genomes *mean* (rates and frozen blocks), for values with noise. Its
-posterior mean pools the noise of neighbours, so it ranks genomes better than their own values do:
-docs/benchmarks/search.md, "default, no model" and "All choose by the model". The formulas are those
-of Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), cited as GPML.
-
-Every number below was chosen by hand, not tuned. The sizes are a matter of time, for a model is
-fitted again for each trial: docs/benchmarks/overhead.md has what that takes.
+posterior mean pools the noise of neighbours, so it ranks genomes better than their own values do.
+With a genome space its prior mean is what `experience` has learned from other tasks, so that it has
+something to say before anything was evaluated. docs/method.md has the formulas; they follow
+Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), cited as GPML.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from biotune_optuna.evolution import experience
 
 if TYPE_CHECKING:
     from biotune_optuna.evolution.domain import Domain
@@ -26,20 +25,25 @@ if TYPE_CHECKING:
 
 # The likelihood chooses among these, one row at a time. Rounding changes a choice from a grid only
 # where two likelihoods are equal, so that other processors make the same trials. Features are of
-# order 1, so the scales reach from nearly flat to another value at every step.
-_GRID = (
+# order 1, so the scales reach from nearly flat to another value at every step. Chosen by hand.
+_NOISES = (0.1, 0.4, 1.5, 6.0, 24.0)  # noise variance over signal variance
+_LENGTHS = (
     (0.15, 0.3, 0.6, 1.2, 2.4),  # inverse length scale of the mean rate
     (0.1, 0.25, 0.6, 1.5),  # of the frozen blocks
     (0.06, 0.15, 0.4, 1.0),  # of single rates
-    (0.1, 0.4, 1.5, 6.0, 24.0),  # noise variance over signal variance
 )
-_START = (2, 2, 2, 2)  # the middle of each row
+# With a genome space the length scales are the tables', and the noise is near theirs: so many
+# factors from it, whose prior is a normal one in the logarithm with this standard deviation.
+_NOISE_FACTORS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)
+_NOISE_SPREAD = 0.8
 _ROUNDS = 2  # over all rows; scores are remembered, so a second one costs little
-_MOST_FOR_GRID = 90  # genomes that choose the scales; a fit takes time with their number cubed
-_MOST = 160  # genomes that the model itself is of, for the same reason
-_FEWEST = 4  # genomes that a model needs
+# The sizes are a matter of time, for a model is fitted again for each trial, in a time that rises
+# with their cube: docs/benchmarks/overhead.md has what that takes.
+_MOST_FOR_GRID = 90  # genomes that choose noise and scales
+MOST = 160  # genomes that the model itself is of
+_FEWEST = 4  # genomes that a model without a prior mean needs
+_TAIL = 1.5  # worse than the median by this many times what the best is better: all the same
 _JITTER = 1e-8  # on the diagonal, so that the factorisation of rounded numbers succeeds
-_NORMAL = NormalDist()
 
 
 def features(domain: Domain, genes: Vector) -> list[Vector]:
@@ -98,10 +102,10 @@ class Model:
     domain: Domain
     scales: tuple[float, ...]
     noise: float
-    _points: Vector
+    _known: _Inputs
     _weights: Vector
     _factor: Vector
-    _mean: float
+    _center: float
     _deviation: float
 
     def predict(self, genes: Vector) -> tuple[Vector, Vector]:
@@ -113,117 +117,214 @@ class Model:
         Returns:
             Mean and standard deviation, shape (M,) each.
         """
-        points = _scaled(features(self.domain, genes), self.scales)
-        cross = _matern(_squared(points, self._points))
+        inputs = _Inputs.of(self.domain, genes)
+        cross = inputs.kernel(self._known, self.scales)
         solved = np.linalg.solve(self._factor, cross.T)
-        variance = np.maximum(1.0 - (solved**2).sum(axis=0), 1e-12)  # rounding may go below 0
-        return self._mean + cross @ self._weights, self._deviation * np.sqrt(variance)
+        variance = np.maximum(inputs.variance() - (solved**2).sum(axis=0), 1e-12)  # of rounding
+        mean = self._center + self._deviation * (inputs.mean + cross @ self._weights)
+        return mean, self._deviation * np.sqrt(variance)
+
+    def covariance(self, genes: Vector, others: Vector) -> Vector:
+        """Return the posterior covariance of noise-free costs (GPML, Eq. 2.24).
+
+        Args:
+            genes: Shape (M, n).
+            others: Shape (N, n).
+
+        Returns:
+            Shape (M, N).
+        """
+        here, there = (_Inputs.of(self.domain, one) for one in (genes, others))
+        solved, other = (
+            np.linalg.solve(self._factor, one.kernel(self._known, self.scales).T)
+            for one in (here, there)
+        )
+        prior = here.kernel(there, self.scales)
+        result: Vector = self._deviation**2 * (prior - solved.T @ other)
+        return result
 
 
-def normal_scores(costs: Vector) -> Vector:
-    """Replace costs by what their ranks would be worth in a normal sample.
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What the model sees of genomes.
 
-    Values of trainings have a long tail of failures, and their noise grows towards it. Ranks pull
-    the tail in and spread the plateau out, where the choice is.
+    Attributes:
+        groups: `features`.
+        described: `experience.features`, standardised; of no column without a genome space.
+        mean: Prior mean of each cost, in standard deviations of the landscape.
+        linear: Prior variance of what is linear in ``described``.
+        residual: Prior variance of the rest.
+    """
+
+    groups: list[Vector]
+    described: Vector
+    mean: Vector
+    linear: float
+    residual: float
+
+    @classmethod
+    def of(cls, domain: Domain, genes: Vector) -> _Inputs:
+        groups = features(domain, genes)
+        if domain.space is None:
+            nothing = np.zeros((len(genes), 0))
+            return cls(groups, nothing, np.zeros(len(genes)), 0.0, 1.0)
+        known = experience.learned()
+        described = known.standardised(experience.features(domain.relative_rates(genes)))
+        mean = known.cost(described)
+        return cls(groups, described, mean, known.linear, known.residual)
+
+    def kernel(self, other: _Inputs, scales: tuple[float, ...]) -> Vector:
+        """Prior covariance of noise-free costs, shape (len(self), len(other))."""
+        points = _scaled(self.groups, scales)
+        near = _matern(_squared(points, _scaled(other.groups, scales)))
+        linear = self.described @ other.described.T / max(self.described.shape[1], 1)
+        result: Vector = self.linear * linear + self.residual * near
+        return result
+
+    def variance(self) -> Vector:
+        """Prior variance of each, shape (N,)."""
+        squares = (self.described**2).sum(axis=1) / max(self.described.shape[1], 1)
+        result: Vector = self.linear * squares + self.residual
+        return result
+
+    def some(self, kept: NDArray[np.int64]) -> _Inputs:
+        """Return those at some positions."""
+        groups = [group[kept] for group in self.groups]
+        return _Inputs(groups, self.described[kept], self.mean[kept], self.linear, self.residual)
+
+
+def tamed(costs: Vector) -> Vector:
+    """Return costs without the tail of failures, which would rule the fit (winsorised).
+
+    What is worse than the median by more than 1.5 times what the best is better counts as just so
+    bad.
 
     Args:
-        costs: Finite, shape (N,); equal ones get equal scores.
-
-    Returns:
-        Shape (N,), rising with the cost.
+        costs: Finite, shape (N,).
     """
-    _, inverse, counts = np.unique(costs, return_inverse=True, return_counts=True)
-    middles = (np.cumsum(counts) - 0.5 * counts) / max(len(costs), 1)
-    scores = np.array([_NORMAL.inv_cdf(float(middle)) for middle in middles])
-    return scores[inverse]
+    if not len(costs):
+        return costs
+    median = float(np.median(costs))
+    worst = median + _TAIL * (median - float(costs.min()))
+    return np.minimum(costs, worst) if worst > median else costs
 
 
-def fit(domain: Domain, genes: Vector, costs: Vector, counts: Vector) -> Model | None:
-    """Fit the model; the likelihood chooses length scales and noise.
+def fit(
+    domain: Domain, genes: Vector, costs: Vector, counts: Vector, *, most: int = MOST
+) -> Model | None:
+    """Fit the model; the likelihood chooses the noise, without a genome space the scales too.
 
     Args:
         domain: The search space.
         genes: Different genomes, shape (N, n), oldest first.
         costs: Mean cost of each, finite, shape (N,).
         counts: How many evaluations each mean is of, shape (N,).
+        most: Genomes that the model is of at most: the best and the latest ones.
 
     Returns:
-        The model, or None where there are fewer than 4 genomes or all cost the same.
+        The model. None, where the domain has no genome space, with fewer than 4 genomes or where
+        all cost the same.
     """
-    if len(genes) > _MOST:  # the best ones and the latest ones matter
-        half = _MOST // 2
+    if len(genes) > most:
+        half = most // 2
         latest = np.arange(len(genes) - half, len(genes))
-        earlier = np.argsort(costs[:-half], kind="stable")[: _MOST - half]
+        earlier = np.argsort(costs[:-half], kind="stable")[: most - half]
         kept = np.sort(np.concatenate([earlier, latest]))
         genes, costs, counts = genes[kept], costs[kept], counts[kept]
+    costs = tamed(costs)
     spread = float(costs.std()) if len(costs) else 0.0
-    if len(genes) < _FEWEST or spread == 0.0:
+    if domain.space is None and (len(genes) < _FEWEST or spread == 0.0):
         return None
-    groups = features(domain, genes)
-    targets = (costs - costs.mean()) / spread
-    chosen, noise = _choose(groups, targets, counts)
-    points = _scaled(groups, chosen)
-    kernel = _matern(_squared(points, points))
-    factor, residual, center, variance = _whiten(kernel, targets, noise / counts)
-    deviation = spread * math.sqrt(variance)
+    spread = spread or 1.0
+    targets = (costs - costs.mean()) / spread if len(costs) else costs
+    inputs = _Inputs.of(domain, genes)
+    scales, noise = _choose(domain, inputs, targets, counts)
+    fitted = _Fit.of(inputs, inputs.kernel(inputs, scales), targets, noise / counts)
     return Model(
         domain=domain,
-        scales=chosen,
-        noise=deviation * math.sqrt(noise),
-        _points=points,
-        _weights=np.asarray(spread * np.linalg.solve(factor.T, residual)),
-        _factor=factor,
-        _mean=float(costs.mean() + spread * center),
-        _deviation=deviation,
+        scales=scales,
+        noise=spread * fitted.deviation * math.sqrt(noise),
+        _known=inputs,
+        _weights=np.asarray(np.linalg.solve(fitted.factor.T, fitted.residual) / fitted.deviation),
+        _factor=fitted.factor,
+        _center=(float(costs.mean()) if len(costs) else 0.0) + spread * fitted.center,
+        _deviation=spread * fitted.deviation,
     )
 
 
 def _choose(
-    groups: list[Vector], targets: Vector, counts: Vector
+    domain: Domain, inputs: _Inputs, targets: Vector, counts: Vector
 ) -> tuple[tuple[float, ...], float]:
     """Choose length scales and noise by coordinate ascent of the likelihood over the grid."""
     if len(targets) > _MOST_FOR_GRID:  # evenly over time; the fit itself uses all
         kept = np.linspace(0, len(targets) - 1, _MOST_FOR_GRID).astype(np.int64)
-        groups, targets, counts = [g[kept] for g in groups], targets[kept], counts[kept]
-    squares = [_squared(group, group) for group in groups]
+        inputs, targets, counts = inputs.some(kept), targets[kept], counts[kept]
+    grid: tuple[tuple[float, ...], ...] = (*_LENGTHS, _NOISES)
+    usual = None
+    if domain.space is not None:
+        known = experience.learned()
+        usual = known.noise
+        grid = tuple((length,) for length in known.lengths)
+        grid = (*grid, tuple(usual * factor for factor in _NOISE_FACTORS))
     scores: dict[tuple[int, ...], float] = {}
 
     def score(at: tuple[int, ...]) -> float:
         if at not in scores:
-            scales = [_GRID[i][at[i]] for i in range(3)]
-            terms = [s * s * square for s, square in zip(scales, squares, strict=True)]
-            kernel = _matern(np.add.reduce(terms))
-            scores[at] = _evidence(kernel, targets, _GRID[3][at[3]] / counts)
+            *scales, noise = (row[i] for row, i in zip(grid, at, strict=True))
+            kernel = inputs.kernel(inputs, tuple(scales))
+            scores[at] = _Fit.of(inputs, kernel, targets, noise / counts).evidence
+            if usual is not None:
+                scores[at] -= 0.5 * (math.log(noise / usual) / _NOISE_SPREAD) ** 2
         return scores[at]
 
-    best: tuple[int, ...] = _START
+    best = tuple(len(row) // 2 for row in grid)
     for _ in range(_ROUNDS):
-        for row in (3, 0, 1, 2):  # the noise, then the scales
-            options = [(*best[:row], i, *best[row + 1 :]) for i in range(len(_GRID[row]))]
+        for row in (len(grid) - 1, *range(len(grid) - 1)):  # the noise, then the scales
+            options = [(*best[:row], i, *best[row + 1 :]) for i in range(len(grid[row]))]
             best = max(options, key=score)
-    return tuple(_GRID[i][best[i]] for i in range(3)), _GRID[3][best[3]]
+    *scales, noise = (row[i] for row, i in zip(grid, best, strict=True))
+    return tuple(scales), noise
 
 
-def _whiten(kernel: Vector, targets: Vector, noise: Vector) -> tuple[Vector, Vector, float, float]:
-    """Return Cholesky factor, whitened residual, constant mean and signal variance.
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """The model at given scales and noise.
 
-    The mean is the one of generalised least squares (GPML, Sec. 2.7), its own uncertainty left out.
+    Targets are a constant plus ``deviation`` times (prior mean + process + noise).
+
+    Attributes:
+        factor: Cholesky factor of kernel and noise.
+        residual: Whitened targets, less constant and prior mean.
+        center: The constant, by generalised least squares (GPML, Sec. 2.7).
+        deviation: The landscape's standard deviation, its most likely value.
+        evidence: Log marginal likelihood (GPML, Eq. 2.30), of what the constant leaves.
     """
-    n = len(targets)
-    factor = np.linalg.cholesky(kernel + np.diag(noise + _JITTER))
-    both = np.linalg.solve(factor, np.stack([targets, np.ones(n)], axis=1))
-    center = float(both[:, 1] @ both[:, 0] / (both[:, 1] @ both[:, 1]))
-    residual: Vector = both[:, 0] - center * both[:, 1]
-    # A prior worth two points of variance 1 (targets are scaled to it) for when there are few.
-    variance = float((residual @ residual + 2.0) / (n + 2.0))
-    return np.asarray(factor), residual, center, variance
 
+    factor: Vector
+    residual: Vector
+    center: float
+    deviation: float
+    evidence: float
 
-def _evidence(kernel: Vector, targets: Vector, noise: Vector) -> float:
-    """Log marginal likelihood (GPML, Eq. 2.30), the signal variance profiled out."""
-    factor, _, _, variance = _whiten(kernel, targets, noise)
-    n = len(targets)
-    return -0.5 * (n + 2.0) * math.log(variance) - float(np.log(np.diag(factor)).sum())
+    @classmethod
+    def of(cls, inputs: _Inputs, kernel: Vector, targets: Vector, noise: Vector) -> _Fit:
+        n = len(targets)
+        factor: Vector = np.asarray(np.linalg.cholesky(kernel + np.diag(noise + _JITTER)))
+        whitened = np.linalg.solve(factor, np.stack([targets, inputs.mean, np.ones(n)], axis=1))
+        seen, prior, ones = whitened.T
+        weight = float(ones @ ones) or 1.0
+        level, tilt = float(ones @ seen) / weight, float(ones @ prior) / weight
+        a, b = seen - level * ones, prior - tilt * ones
+        # With u = 1/deviation the log likelihood is −|a|²u²/2 + (a·b)u − |b|²/2 + n log u; its
+        # derivative is zero at the root of |a|²u² − (a·b)u − n. Two further values of variance 1
+        # (targets are scaled to it) are for when there are few.
+        square, both, count = float(a @ a) + 2.0, float(a @ b), n + 2.0
+        u = (both + math.sqrt(both**2 + 4.0 * square * count)) / (2.0 * square)
+        evidence = -0.5 * square * u**2 + both * u - 0.5 * float(b @ b) + count * math.log(u)
+        evidence -= float(np.log(np.diag(factor)).sum())
+        deviation = 1.0 / u
+        center = level - deviation * tilt
+        return cls(factor, a - deviation * b, center, deviation, evidence)
 
 
 def _scaled(groups: list[Vector], scales: tuple[float, ...]) -> Vector:

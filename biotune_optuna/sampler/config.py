@@ -21,8 +21,6 @@ _logger = logging.getLogger(__name__)
 
 CONFIG_VERSION = 1
 _WHOLE_NUMBERS = ("population_size", "n_elites", "candidates", "reevaluations")
-_RENAMED = {"caution": "kappa"}
-"""Settings that studies keep under an earlier name."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,8 @@ class Config:
                 "sampler without a space, or begin a new study"
             )
         known = {one.name for one in fields(SearchSettings)}
-        kept = {_RENAMED.get(k, k): v for k, v in data["settings"].items()}
-        kept = _checked({k: v for k, v in kept.items() if k in known})
+        # A setting that is unknown is one that an earlier version had.
+        kept = _checked({k: v for k, v in data["settings"].items() if k in known})
         settings = SearchSettings(**kept | {"preset": data["preset"]})
         for name in self.explicit:
             mine, theirs = getattr(self.settings, name), getattr(settings, name)

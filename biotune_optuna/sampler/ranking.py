@@ -55,8 +55,7 @@ def rank_finished(study: optuna.Study, space: GenomeSpace, *, smooth: bool = Tru
         [[codec.encode(d, t.params[n]) for n, d in distributions.items()] for t in firsts]
     )
     domain = Domain(space.names, np.zeros(len(space.names), dtype=np.int64), space)
-    believed = surrogate.normal_scores(costs)
-    model = surrogate.fit(domain, genes, believed, counts) if smooth else None
+    model = surrogate.fit(domain, genes, costs, counts) if smooth else None
     scores = costs if model is None else model.predict(genes)[0]
     order = np.lexsort((costs, scores))
     return [firsts[i].number for i in order]

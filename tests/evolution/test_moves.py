@@ -103,24 +103,73 @@ def test_boundary_moves_the_frozen_prefix():
     assert prefixes == {0, 1, 3, 4}
 
 
-def test_a_freed_block_trains_at_its_nearest_neighbours_rate():
+def test_an_added_block_trains_at_its_nearest_neighbours_rate_or_any():
     domain = make_domain(5)
-    freed = {}
-    for seed in range(40):
+    added = {}
+    for seed in range(200):
         mask = np.array([False, True, False, False, True])
         meaning = moves.Meaning(mask, np.array([-1, 0.2, -1, -1, 0.9]), np.zeros(1))
-        moves._flip(domain, meaning, np.random.default_rng(seed))
-        freed |= {b: meaning.logs[b] for b in (0, 2, 3) if meaning.mask[b]}
-    assert freed == {0: 0.2, 2: 0.2, 3: 0.9}
+        moves._add(domain, meaning, np.random.default_rng(seed))
+        (b,) = [b for b in (0, 2, 3) if meaning.mask[b]]
+        added.setdefault(b, []).append(meaning.logs[b])
+    for b, near in {0: 0.2, 2: 0.2, 3: 0.9}.items():
+        assert np.mean(np.array(added[b]) == near) == pytest.approx(0.5, abs=0.2)
+        assert len(set(added[b])) > 10
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_swap_exchanges_neighbours_and_leaves_the_head_alone(seed):
-    domain = make_domain(3)
-    meaning = moves.Meaning(np.array([False, True, True]), np.array([-1, 0.4, 0]), np.zeros(1))
-    moves._swap(domain, meaning, np.random.default_rng(seed))
-    assert meaning.mask.tolist() == [True, False, True]
-    assert meaning.logs.tolist() == [0.4, -1, 0]
+def test_a_dropped_block_is_one_that_trains_but_not_the_last():
+    domain = make_domain(4, head_trains=False)
+    left = set()
+    for seed in range(40):
+        meaning = moves.Meaning(np.array([True, False, True, False]), np.zeros(4), np.zeros(1))
+        moves._drop(domain, meaning, np.random.default_rng(seed))
+        left.add(tuple(meaning.mask.tolist()))
+        moves._drop(domain, meaning, np.random.default_rng(seed))
+        assert meaning.mask.sum() == 1
+    assert left == {(True, False, False, False), (False, False, True, False)}
+
+
+def test_swap_lets_any_frozen_block_train_in_place_of_another_and_leaves_the_head_alone():
+    domain = make_domain(5)
+    reached = set()
+    for seed in range(60):
+        mask = np.array([False, True, False, False, True])
+        meaning = moves.Meaning(mask, np.array([-1, 0.4, -1, -1, 0]), np.zeros(1))
+        moves._swap(domain, meaning, np.random.default_rng(seed))
+        assert meaning.mask.sum() == 2
+        assert meaning.mask[-1]
+        (new,) = np.flatnonzero(meaning.mask[:-1])
+        assert meaning.logs[new] == 0.4
+        reached.add(int(new))
+    assert reached == {0, 2, 3}
+
+
+def test_redraw_changes_one_rate_alone_over_the_whole_range():
+    domain = make_domain(4)
+    drawn = []
+    for seed in range(200):
+        before = np.array([0.1, 0.2, 0.3, 0.4])
+        meaning = moves.Meaning(np.array([True, False, True, True]), before.copy(), np.zeros(1))
+        moves._redraw(domain, meaning, np.random.default_rng(seed))
+        (b,) = np.flatnonzero(meaning.logs != before)
+        assert b != 1
+        drawn.append(meaning.logs[b])
+    assert np.histogram(drawn, bins=4, range=(-1, 1))[0].min() > 30
+
+
+def test_strangers_are_of_every_kind(domain):
+    space = domain.space
+    counts, suffixes = set(), 0
+    for seed in range(400):
+        meaning = moves.stranger(domain, np.random.default_rng(seed))
+        genes = moves.write(domain, meaning)
+        assert np.all((genes >= 0) & (genes <= 1))
+        assert domain.is_valid(genes)
+        counts.add(int(meaning.mask[: space.n_freezable].sum()))
+        suffixes += bool(np.all(np.diff(meaning.mask.astype(int)) >= 0))
+        assert meaning.mask[space.n_freezable :].all()
+    assert counts == set(range(0 if space.head_trains else 1, space.n_freezable + 1))
+    assert suffixes > 130  # a third and those of the others that happen to be
 
 
 def test_crossover_takes_the_lower_blocks_of_one_and_the_upper_of_the_other():

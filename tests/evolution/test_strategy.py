@@ -91,18 +91,18 @@ def test_one_of_the_three_best_is_evaluated_again(domain, archive):
     assert again == [*best[:3], *best[:2]]
 
 
-def test_kappa_prefers_what_is_uncertain(domain, archive):
-    generation = Generation(1, people_of(archive)[:10], archive=archive)
-    model = breeding.Landscape.of(domain, archive, smooth=True).model
+def test_random_genomes_of_the_first_generation_are_chosen_by_what_other_tasks_say(domain):
+    nobody = make_archive(domain, 0)
+    generation = Generation(0, archive=nobody)
+    model = breeding.Landscape.of(domain, nobody, smooth=True).model
 
-    def spread(kappa):
-        settings = SearchSettings(
-            n_elites=0, structured=True, smoothing=True, candidates=10, kappa=kappa
-        )
+    def expected(candidates):
+        settings = SearchSettings(**SWITCHES | {"candidates": candidates})
         bred = [propose(settings, domain, generation, index, seed=0) for index in range(10)]
-        return model.predict(np.array([one.genes for one in bred]))[1].mean()
+        assert {one.role for one in bred} == {"immigrant"}
+        return model.predict(np.array([one.genes for one in bred]))[0].mean()
 
-    assert spread(100.0) > 1.05 * spread(0.0)
+    assert expected(64) < expected(1) - 0.5
 
 
 @pytest.mark.parametrize("seed", range(4))

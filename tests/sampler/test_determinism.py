@@ -121,7 +121,7 @@ def test_the_loop_that_opens_the_docstring_searches():
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 50
     assert all(set(t.params) == set(space.names) for t in study.trials)
     known = [t.value for t in study.trials if t.user_attrs["role"] == "initial"]
-    assert max(known) == 0.9, "with full fine-tuning the body's multiplier is 1, not 2"
+    assert max(known) < 1, "no recipe to begin with has just twice the base rate"
     assert study.best_value > max(known)
 
 

@@ -43,4 +43,4 @@ def test_a_value_that_repeats_confirm_is_believed_more_than_one_alone():
         assert rank_finished(study, space, smooth=False)[0] == odd
         places.append(ranked.index(odd))
     assert places[0] > 20
-    assert places[1] < 3
+    assert places[1] < 8

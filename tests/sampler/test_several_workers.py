@@ -35,7 +35,7 @@ from tests.kit.sampler import (
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_n_jobs_holds_no_slot_twice_and_loses_none(preset):
-    study = make_study(preset, population_size=6, n_elites=2)
+    study = make_study(preset, population_size=6, n_elites=2, grace_period=30)
     pauses = itertools.cycle([0.0, 0.002, 0.0, 0.011, 0.004])
 
     def slow(trial):
@@ -58,18 +58,23 @@ def test_n_jobs_holds_no_slot_twice_and_loses_none(preset):
 
 
 def test_what_others_evaluate_is_believed_when_the_next_is_bred():
-    def bred_beside(gene):
-        study = make_study("default", population_size=4, candidates=30, kappa=1.0)
-        study.optimize(objective, n_trials=14)
-        study.enqueue_trial({"gene.b0": gene, "gene.b1": 0.5, "gene.threshold": 0.1, "lr": 5e-3})
-        running = study.ask()
-        following = study.ask()
-        assert study.trials[running.number].state == TrialState.RUNNING
-        assert slot_of(following).role == "offspring"
-        return make_space().suggest(following)
+    """Where somebody is at work, there is less to learn: the next genome is another one."""
 
-    assert bred_beside(0.3) == bred_beside(0.3)
-    assert bred_beside(0.3) != bred_beside(0.6)
+    def bred(beside=None):
+        study = make_study("default", population_size=4, n_elites=0, candidates=30)
+        study.optimize(objective, n_trials=14)
+        if beside is not None:
+            study.enqueue_trial(beside)
+            running = study.ask()
+            assert study.trials[running.number].state == TrialState.RUNNING
+        following = study.ask()
+        assert slot_of(following).role == "offspring"
+        return make_space().suggest(following).params
+
+    alone = bred()
+    near = alone | {"lr": 1.001 * alone["lr"]}
+    assert bred() == alone
+    assert bred(beside=near) != alone
 
 
 def test_nobody_waits_at_the_end_of_a_generation():

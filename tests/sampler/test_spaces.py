@@ -224,11 +224,11 @@ def test_a_setting_that_comes_too_late_is_named_and_no_other(caplog):
     study.optimize(objective, n_trials=1)
     assert not caplog.text
     study.sampler = BioTuneSampler(
-        population_size=4, strategy=SearchSettings.of("default", crossover=False, kappa=1.5)
+        population_size=4, strategy=SearchSettings.of("default", crossover=False, candidates=5)
     )
     study.optimize(objective, n_trials=1)
     assert "the study keeps crossover=True; False is ignored" in caplog.text
-    assert "the study keeps kappa=0.0; 1.5 is ignored" in caplog.text
+    assert "the study keeps candidates=128; 5 is ignored" in caplog.text
     assert caplog.text.count("is ignored") == 2
 
 

@@ -1,0 +1,297 @@
+"""Learns from the tables of real trainings what a search may know of a task it has never seen.
+
+    python studies/benchmarks/experience.py [--tune] [--without TASK …] [--out FILE]
+
+Writes biotune_optuna/evolution/experience.json: which kinds of genome do well (a ridge regression
+of the values, one standard deviation of a table being the unit, on features relative to depth),
+how far tasks differ from that, and the recipes to begin with. Says how well the values of each
+table are foretold by what the other tables teach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import numpy as np
+from scipy.stats import norm, rankdata, spearmanr
+
+from biotune_optuna.evolution import experience, surrogate
+from biotune_optuna.evolution.domain import Domain
+from biotune_optuna.evolution.experience import Experience, Start
+from biotune_optuna.evolution.informed import encode
+from biotune_optuna.genome import GenomeSpace
+from biotune_optuna.recipe import BlockRecipe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
+
+HERE = Path(__file__).parent / "landscapes"
+OUT = Path(experience.__file__).with_suffix(".json")
+RIDGE = 3.0
+"""Strength of the ridge, in rows of which every table has a hundred."""
+VARIANCES: dict[str, Any] = {
+    "linear": 0.6,
+    "residual": 0.8,
+    "noise": 0.3,
+    "lengths": (2.0, 0.5, 0.5),
+}
+"""By --tune: what makes the values of a table likeliest that is left out."""
+TUNED = {
+    "linear": (0.1, 0.3, 0.6, 1.0),
+    "residual": (0.1, 0.2, 0.4, 0.8),
+    "noise": (0.15, 0.3, 0.6),
+    "lengths": tuple(itertools.product((0.5, 1.0, 2.0), repeat=3)),
+}
+OBSERVED = (10, 24)
+"""Values that are known of a table when the others are foretold."""
+N_STARTS = 8
+DRAWS = 64
+"""Landscapes drawn for each table, as its values leave them open."""
+GRID_DEPTHS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
+GRID_RATES = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75)
+FULL = Start(0.0, 1.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a table says.
+
+    Attributes:
+        name: Its task.
+        logs: Decades from the middle rate, −inf where frozen, shape (N, B).
+        scores: Validation score of each training, shape (N,).
+        tests: Test score, where the table has one, else the validation score.
+        repeat: Which of the seeds.
+    """
+
+    name: str
+    logs: Vector
+    scores: Vector
+    tests: Vector
+    repeat: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, path: Path) -> Known:
+        """Reads a table, and its test where there is one."""
+        made, rows = read_csv(path)
+        blocks = range(len(made["blocks"]))
+        rates = np.array([[float(r["lr"]) * float(r[f"m{i}"]) for i in blocks] for r in rows])
+        with np.errstate(divide="ignore"):
+            logs = np.log10(rates) - np.mean(np.log10(made["spec"]["lr"]))
+        scores = np.array([float(row["score"]) for row in rows])
+        tests = scores
+        beside = path.parent / "test" / path.name
+        if beside.exists():
+            known = {(r["place"], r["seed"]): float(r["score"]) for r in read_csv(beside)[1]}
+            tests = np.array([known[row["place"], row["seed"]] for row in rows])
+        repeat = np.array([int(row["seed"]) for row in rows])
+        return cls(path.stem, logs, scores, tests, repeat)
+
+
+def read_csv(path: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """The header and the rows of a table."""
+    with path.open() as file:
+        return json.loads(file.readline().removeprefix("# ")), list(csv.DictReader(file))
+
+
+def normal_scores(values: Vector) -> Vector:
+    """What the ranks of values would be worth in a normal sample: tables become comparable."""
+    return np.asarray(norm.ppf((rankdata(values) - 0.5) / len(values)))
+
+
+def learn(tables: Sequence[Known], **changes: Any) -> Experience:
+    """What the tables teach together; each counts the same."""
+    inputs = np.vstack([experience.features(one.logs) for one in tables])
+    targets = np.concatenate([normal_scores(one.scores) for one in tables])
+    shares = np.concatenate([np.full(len(t.scores), 100.0 / len(t.scores)) for t in tables])
+    means, scales = inputs.mean(axis=0), inputs.std(axis=0) + 1e-9
+    standard = (inputs - means) / scales
+    weighted = standard * shares[:, None]
+    level = np.average(targets, weights=shares)
+    gram = standard.T @ weighted + RIDGE * np.eye(standard.shape[1])
+    weights = np.linalg.solve(gram, weighted.T @ (targets - level))
+    values: dict[str, Any] = {**VARIANCES, "starts": ()}
+    return Experience(
+        means=tuple(np.round(means, 5).tolist()),
+        scales=tuple(np.round(scales, 5).tolist()),
+        weights=tuple(np.round(weights, 5).tolist()),
+        tables=tuple(one.name for one in tables),
+        **values | changes,
+    )
+
+
+def probes() -> list[Start]:
+    """Linear probes."""
+    return [Start(1.0, 0.0, 0.0, 0.0, head) for head in GRID_RATES]
+
+
+def candidates() -> list[Start]:
+    """Recipes that may become starts: single blocks, blocks from one on, layer decay."""
+    singles = [
+        Start(depth, depth, rate, 0.0, head)
+        for depth in GRID_DEPTHS
+        for rate in GRID_RATES
+        for head in GRID_RATES[::2]
+    ]
+    upper = [
+        Start(depth, 1.0, rate, slope, rate)
+        for depth in GRID_DEPTHS[:-1]
+        for rate in GRID_RATES
+        for slope in (0.0, 1.0)
+    ]
+    middle = [
+        Start(depth, depth + 0.3, rate, 0.0, rate)
+        for depth in GRID_DEPTHS[:5]
+        for rate in GRID_RATES
+    ]
+    return [*singles, *upper, *middle]
+
+
+def domain_of(n_blocks: int) -> Domain:
+    """The usual space over so many blocks."""
+    space = GenomeSpace([BlockRecipe(f"b{i}", 1.0) for i in range(n_blocks)])
+    return Domain(space.names, np.zeros(len(space.names), dtype=np.int64), space)
+
+
+def unit(domain: Domain, logs: Vector) -> Vector:
+    """The genes of rates that are told from the middle one, each in [0, 1]."""
+    genome = encode(domain.genomes, logs)
+    low, high = np.log10(domain.genomes.extra_bounds["lr"])
+    return np.array([*genome.values, (np.log10(genome.extras["lr"]) - low) / (high - low)])
+
+
+def drawn_values(table: Known, starts: Sequence[Start]) -> Vector:
+    """Values of recipes on landscapes like the table's, shape (DRAWS, len(starts)).
+
+    The unit is a standard deviation of the table's values.
+    """
+    n_blocks = table.logs.shape[1]
+    domain = domain_of(n_blocks)
+    once: dict[bytes, list[int]] = {}
+    genes = np.array([unit(domain, logs) for logs in table.logs])
+    for i, one in enumerate(genes):
+        once.setdefault(domain.key(one), []).append(i)
+    firsts = [places[0] for places in once.values()]
+    costs = np.array([-table.scores[places].mean() for places in once.values()])
+    counts = np.array([float(len(places)) for places in once.values()])
+    model = surrogate.fit(domain, genes[firsts], costs, counts, most=len(firsts))
+    assert model is not None
+    asked = np.array([unit(domain, one.log_rates(n_blocks)) for one in starts])
+    means, _ = model.predict(asked)
+    spread = np.linalg.cholesky(
+        model.covariance(asked, asked) + 1e-6 * np.eye(len(asked)) * means.var()
+    )
+    normal = np.random.default_rng(0).standard_normal((DRAWS, len(asked)))
+    scale = surrogate.tamed(costs).std()
+    return np.asarray(-(means + normal @ spread.T) / scale)
+
+
+def choose_starts(tables: Sequence[Known]) -> tuple[Start, ...]:
+    """Greedily those that together hold the best recipe for each table, first the best alone.
+
+    Full fine-tuning at one of its rates and the best probe are among them.
+    """
+    pool = [*probes(), *candidates()]
+    n_probes = len(probes())
+    values = [drawn_values(table, pool) for table in tables]
+    best = [np.full(DRAWS, -np.inf) for _ in tables]
+    chosen: list[int] = []
+
+    def gain(i: int) -> float:
+        own = zip(values, best, strict=True)
+        return float(np.mean([np.maximum(v[:, i], b).mean() for v, b in own]))
+
+    full = [i for i, one in enumerate(pool) if one[:2] == FULL[:2] and not one.slope]
+    for left in range(N_STARTS, 0, -1):
+        options = range(len(pool))
+        missing = [kind for kind in (list(range(n_probes)), full) if not set(kind) & set(chosen)]
+        if left <= len(missing):
+            options = missing[0]
+        chosen.append(max((i for i in options if i not in chosen), key=gain))
+        for v, b in zip(values, best, strict=True):
+            np.maximum(b, v[:, chosen[-1]], out=b)
+    return tuple(pool[i] for i in chosen)
+
+
+def surprise(table: Known, known: Experience, repeats: int = 6) -> float:
+    """Mean negative log likelihood of a table's better values, some of the others known."""
+    domain = domain_of(table.logs.shape[1])
+    genes = np.array([unit(domain, logs) for logs in table.logs])
+    first = np.flatnonzero(table.repeat == 0)
+    lost = []
+    with patch.object(experience, "learned", lambda: known):
+        for n, repeat in itertools.product(OBSERVED, range(repeats)):
+            drawn = np.random.default_rng([n, repeat]).permutation(first)
+            seen, rest = drawn[:n], drawn[n:]
+            model = surrogate.fit(domain, genes[seen], -table.scores[seen], np.ones(n))
+            assert model is not None
+            means, spreads = model.predict(genes[rest])
+            good = table.scores[rest] > np.quantile(table.scores[rest], 0.4)
+            variance = spreads**2 + model.noise**2
+            error = -table.scores[rest] - means
+            lost.append(float(np.mean((np.log(variance) + error**2 / variance)[good]) / 2))
+    return float(np.mean(lost))
+
+
+def tune(tables: Sequence[Known]) -> dict[str, Any]:
+    """Variances and length scales, one after another, twice."""
+    best = dict(VARIANCES)
+
+    def loss(values: dict[str, Any]) -> float:
+        others = [[one for one in tables if one is not table] for table in tables]
+        pairs = zip(tables, others, strict=True)
+        return float(np.mean([surprise(t, learn(rest, **values), 2) for t, rest in pairs]))
+
+    for name, options in [*TUNED.items()] * 2:
+        best[name] = min(options, key=lambda value: loss({**best, name: value}))
+        print(name, best[name], flush=True)
+    print(f"{best}: {loss(best):.3f}")
+    return best
+
+
+def foretold(table: Known, others: Sequence[Known]) -> float:
+    """Rank correlation of a table's test scores with what the others make expected."""
+    known = learn(others)
+    cost = known.cost(known.standardised(experience.features(table.logs)))
+    return float(spearmanr(-cost, table.tests).statistic)
+
+
+def read_tables(without: Sequence[str] = ()) -> list[Known]:
+    """All tables but those named."""
+    return [Known.read(p) for p in sorted(HERE.glob("*-*.csv")) if p.stem not in without]
+
+
+def main() -> None:
+    """Learns and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--without", nargs="*", default=[])
+    parser.add_argument("--tune", action="store_true", help="also look for variances and scales")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    tables = read_tables(args.without)
+    for table in tables:
+        others = [one for one in tables if one is not table]
+        told = foretold(table, others)
+        print(f"{table.name}: {len(table.scores)} trainings, foretold {told:.2f}")
+    known = learn(tables, **(tune(tables) if args.tune else {}))
+    with patch.object(experience, "learned", lambda: known):  # tables are read with it
+        known = dataclasses.replace(known, starts=choose_starts(tables))
+    for start in known.starts:
+        print(start)
+    args.out.write_text(json.dumps(known.to_dict(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

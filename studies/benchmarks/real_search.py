@@ -1,0 +1,210 @@
+"""Real searches: what each searcher's choice is worth on test images, no model of a table between.
+
+    python studies/benchmarks/real_search.py TASK … --data-root FOLDER … [--only NAME …]
+
+A search has 28 trials, each a training for real. Its choice, the first of `rank_finished`, or the
+best value for those that have no model, is trained on three fresh seeds, on the training part only,
+and tested. Repeat r divides the data anew and has its own seeds, the same division for all
+searchers. What the default knows of other tasks it knows without any table of the same images.
+
+Beside the searchers stand the usual recipes, each at the best of three rates; of single blocks all
+are tried. Every training is kept below ``--cache``: the same command goes on where it stopped, and
+two of it may run at once. The page docs/benchmarks/real_search.md is written at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import numpy as np
+import optuna
+import torch
+from _searchers import ours
+from _tasks import TASKS, Task
+from _trainings import test_part
+from experience import choose_starts, learn, read_tables
+from filelock import FileLock, Timeout
+
+from biotune_optuna.evolution import experience
+from biotune_optuna.evolution.experience import Experience, Start
+from biotune_optuna.evolution.informed import encode, informed_genomes
+from biotune_optuna.finetune import metrics
+from biotune_optuna.sampler.sampler import rank_finished
+from biotune_optuna.storage.open import open_storage
+from biotune_optuna.study.objective import Objective
+from biotune_optuna.study.study import study_of
+from biotune_optuna.study.worker import run_trials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from biotune_optuna.genome import GenomeSpace
+    from biotune_optuna.study.setup import Setup
+
+    Grid = Callable[[int], list[Start]]
+
+TRIALS = 28
+TRAININGS = 3
+RATES = (-0.37, 0.0, 0.37)
+"""Decades from the middle rate: the quarter points of the usual range."""
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "real_search.md"
+
+
+def _everywhere(first: float, slope: float = 0.0) -> Grid:
+    return lambda _: [Start(first, 1.0, rate, slope, rate) for rate in RATES]
+
+
+def _probes(_: int) -> list[Start]:
+    return [Start(1.0, 0.0, 0.0, 0.0, rate) for rate in RATES]
+
+
+def _singles(n_blocks: int) -> list[Start]:
+    depths = np.linspace(0.0, 1.0, n_blocks - 1).tolist()
+    return [Start(at, at, rate + 0.37, 0.0, rate) for at in depths for rate in RATES]
+
+
+USUAL: dict[str, Grid] = {
+    "full": _everywhere(0.0),
+    "half": _everywhere(0.5),
+    "layer decay": _everywhere(0.0, 1.0),
+    "probe": _probes,
+    "single block": _singles,
+}
+SAMPLERS: dict[str, Callable[[GenomeSpace, int], optuna.samplers.BaseSampler]] = {
+    "default": ours(),
+    "random": lambda _, seed: optuna.samplers.RandomSampler(seed=seed),
+    "random, our starts": lambda _, seed: optuna.samplers.RandomSampler(seed=seed),
+    "TPE": lambda _, seed: optuna.samplers.TPESampler(seed=seed),
+    "paper": ours("paper"),
+    "default, one seed": ours(),
+}
+BY_MODEL = ("default", "default, one seed")
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search and where its results lie."""
+
+    task: Task
+    repeat: int
+    searcher: str
+    folder: Path
+
+    @property
+    def result(self) -> Path:
+        """The file of its result."""
+        return self.folder / f"{self.task.name}-{self.repeat}-{self.searcher}.json"
+
+    def run(self, roots: Sequence[Path], cache: Path, known: Experience) -> None:
+        """Searches, chooses, trains and tests; keeps the result."""
+        options = self.task.options | {
+            "seed": self.repeat,
+            "own_seeds": self.searcher != "default, one seed",
+        }
+        setup = dataclasses.replace(self.task, options=options).open(roots, cache)
+        with patch.object(experience, "learned", lambda: known):
+            study = self._search(setup)
+            finished = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+            by_value = max(finished, key=lambda trial: (trial.value or 0.0, -trial.number)).number
+            by_model = rank_finished(study, setup.space)[0]
+        chosen = by_model if self.searcher in BY_MODEL else by_value
+        tested = {str(number): self._test(setup, study, number) for number in {by_value, by_model}}
+        record = {
+            "task": self.task.name,
+            "repeat": self.repeat,
+            "searcher": self.searcher,
+            "chosen": chosen,
+            "by_value": by_value,
+            "by_model": by_model,
+            "tested": tested,
+            "trials": [self._row(trial) for trial in study.trials],
+        }
+        new = self.result.with_suffix(".new")
+        new.write_text(json.dumps(record))
+        new.replace(self.result)
+        one = tested[str(chosen)]
+        print(f"{self.result.stem}: {np.mean(one['scores']):.3f}, {one['three']:.3f}", flush=True)
+
+    def _search(self, setup: Setup) -> optuna.Study:
+        name = self.result.stem
+        storage = open_storage(f"sqlite:///{self.folder / 'searches.db'}")
+        if self.searcher in USUAL:
+            n = setup.space.n_blocks
+            genomes = [encode(setup.space, one.log_rates(n)) for one in USUAL[self.searcher](n)]
+            total, make = len(genomes), SAMPLERS["random"]
+        else:
+            total, make = TRIALS, SAMPLERS[self.searcher]
+            genomes = informed_genomes(setup.space) if "our starts" in self.searcher else []
+        study = study_of(
+            setup, storage=storage, name=name, sampler=lambda s: make(s.space, self.repeat)
+        ).study
+        for genome in genomes:
+            study.enqueue_trial(genome.params, skip_if_exists=True)
+        run_trials(study, Objective(setup), n_trials=total)
+        return study
+
+    def _row(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        kept = {k: trial.user_attrs.get(k) for k in ("recipe", "forward", "backward", "seconds")}
+        return {"value": trial.value, **kept}
+
+    def _test(self, setup: Setup, study: optuna.Study, number: int) -> dict[str, Any]:
+        recipe = setup.space.genome(study.trials[number].params).decode()
+        train, val = setup.splits.run(None)
+        test = test_part(setup)
+        labels, n_classes = setup.source.labels[test], len(setup.classes)
+        probs = []
+        for run in setup.spec.confirm_runs(TRAININGS):
+            setup.trainer.fit(recipe, train, val, seed=run.seed, keep_weights=True)
+            probs.append(setup.trainer.predict(test))
+
+        def score(one: Any) -> float:
+            return metrics.score("macro_accuracy", labels, one, n_classes)
+
+        return {"scores": [score(one) for one in probs], "three": score(np.mean(probs, axis=0))}
+
+
+def experience_without(data: str) -> Experience:
+    """What the tables of other images teach."""
+    tables = [one for one in read_tables() if data not in one.name]
+    known = learn(tables)
+    with patch.object(experience, "learned", lambda: known):
+        return dataclasses.replace(known, starts=choose_starts(tables))
+
+
+def main() -> None:
+    """Makes the searches that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; none: nothing is done")
+    parser.add_argument("--data-root", type=Path, nargs="+", default=[Path("data")])
+    parser.add_argument("--cache", type=Path, default=Path("landscape-cache"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=[*SAMPLERS, *USUAL])
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")
+    folder = args.cache / "real_search"
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {name: experience_without(TASKS[name].data) for name in args.tasks}
+    for repeat in range(args.repeats):
+        for searcher in args.only:
+            for name in args.tasks:
+                search = Search(TASKS[name], repeat, searcher, folder)
+                try:
+                    with FileLock(search.result.with_suffix(".lock"), blocking=False):
+                        if not search.result.exists():
+                            search.run(args.data_root, args.cache, known[name])
+                except Timeout:
+                    continue
+
+
+if __name__ == "__main__":
+    main()
