@@ -49,6 +49,11 @@ def export(
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("--top-k", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--csv", "table", type=click.Path(dir_okay=False), help="CSV file to write.")
+@click.option(
+    "--abstain",
+    type=float,
+    help="Leave out images whose confidence is below what this accuracy takes, as 0.95.",
+)
 @_single_option
 @device_option
 def predict(
@@ -57,17 +62,27 @@ def predict(
     images: tuple[str, ...],
     top_k: int,
     table: str | None,
+    abstain: float | None,
     single: bool,
     device: str,
 ) -> None:
     """Classify IMAGES with the model exported to FOLDER."""
     from biotune_optuna.export import load_exported, write_csv
 
-    predictions = load_exported(folder, device=device, single=single).predict(images, top_k=top_k)
+    model = load_exported(folder, device=device, single=single)
+    least = 0.0 if abstain is None else model.confidence_for(abstain)
+    everything = model.predict(images, top_k=top_k)
+    predictions = [one for one in everything if one.error or one.probability >= least]
     if table:
         write_csv(predictions, table)
         click.echo(table)
-    _offer_evaluation(folder, images, predictions)
+    if abstain is not None:
+        click.echo(
+            f"{len(everything) - len(predictions)} of {plural(len(everything), 'image')} left out: "
+            f"an accuracy of {abstain:g} takes a confidence of {least:.3f}",
+            err=True,
+        )
+    _offer_evaluation(folder, images, everything)
     failed = 0
     for item in predictions:
         if item.error:
@@ -80,7 +95,7 @@ def predict(
         said = Counter(item.label for item in predictions if item.label is not None)
         for label, n in said.most_common():
             click.echo(f"  {label}: {plural(n, 'image')}")
-    if failed == len(predictions):
+    if failed == len(everything):
         raise SystemExit(1)
 
 

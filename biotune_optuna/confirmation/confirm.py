@@ -19,12 +19,19 @@ from weakref import WeakKeyDictionary
 
 import optuna
 
+from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.candidates import choose, leading
 from biotune_optuna.confirmation.mistakes import list_mistakes
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.protocol import Contest, Entrant, Final
-from biotune_optuna.confirmation.record import Confirmation, Contender, Ledger
+from biotune_optuna.confirmation.record import (
+    CalibrationResult,
+    Confirmation,
+    Contender,
+    Ledger,
+)
 from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.calibration import Trust, reliability, tempered
 from biotune_optuna.finetune.prefix.shared import mean_probabilities
 from biotune_optuna.finetune.statistics import paired_test
 from biotune_optuna.methods.registry import get_method
@@ -100,6 +107,8 @@ def confirm(
         result = _chosen(study, plan, everyone, basis)
         if result.n_test:
             result = _tested(study, plan, contest, result, check)
+        else:
+            result = dataclasses.replace(result, calibration=_trusted(study, result))
     except _DoneElsewhere as done:
         return done.result
     seconds = time.perf_counter() - started + contest.seconds_before
@@ -263,7 +272,38 @@ def _tested(
         costs[one.name] = Cost.sum([final.training])  # no more of it than that
     _trained[study] = (result.time, final)
     judged = _judged(contest, result, probs, most=plan.mistakes)
-    return dataclasses.replace(judged, final_training=costs)
+    trusted = _trusted(study, judged, probs[winner.name])
+    return dataclasses.replace(judged, final_training=costs, calibration=trusted)
+
+
+def _trusted(
+    study: TuningStudy, result: Confirmation, members: Sequence[NDArray[np.float32]] = ()
+) -> CalibrationResult | None:
+    """Return how far the model's probabilities can be trusted.
+
+    Args:
+        study: The study.
+        result: What is known of the winner.
+        members: What each member predicts for the test images; none without test images.
+    """
+    several = len(members) > 1 or (not members and result.members > 1)
+    found = calibrations(study, result).get("members" if several else "single")
+    if found is None:
+        return None
+    trusted = CalibrationResult(temperature=found.temperature, n=len(found.right))
+    if not members:
+        return trusted
+    setup = study.setup
+    labels = setup.source.labels[setup.splits.test]
+    before = mean_probabilities(members)
+    after = tempered(before, found.temperature)
+    return dataclasses.replace(
+        trusted,
+        before=tuple(Trust.of(labels, before)),
+        after=tuple(Trust.of(labels, after)),
+        bins_before=tuple(reliability(labels, before)),
+        bins_after=tuple(reliability(labels, after)),
+    )
 
 
 def _judged(

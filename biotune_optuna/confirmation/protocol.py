@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from biotune_optuna.confirmation.calibrate import pack
 from biotune_optuna.confirmation.plan import further_rate
 from biotune_optuna.confirmation.record import Contender, Ledger, TestResult, Training
 from biotune_optuna.errors import StudyError
@@ -230,7 +231,10 @@ class Contest:
 
     def train(self, unit: Unit) -> Training:
         """Carry out a unit and write it down."""
-        training = Training.of(self.key(unit), self._fit(unit))
+        result = self._fit(unit)
+        training = Training.of(self.key(unit), result)
+        if unit.kind == "repeat" and result.probabilities is not None:
+            training = replace(training, probabilities=pack(result.probabilities))
         self._seconds += training.seconds
         self.ledger.add(unit.name, training)
         return training

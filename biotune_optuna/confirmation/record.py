@@ -49,12 +49,15 @@ class Training(Cost):
         score: Validation score of its best epoch; NaN without validation images.
         best_epoch: That epoch, counted from 1.
         trainable_pct: Share of the parameters that train, in percent.
+        probabilities: What it predicted for validation images, see
+            `biotune_optuna.confirmation.calibrate`; "" where that was not kept.
     """
 
     key: tuple[str, ...] = ()
     score: float = math.nan
     best_epoch: int = 0
     trainable_pct: float = 0.0
+    probabilities: str = ""
 
     @classmethod
     def of(cls, key: tuple[str, ...], result: RunResult) -> Training:
@@ -68,6 +71,13 @@ class Training(Cost):
             backward=result.images_backward,
             seconds=round(result.seconds, 3),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data, without predictions where there are none."""
+        data = super().to_dict()
+        if not self.probabilities:
+            del data["probabilities"]
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +196,30 @@ class TestResult(Stored):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationResult(Stored):
+    """How far the final model's probabilities can be trusted.
+
+    Each trust is cross-entropy, Brier score and expected calibration error.
+
+    Attributes:
+        temperature: What the probabilities are tempered by.
+        n: Validation images that it was fitted on.
+        before: Trust on the test images, as the networks say it; empty without test images.
+        after: The same, tempered.
+        bins_before: Number of test images, mean confidence and accuracy of each bin of confidence,
+            see `biotune_optuna.finetune.calibration.reliability`.
+        bins_after: The same, tempered.
+    """
+
+    temperature: float = 1.0
+    n: int = 0
+    before: tuple[float, ...] = ()
+    after: tuple[float, ...] = ()
+    bins_before: tuple[tuple[float, ...], ...] = ()
+    bins_after: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mistake(Stored):
     """A test image that the winner gets wrong.
 
@@ -236,6 +270,8 @@ class Confirmation(Stored):
         ensemble: Test result of all members together; None where there is one alone. The
             winner's among `tests` is that of the first, trained as the others were.
         gain: Test score of all members minus that of the first.
+        calibration: How far the model's probabilities can be trusted; None where the predictions
+            for validation images were not kept.
     """
 
     basis: Mapping[str, Any] = field(default_factory=dict)
@@ -258,6 +294,7 @@ class Confirmation(Stored):
     members: int = 1
     ensemble: TestResult | None = None
     gain: PairedTest | None = None
+    calibration: CalibrationResult | None = None
 
     @property
     def contenders(self) -> tuple[Contender, ...]:
@@ -320,7 +357,9 @@ class Confirmation(Stored):
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what was stored; what is absent has its default, what is unknown is left out."""
         pairs = {pair["against"]: _paired(pair) for pair in data.get("paired", ())}
-        ensemble, gain = as_mapping(data.get("ensemble")), as_mapping(data.get("gain"))
+        ensemble, gain, trust = (
+            as_mapping(data.get(name)) for name in ("ensemble", "gain", "calibration")
+        )
         costs = data.get("final_training", {}).items()
         read: dict[str, Any] = {
             "chosen": str(data.get("winner", "")),
@@ -331,6 +370,7 @@ class Confirmation(Stored):
             "mistakes": [Mistake.from_dict(one) for one in data.get("mistakes", ())],
             "final_training": {name: Cost.from_dict(cost) for name, cost in costs},
             "ensemble": TestResult.from_dict(ensemble) if ensemble else None,
+            "calibration": CalibrationResult.from_dict(trust) if trust else None,
         }
         found = super().from_dict({**data, **read})
         return replace(found, gain=_paired(gain)) if gain else found
@@ -345,8 +385,8 @@ class Confirmation(Stored):
         data["gain"] = self.gain and self.gain._asdict()
         if not self.tests:
             del data["final_training"]
-        for name, usual in (("members", 1), ("ensemble", None), ("gain", None)):
-            if data[name] == usual:  # as earlier versions stored it
+        for name in ("members", "ensemble", "gain", "calibration"):
+            if data[name] in (1, None):  # as earlier versions stored it
                 del data[name]
         return data
 

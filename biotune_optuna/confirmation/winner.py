@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
+from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.confirm import train_winner
 from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.data.left_out import sentence
 from biotune_optuna.export.folder import WEIGHTS, check_target, export_model
 from biotune_optuna.export.members import MEMBERS, digest
+from biotune_optuna.finetune.calibration import Trust
 from biotune_optuna.schema import LEFT_OUT_KEY, LOOKS_KEY, MODEL_KEY, TrialRecord
 from biotune_optuna.study.setup import preprocessing_of
 
@@ -67,6 +69,11 @@ def export_winner(
         target,
         model=model,
         members=members,
+        calibration={
+            kind: one
+            for kind, one in calibrations(study, confirmed).items()
+            if members or kind == "single"
+        },
         model_name=setup.loaded.name,
         classes=setup.classes,
         preprocessing=preprocessing_of(setup),
@@ -136,6 +143,7 @@ def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str,
     return {
         "Recipe": f"{recipe.describe()}. {_choice(result)}",
         "Metrics": metrics,
+        **_trust(result),
         "Data": {
             "source": setup.source.name,
             "classes": len(setup.classes),
@@ -155,6 +163,29 @@ def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str,
             "study seed": spec.seed,
         },
     }
+
+
+def _trust(result: Confirmation) -> dict[str, Any]:
+    """Return how far the model's probabilities can be trusted, as a section of the card."""
+    found = result.calibration
+    if found is None:
+        return {}
+    said = (
+        f"Probabilities are tempered by {found.temperature:.3f}, fitted on {found.n} validation"
+        " images. timm alone gives them as the first member says them."
+    )
+    if not found.before:
+        return {"Probabilities": said}
+    names = [name.replace("_", " ") for name in Trust._fields]
+    rows = [
+        {"test images": words} | {n: f"{v:.4f}" for n, v in zip(names, values, strict=True)}
+        for words, values in (("before", found.before), ("tempered", found.after))
+    ]
+    diagram = [
+        {"confidence": f"{sure:.3f}", "accuracy": f"{right:.3f}", "test images": int(n)}
+        for n, sure, right in found.bins_after
+    ]
+    return {"Probabilities": said, "Before and after": rows, "Reliability": diagram}
 
 
 def _choice(result: Confirmation) -> str:

@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.confirm import TrainedWinner, confirm, train_winner
 from biotune_optuna.confirmation.plan import MEMBERS, ConfirmPlan, check_members
 from biotune_optuna.confirmation.protocol import Contest, Entrant
@@ -175,7 +176,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             study.search(self.n_trials, timeout=self.timeout, callbacks=tuple(self.callbacks))
             winner, confirmation = self._train_best(study, plan)
-            exported = _exported(study, winner)
+            exported = _exported(study, winner, confirmation)
         # all at once: a fit that was interrupted leaves the classifier as it was
         self.classes_, self._scale = classes, scale
         self.recipe_, self.confirmation_ = winner.recipe, confirmation
@@ -404,13 +405,17 @@ def _cache_folder(given: str | Path | None) -> Iterator[str | Path]:
         yield folder
 
 
-def _exported(study: TuningStudy, winner: TrainedWinner) -> Predictor:
+def _exported(
+    study: TuningStudy, winner: TrainedWinner, confirmed: Confirmation | None
+) -> Predictor:
     """Return the networks of the winner, on their own, with what belongs to them."""
     setup = study.setup
     model, *members = setup.trainer.networks(winner.members)
+    trusted = {} if confirmed is None else calibrations(study, confirmed)
     return Predictor(
         model,
         members=members,
+        calibration=trusted.get("members" if members else "single"),
         name=setup.loaded.name,
         classes=setup.classes,
         preprocessing=preprocessing_of(setup),

@@ -39,10 +39,12 @@ def write(folder: Path, exported: Predictor, content: Mapping[str, Any]) -> Path
     whole = {"schema_version": SCHEMA_VERSION, "version": __version__, **content}
     text = json.dumps(whole, indent=1, default=_number) + "\n"  # before anything is written
     assert exported.recipe is not None
+    kind, trusted = "members" if exported.members else "single", exported.calibration
     export_model(
         folder / MODEL,
         model=exported.model,
         members=exported.members,
+        calibration={kind: trusted} if trusted else None,
         model_name=exported.name,
         classes=exported.classes,
         preprocessing=exported.preprocessing,

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import timm
 from safetensors import SafetensorError
@@ -21,6 +21,7 @@ from biotune_optuna.export.card import render_card
 from biotune_optuna.export.members import MEMBERS, MEMBERS_CONFIG, describe, read
 from biotune_optuna.export.predict import Predictor
 from biotune_optuna.files import check_lookup
+from biotune_optuna.finetune.calibration import Calibration
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.weights import create_model
 from biotune_optuna.recipe import Recipe
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
 PREPROCESSING, RECIPE, CARD = "preprocessing.json", "recipe.json", "README.md"
 ORIGIN, TRAINED_ON = "origin", "trained_on"
-OPTIONAL = frozenset({CARD, MEMBERS, MEMBERS_CONFIG})
+CALIBRATION: Final = "calibration.json"
+"""Temperatures, of one member (``"single"``) and of all (``"members"``)."""
+
+OPTIONAL = frozenset({CARD, MEMBERS, MEMBERS_CONFIG, CALIBRATION})
 FILES = frozenset({WEIGHTS, CONFIG, LABELS, PREPROCESSING, RECIPE}) | OPTIONAL
 
 # Where the pre-trained weights came from is no property of the tuned ones.
@@ -62,6 +66,7 @@ def export_model(
     origin: str | None = None,
     trained_on: str | None = None,
     members: Sequence[nn.Module] = (),
+    calibration: Mapping[str, Calibration] | None = None,
 ) -> Path:
     """Write a tuned model as a folder in timm's hub layout.
 
@@ -84,6 +89,8 @@ def export_model(
         trained_on: `ImageSource.fingerprint` of the images; None where they are not known.
         members: Further networks of the same make; the model predicts the mean of their
             probabilities and those of ``model``.
+        calibration: What its probabilities are tempered by: ``"single"`` of ``model`` alone,
+            ``"members"`` of all together; what is absent leaves them as they are.
 
     Returns:
         The folder.
@@ -102,6 +109,9 @@ def export_model(
         PREPROCESSING: preprocessing.to_dict(),
         RECIPE: recipe.to_dict(),
     }
+    if calibration:
+        kinds = {kind: one.to_dict() for kind, one in calibration.items()}
+        documents[CALIBRATION] = {"schema_version": 1, **kinds}
     text = render_card(
         model_name=model_name,
         classes=classes,
@@ -185,9 +195,15 @@ def load_exported(
     if not single and any((folder / name).exists() for name in (MEMBERS, MEMBERS_CONFIG)):
         how = _read_json(folder / MEMBERS_CONFIG, dict)
         _, *members = read(folder, how, loaded.model, WEIGHTS)
+    calibration = None
+    if (folder / CALIBRATION).exists():
+        kinds = _read_json(folder / CALIBRATION, dict)
+        if one := kinds.get("members" if members else "single"):
+            calibration = Calibration.from_dict(one, f"{CALIBRATION} in {str(folder)!r}")
     return Predictor(
         loaded.model,
         members=members,
+        calibration=calibration,
         name=loaded.name,
         classes=[str(name) for name in classes],
         preprocessing=Preprocessing.from_dict(_read_json(folder / PREPROCESSING, dict)),

@@ -29,6 +29,7 @@ from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.files import replace_text
+from biotune_optuna.finetune.calibration import tempered
 from biotune_optuna.finetune.device import (
     amp_dtype,
     channels_last,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from biotune_optuna.data.preprocessing import Preprocessing
     from biotune_optuna.export.evaluate import Evaluation
+    from biotune_optuna.finetune.calibration import Calibration
     from biotune_optuna.recipe import Recipe
 
 
@@ -86,6 +88,7 @@ class Predictor:
         model: The network; it is moved to the device and put into eval mode.
         members: Further networks of the same make. All together predict: the mean of their
             probabilities. The leading blocks in which they do not differ run once.
+        calibration: What the probabilities are tempered by; None leaves them as they are.
         name: timm's model name.
         classes: Class names in the order of the outputs.
         preprocessing: What happens to a picture before the network sees it.
@@ -96,6 +99,7 @@ class Predictor:
     Attributes:
         model: As given.
         members: As given, a tuple.
+        calibration: As given.
         name: As given.
         classes: As given, a tuple.
         preprocessing: As given.
@@ -109,6 +113,7 @@ class Predictor:
         model: nn.Module,
         *,
         members: Sequence[nn.Module] = (),
+        calibration: Calibration | None = None,
         name: str,
         classes: Sequence[str],
         preprocessing: Preprocessing,
@@ -122,6 +127,7 @@ class Predictor:
             networks = [channels_last(network) for network in networks]
         self.model, *others = networks
         self.members = tuple(others)
+        self.calibration = calibration
         self._shared: SharedPrefix | None = None
         self.name = name
         self.classes = tuple(classes)
@@ -172,8 +178,8 @@ class Predictor:
 
         With the default batch size and all images readable, the probabilities of the same images in
         the same order are, on a CPU with the same number of threads, equal to the bit to those of
-        `Trainer.predict` with the model in memory, or, of several members, to their mean. Another
-        order or batch size may change their last bits.
+        `Trainer.predict` with the model in memory, or, of several members, to their mean; tempered
+        where the model has a calibration. Another order or batch size may change their last bits.
 
         Args:
             images: Paths of image files or of folders (all images below it, by name, but hidden
@@ -218,6 +224,26 @@ class Predictor:
                 yield from self._predict_batch(waiting, top_k)
                 waiting, readable = [], 0
         yield from self._predict_batch(waiting, top_k)
+
+    def confidence_for(self, accuracy: float) -> float:
+        """Return the least probability from which on answers have an accuracy.
+
+        Args:
+            accuracy: Share of right answers that is wanted, as 0.95.
+
+        Returns:
+            What the validation images say is needed, see `Calibration.needed`.
+
+        Raises:
+            BioTuneError: If the accuracy is none, no confidence reached it, or the model does not
+                know what its confidences are worth.
+        """
+        if self.calibration is None:
+            raise BioTuneError(
+                "the model does not know what its confidences are worth: it was exported without "
+                "predictions of validation images; confirm its study again, and export it"
+            )
+        return self.calibration.needed(accuracy)
 
     def evaluate(
         self,
@@ -290,6 +316,8 @@ class Predictor:
                 continue
             members: NDArray[np.float32] = next(scores)
             row = mean_probabilities(members) if len(members) > 1 else members[0]
+            if self.calibration is not None:
+                row = tempered(row, self.calibration.temperature)
             best = np.argsort(-row, kind="stable")[:top_k]
             top = tuple((self.classes[index], float(row[index])) for index in best)
             others = float(np.mean(members.argmax(1) != best[0])) if len(members) > 1 else None

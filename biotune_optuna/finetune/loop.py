@@ -28,6 +28,7 @@ from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.models.states import copy_into
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
     from biotune_optuna.finetune.batches import BatchSampler, Indices, Loss
@@ -96,7 +97,7 @@ class Run:
         self._memory = PeakMemory(self.device)
         self._schedule: Schedule | None = None
         self._epoch_start = 0.0
-        self._predicted: Indices | None = None
+        self._probabilities: NDArray[np.float32] | None = None
         self.result = RunResult(score=math.nan)
 
     # -- for hooks -------------------------------------------------------------------------------
@@ -164,7 +165,8 @@ class Run:
                 better = result.best_epoch == 0 or record.score > result.score
                 if self.val_idx is None or better:
                     result.score, result.best_epoch = record.score, record.epoch
-                    result.predictions = self._predicted
+                    result.probabilities = probs = self._probabilities
+                    result.predictions = None if probs is None else probs.argmax(1)
                     if keep_weights and self.val_idx is not None:
                         self._remember()
                 if on_epoch is not None:
@@ -197,7 +199,7 @@ class Run:
     def _end_diverged(self) -> None:
         result = self.result
         result.score = metrics.worst(self.settings.metric)
-        result.best_epoch, result.predictions = 0, None
+        result.best_epoch, result.predictions, result.probabilities = 0, None, None
         result.diverged, result.stopped = True, "diverged"
         elapsed = time.perf_counter() - self._epoch_start
         result.epochs.append(EpochRecord(len(result.epochs) + 1, math.nan, result.score, elapsed))
@@ -301,7 +303,7 @@ class Run:
         self.result.images_forward += len(idx)
         if not np.isfinite(probs).all():
             raise _Diverged
-        self._predicted = probs.argmax(1)
+        self._probabilities = probs
         return metrics.score(self.settings.metric, self.labels[idx], probs, self.n_classes)
 
     # -- modes and weights -----------------------------------------------------------------------

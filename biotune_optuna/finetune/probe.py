@@ -223,6 +223,6 @@ def fit_head(
         probs, _ = probabilities(feed.evaluate, val, size, device, amp)
         result.images_forward += len(val)
         result.score = metrics.score(settings.metric, labels[val], probs, n_classes)
-        result.predictions = probs.argmax(1)
+        result.predictions, result.probabilities = probs.argmax(1), probs
     result.epochs = [EpochRecord(1, loss, result.score, time.perf_counter() - start)]
     return result

@@ -63,6 +63,7 @@ class RunResult:
         stopped: Why the run ended.
         predictions: Class predicted for each validation image at the best epoch, (n_val,); None
             without validation images.
+        probabilities: What that prediction was made of, (n_val, C); None likewise.
     """
 
     score: float
@@ -80,6 +81,7 @@ class RunResult:
     batch_size: int = 0
     stopped: Stopped = "finished"
     predictions: NDArray[np.int64] | None = None
+    probabilities: NDArray[np.float32] | None = None
 
     @property
     def trainable_fraction(self) -> float:
@@ -87,9 +89,9 @@ class RunResult:
         return self.trainable_parameters / self.total_parameters if self.total_parameters else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields but `predictions`, and `trainable_fraction`; JSON-ready but for NaN."""
+        """All fields but those of single images, and `trainable_fraction`; JSON-ready but NaN."""
         data = asdict(self) | {"trainable_fraction": self.trainable_fraction}
-        del data["predictions"]
+        del data["predictions"], data["probabilities"]
         return data
 
 

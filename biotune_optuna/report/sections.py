@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from biotune_optuna.finetune.calibration import Trust
 from biotune_optuna.page.parts import Bars, Code, Facts, Part, Table, Text, Tiles, texts
 from biotune_optuna.page.text import count, duration, label, plural
 from biotune_optuna.report.cost import time_spent
@@ -275,11 +276,39 @@ def trust(view: StudyView) -> Iterator[Part]:
             "A 95 % interval says how far the score could have moved with other test images of the"
             " same kind. It says nothing about images of another kind."
         )
+    yield from _probabilities(view)
     if len(view.confirmation.plateau) > 1:
         equals = ", ".join(view.confirmation.plateau)
         yield Text(f"On fresh seeds these cannot be told apart: {equals}.")
     if view.metric == "macro_accuracy":
         yield Text("Macro accuracy is the mean over classes: rare classes count like common ones.")
+
+
+def _probabilities(view: StudyView) -> Iterator[Part]:
+    """Say how far the model's probabilities can be trusted."""
+    found = view.confirmation.calibration
+    if found is None:
+        return
+    surer = "less sure" if found.temperature > 1 else "surer"
+    yield Text(
+        f"The model's probabilities are tempered by {found.temperature:.2f}, which makes them"
+        f" {surer}; that was fitted on {plural(found.n, 'prediction')} for validation images, never"
+        " on the test."
+    )
+    if found.before:
+        rows = zip(Trust._fields, found.before, found.after, strict=True)
+        yield Table(
+            ("On the test images", "As the networks say", "Tempered"),
+            [
+                (name.replace("_", " ").capitalize(), f"{before:.3f}", f"{after:.3f}")
+                for name, before, after in rows
+            ],
+        )
+        yield Text(
+            "Of all three less is better. Calibration error: how far confidence and accuracy are"
+            " apart.",
+            "soft",
+        )
 
 
 def settings(view: StudyView) -> list[Part]:

@@ -11,6 +11,7 @@ import timm
 import torch
 from threadpoolctl import threadpool_limits
 
+from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.confirm import confirm, train_winner
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.record import Confirmation, Contender, trainings
@@ -100,6 +101,13 @@ def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     assert sum(map(sum, result.ensemble.confusion)) == len(setup.splits.test)
     assert result.gain is not None
     assert result.gain.difference == pytest.approx(result.ensemble.score - result.tests[-1].score)
+    trusted = result.calibration
+    assert trusted is not None
+    assert trusted.n == len(setup.splits.val)
+    assert sum(n for n, _, _ in trusted.bins_after) == len(setup.splits.test)
+    single, together = (calibrations(searched, result)[kind] for kind in ("single", "members"))
+    assert len(single.right) == PLAN.n_runs * trusted.n
+    assert together.temperature == trusted.temperature != single.temperature
     looks = searched.study.user_attrs["test_looks"]
     assert [look["what"] for look in looks] == names
     assert set(result.paired) == set(names[:-1])
@@ -388,6 +396,10 @@ def test_the_export_predicts_what_was_tested(searched: TuningStudy, tmp_path: Pa
 
     assert result.ensemble is not None
     assert score(folder) == pytest.approx(result.ensemble.score)
+    kept = calibrations(searched, result)
+    for single, kind in ((False, "members"), (True, "single")):
+        assert load_exported(folder, device="cpu", single=single).calibration == kept[kind]
+    assert load_exported(alone, device="cpu").calibration == kept["single"]
     assert score(folder, single=True) == score(alone) == pytest.approx(result.tests[-1].score)
     assert {file.name for file in folder.iterdir()} - {file.name for file in alone.iterdir()} == {
         "members.safetensors",

@@ -4,16 +4,21 @@ import copy
 import csv
 import json
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from biotune_optuna.cli import cli
 from biotune_optuna.errors import ModelError
 from biotune_optuna.export import Predictor, load_exported, write_csv
+from biotune_optuna.finetune.calibration import Calibration, tempered
+from tests.kit.cli import fails
 from tests.kit.export import CLASSES, NAME, export, probabilities
 
 
@@ -196,3 +201,64 @@ def test_an_export_of_members_gives_way_to_one_without(members, damaged):
     export(members, damaged)
     assert not (damaged / "members.json").exists()
     assert not (damaged / "members.safetensors").exists()
+
+
+# -- probabilities that can be trusted --------------------------------------------------------
+
+
+SURE = Calibration(2.0, (0.8, 0.6, 0.4), (True, True, False))
+ALONE = Calibration(0.5, (0.9,), (False,))
+
+
+@pytest.fixture(scope="module")
+def calibrated(members, tmp_path_factory):
+    """The export of all members with temperatures."""
+    trusted = {"members": SURE, "single": ALONE}
+    folder = tmp_path_factory.mktemp("calibrated") / "m"
+    return export(members, folder, members=members["members"], calibration=trusted)
+
+
+def test_probabilities_are_tempered_as_they_were_exported(members, calibrated):
+    for single, trusted, apart in (
+        (False, SURE, np.mean(members["apart"], axis=0)),
+        (True, ALONE, members["apart"][0]),
+    ):
+        loaded = load_exported(calibrated, device="cpu", single=single)
+        assert loaded.calibration == trusted
+        found = probabilities(loaded.predict(members["paths"]))
+        np.testing.assert_allclose(found, tempered(apart, trusted.temperature), atol=1e-5)
+        assert pickle.loads(pickle.dumps(loaded)).calibration == trusted
+
+
+def test_images_below_the_confidence_that_an_accuracy_takes_are_left_out(
+    members, calibrated, tmp_path
+):
+    paths = [str(path) for path in members["paths"]]
+    sure = [p.probability for p in load_exported(calibrated, device="cpu").predict(paths)]
+    table = tmp_path / "sure.csv"
+    line = ["predict", str(calibrated), *paths, "--abstain", "0.9", "--csv", str(table)]
+    result = CliRunner().invoke(cli, [*line, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    left = sum(p < 0.6 for p in sure)
+    assert 0 < left < len(paths), "the test needs both kinds"
+    said = f"{left} of {len(paths)} images left out: an accuracy of 0.9 takes a confidence of 0.600"
+    assert said in result.stderr
+    with table.open() as file:
+        assert len(list(csv.DictReader(file))) == len(paths) - left
+
+
+def test_accuracies_that_cannot_be_had_are_one_clear_line(members, calibrated, whole):
+    image = str(members["paths"][0])
+    assert "is no share" in fails("predict", str(calibrated), image, "--abstain", "95")
+    reached = fails("predict", str(calibrated), image, "--abstain", "0.9", "--single")
+    assert "no confidence reached an accuracy of 0.9" in reached
+    unknown = fails("predict", str(whole), image, "--abstain", "0.9")
+    assert "does not know what its confidences are worth" in unknown
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"members": {"temperature": -1}}'])
+def test_a_damaged_calibration_is_refused(calibrated, tmp_path, content):
+    folder = shutil.copytree(calibrated, tmp_path / "m")
+    (folder / "calibration.json").write_text(content)
+    with pytest.raises(ModelError, match=r"calibration\.json"):
+        load_exported(folder, device="cpu")

@@ -17,10 +17,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
+from biotune_optuna.finetune.calibration import Calibration, Trust, reliability, tempered
+
 BLOCKS = ("stem", "layer1", "layer2", "head")
 SIZES = (64, 48, 32, 24, 10)
 EPOCHS = 6
 TRAIN = 200
+VALIDATED = slice(200, 500)
 START = dt.datetime(2026, 1, 5, 9, 0, 0)
 
 
@@ -237,7 +240,8 @@ def _contender(lab: Lab, name: str, method: str, mult: list[float], **extra: Any
         "seconds": 3.5,
         **extra,
     }
-    return {"record": record, "probabilities": probabilities}
+    validation = np.mean([net.forward(lab.x[VALIDATED])[-1] for net in nets], axis=0)
+    return {"record": record, "probabilities": probabilities, "validation": validation}
 
 
 def _tested(record: dict[str, Any], probabilities: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
@@ -253,6 +257,21 @@ def _tested(record: dict[str, Any], probabilities: np.ndarray, truth: np.ndarray
         "n": len(truth),
         "metrics": {},
         "confusion": confusion_matrix(truth, predicted).tolist(),
+    }
+
+
+def _calibration(
+    validation: np.ndarray, labels: np.ndarray, together: np.ndarray, truth: np.ndarray
+) -> dict[str, Any]:
+    found = Calibration.fit(labels, validation)
+    after = tempered(together, found.temperature)
+    return {
+        "temperature": found.temperature,
+        "n": len(labels),
+        "before": list(Trust.of(truth, together)),
+        "after": list(Trust.of(truth, after)),
+        "bins_before": [list(one) for one in reliability(truth, together)],
+        "bins_after": [list(one) for one in reliability(truth, after)],
     }
 
 
@@ -315,6 +334,7 @@ def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[
         "members": 3,
         "ensemble": ensemble,
         "gain": _difference(together, firsts[name], truth),
+        "calibration": _calibration(winner["validation"], lab.y[VALIDATED], together, truth),
         "final_training": {
             one["record"]["name"]: {"forward": TRAIN, "backward": TRAIN, "seconds": 1.0}
             for one in made

@@ -83,7 +83,7 @@ def test_confirmed_study_reads_well(confirmed_study: optuna.Study, tmp_path: Pat
     assert (
         "full fine-tuning had its base rate chosen on the same validation images" in words.lower()
     )
-    assert len(read(html).figures) == 11
+    assert len(read(html).figures) == 12
 
 
 def test_report_needs_nothing_else(confirmed_study: optuna.Study) -> None:
@@ -93,7 +93,7 @@ def test_report_needs_nothing_else(confirmed_study: optuna.Study) -> None:
     blocks = re.findall(
         r'<script type="application/json" id="[^"]*">(.*?)</script>', html, re.DOTALL
     )
-    assert len(blocks) == 11
+    assert len(blocks) == 12
     for block in blocks:
         assert json.loads(block)["data"]
 

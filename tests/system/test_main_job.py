@@ -213,6 +213,7 @@ def test_exported_model_predicts_what_the_model_in_memory_does(finished: Path) -
         cache_dir=finished / "cache",
     )
     from biotune_optuna.confirmation.confirm import train_winner
+    from biotune_optuna.finetune.calibration import tempered
     from biotune_optuna.finetune.prefix.shared import mean_probabilities
 
     trainer, index = study.setup.trainer, study.setup.splits.test
@@ -221,8 +222,9 @@ def test_exported_model_predicts_what_the_model_in_memory_does(finished: Path) -
         trainer.put(member)
         members.append(trainer.predict(index))
     assert len(members) == 5
-    memory = mean_probabilities(members)
     exported = load_exported(finished / "biotune-out/digits/model", device="cpu")
+    assert exported.calibration is not None
+    memory = tempered(mean_probabilities(members), exported.calibration.temperature)
     images = [study.setup.source.load(int(i)) for i in index]
     probabilities = np.stack([p.probabilities for p in exported.predict(images)])
     assert np.array_equal(probabilities, memory)
