@@ -119,7 +119,9 @@ def features(log_rates: Vector) -> Vector:
     - ℓ of the head and its square;
     - log10 of the mean rate of the body, and its square: how much changes at all;
     - the share of the body that trains, and its square; whether any of it does;
-    - the fastest rate of the body, its square, and its excess over the middle times that share.
+    - the fastest rate of the body, its square, and its excess over the middle times that share;
+    - ℓ of the head and its square where any of the body trains, and ℓ times that share: a probe's
+      head wants another rate than one above blocks that change.
 
     Args:
         log_rates: Decades from the middle rate, −inf where frozen, shape (N, B).
@@ -140,6 +142,7 @@ def features(log_rates: Vector) -> Vector:
     hats = _hats(body.shape[1])
     columns = [body @ hats, (logs[:, :-1] * body) @ hats, head, head**2, amount, amount**2]
     columns += [share, share**2, some, fastest, fastest**2, np.maximum(fastest, 0.0) * share]
+    columns += [head * some, head**2 * some, head * share]
     return np.hstack(columns)
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent / "landscapes"
 OUT = Path(experience.__file__).with_suffix(".json")
-RIDGE = 3.0
+RIDGE = 10.0
 """Strength of the ridge, in rows of which every table has a hundred."""
 VARIANCES: dict[str, Any] = {
     "linear": 0.6,
@@ -61,6 +61,7 @@ DRAWS = 64
 """Landscapes drawn for each table, as its values leave them open."""
 GRID_DEPTHS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
 GRID_RATES = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75)
+HEAD_RATES = (-1.0, -0.5, 0.0, 0.5)
 FULL = Start(0.0, 1.0, 0.0, 0.0, 0.0)
 
 
@@ -143,18 +144,20 @@ def candidates() -> list[Start]:
         Start(depth, depth, rate, 0.0, head)
         for depth in GRID_DEPTHS
         for rate in GRID_RATES
-        for head in GRID_RATES[::2]
+        for head in HEAD_RATES
     ]
     upper = [
-        Start(depth, 1.0, rate, slope, rate)
+        Start(depth, 1.0, rate, slope, head)
         for depth in GRID_DEPTHS[:-1]
         for rate in GRID_RATES
         for slope in (0.0, 1.0)
+        for head in (-1.0, rate)
     ]
     middle = [
-        Start(depth, depth + 0.3, rate, 0.0, rate)
+        Start(depth, depth + 0.3, rate, 0.0, head)
         for depth in GRID_DEPTHS[:5]
         for rate in GRID_RATES
+        for head in (-1.0, rate)
     ]
     return [*singles, *upper, *middle]
 
@@ -201,10 +204,9 @@ def drawn_values(table: Known, starts: Sequence[Start]) -> Vector:
 def choose_starts(tables: Sequence[Known]) -> tuple[Start, ...]:
     """Greedily those that together hold the best recipe for each table, first the best alone.
 
-    Full fine-tuning at one of its rates and the best probe are among them.
+    A probe, full fine-tuning at one rate and a single block are among them.
     """
     pool = [*probes(), *candidates()]
-    n_probes = len(probes())
     values = [drawn_values(table, pool) for table in tables]
     best = [np.full(DRAWS, -np.inf) for _ in tables]
     chosen: list[int] = []
@@ -213,12 +215,15 @@ def choose_starts(tables: Sequence[Known]) -> tuple[Start, ...]:
         own = zip(values, best, strict=True)
         return float(np.mean([np.maximum(v[:, i], b).mean() for v, b in own]))
 
-    full = [i for i, one in enumerate(pool) if one[:2] == FULL[:2] and not one.slope]
+    numbers = range(len(pool))
+    kinds = (
+        [i for i in numbers if pool[i].first > pool[i].last],
+        [i for i in numbers if pool[i][:2] == FULL[:2] and not pool[i].slope],
+        [i for i in numbers if pool[i].first == pool[i].last],
+    )
     for left in range(N_STARTS, 0, -1):
-        options = range(len(pool))
-        missing = [kind for kind in (list(range(n_probes)), full) if not set(kind) & set(chosen)]
-        if left <= len(missing):
-            options = missing[0]
+        missing = [kind for kind in kinds if not set(kind) & set(chosen)]
+        options = missing[0] if left <= len(missing) else numbers
         chosen.append(max((i for i in options if i not in chosen), key=gain))
         for v, b in zip(values, best, strict=True):
             np.maximum(b, v[:, chosen[-1]], out=b)
