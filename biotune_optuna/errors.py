@@ -23,5 +23,23 @@ class StorageError(BioTuneError):
     """A study's database cannot be opened, read or written."""
 
 
+class DeletedStudyError(StorageError, KeyError):
+    """The study was deleted while somebody worked on it; nothing more of the work is written.
+
+    Args:
+        name: The study's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"study {name!r} was deleted while it was worked on; nothing more is written: begin a "
+            "study again to go on"
+        )
+
+    def __str__(self) -> str:
+        """Return the message; as a KeyError it would stand in quotes."""
+        return str(self.args[0])
+
+
 class StudyError(BioTuneError):
     """A study cannot be created, resumed or continued as asked."""

@@ -67,6 +67,9 @@ FINGERPRINTS_KEY: Final = "fingerprints"
 CONFIG_KEY: Final = "biotune:config"
 """``dict``: seed, settings and space of the search."""
 
+STUDY_KEY: Final = "biotune:study"
+"""``str``: unique to one creation of a study in SQLite, which gives ids of deleted ones again."""
+
 SHOWN_KEY: Final = "biotune:shown"
 """``{"trials": int, "note": str, "time": float, "took": float}``: what optuna-dashboard was last
 given."""

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -22,11 +23,13 @@ from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
 from sqlalchemy.exc import DisconnectionError
 
-from biotune_optuna.schema import HOLDER_KEY
+from biotune_optuna.errors import DeletedStudyError
+from biotune_optuna.schema import HOLDER_KEY, STUDY_KEY
 from biotune_optuna.storage.fast_read import load_trials
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection, Engine
+    from sqlalchemy.orm import Session
 
     from biotune_optuna.storage.urls import StorageURL
 
@@ -139,6 +142,24 @@ def _connect_mysql_read_only(connection: Any, _record: Any) -> None:
         cursor.execute("SET SESSION TRANSACTION READ ONLY")
 
 
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Leave the parent's connections to the parent, and open others when they are needed.
+
+    Two processes on one connection read each other's answers. Not closed either: that would say
+    good-bye to the server in the parent's name.
+    """
+    for database in tuple(_databases):
+        database.engine.dispose(close=False)
+        database.scoped_session.registry.clear()  # the session of the thread that forked
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def _dispose(engine: Engine, process: int) -> None:
     if os.getpid() == process:  # a forked child has no say in its parent's connections
         engine.dispose()
@@ -179,19 +200,29 @@ def engine_settings(url: StorageURL, *, read_only: bool, network: bool) -> dict[
 
 
 class Database(RDBStorage):
-    """Optuna's SQL storage with four transactions of its own.
+    """Optuna's SQL storage with transactions of its own.
 
     A trial is created, or taken from the queue, together with the name of its holder, so that no
     trial runs for which nobody is responsible; both can be repeated when the connection was lost at
     the commit and nobody knows whether it happened. A lost trial is failed and, if it came from the
     queue, put back there in one step. What defines a study is written by the first worker only.
 
+    SQLite gives the ids of a deleted study, and of its trials, to the next ones. So what a process
+    knows as its own is looked at in the transaction of each write: studies by their name and a
+    token, trials by their holder.
+
     The connections are closed with the storage or the process, whichever ends first: with its last
     connection an SQLite file takes in its log of changes and is complete by itself.
+
+    Attributes:
+        held: This process's trials, by id, with the token of each one's holder: writes to another
+            trial that has got such an id are refused.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._pinned: dict[int, tuple[str, str | None]] = {}  # study to name and token
+        self.held: dict[int, str] = {}
         self._close_at_the_end()
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
@@ -201,6 +232,72 @@ class Database(RDBStorage):
 
     def _close_at_the_end(self) -> None:
         weakref.finalize(self, _dispose, self.engine, os.getpid())
+        _databases.add(self)
+
+    # -- what this process takes for its own
+
+    def pin_study(self, study_id: int, *, mark: bool) -> None:
+        """Remember what a study is: writes to another one that has got its id are refused.
+
+        Args:
+            study_id: The study, just looked up or created.
+            mark: Give it a token if it has none, which needs a write.
+        """
+        if self.engine.dialect.name != "sqlite":  # others never give an id again
+            return
+        known = self.keep_study_system_attr(study_id, STUDY_KEY, uuid.uuid4().hex) if mark else None
+        with _create_scoped_session(self.scoped_session) as session:
+            name, token = self._identity(study_id, session)
+        self._pinned[study_id] = (name, known or token)
+
+    def _identity(self, study_id: int, session: Session) -> tuple[str, str | None]:
+        study: Any = models.StudyModel.find_or_raise_by_id(study_id, session)
+        found: Any = models.StudySystemAttributeModel.find_by_study_and_key(
+            study, STUDY_KEY, session
+        )
+        return study.study_name, None if found is None else json.loads(found.value_json)
+
+    def _check_study(self, study_id: int, session: Session) -> None:
+        known = self._pinned.get(study_id)
+        if known is None:
+            return
+        name, token = self._identity(study_id, session)
+        if name != known[0] or (known[1] is not None and token != known[1]):
+            raise DeletedStudyError(known[0])
+
+    def check_trial_is_updatable(self, trial_id: int, trial_state: TrialState) -> None:
+        """Raise if a trial may not be written to: it has ended, or it is another one by now."""
+        token = self.held.get(trial_id)
+        if token is not None and self.engine.dialect.name == "sqlite":
+            session = self.scoped_session()  # the one of the write that asks
+            attribute = models.TrialSystemAttributeModel
+            found: Any = (
+                session.query(attribute.value_json)
+                .filter(attribute.trial_id == trial_id, attribute.key == HOLDER_KEY)
+                .one_or_none()
+            )
+            if found is None or json.loads(found[0])[1:] != [token]:
+                names = " or ".join(name for name, _ in self._pinned.values())
+                raise DeletedStudyError(names or "of this trial")
+        super().check_trial_is_updatable(trial_id, trial_state)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set a user attribute of a study."""
+        self._set_study_attr(models.StudyUserAttributeModel, study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Set a system attribute of a study."""
+        self._set_study_attr(models.StudySystemAttributeModel, study_id, key, value)
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study and all its trials."""
+        with _create_scoped_session(self.scoped_session, True) as session:
+            study: Any = models.StudyModel.find_or_raise_by_id(study_id, session)
+            self._check_study(study_id, session)
+            session.delete(study)
+        self._pinned.pop(study_id, None)
+
+    # -- trials and attributes
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return one trial."""
@@ -240,6 +337,7 @@ class Database(RDBStorage):
         # happened: a trial too many, which runs nowhere and is never finished.
         with _create_scoped_session(self.scoped_session) as session:
             models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            self._check_study(study_id, session)
             trial: Any = self._get_prepared_new_trial(study_id, template_trial, session)
             if template_trial is None:
                 return self._build_frozen_trial_from_trial_model(trial)
@@ -266,6 +364,7 @@ class Database(RDBStorage):
         """Take a trial from the queue for ``holder``; False when somebody else has it."""
         with _create_scoped_session(self.scoped_session) as session:
             trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self._check_study(trial.study_id, session)
             self.check_trial_is_updatable(trial_id, trial.state)
             if trial.state != TrialState.WAITING:
                 attributes = models.TrialSystemAttributeModel.where_trial_id(trial_id, session)
@@ -281,13 +380,48 @@ class Database(RDBStorage):
 
     def keep_study_user_attr(self, study_id: int, key: str, value: Any) -> Any:
         """Set a user attribute of a study unless it has one; return what it has then."""
-        attribute = models.StudyUserAttributeModel
-        with _create_scoped_session(self.scoped_session) as session:
+        return self._set_study_attr(
+            models.StudyUserAttributeModel, study_id, key, value, replace=False
+        )
+
+    def keep_study_system_attr(self, study_id: int, key: str, value: Any) -> Any:
+        """Set a system attribute of a study unless it has one; return what it has then."""
+        return self._set_study_attr(
+            models.StudySystemAttributeModel, study_id, key, value, check=False, replace=False
+        )
+
+    def _set_study_attr(
+        self,
+        attribute: Any,
+        study_id: int,
+        key: str,
+        value: Any,
+        *,
+        check: bool = True,
+        replace: bool = True,
+    ) -> Any:
+        """Set an attribute of a study; return what it then has.
+
+        Args:
+            attribute: The model of its table.
+            study_id: The study.
+            key: The attribute's name.
+            value: JSON.
+            check: Refuse another study than the one pinned.
+            replace: Whether a value that is there is replaced.
+        """
+        with _create_scoped_session(self.scoped_session, True) as session:
             study = models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            if check:
+                self._check_study(study_id, session)
             found: Any = attribute.find_by_study_and_key(study, key, session)
-            text = json.dumps(value) if found is None else found.value_json
+            text = json.dumps(value)
             if found is None:
                 session.add(attribute(study_id=study_id, key=key, value_json=text))
+            elif replace:
+                found.value_json = text
+            else:
+                text = found.value_json
         return json.loads(text)
 
     def end_trial(
@@ -302,6 +436,7 @@ class Database(RDBStorage):
             requeue: A WAITING trial to create in the same transaction.
         """
         with _create_scoped_session(self.scoped_session) as session:
+            self._check_study(study_id, session)
             # The order of all transactions that take both locks: first the study, then the trial.
             if requeue is not None:
                 models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)

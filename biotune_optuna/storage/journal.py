@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import sys
 import weakref
@@ -12,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
-from optuna.storages.journal._file import get_lock_file
 from optuna.storages.journal._storage import JournalOperation
 
 from biotune_optuna.errors import StorageError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from optuna.storages.journal._file import BaseJournalFileLock
 
+
+_logger = logging.getLogger(__name__)
 
 _RECORD_BEGINS = b'{"op_code"'
 
@@ -42,7 +45,8 @@ def check_journal(path: Path) -> None:
 def _is_journal(path: Path) -> bool:
     with path.open("rb") as file:
         line = file.readline()
-    if not line.endswith(b"\n"):  # an empty file, or a first record cut short
+    if not line.endswith(b"\n"):  # an empty file, or a first record cut short, perhaps blanked
+        line = line.lstrip(b" ")
         return line.startswith(_RECORD_BEGINS) or _RECORD_BEGINS.startswith(line)
     try:
         return _has_operation(json.loads(line))
@@ -55,7 +59,14 @@ def _has_operation(record: object) -> bool:
 
 
 class JournalFile(JournalFileBackend):
-    """A journal that outlives a writer which was stopped, or ran out of disk, within a line."""
+    """A journal that outlives a writer which was stopped, or ran out of disk, within a line.
+
+    The lock of Optuna's is taken away from whoever holds it for 30 seconds, as a worker does that
+    is suspended. So nothing here relies on it: records are appended by one call to the system,
+    which puts them at the end of the file whoever else writes, and the beginning of a line that was
+    never finished is overwritten with spaces, which does no harm when it is done late, or twice.
+    (On NFS, whose clients append to an end that they remember, the lock is needed all the same.)
+    """
 
     _is_locked = False
 
@@ -68,12 +79,26 @@ class JournalFile(JournalFileBackend):
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Within the block nobody else appends records; not for two threads at a time."""
-        with get_lock_file(self._lock):
+        with self._locked():
             self._is_locked = True
             try:
                 yield
             finally:
                 self._is_locked = False
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._lock.acquire()
+        try:
+            yield
+        finally:
+            try:
+                self._lock.release()
+            except RuntimeError:  # others took it away meanwhile
+                _logger.warning(
+                    "%s: this process was held up for so long that others went on without it",
+                    self._file_path,
+                )
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """Yield the records from this number on.
@@ -100,21 +125,28 @@ class JournalFile(JournalFileBackend):
             yield record
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, after what a stopped writer left of its last one is cut off."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        lock = nullcontext() if self._is_locked else get_lock_file(self._lock)
-        with lock, Path(self._file_path).open("rb+") as file:
-            _cut_partial_line(file)
-            file.write(lines.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        """Append records, after what a stopped writer left of its last one is blanked."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with nullcontext() if self._is_locked else self._locked():
+            with Path(self._file_path).open("rb+") as file:
+                _blank_partial_line(file)
+            handle = os.open(
+                self._file_path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
+            )
+            try:
+                if os.write(handle, lines) < len(lines):
+                    # What is missing must not be written later, when others may have written.
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
-def _cut_partial_line(file: BufferedRandom) -> None:
-    """Leave the file after its last whole line, and cut it there.
+def _blank_partial_line(file: BufferedRandom) -> None:
+    """Overwrite what follows the last whole line of a file with spaces.
 
-    Whoever wrote the rest never saw it succeed; the next line, joined to it, would make the whole
-    journal unreadable.
+    Whoever wrote it never saw it succeed; the next record, joined to it, would make the whole
+    journal unreadable. Joined to spaces it is a line of JSON like any other.
     """
     end = file.seek(0, os.SEEK_END)
     at = end
@@ -125,9 +157,9 @@ def _cut_partial_line(file: BufferedRandom) -> None:
         if newline >= 0:
             at += newline + 1
             break
-    file.seek(at)
     if at < end:
-        file.truncate()
+        file.seek(at)
+        file.write(b" " * (end - at))
 
 
 class Journal(JournalStorage):
@@ -147,12 +179,26 @@ class Journal(JournalStorage):
         with self._thread_lock, self._file.alone():
             self._sync_with_backend()
             kept = self._replay_result.get_study(study_id).user_attrs
-            if key not in kept:
-                log = {"study_id": study_id, "user_attr": {key: value}}
-                self._write_log(JournalOperation.SET_STUDY_USER_ATTR, log)
-                self._sync_with_backend()
-                kept = self._replay_result.get_study(study_id).user_attrs
-            return kept[key]
+            if key in kept:
+                return kept[key]
+            known = self._replay_result.log_number_read
+            self._set(study_id, key, value)
+            # Held up in between, this process may have lost the lock and be the second.
+            first = next(
+                attrs[key]
+                for record in self._file.read_logs(known)
+                if record["op_code"] == JournalOperation.SET_STUDY_USER_ATTR
+                and record["study_id"] == study_id
+                and key in (attrs := record["user_attr"])
+            )
+            if first != self._replay_result.get_study(study_id).user_attrs[key]:
+                self._set(study_id, key, first)
+            return first
+
+    def _set(self, study_id: int, key: str, value: Any) -> None:
+        log = {"study_id": study_id, "user_attr": {key: value}}
+        self._write_log(JournalOperation.SET_STUDY_USER_ATTR, log)
+        self._sync_with_backend()
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)

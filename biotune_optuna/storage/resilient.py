@@ -7,8 +7,8 @@ import functools
 import json
 import threading
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from biotune_optuna.errors import StorageError
+from biotune_optuna.errors import DeletedStudyError, StorageError
 from biotune_optuna.schema import (
     CREATED_KEY,
     ENDED_KEY,
@@ -128,6 +128,7 @@ class ResilientStorage(BaseStorage):
         self.read_only = read_only
         self._backend = backend
         self._database = database
+        self._names: dict[int, str] = {}
         self._set_up()
 
     def _set_up(self) -> None:
@@ -152,16 +153,39 @@ class ResilientStorage(BaseStorage):
             with reading() if self._database is not None else nullcontext():
                 return function()
 
-        return self.retry.call(attempt)
+        with self._telling_of_deletion():
+            return self.retry.call(attempt)
 
     def _write(self, function: Callable[[int], T]) -> T:
         if self.read_only:
             raise StorageError(f"{self.url.place} is opened read-only: nothing can be written")
-        return self.retry.call(function)
+        with self._telling_of_deletion():
+            return self.retry.call(function)
+
+    @contextmanager
+    def _telling_of_deletion(self) -> Iterator[None]:
+        """Say that a study is gone, where an id leads nowhere."""
+        try:
+            yield
+        except DeletedStudyError:
+            raise
+        except KeyError:
+            for study_id, name in tuple(self._names.items()):
+                with suppress(KeyError):
+                    if self._backend.get_study_id_from_name(name) == study_id:
+                        continue
+                raise DeletedStudyError(name) from None
+            raise
+
+    def _pin(self, study_id: int, name: str) -> int:
+        """Remember which study an id stands for."""
+        self._names[study_id] = name
+        if (database := self._database) is not None:
+            self.retry.call(lambda _: database.pin_study(study_id, mark=not self.read_only))
+        return study_id
 
     # -- what can simply be repeated
 
-    get_study_id_from_name = _reads(BaseStorage.get_study_id_from_name)
     get_study_name_from_id = _reads(BaseStorage.get_study_name_from_id)
     get_study_directions = _reads(BaseStorage.get_study_directions)
     get_study_user_attrs = _reads(BaseStorage.get_study_user_attrs)
@@ -187,6 +211,19 @@ class ResilientStorage(BaseStorage):
 
     # -- studies
 
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """Return the id of a study.
+
+        Raises:
+            KeyError: There is none.
+        """
+
+        def look(_attempt: int) -> int:
+            with reading() if self._database is not None else nullcontext():
+                return self._backend.get_study_id_from_name(study_name)
+
+        return self._pin(self.retry.call(look), study_name)
+
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
     ) -> int:
@@ -200,7 +237,8 @@ class ResilientStorage(BaseStorage):
                     raise
                 return self._backend.get_study_id_from_name(study_name)
 
-        return self._write(create)
+        study_id = self._write(create)
+        return self._pin(study_id, self.get_study_name_from_id(study_id))
 
     def delete_study(self, study_id: int) -> None:
         """Delete a study and all its trials."""
@@ -213,6 +251,7 @@ class ResilientStorage(BaseStorage):
                     raise
 
         self._write(delete)
+        self._names.pop(study_id, None)
 
     def keep_study_user_attr(self, study_id: int, key: str, value: Any) -> Any:
         """Set a user attribute of a study unless it has one; return what it has then.
@@ -247,8 +286,18 @@ class ResilientStorage(BaseStorage):
         running = create_trial(state=TrialState.RUNNING, system_attrs={HOLDER_KEY: mark})
         with self.heartbeat.beginning(mark[1]):
             trial_id = self._create(study_id, running, HOLDER_KEY)
-            self.heartbeat.add(trial_id, mark[1])
+            self._hold(trial_id, mark[1])
         return trial_id
+
+    def _hold(self, trial_id: int, token: str) -> None:
+        if self._database is not None:
+            self._database.held[trial_id] = token
+        self.heartbeat.add(trial_id, token)
+
+    def _let_go(self, trial_id: int) -> None:
+        self.heartbeat.remove(trial_id)
+        if self._database is not None:
+            self._database.held.pop(trial_id, None)
 
     def _create(self, study_id: int, trial: FrozenTrial, key: str) -> int:
         """Create a trial, which its attribute ``key`` tells from all others, once."""
@@ -287,7 +336,7 @@ class ResilientStorage(BaseStorage):
         with self.heartbeat.beginning(holder[1]):
             started = self._write(start)
             if started:
-                self.heartbeat.add(trial_id, holder[1])
+                self._hold(trial_id, holder[1])
         if started and self._database is None:
             self.set_trial_system_attr(trial_id, HOLDER_KEY, holder)
         return started
@@ -369,10 +418,12 @@ class ResilientStorage(BaseStorage):
 
         try:
             done = self._write(finish)
+        except DeletedStudyError:
+            raise
         except StorageError:  # given up: others, and this process, may take its place
             self.heartbeat.remove(trial_id)
             raise
-        self.heartbeat.remove(trial_id)
+        self._let_go(trial_id)
         return done
 
     def end_trial(
@@ -411,9 +462,12 @@ class ResilientStorage(BaseStorage):
             return True
 
         try:
-            return self._write(end)
-        finally:
+            ended = self._write(end)
+        except StorageError:
             self.heartbeat.remove(trial_id)
+            raise
+        self._let_go(trial_id)
+        return ended
 
 
 class LateResult(InMemoryStorage):

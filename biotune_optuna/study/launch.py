@@ -26,6 +26,9 @@ _USER_ERROR = 2
 _STOP_SECONDS = 12.0
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
+# -P: else modules were looked for in the current folder first, and an optuna.py beside somebody's
+# images would be run.
+_WORKER = (sys.executable, "-P", "-m", "biotune_optuna", "worker")
 
 
 def all_devices() -> list[str]:
@@ -42,7 +45,7 @@ def launch(
     devices: Sequence[str] = ("all",),
     arguments: Sequence[str] = (),
     stop: StopRequest | None = None,
-    command: Sequence[str] = (sys.executable, "-m", "biotune_optuna", "worker"),
+    command: Sequence[str] = _WORKER,
 ) -> int:
     """Run one worker per device until the study has its trials.
 

@@ -31,6 +31,9 @@ _logger = logging.getLogger(__name__)
 # looks: the pause grows with R, so that all looks together stay a small load.
 _SECONDS_PER_TRIAL = 0.25
 
+NAMELESS_LEASES = 10
+"""So many leases long must a trial that names no worker stand still until it is failed."""
+
 
 def end_trial(study: optuna.Study, trial: FrozenTrial, why: str) -> bool:
     """Fail a RUNNING trial that nobody will finish; its place in the search comes back.
@@ -69,7 +72,7 @@ class StaleTrials:
     def __init__(self, study: optuna.Study, *, watch: LeaseWatch | None = None) -> None:
         self._study = study
         self._watch = watch or LeaseWatch()
-        self._nameless = LeaseWatch(seconds=10 * self._watch.seconds)
+        self._nameless = LeaseWatch(seconds=NAMELESS_LEASES * self._watch.seconds)
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None

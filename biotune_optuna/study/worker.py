@@ -16,10 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.errors import StorageError, StudyError
 from biotune_optuna.schema import ERROR_KEY
-from biotune_optuna.storage.lease import LostTrialError
+from biotune_optuna.storage.lease import LEASE_SECONDS, LostTrialError, read_holder
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.storage.urls import scrub
-from biotune_optuna.study.stale import StaleTrials, end_trial
+from biotune_optuna.study.stale import NAMELESS_LEASES, StaleTrials, end_trial
 from biotune_optuna.study.stop import Stopped, StopRequest
 from biotune_optuna.study.totals import Totals, count
 
@@ -223,7 +223,7 @@ class _Worker:
                 return False
             if not told:
                 told = True
-                _logger.info("the last %d trials run elsewhere; waiting", len(totals.running))
+                _logger.warning("%s", waiting_words(totals.running))
             if self.stop.wait(pause) or self._is_over():
                 return False
             pause = min(2 * pause, longest)
@@ -320,6 +320,28 @@ class _Worker:
             frozen = self.study._storage.get_trial(trial._trial_id)
             for callback in self.callbacks:
                 callback(self.study, frozen)
+
+
+def waiting_words(running: Sequence[FrozenTrial]) -> str:
+    """Say for which trials a worker waits, and what to do where nobody will finish them.
+
+    Args:
+        running: The trials that run elsewhere.
+    """
+    holders = [read_holder(trial.system_attrs) for trial in running]
+    named = sorted({holder.label for holder in holders if holder is not None})
+    words = f"waiting for the last {len(running)} trials, which run elsewhere"
+    if len(running) == 1:
+        words = f"waiting for trial {running[0].number}, which runs elsewhere"
+    words += f" ({', '.join(named[:4])}{', …' if len(named) > 4 else ''})" if named else ""
+    nameless = [str(t.number) for t, holder in zip(running, holders, strict=True) if holder is None]
+    if nameless:
+        words += (
+            f"; nobody is named for trial {', '.join(nameless[:8])}, as after a plain Optuna ask:"
+            f" after {NAMELESS_LEASES * LEASE_SECONDS / 60:.0f} minutes without a change it is"
+            " failed (tell it as failed, or stop this worker, to go on sooner)"
+        )
+    return words
 
 
 def _number(value: object) -> float:

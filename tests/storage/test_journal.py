@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import multiprocessing
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import TrialState
 
 from biotune_optuna.errors import StorageError
+from biotune_optuna.storage import journal
 from biotune_optuna.storage.journal import JournalFile
 from biotune_optuna.storage.open import open_storage
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -33,6 +35,99 @@ def test_a_journal_outlives_a_line_cut_short(tmp_path: Path) -> None:
     again.optimize(objective, n_trials=1)
     last = optuna.load_study(study_name="s", storage=open_storage(str(path)))
     assert len(last.trials) == 3
+
+
+class Nobodys(BaseJournalFileLock):
+    """A lock that is always free: the others have taken it away."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        raise RuntimeError("Error: did not possess lock")
+
+
+RECORDS = [{"op_code": 0, "worker_id": name} for name in ("first", "other", "late")]
+
+
+@pytest.mark.parametrize("begun", [b"", b'{"op_code": 4, "wor', b'{"op_code":4,"worker_id":"x"}'])
+@pytest.mark.parametrize(
+    "held_up", ["before looking", "before blanking", "before writing", "after"]
+)
+def test_a_writer_that_is_held_up_overwrites_nothing(
+    tmp_path: Path, begun: bytes, held_up: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "study.log"
+    JournalFile(str(path)).append_logs(RECORDS[:1])
+    with path.open("ab") as file:
+        file.write(begun)
+    blank = journal._blank_partial_line
+
+    def others_write() -> None:
+        monkeypatch.setattr(journal, "_blank_partial_line", blank)
+        JournalFile(str(path), Nobodys()).append_logs(RECORDS[1:2])
+
+    class HeldUp:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, content: bytes) -> int:
+            others_write()
+            return int(self.file.write(content))
+
+    def blank_late(file: Any) -> None:
+        if held_up == "before looking":
+            others_write()
+        blank(HeldUp(file) if held_up == "before blanking" else file)
+        if held_up == "before writing":
+            others_write()
+
+    monkeypatch.setattr(journal, "_blank_partial_line", blank_late)
+    late = JournalFile(str(path), Nobodys())
+    late.append_logs(RECORDS[2:])
+    if held_up == "after" or (held_up == "before blanking" and not begun):
+        others_write()
+    found = list(JournalFile(str(path)).read_logs(0))
+    assert sorted(record["worker_id"] for record in found) == ["first", "late", "other"]
+    plain = JournalFileBackend(str(path))  # what another program reads
+    assert list(plain.read_logs(0)) == found
+
+
+def test_a_disk_that_fills_within_a_record_costs_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "study.log"
+    file = JournalFile(str(path))
+    file.append_logs(RECORDS[:1])
+    write = os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda handle, content: write(handle, content[:9]))
+        with pytest.raises(OSError, match="No space left"):
+            file.append_logs(RECORDS[1:2])
+    file.append_logs(RECORDS[2:])
+    assert list(file.read_logs(0)) == [RECORDS[0], RECORDS[2]]
+
+
+def test_of_two_first_values_the_earlier_one_stands(tmp_path: Path) -> None:
+    path = str(tmp_path / "study.log")
+    one, other = open_storage(path)._backend, open_storage(path)._backend
+    assert isinstance(one, journal.Journal)
+    assert isinstance(other, journal.Journal)
+    study_id = one.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "s")
+    write = one._write_log
+
+    def write_late(op_code: int, fields: dict[str, Any]) -> None:
+        one._write_log = write  # type: ignore[method-assign]
+        one._file._lock.release()  # taken away, as of a suspended process
+        assert other.keep_study_user_attr(study_id, "key", "theirs") == "theirs"
+        write(op_code, fields)
+
+    one._write_log = write_late  # type: ignore[method-assign]
+    assert one.keep_study_user_attr(study_id, "key", "ours") == "theirs"
+    assert open_storage(path).get_study_user_attrs(study_id) == {"key": "theirs"}
 
 
 class StoppedWriter(BaseJournalFileLock):
