@@ -56,6 +56,10 @@ MODEL_KEY: Final = "model_dir"
 of the confirmation it came from, and SHA-256 of its weights; ``"members"``, that of the further
 members' weights, where there are some; ``"single": True`` where they were left out."""
 
+PREDICTION_COST_KEY: Final = "prediction_cost"
+"""``dict``: what predicting with all members of the exported model costs
+(`biotune_optuna.export.predict.PredictionCost`)."""
+
 COMPARISON_KEY: Final = "comparison"
 """``dict``: what the cells of a comparison's task have in common."""
 

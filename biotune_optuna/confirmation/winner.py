@@ -15,8 +15,15 @@ from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.data.left_out import sentence
 from biotune_optuna.export.folder import WEIGHTS, check_target, export_model
 from biotune_optuna.export.members import MEMBERS, digest
+from biotune_optuna.export.predict import Predictor
 from biotune_optuna.finetune.calibration import Trust
-from biotune_optuna.schema import LEFT_OUT_KEY, LOOKS_KEY, MODEL_KEY, TrialRecord
+from biotune_optuna.schema import (
+    LEFT_OUT_KEY,
+    LOOKS_KEY,
+    MODEL_KEY,
+    PREDICTION_COST_KEY,
+    TrialRecord,
+)
 from biotune_optuna.study.setup import preprocessing_of
 
 if TYPE_CHECKING:
@@ -65,6 +72,18 @@ def export_winner(
     winner = train_winner(study, observer)
     setup, recipe = study.setup, winner.recipe
     model, *members = setup.trainer.networks(winner.members[:1] if single else winner.members)
+    cost = None
+    if members:
+        cost = Predictor(
+            model,
+            members=members,
+            name=setup.loaded.name,
+            classes=setup.classes,
+            preprocessing=preprocessing_of(setup),
+            recipe=recipe,
+            device=setup.trainer.device,
+        ).cost()
+        study.study.set_user_attr(PREDICTION_COST_KEY, cost._asdict())
     export_model(
         target,
         model=model,
@@ -78,7 +97,7 @@ def export_winner(
         classes=setup.classes,
         preprocessing=preprocessing_of(setup),
         recipe=recipe,
-        card=_card(study, confirmed, recipe),
+        card=_card(study, confirmed, recipe) | ({"Prediction": cost.words} if cost else {}),
         model_args=setup.loaded.model_args,
         origin=_origin(study),
         trained_on=study.spec.fingerprints["data"],

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from biotune_optuna.export.predict import PredictionCost
 from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.methods.registry import methods
 from biotune_optuna.page.parts import Verdict
 from biotune_optuna.page.text import count, duration, plural
 from biotune_optuna.report.cost import time_spent
-from biotune_optuna.schema import TrialRecord
+from biotune_optuna.schema import PREDICTION_COST_KEY, TrialRecord, as_mapping
 
 if TYPE_CHECKING:
     from biotune_optuna.confirmation.record import Contender
@@ -304,6 +305,9 @@ def cost_sentences(view: StudyView) -> list[str]:
     search = search_totals(view)
     if search.trainings:
         sentences.append(search.sentence)
+    stored = as_mapping(view.user_attrs.get(PREDICTION_COST_KEY))
+    if stored and view.confirmation.members > 1:
+        sentences.append(f"{PredictionCost(**stored).words}")
     full = view.confirmation.contender("full")
     if full and full.forward and full.scores:
         times = forward / (full.forward / len(full.scores))

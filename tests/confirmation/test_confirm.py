@@ -23,6 +23,7 @@ from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.report.view import as_view
+from biotune_optuna.report.words import cost_sentences
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import RecipeSummary, TrialRecord
 from biotune_optuna.study.objective import Objective
@@ -399,6 +400,10 @@ def test_the_export_predicts_what_was_tested(searched: TuningStudy, tmp_path: Pa
     kept = calibrations(searched, result)
     for single, kind in ((False, "members"), (True, "single")):
         assert load_exported(folder, device="cpu", single=single).calibration == kept[kind]
+    told = (folder / "README.md").read_text()
+    assert "With its 2 members" in told
+    assert "With its 2 members" in " ".join(cost_sentences(as_view(searched.study)))
+    assert "members" not in (alone / "README.md").read_text().partition("## Metrics")[0]
     assert load_exported(alone, device="cpu").calibration == kept["single"]
     assert score(folder, single=True) == score(alone) == pytest.approx(result.tests[-1].score)
     assert {file.name for file in folder.iterdir()} - {file.name for file in alone.iterdir()} == {

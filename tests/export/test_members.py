@@ -78,6 +78,20 @@ def test_what_all_have_in_common_runs_once(members, predictor, monkeypatch):
     assert known == [("conv_stem", 0), *(("classifier", i) for i in range(3))]
 
 
+def test_the_cost_of_predicting_is_counted_and_measured(members, predictor):
+    cost = predictor.cost()
+    frozen, blocks = len(members["recipe"].frozen), len(members["recipe"].blocks)
+    assert cost[:3] == (3, frozen, blocks)
+    assert 1 < cost.passes < 3
+    assert cost.single_ms > 0
+    assert cost.members_ms > 0
+    assert f"the first {frozen} of {blocks} blocks run once, the rest 3 times" in cost.words
+    alone = Predictor(
+        members["model"], name=NAME, classes=CLASSES, preprocessing=members["preprocessing"]
+    ).cost()
+    assert (alone.members, alone.shared_blocks, alone.passes) == (1, 0, 1.0)
+
+
 def test_one_member_is_the_first(members, whole, exported):
     alone = load_exported(whole, device="cpu", single=True)
     assert not alone.members
