@@ -1,0 +1,316 @@
+"""How long a study takes, and which plan fits into a time: plain arithmetic, nothing is trained.
+
+Everything is counted in *full trainings*: the whole network is fine-tuned on the training images for
+all epochs. `Speed` says how long one takes here. A study is a number of them: `forecast` adds them
+up, and `choose_plan` looks for the plan that gives up least and still fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+SEARCH_SHARE = 0.75
+"""What a training of the search takes, as a share of a full one: frozen blocks save time."""
+PROBE_SHARE = 0.08
+"""What a linear probe takes: the frozen network is run once."""
+EPOCHS_SHARE = 0.9
+"""Share of the epochs that are trained before the early stop ends a training."""
+REPORT_SECONDS = 12.0
+"""Writing report and model."""
+MARGIN = 0.93
+"""Share of a time limit that is planned; the rest is for what nobody foresees."""
+
+SMALLEST_SIDE = 64
+"""Pixels: below, a network with a stride of 32 is left with one place or none."""
+_PRIOR = 2.0  # trials that the speed measured beforehand counts for
+_EVIDENCE = ((3, 3, 5), (3, 2, 5), (2, 2, 4), (2, 2, 3), (1, 2, 3), (1, 1, 2))
+_TRIALS = (60, 50, 40, 30, 24, 20, 16, 12, 10, 8, 6, 4)
+_LEAST_EPOCHS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds that one image takes, by the side of the image: ``fixed + pixel * side ** 2``.
+
+    Attributes:
+        train: ``(fixed, pixel)`` of one image forward and backward, with its share of a step.
+        look: The same of one image forward alone.
+    """
+
+    train: tuple[float, float]
+    look: tuple[float, float]
+
+    def training(self, side: int) -> float:
+        """Return the seconds to train on one image once."""
+        return self.train[0] + self.train[1] * side**2
+
+    def looking(self, side: int) -> float:
+        """Return the seconds to predict one image."""
+        return self.look[0] + self.look[1] * side**2
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a plan cannot change.
+
+    Attributes:
+        n_train: Training images.
+        n_val: Validation images.
+        n_test: Test images.
+        runs: Trainings an evaluation.
+        rivals: Rivals in the confirmation.
+        workers: Processes that search at the same time.
+    """
+
+    n_train: int
+    n_val: int
+    n_test: int = 0
+    runs: int = 1
+    rivals: tuple[str, ...] = ("full", "linear-probe")
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a study does.
+
+    Attributes:
+        image_size: Side of the training images in pixels.
+        epochs: Most epochs of a training.
+        trials: Finished trials of the search.
+        top_k: Recipes that are trained again.
+        n_runs: Fresh seeds for each of them and of the rivals.
+        rates: Base rates tried for each rival.
+        members: Trainings that the final model is made of.
+    """
+
+    image_size: int
+    epochs: int
+    trials: int
+    top_k: int = 3
+    n_runs: int = 3
+    rates: int = 5
+    members: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Seconds for each part of a study.
+
+    Attributes:
+        search: All trials.
+        confirmation: The rivals' rates and the fresh seeds.
+        final: The final trainings with the test, the model's further members too.
+        report: Writing report and model.
+    """
+
+    search: float
+    confirmation: float
+    final: float
+    report: float = REPORT_SECONDS
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.search + self.after
+
+    @property
+    def after(self) -> float:
+        """What comes after the search."""
+        return self.confirmation + self.final + self.report
+
+
+def full_training(plan: Plan, work: Work, speed: Speed) -> float:
+    """Return the seconds of one full training with validation.
+
+    Args:
+        plan: Image size and epochs.
+        work: The images.
+        speed: How fast this machine is.
+    """
+    side = plan.image_size
+    epoch = work.n_train * speed.training(side) + work.n_val * speed.looking(side)
+    return EPOCHS_SHARE * plan.epochs * epoch
+
+
+def forecast(plan: Plan, work: Work, speed: Speed) -> Forecast:
+    """Return how long a study takes that has not begun.
+
+    Args:
+        plan: What is to be done.
+        work: The images.
+        speed: How fast this machine is.
+    """
+    return forecast_of(plan, work, full_training(plan, work, speed))
+
+
+def forecast_of(
+    plan: Plan, work: Work, full: float, *, trial: float | None = None, done: int = 0
+) -> Forecast:
+    """Return how long a study takes whose full training takes ``full`` seconds.
+
+    Args:
+        plan: What is to be done.
+        work: The images.
+        full: Seconds of a full training.
+        trial: Seconds of a trial, where that was measured.
+        done: Trials that are over.
+    """
+    one = SEARCH_SHARE * full * work.runs if trial is None else trial
+    repeat = SEARCH_SHARE * full if trial is None else trial / work.runs
+    rivals = [full if name != "linear-probe" else PROBE_SHARE * full for name in work.rivals]
+    tuned = sum((plan.rates + 1) * cost for cost in rivals if cost == full) + sum(
+        cost for cost in rivals if cost != full
+    )
+    repeated = plan.n_runs * (sum(rivals) + plan.top_k * repeat)
+    # trained on training and validation images together, without a look at the latter
+    more = (work.n_train + work.n_val) / max(1, work.n_train)
+    final = (
+        more * (sum(rivals) + plan.members * repeat)
+        if work.n_test
+        else (more * plan.members * repeat)
+    )
+    left = max(0, plan.trials - done)
+    return Forecast(
+        search=left * one / max(1, work.workers), confirmation=tuned + repeated, final=final
+    )
+
+
+def choose_plan(
+    seconds: float,
+    work: Work,
+    speed: Speed,
+    *,
+    sides: Sequence[int],
+    epochs: Sequence[int],
+    trials: Sequence[int] = _TRIALS,
+    members: Sequence[int] = (1,),
+) -> Plan | None:
+    """Return the plan that gives up least of those that fit into a time.
+
+    What is given up counts by how much worse results tend to get: small images most, then few
+    epochs and few trials, then thin evidence. More time never gives a worse plan.
+
+    Args:
+        seconds: The time for everything.
+        work: The images.
+        speed: How fast this machine is.
+        sides: Image sizes to choose from; the largest is the one that is wanted.
+        epochs: Numbers of epochs to choose from; the largest is the one that is wanted.
+        trials: Numbers of trials to choose from.
+        members: Numbers of members to choose from.
+
+    Returns:
+        The plan; None where even the least does not fit.
+    """
+    fitting = (
+        plan
+        for plan in _plans(sides, epochs, trials, members)
+        if forecast(plan, work, speed).total <= MARGIN * seconds
+    )
+    return min(
+        fitting,
+        key=lambda plan: _loss(plan, max(sides), max(epochs), max(trials), max(members)),
+        default=None,
+    )
+
+
+def least_time(
+    work: Work,
+    speed: Speed,
+    *,
+    sides: Sequence[int],
+    epochs: Sequence[int],
+    trials: Sequence[int] = _TRIALS,
+) -> float:
+    """Return the shortest time for which `choose_plan` finds a plan."""
+    plans = _plans(sides, epochs, trials, (1,))
+    return min(forecast(plan, work, speed).total for plan in plans) / MARGIN
+
+
+def evidence_that_fits(seconds: float, plan: Plan, work: Work, full: float, trial: float) -> Plan:
+    """Return the plan with as much evidence after the search as a time allows, at least the least.
+
+    Args:
+        seconds: What is left after the search.
+        plan: The plan so far.
+        work: The images.
+        full: Seconds of a full training.
+        trial: Seconds of a trial.
+    """
+    for top_k, n_runs, rates in _EVIDENCE:
+        richer = replace(plan, top_k=top_k, n_runs=n_runs, rates=rates)
+        if forecast_of(richer, work, full, trial=trial, done=plan.trials).after <= seconds:
+            return richer
+    top_k, n_runs, rates = _EVIDENCE[-1]
+    return replace(plan, top_k=top_k, n_runs=n_runs, rates=rates)
+
+
+def sides_up_to(largest: int) -> list[int]:
+    """Return image sizes to choose from: multiples of 32 from 64 on, and the largest itself."""
+    return sorted({*range(SMALLEST_SIDE, largest, 32), largest}) if largest > 0 else []
+
+
+def epochs_up_to(most: int) -> list[int]:
+    """Return numbers of epochs to choose from."""
+    return sorted(
+        {most, *(n for n in (3, 4, 5, 6, 8, 10, 15, 20, 30) if _LEAST_EPOCHS <= n < most)}
+    )
+
+
+def side_for(own: int, median: int) -> int:
+    """Return the size to train images at that nobody gave one for.
+
+    Args:
+        own: The side that the model was pre-trained with, in pixels.
+        median: Median of the images' shorter sides.
+
+    Returns:
+        The model's own, but at most twice the images', rounded up to 32, and at least 64.
+    """
+    return min(own, max(SMALLEST_SIDE, 32 * math.ceil(2 * median / 32)))
+
+
+def measured_trial(seconds: Iterable[float], expected: float | None) -> float | None:
+    """Return what a trial takes, from those that are over and what was expected beforehand.
+
+    Args:
+        seconds: Of the trials that are over.
+        expected: What was expected; None where nothing was.
+    """
+    known = list(seconds)
+    if expected is None:
+        return sum(known) / len(known) if known else None
+    return (sum(known) + _PRIOR * expected) / (len(known) + _PRIOR)
+
+
+def _plans(
+    sides: Sequence[int], epochs: Sequence[int], trials: Sequence[int], members: Sequence[int]
+) -> Iterable[Plan]:
+    for side, epoch, trial, (top_k, n_runs, rates), member in product(
+        sides, epochs, trials, _EVIDENCE, members
+    ):
+        yield Plan(
+            image_size=side,
+            epochs=epoch,
+            trials=trial,
+            top_k=min(top_k, trial),
+            n_runs=n_runs,
+            rates=rates,
+            members=member,
+        )
+
+
+def _loss(plan: Plan, side: int, epochs: int, trials: int, members: int) -> float:
+    """Weigh what a plan gives up against the one that is wanted; 0 for that one."""
+    usual_k, usual_runs, usual_rates = _EVIDENCE[0]
+    return (
+        (side / plan.image_size - 1)
+        + 0.5 * (epochs / plan.epochs - 1)
+        + 0.5 * (math.sqrt(trials / plan.trials) - 1)
+        + 0.1 * (usual_k / plan.top_k + usual_runs / plan.n_runs + usual_rates / plan.rates - 3)
+        + 0.1 * (members / plan.members - 1)
+    )
