@@ -1,8 +1,8 @@
 """How long a study takes, and which plan fits into a time: plain arithmetic, nothing is trained.
 
-Everything is counted in *full trainings*: the whole network is fine-tuned on the training images for
-all epochs. `Speed` says how long one takes here. A study is a number of them: `forecast` adds them
-up, and `choose_plan` looks for the plan that gives up least and still fits.
+Everything is counted in *full trainings*: the whole network is fine-tuned on the training images
+for all epochs. `Speed` says how long one takes here. A study is a number of them: `forecast` adds
+them up, and `choose_plan` looks for the plan that gives up least and still fits.
 """
 
 from __future__ import annotations
@@ -274,17 +274,16 @@ def side_for(own: int, median: int) -> int:
     return min(own, max(SMALLEST_SIDE, 32 * math.ceil(2 * median / 32)))
 
 
-def measured_trial(seconds: Iterable[float], expected: float | None) -> float | None:
+def measured_trial(seconds: Sequence[float], expected: float, *, n: int | None = None) -> float:
     """Return what a trial takes, from those that are over and what was expected beforehand.
 
     Args:
         seconds: Of the trials that are over.
-        expected: What was expected; None where nothing was.
+        expected: What was expected; it counts like two trials.
+        n: How many trials the seconds are of, where they are a sum; None is one each.
     """
-    known = list(seconds)
-    if expected is None:
-        return sum(known) / len(known) if known else None
-    return (sum(known) + _PRIOR * expected) / (len(known) + _PRIOR)
+    n = len(seconds) if n is None else n
+    return (sum(seconds) + _PRIOR * expected) / (n + _PRIOR)
 
 
 def _plans(

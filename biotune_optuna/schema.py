@@ -60,6 +60,15 @@ PREDICTION_COST_KEY: Final = "prediction_cost"
 """``dict``: what predicting with all members of the exported model costs
 (`biotune_optuna.export.predict.PredictionCost`)."""
 
+CLOCK_KEY: Final = "clock"
+"""``{"plan": dict, "work": dict, "full": float, "limit": float}``: how long the study was expected
+to take, see `biotune_optuna.confirmation.timing.Timing`; ``limit`` is the time for everything in
+seconds, or null. ``confirmed_at`` is the number of trials at which the evidence was chosen."""
+
+STAGE_KEY: Final = "stage"
+"""``{"stage": str, "detail": str, "done": int, "total": int, "time": str, "holder": str}``: the
+training outside the search that began last, and who began it; empty when all is over."""
+
 COMPARISON_KEY: Final = "comparison"
 """``dict``: what the cells of a comparison's task have in common."""
 

@@ -110,8 +110,8 @@ def test_workers_share_the_search_alone() -> None:
 
 def test_trials_that_are_over_outweigh_what_was_expected() -> None:
     assert measured_trial([], 4.0) == 4.0
-    assert measured_trial([], None) is None
-    assert measured_trial([2.0, 4.0], None) == 3.0
+    assert measured_trial([7.0], 4.0) == 5.0
+    assert measured_trial([16.0], 4.0, n=2) == 6.0
     assert measured_trial([8.0] * 98, 4.0) == pytest.approx(8.0, rel=0.02)
 
 

@@ -22,13 +22,15 @@ from rich.text import Text
 
 from biotune_optuna.page.text import duration
 from biotune_optuna.report.view import StudyView, as_view, seconds
-from biotune_optuna.schema import TrialRecord
+from biotune_optuna.schema import STAGE_KEY, TrialRecord
+from biotune_optuna.storage.holder import current_holder
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
     from biotune_optuna.confirmation.record import Confirmation
+    from biotune_optuna.confirmation.timing import Timing
     from biotune_optuna.finetune.results import EpochRecord
     from biotune_optuna.report.dashboard.attach import Attachments
     from biotune_optuna.study.spec import SearchRun, StudySpec
@@ -60,6 +62,7 @@ class Progress:
         stream: Where to write; default standard error, for JSON standard output.
         epochs: Most epochs of a run, when known: shown beside the current one.
         runs: Runs of one evaluation, when known.
+        timing: The study's clock; without one only the search's time is known.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class Progress:
         stream: TextIO | None = None,
         epochs: int | None = None,
         runs: int | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self._total, self._deadline = total, deadline
         self._epochs, self._runs = epochs, runs
+        self._timing = timing
         self._stream = stream or (sys.stdout if mode == "json" else sys.stderr)
         if mode == "auto":
             terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -91,7 +96,13 @@ class Progress:
 
     @classmethod
     def of(
-        cls, spec: StudySpec, total: int | None, timeout: float | None, display: str | None
+        cls,
+        spec: StudySpec,
+        total: int | None,
+        timeout: float | None,
+        display: str | None,
+        *,
+        timing: Timing | None = None,
     ) -> Self:
         """Return the display of a study whose search begins now, as a command's options ask."""
         return cls(
@@ -100,6 +111,7 @@ class Progress:
             mode=display or "auto",  # type: ignore[arg-type]
             epochs=spec.train.epochs,
             runs=len(spec.search_runs()),
+            timing=timing,
         )
 
     @property
@@ -194,11 +206,30 @@ class Progress:
             total: Parts in all.
         """
         self._trial, self._run = {}, {}
+        if self._timing is not None and done is not None and total:
+            self._timing.training_begins(done, total)
         self._stage = {"stage": name, "detail": detail, "done": done, "total": total}
-        self._emit("stage", self._stage)
+        self._emit("stage", self._stage | {"seconds_left": self._left()})
         if self._mode == "plain":
             part = f" {done}/{total}" if done is not None and total else ""
             self._line(f"{name}{part}: {detail}" if detail else f"{name}{part}")
+
+    def trained(self, what: str, score: float, seconds: float) -> None:
+        """Show that a training outside the search is over.
+
+        Args:
+            what: What was trained.
+            score: Its validation score; NaN where there was nothing to validate on.
+            seconds: How long it took.
+        """
+        left = self._left() if self._timing is not None else None
+        facts = {"what": what, "score": score, "seconds": seconds, "seconds_left": left}
+        self._emit("trained", facts)
+        said = [what, duration(seconds)]
+        if math.isfinite(score):
+            said.insert(1, self._view.say(score) if self._view is not None else f"{score:.3f}")
+        said += [f"[{duration(left)} left]"] if left is not None else []
+        self._line("  " + "  ".join(said))
 
     def result(self, outcome: Confirmation, report: Path, model: Path) -> None:
         """Tell a machine how a study ended; people are told in words elsewhere.
@@ -223,7 +254,9 @@ class Progress:
         return self._view
 
     def _left(self) -> float | None:
-        """Seconds left by the nearer of deadline and total, as far as either is known."""
+        """Seconds until everything is done; without a clock until the search is."""
+        if self._timing is not None:
+            return self._timing.left()
         now = time.monotonic()
         guesses = [] if self._deadline is None else [max(0.0, self._deadline - now)]
         new = self._done - (self._done_before or 0)
@@ -267,6 +300,8 @@ class Progress:
             done, total = self._stage["done"], self._stage["total"]
             bar = ProgressBar(total=total or 1, completed=done or 0, width=24)
             count = f"{done}/{total}" if total else ""
+            if self._timing is not None:
+                count += f"  {duration(self._timing.left())} left"
             row.add_row(self._spinner, bar, Text(f"{self._stage['stage']} {count}"))
             return Group(row, _dim(self._stage["detail"]))
         completed: float = self._done
@@ -301,6 +336,31 @@ class Progress:
         return "  ".join(words)
 
 
+class Marked(Progress):
+    """Progress that also writes into the study what is done outside the search, for `status`."""
+
+    study: Study | None = None
+
+    def stage(
+        self, name: str, detail: str = "", done: int | None = None, total: int | None = None
+    ) -> None:
+        """Show a step, and note who has begun it."""
+        super().stage(name, detail, done, total)
+        self._mark(
+            {"stage": name, "detail": detail, "done": done, "total": total}
+            | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+            | {"holder": current_holder().to_str()}
+        )
+
+    def over(self) -> None:
+        """Note that nothing is left to do."""
+        self._mark({})
+
+    def _mark(self, facts: dict[str, Any]) -> None:
+        if self.study is not None:
+            self.study.set_user_attr(STAGE_KEY, facts)
+
+
 def search(
     study: TuningStudy,
     total: int | None,
@@ -309,13 +369,17 @@ def search(
     *,
     progress: Progress,
     attachments: Attachments,
+    timing: Timing | None = None,
 ) -> None:
     """Search, with every trial shown and illustrated; raise `Stopped` if asked to stop."""
+    if timing is not None and timing.done and timing.is_time_up:
+        return
+    clock = [] if timing is None else [timing.trial_finished]
     study.search(
         total,
         timeout=timeout,
         observer=progress,
-        callbacks=[progress.trial_finished, attachments.trial_finished],
+        callbacks=[*clock, progress.trial_finished, attachments.trial_finished],
         on_evaluated=attachments.evaluated,
         stop=stop,
     )

@@ -40,7 +40,11 @@ _TRAINING = (
         help="Score to maximise: macro_accuracy, accuracy, macro_f1, kappa, average_precision or "
         "roc_auc.  [default: macro_accuracy]",
     ),
-    click.option("--image-size", type=int, help="Side in pixels.  [default: the model's own]"),
+    click.option(
+        "--image-size",
+        type=int,
+        help="Side in pixels.  [default: the model's own, at most about twice the images']",
+    ),
     click.option(
         "--epochs", type=int, help="Most epochs of one training.  [default: 10; paper: 30]"
     ),

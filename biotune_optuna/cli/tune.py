@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,8 @@ class Job:
     display: str | None
     members: int
     prefer: str = "best"
+    within: float | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 @click.command()
@@ -76,6 +80,12 @@ class Job:
     show_default=True,
     help="Who wins: the best mean on fresh seeds, or the cheapest within a standard error of it.",
 )
+@click.option(
+    "--within",
+    type=DURATION,
+    help="Time for everything, report and model too: image size, epochs, trials, evidence and "
+    "members are chosen to fit, unless they are given.",
+)
 @out_option
 @display_option
 def tune(
@@ -84,6 +94,7 @@ def tune(
     name: str | None,
     trials: int | None,
     timeout: float | None,
+    within: float | None,
     device: str,
     out: str,
     display: str | None,
@@ -94,7 +105,13 @@ def tune(
     """Tune a model on your own images; the same command goes on where it stopped."""
     from biotune_optuna.study.spec import default_name
 
-    if trials is None and timeout is None:
+    if within is not None and timeout is not None:
+        raise click.UsageError(
+            "--within is the time for everything and --timeout that of the search; give one of them"
+        )
+    chosen = {"image_size": spec["image_size"], "epochs": spec["epochs"], "trials": trials}
+    given = chosen | {"members": members}
+    if trials is None and timeout is None and within is None:
         trials = DEFAULT_TRIALS
     made = make_spec(**spec)
     name = name or default_name(made.model, made.data)
@@ -110,6 +127,8 @@ def tune(
             display=display,
             members=members,
             prefer=prefer,
+            within=within,
+            given=given,
         )
     )
 
@@ -149,9 +168,11 @@ def demo_spec(seed: int = 0) -> StudySpec:
 
 def run(job: Job) -> None:
     """Search, confirms, exports and reports; prints where things are and what to type next."""
-    from biotune_optuna.cli.progress import Progress, search
+    from biotune_optuna.cli.plan import plan_lines, planned
+    from biotune_optuna.cli.progress import Marked, search
     from biotune_optuna.confirmation.confirm import confirm
     from biotune_optuna.confirmation.plan import ConfirmPlan
+    from biotune_optuna.confirmation.timing import timing_of
     from biotune_optuna.confirmation.winner import check_export, export_winner
     from biotune_optuna.export.folder import check_target
     from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
@@ -162,18 +183,20 @@ def run(job: Job) -> None:
     from biotune_optuna.study.probe import first_answer
     from biotune_optuna.study.study import create_study
 
+    began = time.monotonic()
     quieten_optuna()
     if job.trials is not None and job.trials < 1:
         raise StudyError(f"--trials {job.trials} asks for nothing; give at least 1")
-    plan = ConfirmPlan(members=job.members, prefer=job.prefer)  # type: ignore[arg-type]
+    evidence = ConfirmPlan(members=job.members, prefer=job.prefer)  # type: ignore[arg-type]
     check_apart(job.spec.data, job.out, advice="give --out and --storage elsewhere")
     check_apart(job.spec.data, default_artifact_dir(job.storage), advice="give --storage elsewhere")
     check_output(job.out)
     check_no_comparison(job.out, advice="give another --study or --out")
     check_target(job.out / "model")  # once more, with its origin, when the images are known
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
+    spec, plan = planned(job)
     study = create_study(
-        job.spec, storage=job.storage, name=job.name, device=job.device, prepared=_say_images
+        spec, storage=job.storage, name=job.name, device=job.device, prepared=_say_images
     )
     for sentence in rate_sentences(as_view(study.study)):
         click.echo(sentence, err=True)
@@ -182,12 +205,25 @@ def run(job: Job) -> None:
     if said := probe_sentence(as_view(study.study)):
         click.echo(said.replace("\u00a0", " "), err=True)
     attachments = Attachments(job.storage, study.setup.classes)
-    progress = Progress.of(job.spec, job.trials, job.timeout, job.display)
+    timing = timing_of(study, job.trials, evidence, limit=job.within, plan=plan)
+    timing.began = began
+    timing.store(study.study)
+    for line in plan_lines(timing, job):
+        click.echo(line, err=True)
+    progress = Marked.of(spec, job.trials, job.timeout, job.display, timing=timing)
+    progress.study = study.study
     farewell = "Stopped; everything finished is kept. The same command goes on."
     with stoppable(farewell) as stop, progress:
-        search(study, job.trials, job.timeout, stop, progress=progress, attachments=attachments)
-        result = confirm(study, plan, observer=progress, checkpoint=stop.check)
+        search(
+            *(study, timing.most_trials(job.trials), job.timeout, stop),
+            progress=progress,
+            attachments=attachments,
+            timing=timing,
+        )
+        evidence = timing.confirm_plan(study)
+        result = confirm(study, evidence, observer=progress, checkpoint=stop.check)
         model_dir = export_winner(study, job.out / "model", observer=progress)
+        progress.over()
     attachments.finished(study.study, model_dir, result.winner.trial)
     report = write_report(study.study, job.out / "report.html")
     progress.result(result, report, model_dir)

@@ -277,7 +277,8 @@ class _Worker:
         if self.held is None or self.held[0] != (cell.task, cell.repeat):
             self.held = None  # its memory goes before the next one's comes
             spec = self.specs[cell.task]
-            spec = dataclasses.replace(spec, seed=spec.seed + cell.repeat)
+            # without a size given the model's own, so that tables can be gone on with
+            spec = dataclasses.replace(spec, seed=spec.seed + cell.repeat, size_found=0)
             setup = prepare(
                 spec, source=self._source(spec), device=self.device, cache_dir=self.cache_dir
             )

@@ -404,15 +404,23 @@ class Contest:
         images = whole if unit.kind == "finish" else splits.run(None)
         options: dict[str, Any] = {"seed": unit.seed, "epochs": unit.epochs}
         if entrant.recipe is not None:
-            return trainer.fit(entrant.recipe, *images, on_epoch=self._on_epoch, **options)
+            result = trainer.fit(entrant.recipe, *images, on_epoch=self._on_epoch, **options)
+            return self._told(unit.what, result)
         if "epochs" in unit.setting:
             trainer = trainer.with_settings(epochs=int(unit.setting["epochs"]))
         own, method = self._method_setting(unit.setting), get_method(entrant.method)
-        return method.run(trainer, *images, setting=own, on_epoch=self._on_epoch, **options)
+        result = method.run(trainer, *images, setting=own, on_epoch=self._on_epoch, **options)
+        return self._told(unit.what, result)
 
     def _on_epoch(self, _record: EpochRecord) -> None:
         if self.checkpoint:
             self.checkpoint()
+
+    def _told(self, what: str, result: RunResult) -> RunResult:
+        """Tell an observer who wants to know what came of a training; return the result."""
+        if tell := getattr(self.observer, "trained", None):
+            tell(what, result.score, result.seconds)
+        return result
 
     def _tell(self, stage: str, what: str) -> None:
         """Tell the observer what begins, how many trainings are done, and of how many."""

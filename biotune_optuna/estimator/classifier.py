@@ -190,6 +190,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Model, data, and a digest of what makes a study another one."""
         # the data may be elsewhere tomorrow, and None as a seed takes that of the study
         content = self._spec(source, 0).to_dict() | {"data": "", "skip_bad_images": False}
+        del content["size_found"]  # not known before the images are opened
         text = json.dumps(content, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return default_name(self.model, f"{source.name}-{source.early_fingerprint[:12]}-{digest}")

@@ -55,7 +55,7 @@ def measure_speed(
                 with autocast(device, amp):
                     loss = model(images(n)).float().square().mean()
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
 
             def look(n: int) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.page.text import count, duration, plural
+from biotune_optuna.clock import SEARCH_SHARE, forecast_of, measured_trial
+from biotune_optuna.confirmation.timing import plan_of, work_of
+from biotune_optuna.page.text import count, duration, label, plural
 from biotune_optuna.report.cost import time_spent
-from biotune_optuna.report.view import StudyView, as_view
+from biotune_optuna.report.view import StudyView, as_view, seconds
 from biotune_optuna.report.words import search_totals, verdict
-from biotune_optuna.schema import TOTAL_KEY, TrialRecord
+from biotune_optuna.schema import (
+    CLOCK_KEY,
+    HOLDER_KEY,
+    STAGE_KEY,
+    TOTAL_KEY,
+    TrialRecord,
+    as_mapping,
+)
 from biotune_optuna.storage.lease import read_holder
 
 if TYPE_CHECKING:
@@ -67,6 +77,11 @@ class StudyStatus(TypedDict):
         verdict: What came out, in a sentence.
         test_looks: How often the test data was looked at.
         model_dir: Where the winner was exported to.
+        stage: The training outside the search that is under way: ``stage``, ``detail``, ``done``
+            of ``total``, ``holder`` and whether that is ``alive``; None where there is none.
+        recipe: The recipe of the confirmed winner, or of the best trial so far.
+        limit: Seconds for everything, where a limit was given.
+        next: The command that goes on.
         left_out: Which files of the data are not used, in a sentence; "" where all are.
     """
 
@@ -88,6 +103,10 @@ class StudyStatus(TypedDict):
     verdict: str
     test_looks: int
     model_dir: str | None
+    stage: dict[str, Any] | None
+    recipe: str | None
+    limit: float | None
+    next: str
     left_out: str
 
 
@@ -108,7 +127,8 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
     rate = _trials_per_hour(view, moment) if running else None
     goal = view.user_attrs.get(TOTAL_KEY)
     goal = goal if isinstance(goal, int) and goal > 0 else None
-    left = 3600 * max(0, goal - view.evaluated) / rate if rate and goal is not None else None
+    stage = _stage(view)
+    left = _left(view, rate, goal) if running or (stage and stage["alive"] is not False) else None
     return {
         "study": view.name,
         "metric": view.metric,
@@ -128,6 +148,10 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
         "verdict": verdict(view).headline,
         "test_looks": len(view.test_looks),
         "model_dir": view.model_dir,
+        "stage": stage,
+        "recipe": _recipe(view),
+        "limit": as_mapping(view.user_attrs.get(CLOCK_KEY)).get("limit"),
+        "next": _next(view, goal),
         "left_out": view.left_out,
     }
 
@@ -169,9 +193,10 @@ def format_status(status: StudyStatus) -> str:
     if status["generation"] is not None:
         lines.append(("generation", str(status["generation"])))
     lines.append(("result", status["verdict"]))
-    best = status["best"]
-    if best is not None and best["recipe"]:
-        lines.append(("recipe", f"{best['recipe']} (trial {best['trial']})"))
+    if status["recipe"]:
+        lines.append(("recipe", status["recipe"]))
+    if status["stage"]:
+        lines.append(("now", _stage_words(status["stage"])))
     if status["workers"]:
         lines.append(("workers", _worker_words(status["workers"])))
     if status["trials_per_hour"]:
@@ -193,7 +218,67 @@ def format_status(status: StudyStatus) -> str:
         lines.append(("data", status["left_out"]))
     if status["model_dir"]:
         lines.append(("model", status["model_dir"]))
+    lines.append(("go on with", status["next"]))
     return "\n".join(f"{key:<11} {value}" for key, value in lines).replace("\u00a0", " ")
+
+
+def _recipe(view: StudyView) -> str | None:
+    """Say the recipe that the result is about: the winner's, before a confirmation the best's."""
+    if view.winner is not None:
+        return f"{view.winner.describe} ({label(view.winner.name, view.winner.method)})"
+    words = view.recipe_words(view.best) if view.best is not None else None
+    return f"{words} (trial {view.best.number})" if words and view.best is not None else None
+
+
+def _stage(view: StudyView) -> dict[str, Any] | None:
+    """Read which training outside the search is under way, and whether its process lives."""
+    stored = dict(as_mapping(view.user_attrs.get(STAGE_KEY)))
+    if not stored:
+        return None
+    holder = read_holder({HOLDER_KEY: [stored.get("holder"), ""]})
+    dead = holder.is_dead() if holder else None
+    who = {"holder": holder.label if holder else None, "alive": None if dead is None else not dead}
+    return stored | who
+
+
+def _stage_words(stage: Mapping[str, Any]) -> str:
+    part = f" {stage['done']} of {stage['total']}" if stage.get("total") else ""
+    dead = ", stopped" if stage["alive"] is False else ""
+    return f"{stage['stage']}{part}: {stage['detail']} ({stage['holder'] or 'someone'}{dead})"
+
+
+def _left(view: StudyView, rate: float | None, goal: int | None) -> float | None:
+    """Return the seconds until all is done: the search at its rate, and what follows it."""
+    search = 3600 * max(0, goal - view.evaluated) / rate if rate and goal is not None else None
+    stored = as_mapping(view.user_attrs.get(CLOCK_KEY))
+    if not stored:
+        return search
+    if limit := stored.get("limit"):
+        return max(0.0, float(limit) - sum(time_spent(view).values()))
+    plan, work = plan_of(stored), work_of(stored)
+    took = [seconds(trial) or 0.0 for trial in view.complete]
+    expected = SEARCH_SHARE * float(stored["full"]) * work.runs
+    trial = measured_trial(took, expected)
+    full = trial / (SEARCH_SHARE * work.runs)
+    parts = forecast_of(plan, work, full, trial=trial, done=view.evaluated)
+    after = max(parts.report, parts.after - view.confirm_seconds)
+    return (parts.search if search is None else search) + after
+
+
+def _next(view: StudyView, goal: int | None) -> str:
+    """Return the command that goes on, or uses what came out."""
+    place = f" --storage {shlex.quote(view.storage_url)}" if view.storage_url else ""
+    name = f"--study {shlex.quote(view.name)}{place}"
+    if view.model_dir and view.confirmation and not view.unconfirmed:
+        return f"biotune predict {shlex.quote(view.model_dir)} IMAGE..."
+    if not view.spec:
+        return f"biotune report {name}"
+    limit = as_mapping(view.user_attrs.get(CLOCK_KEY)).get("limit")
+    until = f" --trials {goal}" if goal is not None else ""
+    if limit:
+        until = f" --within {limit:.0f}s"
+    data, model = (shlex.quote(str(view.spec.get(key))) for key in ("data", "model"))
+    return f"biotune tune --data {data} --model {model} {name}{until}, and its other options"
 
 
 def _best(view: StudyView) -> BestTrial | None:

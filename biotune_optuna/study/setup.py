@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import timm
 import torch
 
+from biotune_optuna.clock import side_for
 from biotune_optuna.data.loaders import DeviceImages
 from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.preprocessing import Preprocessing
@@ -35,6 +38,7 @@ _log = logging.getLogger("biotune_optuna.data")
 
 _LOOKED_AT = 64  # images
 _DARK = 64
+_MEASURED = 16  # images whose size is looked at
 _SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, LookupError, TypeError, ArithmeticError)
 
 
@@ -104,7 +108,7 @@ def prepare(
     _check_metric(spec, source, splits)
     loaded = _load_model(spec, len(source.classes))
     config = loaded.data_config
-    size = spec.image_size or int(config["input_size"][-1])
+    size = spec.image_size or spec.size_found or _own_size(spec, loaded, source)
     crop_pct = float(config["crop_pct"] if spec.crop_pct is None else spec.crop_pct)
     _check_image_size(loaded, size)
     store = PixelStore.build(
@@ -122,7 +126,12 @@ def prepare(
         "weights": loaded.weights_fingerprint,
     }
     return Setup(
-        spec=dataclasses.replace(spec, fingerprints=found, lr_found=None),
+        spec=dataclasses.replace(
+            spec,
+            fingerprints=found,
+            lr_found=None,
+            size_found=None if spec.image_size is not None else size,
+        ),
         source=source,
         splits=splits,
         images=images,
@@ -196,8 +205,6 @@ def split(spec: StudySpec, source: ImageSource) -> Splits:
 
 def _load_model(spec: StudySpec, num_classes: int) -> LoadedModel:
     """Return the pre-trained model of a spec, made for the spec's image size where that matters."""
-    import timm
-
     options: dict[str, Any] = {}
     if spec.image_size is not None and timm.is_model(spec.model):  # else create_model says so
         config = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)
@@ -206,6 +213,27 @@ def _load_model(spec: StudySpec, num_classes: int) -> LoadedModel:
     return create_model(
         spec.model, num_classes=num_classes, weights=spec.weights, seed=spec.seed, **options
     )
+
+
+def _own_size(spec: StudySpec, loaded: LoadedModel, source: ImageSource) -> int:
+    """Return the size for a spec that gives none."""
+    own = int(loaded.data_config["input_size"][-1])
+    config = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)
+    if spec.size_found == 0 or (config is not None and config.fixed_input_size):
+        return own
+    return own_side(own, source)
+
+
+def own_side(own: int, source: ImageSource) -> int:
+    """Return the size to train at that suits a model and images.
+
+    Args:
+        own: The side that the model was pre-trained with, in pixels.
+        source: The images; some of them are read.
+    """
+    step = max(1, len(source) // _MEASURED)
+    sides = [min(source.load(i).size) for i in range(0, len(source), step)[:_MEASURED]]
+    return side_for(own, int(np.median(sides)))
 
 
 def _check_image_size(loaded: LoadedModel, size: int) -> None:

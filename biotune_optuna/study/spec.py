@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 # Where the same thing may be found at another place, or looked for in another way, the study goes
 # on; what it *is* is settled by the fingerprints. What the study knows better is the study's.
-MAY_CHANGE = frozenset({"data", "weights", "skip_bad_images", "lr_found", "own_seeds"})
+MAY_CHANGE = frozenset(
+    {"data", "weights", "skip_bad_images", "size_found", "lr_found", "own_seeds"}
+)
 
 _LARGEST_SEED = 2**63 - 1  # a PyTorch generator takes no more than 64 bits
 _SEARCH, _CONFIRM, _FINAL, _TRIAL = 1, 2, 3, 4  # streams of run seeds that never meet
@@ -58,7 +60,8 @@ class StudySpec:
         model: A timm architecture, such as ``"resnet50"``.
         data: Folder, CSV manifest or name of a data set.
         weights: ``"auto"`` (default), ``"hub"``, ``"none"`` or a file.
-        image_size: Side of the training images in pixels; None is the model's own.
+        image_size: Side of the training images in pixels; None is the model's own, but at most
+            about twice the images' own.
         crop_pct: Share of the shorter side kept by the centre crop; None is the model's own.
         max_blocks: Blocks the model is divided into at most, at least 3, default 16.
         preset: Preset of the search strategy, ``"default"`` or ``"paper"``.
@@ -89,6 +92,8 @@ class StudySpec:
         own_seeds: Whether each trial trains on seeds of its own, so that one seed's luck is not
             shared by all recipes; None (default) is yes, and no with preset "paper".
         fingerprints: ``{"data", "splits", "weights"}``: what was found, filled in by `prepare`.
+        size_found: The side that ``image_size=None`` came to, filled in by `prepare`; 0 is the
+            model's own whatever the images are, as in studies made before it was looked for.
         lr_found: The bounds that ``lr="auto"`` came to, filled in when the study begins.
     """
 
@@ -121,6 +126,7 @@ class StudySpec:
     own_seeds: bool | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     lr_found: tuple[float, float] | None = None
+    size_found: int | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -251,6 +257,7 @@ class StudySpec:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
+        values.setdefault("size_found", 0)
         values["train"] = TrainSettings.from_dict(values["train"])
         values.setdefault("own_seeds", False)  # made before trials had seeds of their own
         return cls(**values)

@@ -154,7 +154,10 @@ def create_study(
     """
     backend = _backend(storage)
     name = name or default_name(spec.model, spec.data)
-    _check_same(name, _stored_spec(backend, name), spec, fingerprints=False)
+    stored = _stored_spec(backend, name)
+    _check_same(name, stored, spec, fingerprints=False)
+    if stored is not None:
+        spec = dataclasses.replace(spec, size_found=stored.size_found)
     setup = prepare(spec, source=source, device=device, cache_dir=cache_dir)
     if prepared is not None:
         prepared(setup)
@@ -332,7 +335,8 @@ def _settle_rates(
 
 def _as_known(setup: Setup, stored: StudySpec) -> Setup:
     """Return the setup with what a study knows better than who asks for it."""
-    spec = dataclasses.replace(setup.spec, lr_found=stored.lr_found, own_seeds=stored.own_seeds)
+    known = {name: getattr(stored, name) for name in ("lr_found", "own_seeds", "size_found")}
+    spec = dataclasses.replace(setup.spec, **known)
     return dataclasses.replace(setup, spec=spec, space=spec.space(setup.blocks))
 
 

@@ -109,6 +109,7 @@ class Trainings:
 def describe(task: Task, setup: Setup) -> Row:
     """How a task's trainings are made."""
     spec = setup.spec.to_dict()
+    del spec["size_found"]  # tables were made of sizes that were given
     del spec["own_seeds"]  # all trainings of a table have the same seeds
     spec["data"], spec["weights"] = task.data, task.pretrained_on or "ImageNet, pip package"
     labels = setup.source.labels

@@ -10,8 +10,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from biotune_optuna.clock import Plan, Work
+from biotune_optuna.confirmation.timing import Timing
 from biotune_optuna.report.status import format_status, study_status
-from biotune_optuna.schema import HOLDER_KEY
+from biotune_optuna.report.view import as_view
+from biotune_optuna.schema import HOLDER_KEY, STAGE_KEY
 from biotune_optuna.storage.holder import current_holder
 
 START = dt.datetime(2026, 1, 5, 9)
@@ -138,6 +141,7 @@ def test_empty_study(direction: str) -> None:
         "study       new",
         "trials      0 (none yet)",
         "result      No trial is complete yet.",
+        "go on with  biotune report --study new",
     ]
 
 
@@ -146,3 +150,32 @@ def test_plain_study(plain_study: optuna.Study) -> None:
     assert status["best"] is not None
     assert status["best"]["recipe"] is None
     assert f"by trial {plain_study.best_trial.number}" in format_status(status)
+
+
+def test_a_confirmation_under_way_is_told(running: optuna.Study) -> None:
+    mark = {"stage": "confirm", "detail": "full, seed 2", "done": 4, "total": 28}
+    running.set_user_attr(STAGE_KEY, mark | {"time": "", "holder": current_holder().to_str()})
+    clock = Timing(Plan(image_size=64, epochs=5, trials=3), Work(50, 20), full=10.0)
+    clock.store(running)
+    status = study_status(running)
+    assert status["stage"] is not None
+    assert status["stage"]["alive"]
+    assert status["seconds_left"] is not None
+    assert status["seconds_left"] > 60
+    told = format_status(status)
+    assert "now         confirm 4 of 28: full, seed 2 (" in told
+    assert "time left" in told
+
+
+def test_a_confirmation_whose_process_died_is_not_under_way(running: optuna.Study) -> None:
+    mark = {"stage": "confirm", "detail": "full", "done": 4, "total": 28, "holder": "nobody"}
+    running.set_user_attr(STAGE_KEY, mark)
+    status = study_status(running)
+    assert status["stage"] is not None
+    assert "confirm 4 of 28: full (someone" in format_status(status)
+
+
+def test_the_recipe_is_the_winners(confirmed_study: optuna.Study) -> None:
+    view = as_view(confirmed_study)
+    assert view.winner is not None
+    assert str(study_status(view)["recipe"]).startswith(view.winner.describe)

@@ -1,0 +1,80 @@
+"""``--within``: the plan for a time limit, and what a forecast says before the first trial."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from biotune_optuna.page.text import duration
+
+if TYPE_CHECKING:
+    from biotune_optuna.cli.tune import Job
+    from biotune_optuna.clock import Plan
+    from biotune_optuna.confirmation.timing import Timing
+    from biotune_optuna.study.spec import StudySpec
+
+_LONG = 1800  # seconds
+
+
+def planned(job: Job) -> tuple[StudySpec, Plan | None]:
+    """Return spec and plan for a time limit: those of a study that was begun, else new ones.
+
+    Args:
+        job: The call of ``tune``.
+    """
+    import optuna
+
+    from biotune_optuna.confirmation.timing import plan_of, plan_within
+    from biotune_optuna.schema import CLOCK_KEY
+    from biotune_optuna.storage.open import open_storage
+    from biotune_optuna.study.study import read_spec
+
+    if job.within is None:
+        return job.spec, None
+    backend = open_storage(job.storage)
+    if job.name not in {one.study_name for one in backend.get_all_studies()}:
+        click.echo("Measuring how fast this machine is ...", err=True)
+        return plan_within(job.within, job.spec, given=job.given, device=job.device)
+    study = optuna.load_study(study_name=job.name, storage=backend)
+    stored, clock = read_spec(study), study.user_attrs.get(CLOCK_KEY)
+    if stored is None:
+        return job.spec, None
+    spec = job.spec
+    if job.given.get("image_size") is None:
+        spec = dataclasses.replace(spec, image_size=stored.image_size)
+    if job.given.get("epochs") is None:
+        train = dataclasses.replace(spec.train, epochs=stored.train.epochs)
+        spec = dataclasses.replace(spec, train=train)
+    return spec, plan_of(clock) if clock else None
+
+
+def plan_lines(timing: Timing, job: Job) -> Iterator[str]:
+    """Say how long everything will take, part by part, and what would make it shorter.
+
+    Args:
+        timing: The study's clock.
+        job: The call of ``tune``.
+    """
+    plan, parts, by_time = timing.plan, timing.forecast(), timing.limit is not None
+    contenders = f"{plan.top_k} recipes and {len(timing.work.rivals)} rivals"
+    what = {
+        "search": f"{plan.trials} trials of up to {plan.epochs} epochs",
+        "confirmation": f"{contenders} on {plan.n_runs} fresh seeds",
+        "final": "the tested models, on all but the test images",
+        "report": "report and model",
+    }
+    if timing.limit is not None:
+        told = f"Plan for {duration(timing.limit)} in all"
+        yield f"{told}, {duration(timing.spent)} of it spent before" if timing.spent else told
+    elif job.timeout is None:
+        yield f"About {duration(parts.total)} on this machine"
+    else:
+        yield f"The search ends in time; about {duration(parts.after)} follow"
+    for name, words in what.items():
+        if name != "search" or job.timeout is None:
+            yield f"  {name:13} {duration(getattr(parts, name)):>12}  {words}"
+    if not by_time and parts.total > _LONG:
+        yield "  Shorter: --within 30m, which chooses what fits; or --trials, --image-size"

@@ -1,0 +1,303 @@
+"""A study's clock: how long all of it takes, and its end in time where there is a limit."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import timm
+from optuna.trial import TrialState
+
+from biotune_optuna.clock import (
+    SEARCH_SHARE,
+    Forecast,
+    Plan,
+    Work,
+    choose_plan,
+    epochs_up_to,
+    evidence_that_fits,
+    forecast_of,
+    full_training,
+    least_time,
+    measured_trial,
+    sides_up_to,
+)
+from biotune_optuna.confirmation.plan import ConfirmPlan
+from biotune_optuna.confirmation.record import trainings
+from biotune_optuna.data.sources.open import open_images
+from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.device import resolve_device
+from biotune_optuna.finetune.speed import measure_speed
+from biotune_optuna.models.weights import create_model
+from biotune_optuna.page.text import duration
+from biotune_optuna.schema import CLOCK_KEY, Cost, TrialRecord, as_mapping
+from biotune_optuna.study.setup import own_side, split
+from biotune_optuna.study.totals import count_trials
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from biotune_optuna.data.sources.image_source import ImageSource
+    from biotune_optuna.study.spec import StudySpec
+    from biotune_optuna.study.study import TuningStudy
+
+_RATES = {2: (1e-3, 1e-2), 3: (1e-3, 3e-3, 1e-2), 4: (1e-3, 3e-3, 1e-2, 3e-2)}
+_MOST_TRIALS = 60  # with a time limit: beyond, more evidence is worth more than more recipes
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass
+class Timing:
+    """What is known about a study's time, kept true while it runs.
+
+    Attributes:
+        plan: What is to be done.
+        work: The images.
+        full: Seconds of a full training, as measured before the first trial.
+        limit: Seconds for everything; None for no limit.
+        spent: Seconds that earlier calls have worked on the study.
+        began: Moment on `time.monotonic`'s clock at which this call began.
+        trials: Seconds of each finished trial.
+        done: Trials that count.
+        stage: Trainings of the confirmation that are over, their number in all, and the moments at
+            which the first and the last of them began; None before.
+    """
+
+    plan: Plan
+    work: Work
+    full: float
+    limit: float | None = None
+    spent: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    trials: list[float] = field(default_factory=list)
+    done: int = 0
+    stage: tuple[int, int, float, float] | None = None
+    _first_done: int = 0
+
+    @property
+    def trial(self) -> float:
+        """Seconds of the next trial, as far as is known."""
+        expected = SEARCH_SHARE * self.full * self.work.runs
+        return measured_trial(self.trials, expected)
+
+    @property
+    def full_now(self) -> float:
+        """Seconds of a full training, by what trials took."""
+        return self.trial / (SEARCH_SHARE * self.work.runs)
+
+    def forecast(self) -> Forecast:
+        """Return how long each part still takes, the search without its trials that are over."""
+        return forecast_of(self.plan, self.work, self.full_now, trial=self.trial, done=self.done)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the study has been worked on, by this call and those before."""
+        return self.spent + time.monotonic() - self.began
+
+    def left(self) -> float:
+        """Return the seconds until everything is done."""
+        parts = self.forecast()
+        if self.stage is not None:
+            done, total, first, last = self.stage
+            expected = (parts.confirmation + parts.final) / max(1, total)
+            each = measured_trial([last - first], expected, n=done - self._first_done)
+            running = min(each, time.monotonic() - last)
+            return max(0.0, (total - done) * each - running) + parts.report
+        if self.limit is not None:  # the search goes on as long as there is time
+            return max(0.0, self.limit - self.elapsed)
+        return parts.total
+
+    def trial_finished(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Note how long a trial took; end the search in time. A callback of the search."""
+        if trial.state in _ENDED:
+            took = trial.duration.total_seconds() if trial.duration is not None else 0.0
+            self.trials.append(took)
+            self.done += 1
+        if self.is_time_up and self.done:
+            study.stop()
+
+    @property
+    def is_time_up(self) -> bool:
+        """Whether another trial would leave too little time for what comes after the search."""
+        if self.limit is None:
+            return False
+        return self.elapsed + self.trial + self.forecast().after > self.limit
+
+    def training_begins(self, done: int, total: int) -> None:
+        """Note how far the confirmation is."""
+        if self.stage is None:
+            self._first_done = done
+        now = time.monotonic()
+        self.stage = (done, total, now if self.stage is None else self.stage[2], now)
+
+    def most_trials(self, asked: int | None) -> int | None:
+        """Return the total that the search stops at, should its time not be over before.
+
+        Args:
+            asked: The total that somebody asked for.
+        """
+        if asked is not None or self.limit is None:
+            return asked
+        return max(_MOST_TRIALS, self.plan.trials)
+
+    def confirm_plan(self, study: TuningStudy) -> ConfirmPlan:
+        """Return how much evidence the time that is left allows; the study keeps the choice."""
+        if self.limit is None:
+            return ConfirmPlan()
+        stored = as_mapping(study.study.user_attrs.get(CLOCK_KEY))
+        finished = count_trials(study.study.get_trials(deepcopy=False)).finished
+        if stored.get("confirmed_at") == finished:
+            self.plan = plan_of(stored)
+        else:
+            left = self.limit - self.elapsed
+            self.plan = dataclasses.replace(self.plan, trials=max(1, self.done))
+            self.plan = evidence_that_fits(left, self.plan, self.work, self.full_now, self.trial)
+            self.store(study.study, confirmed_at=finished)
+        usual = ConfirmPlan()
+        return ConfirmPlan(
+            top_k=self.plan.top_k,
+            n_runs=self.plan.n_runs,
+            rates=_RATES.get(self.plan.rates, usual.rates),
+            more_rates=usual.more_rates if self.plan.rates >= len(usual.rates) else 1,
+        )
+
+    def store(self, study: optuna.Study, **more: Any) -> None:
+        """Write the plan into the study, for `biotune status` and for who goes on."""
+        facts = {
+            "plan": dataclasses.asdict(self.plan),
+            "work": dataclasses.asdict(self.work),
+            "full": self.full,
+            "limit": self.limit,
+        }
+        study.set_user_attr(CLOCK_KEY, facts | more)
+
+
+def plan_of(stored: Mapping[str, Any]) -> Plan:
+    """Return the plan that `Timing.store` wrote."""
+    known = {one.name for one in dataclasses.fields(Plan)}
+    return Plan(**{key: value for key, value in stored["plan"].items() if key in known})
+
+
+def work_of(stored: Mapping[str, Any]) -> Work:
+    """Return the work that `Timing.store` wrote."""
+    known = {one.name for one in dataclasses.fields(Work)}
+    facts = {key: value for key, value in stored["work"].items() if key in known}
+    return Work(**(facts | {"rivals": tuple(facts["rivals"])}))
+
+
+def timing_of(
+    study: TuningStudy, total: int | None, *, limit: float | None = None, plan: Plan | None = None
+) -> Timing:
+    """Return a study's clock; where nothing is known yet, a few batches are trained to set it.
+
+    Args:
+        study: The study.
+        total: Finished trials that it shall hold; None where only time ends the search.
+        limit: Seconds for everything; None for no limit.
+        plan: What was planned; None for the usual confirmation.
+    """
+    setup, spec = study.setup, study.spec
+    trials = study.study.get_trials(deepcopy=False)
+    ended = [trial for trial in trials if trial.state in _ENDED and trial.duration is not None]
+    took = [trial.duration.total_seconds() for trial in ended if trial.duration is not None]
+    stored = as_mapping(study.study.user_attrs.get(CLOCK_KEY))
+    done = count_trials(trials).finished
+    usual = ConfirmPlan()
+    if plan is None:
+        plan = Plan(
+            image_size=setup.image_size,
+            epochs=spec.train.epochs,
+            trials=total if total is not None else max(1, done),
+            top_k=usual.top_k,
+            n_runs=usual.n_runs,
+            rates=len(usual.rates),
+        )
+    work = Work(
+        n_train=len(setup.splits.train),
+        n_val=len(setup.splits.val),
+        n_test=len(setup.splits.test),
+        runs=len(spec.search_runs()),
+        rivals=usual.rivals,
+    )
+    if stored:
+        full = float(stored["full"])
+    else:
+        speed = measure_speed(
+            copy.deepcopy(setup.trainer.model),
+            spec.train,
+            device=setup.trainer.device,
+            sides=[setup.image_size],
+        )
+        full = full_training(plan, work, speed)
+    records = [TrialRecord(trial) for trial in ended]
+    confirming = Cost.sum(trainings(study.study.user_attrs).values()).seconds
+    spent = sum(took) or sum(one.seconds or 0.0 for one in records)
+    return Timing(plan, work, full, limit=limit, spent=spent + confirming, trials=took, done=done)
+
+
+def plan_within(
+    seconds: float,
+    spec: StudySpec,
+    *,
+    given: Mapping[str, Any],
+    source: ImageSource | None = None,
+    device: str = "auto",
+) -> tuple[StudySpec, Plan]:
+    """Choose image size, epochs, trials and evidence for a time limit on this machine.
+
+    A few batches are trained to learn how fast it is.
+
+    Args:
+        seconds: The time for everything.
+        spec: The study; what is to be chosen in it is replaced.
+        given: What is not to be chosen: any of ``image_size``, ``epochs`` and ``trials``.
+        source: Images in memory, instead of ``spec.data``.
+        device: Where to train.
+
+    Returns:
+        The spec with image size and epochs, and the whole plan.
+
+    Raises:
+        StudyError: If even the least plan takes longer.
+    """
+    if source is None:
+        source = open_images(
+            spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
+        )
+    splits = split(spec, source)
+    work = Work(
+        n_train=len(splits.train),
+        n_val=len(splits.val),
+        n_test=len(splits.test),
+        runs=len(spec.search_runs()),
+    )
+    model = create_model(spec.model, num_classes=len(source.classes), weights="none")
+    config = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)
+    own = int(model.data_config["input_size"][-1])
+    sides = sides_up_to(own_side(own, source))
+    if given.get("image_size") is not None:
+        sides = [int(given["image_size"])]
+    elif config is not None and config.fixed_input_size:
+        sides = [own]
+    epochs = epochs_up_to(spec.train.epochs)
+    if given.get("epochs") is not None:
+        epochs = [int(given["epochs"])]
+    choice: dict[str, Any] = {"sides": sides, "epochs": epochs}
+    if given.get("trials") is not None:
+        choice["trials"] = [int(given["trials"])]
+    measured = sorted({sides[0], sides[-1]})
+    speed = measure_speed(model.model, spec.train, device=resolve_device(device), sides=measured)
+    plan = choose_plan(seconds, work, speed, **choice)
+    if plan is None:
+        least = duration(least_time(work, speed, **choice))
+        raise StudyError(
+            f"{duration(seconds)} is too short on this machine: the least that can be done takes "
+            f"about {least}; give more time, fewer images (train_size) or a smaller model"
+        )
+    train = dataclasses.replace(spec.train, epochs=plan.epochs)
+    return dataclasses.replace(spec, image_size=plan.image_size, train=train), plan
