@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
-SEARCH_SHARE = 0.75
+SEARCH_SHARE = 0.85
 """What a training of the search takes, as a share of a full one: frozen blocks save time."""
 PROBE_SHARE = 0.08
 """What a linear probe takes: the frozen network is run once."""
@@ -231,7 +231,15 @@ def least_time(
     return min(forecast(plan, work, speed).total for plan in plans) / MARGIN
 
 
-def evidence_that_fits(seconds: float, plan: Plan, work: Work, full: float, trial: float) -> Plan:
+def evidence_that_fits(
+    seconds: float,
+    plan: Plan,
+    work: Work,
+    *,
+    full: float,
+    trial: float,
+    members: Sequence[int] = (1,),
+) -> Plan:
     """Return the plan with as much evidence after the search as a time allows, at least the least.
 
     Args:
@@ -240,13 +248,16 @@ def evidence_that_fits(seconds: float, plan: Plan, work: Work, full: float, tria
         work: The images.
         full: Seconds of a full training.
         trial: Seconds of a trial.
+        members: Numbers of members to choose from.
     """
-    for top_k, n_runs, rates in _EVIDENCE:
-        richer = replace(plan, top_k=top_k, n_runs=n_runs, rates=rates)
-        if forecast_of(richer, work, full, trial=trial, done=plan.trials).after <= seconds:
-            return richer
-    top_k, n_runs, rates = _EVIDENCE[-1]
-    return replace(plan, top_k=top_k, n_runs=n_runs, rates=rates)
+    wanted = (plan.image_size, plan.epochs, plan.trials, max(members))
+    plans = list(_plans([plan.image_size], [plan.epochs], [plan.trials], members))
+
+    def after(one: Plan) -> float:
+        return forecast_of(one, work, full, trial=trial).after
+
+    fitting = [one for one in plans if after(one) <= seconds]
+    return min(fitting, key=lambda one: _loss(one, *wanted)) if fitting else min(plans, key=after)
 
 
 def sides_up_to(largest: int) -> list[int]:
@@ -259,6 +270,16 @@ def epochs_up_to(most: int) -> list[int]:
     return sorted(
         {most, *(n for n in (3, 4, 5, 6, 8, 10, 15, 20, 30) if _LEAST_EPOCHS <= n < most)}
     )
+
+
+def members_up_to(most: int) -> list[int]:
+    """Return numbers of members to choose from."""
+    return sorted({most, *(n for n in (1, 2, 3, 5) if n < most)})
+
+
+def trials_up_to(most: int) -> list[int]:
+    """Return numbers of trials to choose from."""
+    return sorted({most, *(n for n in _TRIALS if n < most)})
 
 
 def side_for(own: int, median: int) -> int:

@@ -174,7 +174,7 @@ def test_a_baseline_alone(home: Path, display: tuple[str, ...]) -> None:
         assert "180 test images" in result.stdout
         return
     *stages, found = map(json.loads, result.stdout.splitlines())
-    assert {stage["event"] for stage in stages} == {"stage"}
+    assert {stage["event"] for stage in stages} == {"stage", "trained"}
     assert found["method"] == "linear-probe-sgd"
     assert found["test"]["low"] <= found["test"]["value"] <= found["test"]["high"]
 

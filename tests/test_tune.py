@@ -106,6 +106,7 @@ def test_what_was_stopped_goes_on_with_the_same_command(
     study = SimpleNamespace(
         search=interrupted,
         setup=setup,
+        spec=setup.spec,
         study=optuna.create_study(),
     )
     monkeypatch.setattr("biotune_optuna.study.study.create_study", lambda *_a, **_o: study)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,35 +19,25 @@ _LONG = 1800  # seconds
 
 
 def planned(job: Job) -> tuple[StudySpec, Plan | None]:
-    """Return spec and plan for a time limit: those of a study that was begun, else new ones.
+    """Return spec and plan for a time limit; without one the spec as it is.
 
     Args:
         job: The call of ``tune``.
     """
-    import optuna
-
-    from biotune_optuna.confirmation.timing import plan_of, plan_within
-    from biotune_optuna.schema import CLOCK_KEY
+    from biotune_optuna.confirmation.timing import plan_study
     from biotune_optuna.storage.open import open_storage
-    from biotune_optuna.study.study import read_spec
 
     if job.within is None:
         return job.spec, None
-    backend = open_storage(job.storage)
-    if job.name not in {one.study_name for one in backend.get_all_studies()}:
-        click.echo("Measuring how fast this machine is ...", err=True)
-        return plan_within(job.within, job.spec, given=job.given, device=job.device)
-    study = optuna.load_study(study_name=job.name, storage=backend)
-    stored, clock = read_spec(study), study.user_attrs.get(CLOCK_KEY)
-    if stored is None:
-        return job.spec, None
-    spec = job.spec
-    if job.given.get("image_size") is None:
-        spec = dataclasses.replace(spec, image_size=stored.image_size)
-    if job.given.get("epochs") is None:
-        train = dataclasses.replace(spec.train, epochs=stored.train.epochs)
-        spec = dataclasses.replace(spec, train=train)
-    return spec, plan_of(clock) if clock else None
+    click.echo("Measuring how fast this machine is ...", err=True)
+    return plan_study(
+        job.within,
+        job.spec,
+        storage=open_storage(job.storage),
+        name=job.name,
+        given=job.given,
+        device=job.device,
+    )
 
 
 def plan_lines(timing: Timing, job: Job) -> Iterator[str]:

@@ -174,8 +174,6 @@ def run(job: Job) -> None:
     from biotune_optuna.confirmation.plan import ConfirmPlan
     from biotune_optuna.confirmation.timing import timing_of
     from biotune_optuna.confirmation.winner import check_export, export_winner
-    from biotune_optuna.export.folder import check_target
-    from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
     from biotune_optuna.report.dashboard.attach import Attachments
     from biotune_optuna.report.html import write_report
     from biotune_optuna.report.view import as_view
@@ -185,14 +183,8 @@ def run(job: Job) -> None:
 
     began = time.monotonic()
     quieten_optuna()
-    if job.trials is not None and job.trials < 1:
-        raise StudyError(f"--trials {job.trials} asks for nothing; give at least 1")
     evidence = ConfirmPlan(members=job.members, prefer=job.prefer)  # type: ignore[arg-type]
-    check_apart(job.spec.data, job.out, advice="give --out and --storage elsewhere")
-    check_apart(job.spec.data, default_artifact_dir(job.storage), advice="give --storage elsewhere")
-    check_output(job.out)
-    check_no_comparison(job.out, advice="give another --study or --out")
-    check_target(job.out / "model")  # once more, with its origin, when the images are known
+    _check(job)
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     spec, plan = planned(job)
     study = create_study(
@@ -229,6 +221,20 @@ def run(job: Job) -> None:
     progress.result(result, report, model_dir)
     if job.display != "json":
         _say_result(as_view(study.study), report, model_dir, job)
+
+
+def _check(job: Job) -> None:
+    """Refuse, before anything is opened, what could not be written where it is to go."""
+    from biotune_optuna.export.folder import check_target
+    from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
+
+    if job.trials is not None and job.trials < 1:
+        raise StudyError(f"--trials {job.trials} asks for nothing; give at least 1")
+    check_apart(job.spec.data, job.out, advice="give --out and --storage elsewhere")
+    check_apart(job.spec.data, default_artifact_dir(job.storage), advice="give --storage elsewhere")
+    check_output(job.out)
+    check_no_comparison(job.out, advice="give another --study or --out")
+    check_target(job.out / "model")  # once more, with its origin, when the images are known
 
 
 def _say_images(setup: Setup) -> None:

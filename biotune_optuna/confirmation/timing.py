@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import optuna
 import timm
 from optuna.trial import TrialState
 
@@ -24,9 +25,11 @@ from biotune_optuna.clock import (
     full_training,
     least_time,
     measured_trial,
+    members_up_to,
     sides_up_to,
+    trials_up_to,
 )
-from biotune_optuna.confirmation.plan import ConfirmPlan
+from biotune_optuna.confirmation.plan import MEMBERS, ConfirmPlan
 from biotune_optuna.confirmation.record import trainings
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import StudyError
@@ -36,10 +39,10 @@ from biotune_optuna.models.weights import create_model
 from biotune_optuna.page.text import duration
 from biotune_optuna.schema import CLOCK_KEY, Cost, TrialRecord, as_mapping
 from biotune_optuna.study.setup import own_side, split
+from biotune_optuna.study.study import read_spec
 from biotune_optuna.study.totals import count_trials
 
 if TYPE_CHECKING:
-    import optuna
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.data.sources.image_source import ImageSource
@@ -59,6 +62,7 @@ class Timing:
         plan: What is to be done.
         work: The images.
         full: Seconds of a full training, as measured before the first trial.
+        evidence: The confirmation that is wanted.
         limit: Seconds for everything; None for no limit.
         spent: Seconds that earlier calls have worked on the study.
         began: Moment on `time.monotonic`'s clock at which this call began.
@@ -71,6 +75,7 @@ class Timing:
     plan: Plan
     work: Work
     full: float
+    evidence: ConfirmPlan = field(default_factory=ConfirmPlan)
     limit: float | None = None
     spent: float = 0.0
     began: float = field(default_factory=time.monotonic)
@@ -148,7 +153,7 @@ class Timing:
     def confirm_plan(self, study: TuningStudy) -> ConfirmPlan:
         """Return how much evidence the time that is left allows; the study keeps the choice."""
         if self.limit is None:
-            return ConfirmPlan()
+            return self.evidence
         stored = as_mapping(study.study.user_attrs.get(CLOCK_KEY))
         finished = count_trials(study.study.get_trials(deepcopy=False)).finished
         if stored.get("confirmed_at") == finished:
@@ -156,13 +161,22 @@ class Timing:
         else:
             left = self.limit - self.elapsed
             self.plan = dataclasses.replace(self.plan, trials=max(1, self.done))
-            self.plan = evidence_that_fits(left, self.plan, self.work, self.full_now, self.trial)
+            self.plan = evidence_that_fits(
+                left,
+                self.plan,
+                self.work,
+                full=self.full_now,
+                trial=self.trial,
+                members=members_up_to(self.evidence.members),
+            )
             self.store(study.study, confirmed_at=finished)
         usual = ConfirmPlan()
-        return ConfirmPlan(
+        return dataclasses.replace(
+            self.evidence,
             top_k=self.plan.top_k,
             n_runs=self.plan.n_runs,
             rates=_RATES.get(self.plan.rates, usual.rates),
+            members=self.plan.members,
             more_rates=usual.more_rates if self.plan.rates >= len(usual.rates) else 1,
         )
 
@@ -191,15 +205,21 @@ def work_of(stored: Mapping[str, Any]) -> Work:
 
 
 def timing_of(
-    study: TuningStudy, total: int | None, *, limit: float | None = None, plan: Plan | None = None
+    study: TuningStudy,
+    total: int | None,
+    evidence: ConfirmPlan,
+    *,
+    limit: float | None = None,
+    plan: Plan | None = None,
 ) -> Timing:
     """Return a study's clock; where nothing is known yet, a few batches are trained to set it.
 
     Args:
         study: The study.
         total: Finished trials that it shall hold; None where only time ends the search.
+        evidence: The confirmation that is wanted.
         limit: Seconds for everything; None for no limit.
-        plan: What was planned; None for the usual confirmation.
+        plan: What was planned; None where nothing was.
     """
     setup, spec = study.setup, study.spec
     trials = study.study.get_trials(deepcopy=False)
@@ -207,22 +227,22 @@ def timing_of(
     took = [trial.duration.total_seconds() for trial in ended if trial.duration is not None]
     stored = as_mapping(study.study.user_attrs.get(CLOCK_KEY))
     done = count_trials(trials).finished
-    usual = ConfirmPlan()
     if plan is None:
         plan = Plan(
             image_size=setup.image_size,
             epochs=spec.train.epochs,
             trials=total if total is not None else max(1, done),
-            top_k=usual.top_k,
-            n_runs=usual.n_runs,
-            rates=len(usual.rates),
+            top_k=evidence.top_k,
+            n_runs=evidence.n_runs,
+            rates=len(evidence.rates),
+            members=evidence.members,
         )
     work = Work(
         n_train=len(setup.splits.train),
         n_val=len(setup.splits.val),
         n_test=len(setup.splits.test),
         runs=len(spec.search_runs()),
-        rivals=usual.rivals,
+        rivals=evidence.rivals,
     )
     if stored:
         full = float(stored["full"])
@@ -237,7 +257,46 @@ def timing_of(
     records = [TrialRecord(trial) for trial in ended]
     confirming = Cost.sum(trainings(study.study.user_attrs).values()).seconds
     spent = sum(took) or sum(one.seconds or 0.0 for one in records)
-    return Timing(plan, work, full, limit=limit, spent=spent + confirming, trials=took, done=done)
+    known = {"spent": spent + confirming, "trials": took, "done": done}
+    return Timing(plan, work, full, evidence, limit=limit, **known)  # type: ignore[arg-type]
+
+
+def plan_study(
+    seconds: float,
+    spec: StudySpec,
+    *,
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    given: Mapping[str, Any],
+    source: ImageSource | None = None,
+    device: str = "auto",
+) -> tuple[StudySpec, Plan | None]:
+    """Return spec and plan for a time limit: those of a study that was begun, else new ones.
+
+    Args:
+        seconds: The time for everything.
+        spec: The study; what is to be chosen in it is replaced.
+        storage: Where the study is or will be.
+        name: The study's name.
+        given: What is not to be chosen, as in `plan_within`.
+        source: Images in memory, instead of ``spec.data``.
+        device: Where to train.
+
+    Raises:
+        StudyError: If even the least plan takes longer.
+    """
+    if name not in {one.study_name for one in storage.get_all_studies()}:
+        return plan_within(seconds, spec, given=given, source=source, device=device)
+    study = optuna.load_study(study_name=name, storage=storage)
+    stored, clock = read_spec(study), as_mapping(study.user_attrs.get(CLOCK_KEY))
+    if stored is None:
+        return spec, None
+    if given.get("image_size") is None:
+        spec = dataclasses.replace(spec, image_size=stored.image_size)
+    if given.get("epochs") is None:
+        train = dataclasses.replace(spec.train, epochs=stored.train.epochs)
+        spec = dataclasses.replace(spec, train=train)
+    return spec, plan_of(clock) if clock else None
 
 
 def plan_within(
@@ -255,7 +314,8 @@ def plan_within(
     Args:
         seconds: The time for everything.
         spec: The study; what is to be chosen in it is replaced.
-        given: What is not to be chosen: any of ``image_size``, ``epochs`` and ``trials``.
+        given: What is not to be chosen: any of ``image_size``, ``epochs`` and ``trials``; and
+            ``most_trials`` and ``members``, which are not to be exceeded.
         source: Images in memory, instead of ``spec.data``.
         device: Where to train.
 
@@ -288,11 +348,14 @@ def plan_within(
     if given.get("epochs") is not None:
         epochs = [int(given["epochs"])]
     choice: dict[str, Any] = {"sides": sides, "epochs": epochs}
+    members = members_up_to(int(given.get("members") or MEMBERS))
     if given.get("trials") is not None:
         choice["trials"] = [int(given["trials"])]
+    elif given.get("most_trials") is not None:
+        choice["trials"] = trials_up_to(int(given["most_trials"]))
     measured = sorted({sides[0], sides[-1]})
     speed = measure_speed(model.model, spec.train, device=resolve_device(device), sides=measured)
-    plan = choose_plan(seconds, work, speed, **choice)
+    plan = choose_plan(seconds, work, speed, members=members, **choice)
     if plan is None:
         least = duration(least_time(work, speed, **choice))
         raise StudyError(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,9 +24,11 @@ from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.confirm import TrainedWinner, confirm, train_winner
 from biotune_optuna.confirmation.plan import MEMBERS, ConfirmPlan, check_members
 from biotune_optuna.confirmation.protocol import Contest, Entrant
+from biotune_optuna.confirmation.timing import plan_study, timing_of
 from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator import persistence as keeping
 from biotune_optuna.estimator.inputs import InputError, images_of, training_images
+from biotune_optuna.estimator.progress import Bar, somebody_looks
 from biotune_optuna.estimator.results import results_of, snapshot
 from biotune_optuna.export import Predictor
 from biotune_optuna.finetune.results import epochs_of_final_run
@@ -42,8 +45,10 @@ from biotune_optuna.study.study import TuningStudy, check_end, create_study, rea
 if TYPE_CHECKING:
     from sklearn.utils import Tags
 
+    from biotune_optuna.clock import Plan
     from biotune_optuna.confirmation.record import Confirmation
     from biotune_optuna.data.sources.image_source import ImageSource
+    from biotune_optuna.study.objective import Observer
 
 
 class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -59,6 +64,8 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: A timm architecture.
         n_trials: Finished trials that the study shall hold in all; None needs ``timeout``.
         timeout: Seconds for the search; None is no limit.
+        time_limit: Seconds for everything. Image size (unless given), epochs, trials and evidence
+            are chosen to fit, `epochs` and `n_trials` being the most; None is no limit.
         storage: URL, file or Optuna storage that keeps the study, so that an interrupted `fit`
             goes on and several processes share it. None keeps it in memory.
         study_name: Name of the study in the storage; None makes one of the model, the images'
@@ -67,7 +74,8 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ``timeout`` are not among them: a second `fit` with more of them goes on; nor is
             ``random_state``, which has to stay the same.
         weights: Pre-trained weights: ``"auto"``, ``"hub"``, ``"none"`` or a file.
-        image_size: Side of the images that the network sees, in pixels; None is the model's own.
+        image_size: Side of the images that the network sees, in pixels; None is the model's own,
+            but at most about twice the images'.
         metric: Score that the search maximises on validation images.
         val_fraction: Share of the images that the search validates on. The winner is trained on
             all of them.
@@ -83,6 +91,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         callbacks: Called with the Optuna study and each trial that has ended.
         device: Where to train: ``"auto"``, ``"cpu"``, ``"cuda:N"`` or ``"mps"``.
         cache_dir: Folder that keeps decoded images between calls; None keeps them for this one.
+        verbose: 1 shows a bar with the time that is left, in a terminal or a notebook; 0 nothing.
         random_state: Seed of everything. None draws one, or takes that of the study which is
             already in the storage.
 
@@ -103,6 +112,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         n_trials: int | None = 60,
         timeout: float | None = None,
+        time_limit: float | None = None,
         storage: str | os.PathLike[str] | optuna.storages.BaseStorage | None = None,
         study_name: str | None = None,
         weights: str = "auto",
@@ -118,11 +128,13 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         callbacks: Sequence[Callable[[optuna.Study, optuna.trial.FrozenTrial], None]] = (),
         device: str = "auto",
         cache_dir: str | Path | None = None,
+        verbose: int = 1,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.model = model
         self.n_trials = n_trials
         self.timeout = timeout
+        self.time_limit = time_limit
         self.storage = storage
         self.study_name = study_name
         self.weights = weights
@@ -138,6 +150,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.callbacks = callbacks
         self.device = device
         self.cache_dir = cache_dir
+        self.verbose = verbose
         self.random_state = random_state
 
     # -- learning ------------------------------------------------------------------------------
@@ -157,7 +170,9 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             StudyError: If a parameter is out of range, or the storage holds another study of that
                 name.
         """
-        plan = self._plan()
+        began = time.monotonic()
+        evidence = self._plan()
+        self._check_time_limit()
         check_end(plain_value(self.n_trials), plain_value(self.timeout), name="n_trials")
         skip = bool((self.study_params or {}).get("skip_bad_images"))
         source, classes, scale = training_images(X, y, skip_bad_images=skip)
@@ -166,16 +181,30 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             backend = open_storage(backend or "memory://")
         name = self.study_name or self._default_name(source)
         with _cache_folder(self.cache_dir) as cache_dir:
+            spec, plan = self._spec(source, self._seed(backend, name)), None
+            if self.time_limit is not None:
+                spec, plan = plan_study(
+                    float(self.time_limit),
+                    spec,
+                    storage=backend,
+                    name=name,
+                    given={
+                        "image_size": self.image_size,
+                        "most_trials": self.n_trials,
+                        "members": self.members,
+                    },
+                    source=source,
+                    device=self.device,
+                )
             study = create_study(
-                self._spec(source, self._seed(backend, name)),
+                spec,
                 storage=backend,
                 name=name,
                 source=source,
                 device=self.device,
                 cache_dir=cache_dir,
             )
-            study.search(self.n_trials, timeout=self.timeout, callbacks=tuple(self.callbacks))
-            winner, confirmation = self._train_best(study, plan)
+            winner, confirmation = self._run(study, evidence, plan, began)
             exported = _exported(study, winner, confirmation)
         # all at once: a fit that was interrupted leaves the classifier as it was
         self.classes_, self._scale = classes, scale
@@ -185,6 +214,42 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.study_ = study.study
         self.best_score_ = float(study.study.best_value)
         return self
+
+    def _check_time_limit(self) -> None:
+        if self.time_limit is None:
+            return
+        if self.timeout is not None:
+            raise StudyError("time_limit is for everything and timeout for the search; give one")
+        if not self.time_limit > 0:
+            raise StudyError(f"time_limit {self.time_limit} is too short; give seconds above 0")
+
+    def _run(
+        self, study: TuningStudy, evidence: ConfirmPlan | None, plan: Plan | None, began: float
+    ) -> tuple[TrainedWinner, Confirmation | None]:
+        """Search, confirm and train the winner finally, shown in a bar."""
+        callbacks = tuple(self.callbacks)
+        shown = bool(self.verbose) and somebody_looks()
+        if not shown and self.time_limit is None:
+            study.search(self.n_trials, timeout=self.timeout, callbacks=callbacks)
+            return self._train_best(study, evidence)
+        timing = timing_of(
+            study, self.n_trials, evidence or ConfirmPlan(), limit=self.time_limit, plan=plan
+        )
+        timing.began = began
+        timing.store(study.study)
+        bar = Bar(timing, None if timing.limit else self.n_trials) if shown else None
+        with contextlib.nullcontext() if bar is None else bar:
+            if not (timing.done and timing.is_time_up):
+                clock = [timing.trial_finished, *([] if bar is None else [bar.trial_finished])]
+                study.search(
+                    timing.most_trials(self.n_trials),
+                    timeout=self.timeout,
+                    observer=bar,
+                    callbacks=(*clock, *callbacks),
+                )
+            if not isinstance(self.confirm, ConfirmPlan):
+                evidence = evidence and timing.confirm_plan(study)
+            return self._train_best(study, evidence, bar)
 
     def _default_name(self, source: ImageSource) -> str:
         """Model, data, and a digest of what makes a study another one."""
@@ -233,12 +298,12 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return ConfirmPlan(members=members) if self.confirm else None
 
     def _train_best(
-        self, study: TuningStudy, plan: ConfirmPlan | None
+        self, study: TuningStudy, plan: ConfirmPlan | None, observer: Observer | None = None
     ) -> tuple[TrainedWinner, Confirmation | None]:
         """Train the chosen recipe finally."""
         if plan is not None:
-            result = confirm(study, plan)
-            return train_winner(study), result
+            result = confirm(study, plan, observer=observer)
+            return train_winner(study, observer), result
         space = study.setup.space
         ranked = rank_finished(study.study, space)
         if not ranked:

@@ -35,7 +35,9 @@ def test_trials_that_are_slower_than_expected_move_the_whole_forecast() -> None:
     clock.trials, clock.done = [6.0] * 8, 8
     after = clock.forecast()
     assert after.search == pytest.approx(2 * clock.trial)
-    assert after.confirmation / before.confirmation == pytest.approx(clock.trial / 3)
+    assert after.confirmation / before.confirmation == pytest.approx(
+        clock.trial / (4 * SEARCH_SHARE)
+    )
     assert 5 < clock.trial < 6
 
 
@@ -75,14 +77,14 @@ def test_the_search_ends_in_time_for_what_comes_after_it() -> None:
 
 def test_the_clock_of_a_study_is_stored_and_found_again(setup: Setup) -> None:
     study = TuningStudy(optuna.create_study(), setup)
-    clock = timing_of(study, 12)
+    clock = timing_of(study, 12, ConfirmPlan())
     assert clock.full > 0
     assert clock.work.n_train == len(setup.splits.train)
     clock.store(study.study)
     stored = study.study.user_attrs[CLOCK_KEY]
     assert plan_of(stored) == clock.plan
     assert work_of(stored) == clock.work
-    assert timing_of(study, 12).full == clock.full  # nothing is measured again
+    assert timing_of(study, 12, ConfirmPlan()).full == clock.full  # nothing is measured again
 
 
 def test_the_evidence_is_chosen_once(setup: Setup) -> None:
