@@ -52,7 +52,7 @@ class Job:
     device: str
     out: Path
     display: str | None
-    members: int
+    members: int = 5
     prefer: str = "best"
     within: float | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
