@@ -67,6 +67,21 @@ def n_classes(name: str) -> int | None:
     return getattr(timm.get_pretrained_cfg(name), "num_classes", None)
 
 
+def is_at_hand(name: str, weights: str = "auto") -> bool:
+    """Whether a model's weights can be had without a network.
+
+    Args:
+        name: timm's model name.
+        weights: As `biotune_optuna.models.weights.create_model` takes them.
+    """
+    if weights not in ("auto", "hub"):
+        return True
+    if weights == "auto" and packages.find(name):
+        return True
+    config = timm.get_pretrained_cfg(name)
+    return config is not None and _is_cached(config)
+
+
 def _url(config: PretrainedCfg | None) -> str:
     url = config.url if config is not None else None
     return (url[0] if isinstance(url, tuple) else url) or ""
@@ -92,10 +107,11 @@ def _probe_within(seconds: float, config: PretrainedCfg) -> None:
 
 def _probe(config: PretrainedCfg) -> None:
     """Raise at once if the weights are neither cached nor within reach."""
+    if _is_cached(config):
+        return
     repository, url = config.hf_hub_id or "", _url(config)
     if not repository:
-        cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-        if not cached.is_file() and url.startswith(("https://", "http://")):
+        if url.startswith(("https://", "http://")):
             request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - scheme checked
             urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()  # noqa: S310
         return
@@ -104,14 +120,23 @@ def _probe(config: PretrainedCfg) -> None:
 
     files = (config.hf_hub_filename,) if config.hf_hub_filename else _WEIGHT_FILES
     repository, _, revision = repository.partition("@")
-    for file in files:
-        if isinstance(hf.try_to_load_from_cache(repository, file, revision=revision or None), str):
-            return
     try:
         link = hf.hf_hub_url(repository, files[0], revision=revision or None)
         hf.get_hf_file_metadata(link, timeout=PROBE_SECONDS)
     except EntryNotFoundError:
         return  # the repository answers: timm looks for the other file names itself
+
+
+def _is_cached(config: PretrainedCfg) -> bool:
+    """Whether the weights lie in timm's cache."""
+    repository, _, revision = (config.hf_hub_id or "").partition("@")
+    if not repository:
+        return Path(torch.hub.get_dir(), "checkpoints", _url(config).rpartition("/")[2]).is_file()
+    import huggingface_hub as hf
+
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else _WEIGHT_FILES
+    found = (hf.try_to_load_from_cache(repository, f, revision=revision or None) for f in files)
+    return any(isinstance(path, str) for path in found)
 
 
 def _alternatives(name: str) -> str:
