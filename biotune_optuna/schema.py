@@ -21,9 +21,10 @@ T = TypeVar("T")
 # -- user attributes of a study ----------------------------------------------------------------
 
 SPEC_KEY: Final = "biotune"
-"""``{"version": str, "spec": dict, "rates": dict}``: the package's version, what defines the study
-(`biotune_optuna.study.spec.StudySpec`) and, where they were looked for, how the bounds of the
-learning rate were found (`biotune_optuna.study.rates.RateCheck`)."""
+"""``{"version": str, "spec": dict, "rates": dict, "choice": dict}``: the package's version, what
+defines the study (`biotune_optuna.study.spec.StudySpec`) and, where they were looked for, how the
+bounds of the learning rate (`biotune_optuna.study.rates.RateCheck`) and the network
+(`biotune_optuna.study.auto.Choice`) were found."""
 
 TOTAL_KEY: Final = "n_trials"
 """``int``: the total of finished trials that was last asked for."""

@@ -1,9 +1,9 @@
-"""Writes the short list of networks of `biotune models`, with what timm and a count of operations say.
+"""Writes the short list of networks of `biotune models`, with what timm says and counts of it.
 
     python studies/candidates.py
 
-Parameters and multiplications are counted on the network with its 1,000 classes or, where it has none,
-without a classifier; no weights are loaded.
+Parameters and multiplications are counted on the network with the classifier that it was
+pre-trained with; no weights are loaded.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SIZES = {"tiny": 6e6, "small": 30e6, "base": 100e6}
 
 
 def main() -> None:
-    """Counts, and writes the file."""
+    """Count, and write the file."""
     rows = []
     for name, source in CHOSEN.items():
         config = timm.get_pretrained_cfg(name)

@@ -22,6 +22,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "demo": "tune",
     "check": "inspect",
+    "models": "models",
     "probe": "probe",
     "tune": "tune",
     "worker": "workers",

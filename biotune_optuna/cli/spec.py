@@ -122,6 +122,8 @@ spec_options = together(*_TASK, protocol_options)
 """All options that define a study."""
 baseline_options = together(*_TASK, *_TRAINING, *_DATA)
 """Those that define a study but for how genomes are searched and evaluated."""
+ranking_options = together(_TASK[0], *_TRAINING, *_DATA)
+"""The same without a model, for commands that look for one."""
 
 
 def make_spec(*, preset: str, settings: tuple[str, ...], **options: Any) -> StudySpec:

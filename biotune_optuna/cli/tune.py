@@ -188,7 +188,12 @@ def run(job: Job) -> None:
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     spec, plan = planned(job)
     study = create_study(
-        spec, storage=job.storage, name=job.name, device=job.device, prepared=_say_images
+        spec,
+        storage=job.storage,
+        name=job.name,
+        device=job.device,
+        prepared=_say_images,
+        tell=lambda said: click.echo(said, err=True),
     )
     for sentence in rate_sentences(as_view(study.study)):
         click.echo(sentence, err=True)

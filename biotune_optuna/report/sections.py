@@ -15,6 +15,7 @@ from biotune_optuna.finetune.calibration import Trust
 from biotune_optuna.page.parts import Bars, Code, Facts, Part, Table, Text, Tiles, texts
 from biotune_optuna.page.text import count, duration, label, plural
 from biotune_optuna.report.cost import time_spent
+from biotune_optuna.report.ranking import ranking_parts
 from biotune_optuna.report.view import finite, seconds
 from biotune_optuna.report.words import cost_sentences, describe_trial, method_words
 from biotune_optuna.schema import TrialRecord
@@ -162,6 +163,25 @@ def _bar(block: str, rate: float) -> tuple[str, float | None, str]:
     if rate <= 0:
         return block, None, "frozen"
     return block, min(1.0, max(0.03, (math.log10(rate) + 1) / 2)), f"{rate:.2g}×"
+
+
+def model(view: StudyView) -> Iterator[Part]:
+    """Say how the network was chosen, where the user left that open."""
+    choice = view.model_choice
+    if not choice.chosen:
+        return
+    yield Text(f"{choice.chosen} was chosen on training and validation images: {choice.why}.")
+    if choice.tried:
+        say = view.say
+        yield Table(
+            ("Network", "Half frozen", "All trained", "The better again", "Mean of the better"),
+            [
+                (one.name, say(one.half), say(one.full), say(one.again), say(one.value))
+                for one in choice.tried
+            ],
+            strong=[one.name for one in choice.tried].index(choice.chosen),
+        )
+    yield from ranking_parts(choice.ranked, view.metric_words)
 
 
 def cost(view: StudyView) -> Iterable[Part]:
@@ -340,6 +360,7 @@ class Chapter(NamedTuple):
 
 
 CHAPTERS: Mapping[str, Chapter] = {
+    "model": Chapter("Why this network", model, ours=True),
     "compare": Chapter("How the methods compare", compare, ours=True),
     "recipe": Chapter("The recipe", recipe),
     "search": Chapter("How the search went"),

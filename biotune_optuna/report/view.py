@@ -30,6 +30,7 @@ from biotune_optuna.schema import (
     as_mapping,
 )
 from biotune_optuna.storage.urls import StorageURL
+from biotune_optuna.study.choice import Choice
 from biotune_optuna.study.probe import FirstAnswer
 from biotune_optuna.study.rates import RateCheck
 from biotune_optuna.study.totals import count_trials
@@ -278,7 +279,10 @@ class StudyView:
     @property
     def passes(self) -> tuple[int, int]:
         """Image passes forward and backward of search, confirmations and test, all trainings."""
-        spent: list[TrialRecord | Cost] = [self.rate_check, self.first_answer, *self._confirming]
+        spent: list[TrialRecord | Cost] = [
+            *(self.model_choice.cost, self.rate_check, self.first_answer),
+            *self._confirming,
+        ]
         spent += map(TrialRecord, self.trials)
         return sum(one.forward for one in spent), sum(one.backward for one in spent)
 
@@ -287,6 +291,11 @@ class StudyView:
         """What showed between which bounds base rates are searched; empty if that was given."""
         stored = as_mapping(self.user_attrs.get(SPEC_KEY))
         return RateCheck.from_dict(as_mapping(stored.get("rates")))
+
+    @property
+    def model_choice(self) -> Choice:
+        """How the network was chosen; empty where the user named it."""
+        return Choice.of(as_mapping(self.user_attrs.get(SPEC_KEY)).get("choice"))
 
     @property
     def first_answer(self) -> FirstAnswer:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,8 +13,8 @@ import numpy as np
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.models.candidates import Limits, select
 from biotune_optuna.recipe import Recipe
-from biotune_optuna.schema import Cost, Stored, as_mapping
-from biotune_optuna.study.ranking import Ranked, front, rank_models
+from biotune_optuna.study.choice import Choice, Tried, front, line
+from biotune_optuna.study.ranking import rank_models
 from biotune_optuna.study.setup import prepare
 
 if TYPE_CHECKING:
@@ -35,75 +33,6 @@ TRIED: Final = 3
 def is_auto(model: str) -> bool:
     """Whether a model's name leaves the choice open: ``auto``, ``auto:30M``, ``auto:20ms``."""
     return model.partition(":")[0] == AUTO
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tried(Cost):
-    """A network that was trained to see whether it is the one.
-
-    Attributes:
-        name: timm's name.
-        half: Validation score with the lower half of the blocks frozen.
-        full: With all blocks trained.
-        again: Of the better of the two, on another seed.
-        value: Mean of the better one's two scores.
-    """
-
-    name: str = ""
-    half: float = math.nan
-    full: float = math.nan
-    again: float = math.nan
-    value: float = math.nan
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice(Stored):
-    """Which network was chosen for a study, and on what evidence.
-
-    Attributes:
-        asked: What was asked for: ``"auto"`` and limits.
-        chosen: The network; empty where the user named it.
-        why: In words.
-        metric: Metric of all scores.
-        ranked: What the ranking found.
-        tried: The networks that were trained; none where there was but one to take.
-    """
-
-    asked: str = ""
-    chosen: str = ""
-    why: str = ""
-    metric: str = ""
-    ranked: tuple[Ranked, ...] = ()
-    tried: tuple[Tried, ...] = ()
-
-    @property
-    def cost(self) -> Cost:
-        """Image passes and seconds of ranking and trainings."""
-        return Cost.sum([*self.ranked, *self.tried])
-
-    @classmethod
-    def of(cls, stored: object) -> Choice:
-        """Read what a study stores; an empty one where it stores none."""
-        data = as_mapping(stored)
-        rows = {
-            "ranked": tuple(Ranked.from_dict(one) for one in _mappings(data.get("ranked"))),
-            "tried": tuple(Tried.from_dict(one) for one in _mappings(data.get("tried"))),
-        }
-        return cls.from_dict({**data, **rows})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data: numbers that are not finite are left out."""
-        data = super(Choice, self).to_dict()  # slots: a class of its own
-        for name in ("ranked", "tried"):
-            data[name] = [
-                {key: v for key, v in one.items() if not isinstance(v, float) or math.isfinite(v)}
-                for one in data[name]
-            ]
-        return data
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def choose_model(
@@ -170,16 +99,6 @@ def choose_model(
     )
 
 
-def line(one: Ranked) -> str:
-    """Return a ranked network in one line."""
-    if one.why_not:
-        return f"{one.name}: left out, {one.why_not}"
-    return (
-        f"{one.name}: {one.score:.3f} ({one.low:.3f} to {one.high:.3f}), "
-        f"{one.parameters / 1e6:.1f} million parameters, {one.ms:.1f} ms an image"
-    )
-
-
 def _try(setup: Setup, checkpoint: Callable[[], None] | None) -> Tried:
     """Train half frozen and full, and the better of both again."""
     spec, blocks = setup.spec, setup.blocks
@@ -216,14 +135,3 @@ def _try(setup: Setup, checkpoint: Callable[[], None] | None) -> Tried:
         backward=sum(run.images_backward for run in made),
         seconds=round(sum(run.seconds for run in made), 3),
     )
-
-
-def same_request(stored: Mapping[str, Any] | None, asked: str) -> bool:
-    """Whether a stored study's network was chosen for the same request.
-
-    Args:
-        stored: What a study stores under its spec's key.
-        asked: The model as it is asked for now.
-    """
-    return stored is not None and Choice.of(stored.get("choice")).asked == asked
-

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,7 @@ from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.models.hub import is_at_hand
 from biotune_optuna.models.states import one_line
-from biotune_optuna.schema import Cost
+from biotune_optuna.study.choice import Ranked
 from biotune_optuna.study.probe import linear_probe
 from biotune_optuna.study.setup import prepare
 
@@ -29,36 +27,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("biotune_optuna.study")
 
+_NO_HUB = "the hub cannot be reached, and its weights are not at hand"
 _OFFLINE = 2  # networks in a row whose weights cannot be fetched: there is no hub
 _TIMED, _TIMES = 16, 3  # images, and how often
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranked(Cost):
-    """One network, and what a linear probe made of it.
-
-    Attributes:
-        name: timm's name.
-        score: The metric on training images, by folds that had not seen them; on the validation
-            images where there are too few for folds. NaN where the network failed.
-        low: Lower end of the 95 % interval of the score.
-        high: Upper end.
-        parameters: Parameters, with a classifier of these classes.
-        ms: Milliseconds an image, forward, on this device.
-        megabytes: Size of the weights.
-        weights: Where they came from.
-        why_not: Why the network is not ranked; empty where it is.
-    """
-
-    name: str = ""
-    score: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    parameters: int = 0
-    ms: float = math.nan
-    megabytes: float = 0.0
-    weights: str = ""
-    why_not: str = ""
 
 
 def rank_models(
@@ -104,11 +75,13 @@ def rank_models(
         one = (known or {}).get(candidate.name)
         if one is None:
             own = dataclasses.replace(spec, model=candidate.name)
-            if failed >= _OFFLINE and not is_at_hand(candidate.name, spec.weights):
-                one = Ranked(name=candidate.name, why_not="no network, and no weights at hand")
+            at_hand = is_at_hand(candidate.name, spec.weights)
+            if failed >= _OFFLINE and not at_hand:
+                one = Ranked(name=candidate.name, why_not=_NO_HUB)
             else:
-                one, fetched = _ranked(own, source, device, cache_dir)
-                failed = 0 if fetched else failed + 1
+                one, loaded = _ranked(own, source, device, cache_dir)
+                if not at_hand:
+                    failed = 0 if loaded else failed + 1
         if not one.why_not and max_ms is not None and one.ms > max_ms:
             one = dataclasses.replace(one, why_not=f"slower than {max_ms:g} ms an image")
         found.append(one)
@@ -122,16 +95,6 @@ def rank_models(
     return sorted(found, key=lambda one: (1, 0.0) if one.why_not else (0, -one.score))
 
 
-def front(ranked: Sequence[Ranked]) -> list[Ranked]:
-    """Return the networks that no other beats in as little time, the best score first."""
-    able = [one for one in ranked if not one.why_not]
-    best: list[Ranked] = []
-    for one in sorted(able, key=lambda one: (one.ms, -one.score)):
-        if not best or one.score > best[-1].score:
-            best.append(one)
-    return best[::-1]
-
-
 def _ranked(
     spec: StudySpec, source: ImageSource, device: str, cache_dir: str | Path | None
 ) -> tuple[Ranked, bool]:
@@ -140,7 +103,7 @@ def _ranked(
     try:
         setup = prepare(spec, source=source, device=device, cache_dir=cache_dir)
     except ModelError as error:
-        return Ranked(name=spec.model, why_not=str(error)), False
+        return Ranked(name=spec.model, why_not=str(error).partition("; without the hub")[0]), False
     except RuntimeError as error:  # memory, or a network that does not run here
         return Ranked(name=spec.model, why_not=one_line(error)), True
     try:

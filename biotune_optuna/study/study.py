@@ -20,6 +20,8 @@ from biotune_optuna.jsonable import plain_value
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import LEFT_OUT_KEY, SPEC_KEY, TOTAL_KEY
 from biotune_optuna.storage.open import keep_user_attr, open_storage
+from biotune_optuna.study.auto import choose_model, is_auto
+from biotune_optuna.study.choice import Choice
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.rates import RateCheck, find_rates
 from biotune_optuna.study.setup import Setup, prepare
@@ -134,8 +136,12 @@ def create_study(
     device: str = "auto",
     cache_dir: str | Path | None = None,
     prepared: Callable[[Setup], None] | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> TuningStudy:
     """Create a study, or go on with the one of that name if it is the same study.
+
+    Where the spec's model is ``"auto"``, perhaps with limits as in ``"auto:30M,20ms"``, the network
+    is chosen first; a study that was begun so goes on with the network it has.
 
     Args:
         spec: What the study is.
@@ -145,6 +151,7 @@ def create_study(
         device: Where to train: ``"auto"``, ``"cpu"``, ``"cuda:N"`` or ``"mps"``.
         cache_dir: Folder of decoded images.
         prepared: Called with data and model once they are ready, before anything is trained.
+        tell: Told in lines how a network is chosen.
 
     Raises:
         StudyError: If a study of that name has another identity; the field is named.
@@ -154,14 +161,19 @@ def create_study(
     """
     backend = _backend(storage)
     name = name or default_name(spec.model, spec.data)
-    stored = _stored_spec(backend, name)
+    stored, choice = _stored_spec(backend, name), None
+    if is_auto(spec.model) and stored is None:
+        choice = choose_model(spec, source=source, device=device, cache_dir=cache_dir, tell=tell)
+        spec = dataclasses.replace(spec, model=choice.chosen)
+    elif is_auto(spec.model) and _stored_choice(backend, name).asked == spec.model:
+        spec = dataclasses.replace(spec, model=stored.model)  # type: ignore[union-attr]
     _check_same(name, stored, spec, fingerprints=False)
     if stored is not None:
         spec = dataclasses.replace(spec, size_found=stored.size_found)
     setup = prepare(spec, source=source, device=device, cache_dir=cache_dir)
     if prepared is not None:
         prepared(setup)
-    return study_of(setup, storage=backend, name=name)
+    return study_of(setup, storage=backend, name=name, choice=choice)
 
 
 def study_of(
@@ -171,6 +183,7 @@ def study_of(
     name: str,
     sampler: Callable[[Setup], optuna.samplers.BaseSampler] | None = None,
     checkpoint: Callable[[], None] | None = None,
+    choice: Choice | None = None,
 ) -> TuningStudy:
     """Create the study of a setup that is there already, or go on with it.
 
@@ -182,6 +195,7 @@ def study_of(
         name: The study's name.
         sampler: Makes what proposes genomes; None is the spec's own.
         checkpoint: Called between epochs while the range of rates is found; raises to stop.
+        choice: How its network was chosen, to be kept; None where the user named it.
 
     Raises:
         StudyError: If a study of that name has another identity; the field is named.
@@ -204,6 +218,8 @@ def study_of(
     own: dict[str, Any] = {"version": __version__, "spec": setup.spec.to_dict()}
     if check is not None:
         own["rates"] = check.to_dict()
+    if choice is not None:
+        own["choice"] = choice.to_dict()
     stored = _parse_spec(name, keep_user_attr(study, SPEC_KEY, own))
     setup = _as_stored(setup, stored)
     _check_same(name, stored, setup.spec, fingerprints=True)
@@ -288,6 +304,11 @@ def _stored_spec(backend: optuna.storages.BaseStorage, name: str) -> StudySpec |
     except KeyError:
         return None
     return _parse_spec(name, backend.get_study_user_attrs(study_id).get(SPEC_KEY))
+
+
+def _stored_choice(backend: optuna.storages.BaseStorage, name: str) -> Choice:
+    study_id = backend.get_study_id_from_name(name)
+    return Choice.of(backend.get_study_user_attrs(study_id)[SPEC_KEY].get("choice"))
 
 
 def _check_same(
