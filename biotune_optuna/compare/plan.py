@@ -147,6 +147,12 @@ class Comparison:
                 raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
         if not self.tasks:
             raise StudyError("a comparison needs a task: a model and data")
+        for spec in self.tasks:
+            if spec.model.partition(":")[0] == "auto":
+                raise StudyError(
+                    f"model {spec.model!r} cannot be compared: chosen on the images of one repeat, "
+                    "it would know another one's test; name a model, which `biotune models` ranks"
+                )
         if not self.contenders:
             raise StudyError("a comparison needs a method, such as biotune or full")
         tasks = [self.task_name(spec) for spec in self.tasks]

@@ -227,8 +227,8 @@ Rank correlation: Spearman's, between the ranking and the tested scores of the n
 set, mean over the sets. Regret: the best tested score minus that of the network ranked first,
 in points. Size ranks by parameters, random weights last."""
 PAIRS = """\
-Tested score after fine-tuning, in brackets the cross-validated score of the linear probe. Bold: the
-network that the probe ranks first."""
+Tested score after fine-tuning, in brackets the cross-validated score of the linear probe, and which
+network the probe ranks first."""
 LEFT_OUT = """\
 One training a recipe and one rate: with so few, a difference of some points between two
 fine-tunings is luck. The short list of `biotune models` holds larger networks, whose weights come
@@ -280,8 +280,8 @@ def pairs(groups: list[list[dict[str, Any]]]) -> Table:
         cells = []
         for model in MODELS:
             (row,) = (row for row in group if row["model"] == model)
-            text = f"{outcome(row):.3f} ({row['probe']:.3f})"
-            cells.append(f"**{text}**" if row is first else text)
+            mark = ", first" if row is first else ""
+            cells.append(f"{outcome(row):.3f} ({row['probe']:.3f}{mark})")
         body.append((group[0]["data"], *cells))
     return Table(("Data", *MODELS), body)
 
