@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from biotune_optuna.errors import StudyError
 from biotune_optuna.page.text import duration
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ def planned(job: Job) -> tuple[StudySpec, Plan | None]:
 
     if job.within is None:
         return job.spec, None
+    if job.spec.model.partition(":")[0] == "auto":
+        raise StudyError(
+            f"--within plans for a network that is known, and --model {job.spec.model} leaves it "
+            "open; name one, which biotune models ranks"
+        )
     click.echo("Measuring how fast this machine is ...", err=True)
     return plan_study(
         job.within,
