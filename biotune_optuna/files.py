@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 from pathlib import Path
 
@@ -55,6 +57,9 @@ def replace_text(path: Path, text: str) -> None:
 
     What UTF-8 cannot hold (bytes of a file name that are no text) is written as an escape.
 
+    A device, such as ``/dev/stdout``, and a pipe are written to, not replaced, and a link is
+    followed.
+
     Args:
         path: The file; its folder must be there. The user's umask sets who may read it.
         text: Its content; line ends are kept.
@@ -62,6 +67,12 @@ def replace_text(path: Path, text: str) -> None:
     Raises:
         OSError: If it cannot be written; an earlier file is as it was.
     """
+    path = path.resolve()  # a link stays one; what it leads to is replaced
+    if path.exists() and not path.is_file():
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _write_through(path, text)
+        return
     temporary = path.with_name(f".{path.name[:100]}-{secrets.token_hex(6)}.tmp")
     try:
         with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream:
@@ -69,6 +80,16 @@ def replace_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_through(path: Path, text: str) -> None:
+    """Write to a device or pipe as it is: renamed over, it would be gone for everybody."""
+    # Without waiting for a reader of a pipe, who may never come.
+    handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "set_blocking"):
+        os.set_blocking(handle, True)
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        stream.write(text)
 
 
 def replace_file(target: Path, text: str) -> Path:
@@ -93,3 +114,20 @@ def replace_file(target: Path, text: str) -> Path:
             " give a path in a folder you may write to"
         ) from error
     return target
+
+
+def csv_cell(text: str) -> str:
+    """Return a text as a table's cell that no spreadsheet takes for a formula.
+
+    What begins like one gets an apostrophe in front, unless it is a number.
+
+    Args:
+        text: Such as a file's or a class's name.
+    """
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from biotune_optuna._version import __version__
+from biotune_optuna.cli.terminal import show_text_only
 from biotune_optuna.errors import BioTuneError
 
 __all__ = ["cli", "main"]
@@ -88,4 +89,5 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the ``biotune`` command."""
+    show_text_only()
     sys.exit(cli(prog_name="biotune"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 
 from biotune_optuna.cli.checks import check_no_comparison, folder_of, open_study
 from biotune_optuna.cli.options import storage_option, study_options
+from biotune_optuna.cli.terminal import terminal_of
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 
@@ -86,6 +88,11 @@ def report(*, storage: str | None, name: str | None, target: Path | None) -> Non
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @click.option("--read-only", is_flag=True, help="Refuse every change.")
 @click.option(
+    "--token",
+    envvar="BIOTUNE_TOKEN",
+    help="Answer only who opens the address with ?token=... once, as for other hosts.",
+)
+@click.option(
     "--artifact-dir",
     type=click.Path(file_okay=False),
     help="Folder of the artifacts.  [default: beside an SQLite file, else biotune-artifacts]",
@@ -123,4 +130,4 @@ def blocks(*, model: str, max_blocks: int) -> None:
         share = part.n_parameters / total
         bar = "█" * round(24 * share) or "▏"
         table.add_row(str(number), part.name, f"{part.n_parameters:,}", f"{share:.1%}", bar)
-    Console().print(table)
+    Console(file=terminal_of(sys.stdout)).print(table)

@@ -20,6 +20,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from biotune_optuna.cli.terminal import terminal_of, visible
 from biotune_optuna.page.text import duration
 from biotune_optuna.report.view import StudyView, as_view, seconds
 from biotune_optuna.schema import STAGE_KEY, TrialRecord
@@ -90,7 +91,9 @@ class Progress:
         self._trial: dict[str, Any] = {}
         self._run: dict[str, Any] = {}
         self._stage: dict[str, Any] = {}
-        self._console = Console(file=self._stream, highlight=False)
+        # In plain mode text stays text; only the live display moves the cursor.
+        shown = terminal_of(self._stream) if mode == "rich" else self._stream
+        self._console = Console(file=shown, highlight=False)
         self._spinner = Spinner("dots")
         self._live: Live | None = None
 
@@ -273,7 +276,7 @@ class Progress:
         if self._mode == "plain":
             self._write(text + "\n")
         elif self._mode == "rich":
-            self._console.print(Text(text), soft_wrap=True)
+            self._console.print(Text(visible(text)), soft_wrap=True)
 
     def _write(self, text: str) -> None:
         try:
@@ -288,7 +291,9 @@ class Progress:
             frozen = TrialRecord(best).frozen
             what = f"trial {best.number}" + (f", frozen {frozen}" if frozen else "")
             lines.append(
-                Text.from_markup(f"  best  [bold]{self._view.say(best.value)}[/]  {escape(what)}")
+                Text.from_markup(
+                    f"  best  [bold]{self._view.say(best.value)}[/]  {escape(visible(what))}"
+                )
             )
         if self._trial:
             lines.append(_dim(self._now()))
@@ -302,7 +307,7 @@ class Progress:
             count = f"{done}/{total}" if total else ""
             if self._timing is not None:
                 count += f"  {duration(self._timing.left())} left"
-            row.add_row(self._spinner, bar, Text(f"{self._stage['stage']} {count}"))
+            row.add_row(self._spinner, bar, Text(visible(f"{self._stage['stage']} {count}")))
             return Group(row, _dim(self._stage["detail"]))
         completed: float = self._done
         if self._run and self._epochs and self._runs:
@@ -316,7 +321,7 @@ class Progress:
             words += f"  generation {self._trial['generation']}"
         if (left := self._left()) is not None:
             words += f"  {duration(left)} left"
-        row.add_row(self._spinner, bar, Text(words))
+        row.add_row(self._spinner, bar, Text(visible(words)))
         return row
 
     def _now(self) -> str:
@@ -387,7 +392,7 @@ def search(
 
 
 def _dim(text: str) -> Text:
-    return Text(f"  now   {text}", style="dim", no_wrap=True, overflow="ellipsis")
+    return Text(visible(f"  now   {text}"), style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _facts(trial: FrozenTrial) -> dict[str, Any]:

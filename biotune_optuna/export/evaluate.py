@@ -21,7 +21,7 @@ from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.data.thumbnail import thumbnail
 from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.export.evaluation_page import SEEN, TITLES, page
-from biotune_optuna.files import replace_file
+from biotune_optuna.files import csv_cell, replace_file
 from biotune_optuna.finetune.metrics import calibration_error, mean_auc, mean_f1, score
 from biotune_optuna.finetune.statistics import Interval, proportion_interval, resampled_interval
 
@@ -171,7 +171,8 @@ class Evaluation:
         for name, true, said, p in rows:
             right = "yes" if true == said else "no"
             cells = (f"{value:.4f}" for value in (p[said], *p))
-            writer.writerow([name, self.classes[true], self.classes[said], right, *cells])
+            texts = map(csv_cell, (name, self.classes[true], self.classes[said]))
+            writer.writerow([*texts, right, *cells])
         return replace_file(Path(path), table.getvalue())
 
     def write_html(self, path: str | Path) -> Path:

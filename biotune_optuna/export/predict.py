@@ -29,7 +29,7 @@ from biotune_optuna.data.loaders import DeviceImages
 from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError
-from biotune_optuna.files import replace_text
+from biotune_optuna.files import csv_cell, replace_text
 from biotune_optuna.finetune.calibration import tempered
 from biotune_optuna.finetune.device import (
     amp_dtype,
@@ -448,10 +448,11 @@ def write_csv(predictions: Iterable[Prediction], path: str | Path) -> Path:
     extra += ["disagreement"] * several
     writer.writerow(["image", "label", "probability", *extra, "error"])
     for row in rows:
-        cells = [cell for label, p in row.top for cell in (label, f"{p:.4f}")]
+        cells = [cell for label, p in row.top for cell in (csv_cell(label), f"{p:.4f}")]
         cells += [""] * (2 * ranks - len(cells))
         apart = "" if row.disagreement is None else f"{row.disagreement:.4g}"
-        writer.writerow([row.image, *cells, *[apart] * several, row.error or ""])
+        error = csv_cell(row.error or "")
+        writer.writerow([csv_cell(row.image), *cells, *[apart] * several, error])
     try:
         replace_text(path, table.getvalue())
     except OSError as error:

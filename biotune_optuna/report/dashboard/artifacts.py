@@ -49,7 +49,7 @@ def artifact_store(folder: str | Path) -> FileSystemArtifactStore:
     Raises:
         StorageError: The folder cannot be made.
     """
-    from optuna.artifacts import FileSystemArtifactStore
+    from biotune_optuna.report.dashboard.files import OwnFiles
 
     path = Path(folder)
     try:
@@ -59,7 +59,7 @@ def artifact_store(folder: str | Path) -> FileSystemArtifactStore:
             f"artifact folder {str(folder)!r} cannot be made ({error.strerror});"
             " give a folder you may write to"
         ) from error
-    return FileSystemArtifactStore(path)
+    return OwnFiles(path)
 
 
 def attach_trial_artifacts(

@@ -9,15 +9,17 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.report.dashboard.artifacts import artifact_store, default_artifact_dir
 from biotune_optuna.report.dashboard.attach import refresh_study
+from biotune_optuna.report.dashboard.guard import LOCAL, WSGIApp, guard
 from biotune_optuna.report.dashboard.storage import ShortStorage
 
 if TYPE_CHECKING:
@@ -27,13 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-
-Environ = dict[str, Any]
-StartResponse = Callable[..., Any]
-WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
-
 
 def dashboard_app(
     storage: BaseStorage,
@@ -41,6 +36,7 @@ def dashboard_app(
     *,
     host: str = "127.0.0.1",
     read_only: bool = False,
+    token: str | None = None,
 ) -> WSGIApp:
     """Return the dashboard as a WSGI application, guarded.
 
@@ -50,6 +46,8 @@ def dashboard_app(
         host: Address it will be served on. On the local machine only requests that name it are
             answered, so that a web page elsewhere cannot reach it through a name of its own.
         read_only: Refuse every request that could change something.
+        token: Answer only who has opened an address with ``?token=`` and this text, or sends it as
+            ``Authorization: Bearer``. None answers everybody.
 
     Raises:
         BioTuneError: optuna-dashboard is not installed.
@@ -61,33 +59,7 @@ def dashboard_app(
             "optuna-dashboard is not installed; pip install 'biotune-optuna[dashboard]'"
         ) from error
     app: WSGIApp = wsgi(ShortStorage(storage), artifact_store=store)
-    return _guard(app, host=host, read_only=read_only)
-
-
-def _guard(app: WSGIApp, *, host: str, read_only: bool) -> WSGIApp:
-    allowed = {*_LOCAL, host} if host in _LOCAL else None
-
-    def guarded(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if allowed is not None and _host_name(environ.get("HTTP_HOST", host)) not in allowed:
-            return _refuse(start_response, "403 Forbidden", "this dashboard is for localhost only")
-        if read_only and environ["REQUEST_METHOD"] not in _SAFE_METHODS:
-            reason = "this dashboard was started with --read-only"
-            return _refuse(start_response, "403 Forbidden", reason)
-        return app(environ, start_response)
-
-    return guarded
-
-
-def _host_name(header: str) -> str:
-    """Return the host of a Host header, without port and brackets."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.rpartition(":")[0] or header
-
-
-def _refuse(start_response: StartResponse, status: str, reason: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "application/json")])
-    return [f'{{"reason": "{reason}"}}'.encode()]
+    return guard(app, host=host, read_only=read_only, token=token)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -111,6 +83,7 @@ def run_dashboard(
     port: int = 8080,
     artifact_dir: str | Path | None = None,
     read_only: bool = False,
+    token: str | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve optuna-dashboard until interrupted.
@@ -126,6 +99,7 @@ def run_dashboard(
         port: Port to listen on; 0 takes a free one.
         artifact_dir: Folder of artifacts, see `default_artifact_dir`.
         read_only: Refuse every change, in the web server and in the database connection.
+        token: See `dashboard_app`; it is part of the address that is printed.
         ready: Called with the address once it is served; default prints it.
 
     Raises:
@@ -140,7 +114,9 @@ def run_dashboard(
     if read_only and not folder.is_dir():  # nor is a folder made
         folder = Path(tempfile.mkdtemp(prefix="biotune-no-artifacts-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    app = dashboard_app(storage, artifact_store(folder), host=host, read_only=read_only)
+    app = dashboard_app(
+        storage, artifact_store(folder), host=host, read_only=read_only, token=token
+    )
     shown = f"[{host}]" if ":" in host else host
     kind = _Server6 if ":" in host else _Server
     try:
@@ -150,13 +126,15 @@ def run_dashboard(
         raise BioTuneError(
             f"cannot listen on {shown}:{port} ({error.strerror}); give another --{wrong}"
         ) from error
-    if host not in _LOCAL:
+    if host not in LOCAL and not token:
         sys.stderr.write(
             f"Warning: the dashboard has no login; everybody who reaches {shown}:{port} can"
-            f" {'see' if read_only else 'change and delete'} all studies in this storage.\n"
+            f" {'see' if read_only else 'change and delete'} all studies in this storage."
+            " With --token it asks for one.\n"
         )
     with server:
-        (ready or _announce)(f"http://{shown}:{server.server_port}{path}")
+        asked = f"?{urlencode({'token': token})}" if token else ""
+        (ready or _announce)(f"http://{shown}:{server.server_port}{path}{asked}")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
