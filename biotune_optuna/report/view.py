@@ -207,7 +207,7 @@ class StudyView:
         the sampler stored its space in the study.
         """
         found = {}
-        space = self._space
+        space = self.space
         for trial in self.trials:
             multipliers = dict(TrialRecord(trial).recipe.multipliers)
             if not multipliers and space is not None and set(space.names) <= trial.params.keys():
@@ -225,7 +225,8 @@ class StudyView:
         return describe(multipliers, rate) if multipliers else None
 
     @cached_property
-    def _space(self) -> GenomeSpace | None:
+    def space(self) -> GenomeSpace | None:
+        """The genome space that the sampler stored in the study, None where it stored none."""
         from biotune_optuna.genome import GenomeSpace
         from biotune_optuna.sampler.claims import study_config
 

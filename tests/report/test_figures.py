@@ -12,14 +12,18 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from biotune_optuna.genome import GenomeSpace
+from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.report import figures
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.figures import NothingToShow, StudyFigure, all_figures
 from biotune_optuna.report.figures.accuracy_against_cost import pareto_front
 from biotune_optuna.report.figures.block_importance import importances
+from biotune_optuna.report.figures.single_blocks import worths
 from biotune_optuna.report.status import study_status
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import describe_trial, verdict
+from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import ENDED_KEY
 
 START = dt.datetime(2026, 1, 5)
@@ -202,6 +206,56 @@ def test_importance_says_why_it_is_left_out() -> None:
         figures.draw("block-importance", same_recipe)
 
 
+def searched(wanted: int, n_trials: int, direction: str = "maximize") -> optuna.Study:
+    """A search in which one block must train, and the others had better not."""
+    space = GenomeSpace([BlockRecipe(name, 1.0) for name in ("stem", "a", "b", "c", "head")])
+    sign = 1.0 if direction == "maximize" else -1.0
+
+    def objective(trial: optuna.Trial) -> float:
+        recipe = space.suggest(trial).decode()
+        trial.set_user_attr("recipe", {"lr": recipe.lr, "multipliers": recipe.multipliers})
+        trained = [m > 0 for m in recipe.multipliers.values()][:-1]
+        luck = 0.02 * math.cos(7 * trial.number)
+        return sign * (0.5 + 0.3 * trained[wanted] - 0.05 * sum(trained) + luck)
+
+    sampler = BioTuneSampler(space=space, seed=0)
+    study = optuna.create_study(direction=direction, sampler=sampler)
+    for genes in np.random.default_rng(0).random((n_trials // 2, len(space.gene_names))):
+        study.enqueue_trial(dict(zip(space.gene_names, genes.tolist(), strict=True)) | {"lr": 5e-3})
+    study.optimize(objective, n_trials=n_trials)
+    return study
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("wanted", [0, 2])
+def test_what_a_block_is_worth_is_seen_alone_and_by_leaving_it_out(
+    wanted: int, direction: str
+) -> None:
+    view = as_view(searched(wanted, 60, direction))
+    assert view.space is not None
+    found = worths(view, view.space)
+    sign = 1.0 if direction == "maximize" else -1.0
+    alone = [sign * one.value for one in found.alone]
+    without = [sign * one.value for one in found.without]
+    assert int(np.argmax(alone)) == wanted
+    assert int(np.argmin(without)) == wanted
+    assert alone[wanted] > sign * found.probe.value + 0.1
+    assert without[wanted] < sign * found.full.value - 0.05
+    assert all(one.deviation > 0 for one in (*found.alone, *found.without))
+    figure = figures.draw("single-blocks", view)
+    assert figure.data[0].x == tuple(one.value for one in found.alone)
+    assert figure.data[1].x == tuple(one.value for one in found.without)
+    assert figure.data[0].y == ("stem", "a", "b", "c")
+
+
+def test_what_a_block_is_worth_says_why_it_is_left_out() -> None:
+    with pytest.raises(NothingToShow, match="needs 10 complete trials"):
+        figures.draw("single-blocks", searched(0, 9))
+    foreign = study_of([{"value": i / 10, "m": [1, 1, i + 1]} for i in range(12)])
+    with pytest.raises(NothingToShow, match="genome space"):
+        figures.draw("single-blocks", foreign)
+
+
 def test_pareto_front_is_what_nothing_beats() -> None:
     points = [(0.5, 10), (0.7, 20), (0.6, 20), (0.7, 30), (0.9, 40), (0.4, 5)]
     study = study_of([{"value": v, "trainable_pct": c, "seconds": c} for v, c in points])
@@ -311,7 +365,8 @@ def test_thumbnails_that_are_missing_are_said_to_be() -> None:
 def test_every_figure_draws_from_a_full_study(
     entry: StudyFigure, confirmed_study: optuna.Study
 ) -> None:
-    figure = entry.draw(as_view(confirmed_study))
+    of_a_search = entry.name == "single-blocks"  # it needs genomes, not only recipes
+    figure = entry.draw(as_view(searched(0, 30) if of_a_search else confirmed_study))
     assert figure.layout.title.text
     assert all(
         any(v is not None and len(v) for v in (t.x, t.y, getattr(t, "z", None)))
