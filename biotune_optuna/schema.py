@@ -39,6 +39,9 @@ see `biotune_optuna.data.left_out`; absent where all are."""
 PROBE_KEY: Final = "probe"
 """``dict``: a linear probe before the search (`biotune_optuna.study.probe.FirstAnswer`)."""
 
+LIKE_KEY: Final = "like"
+"""What an earlier study gave to begin with: ``{"study", "trials"}``, its name and its trials."""
+
 CONFIRM_KEY: Final = "confirm"
 """``dict``: the confirmation (`biotune_optuna.confirmation.record.Confirmation`)."""
 
@@ -137,6 +140,9 @@ ROLE_KEY: Final = "role"
 
 PARENTS_KEY: Final = "parents"
 """``str``: numbers of the trials whose genomes it was made of, as ``"3, 5"``."""
+
+DONOR_KEY: Final = "donor"
+"""``str``: the study and the trial that a genome was taken from."""
 
 CELL_KEY: Final = "cell"
 """``str``: the cell of a comparison that the trial is."""

@@ -54,6 +54,11 @@ def test_the_papers_protocol_is_a_preset_that_options_change() -> None:
     assert spec.train == dataclasses.replace(paper, epochs=7, grad_clip=1.0)
 
 
+def test_one_study_to_begin_like_or_none(home: Path) -> None:
+    said = tune("digits", "--like", "earlier", "--no-like")
+    assert "--like names a study to begin with and --no-like none; give one" in said
+
+
 def test_nothing_is_said_twice() -> None:
     message = tune("digits", "--set", "epochs=5")
     assert "epochs is given twice, as 1 and with --set as 5" in message

@@ -42,7 +42,10 @@ DEMO_TRIALS = 30
 
 @dataclass(frozen=True)
 class Job:
-    """One call of ``tune`` or ``demo``."""
+    """One call of ``tune`` or ``demo``.
+
+    ``like`` is the study to begin with: None is one that fits, "" none.
+    """
 
     spec: StudySpec
     storage: str | None
@@ -55,6 +58,7 @@ class Job:
     members: int = 5
     prefer: str = "best"
     within: float | None = None
+    like: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -86,6 +90,13 @@ class Job:
     help="Time for everything, report and model too: image size, epochs, trials, evidence and "
     "members are chosen to fit, unless they are given.",
 )
+@click.option(
+    "--like",
+    metavar="STUDY[@URL]",
+    help="Begin with the best recipes of that study of the same network.  [default: the one that "
+    "was confirmed last in the same database]",
+)
+@click.option("--no-like", is_flag=True, help="Begin without those of another study.")
 @out_option
 @display_option
 def tune(
@@ -100,6 +111,8 @@ def tune(
     display: str | None,
     members: int,
     prefer: str,
+    like: str | None,
+    no_like: bool,
     **spec: Any,
 ) -> None:
     """Tune a model on your own images; the same command goes on where it stopped."""
@@ -109,6 +122,8 @@ def tune(
         raise click.UsageError(
             "--within is the time for everything and --timeout that of the search; give one of them"
         )
+    if like is not None and no_like:
+        raise click.UsageError("--like names a study to begin with and --no-like none; give one")
     chosen = {"image_size": spec["image_size"], "epochs": spec["epochs"], "trials": trials}
     given = chosen | {"members": members}
     if trials is None and timeout is None and within is None:
@@ -128,6 +143,7 @@ def tune(
             members=members,
             prefer=prefer,
             within=within,
+            like="" if no_like or (like is None and made.preset == "paper") else like,
             given=given,
         )
     )
@@ -144,7 +160,8 @@ def tune(
 def demo(*, name: str | None, seed: int, out: str, **job: Any) -> None:
     """Tune a small ImageNet model on scikit-learn's digit images: a few minutes on a CPU."""
     name = name or "demo"
-    run(Job(spec=demo_spec(seed), name=name, timeout=None, out=folder_of(name, out), **job))
+    out_folder = folder_of(name, out)
+    run(Job(spec=demo_spec(seed), name=name, timeout=None, like="", out=out_folder, **job))
 
 
 def demo_spec(seed: int = 0) -> StudySpec:
@@ -171,6 +188,7 @@ def run(job: Job) -> None:
     from biotune_optuna.cli.plan import plan_lines, planned
     from biotune_optuna.cli.progress import Marked, search
     from biotune_optuna.confirmation.confirm import confirm
+    from biotune_optuna.confirmation.donor import begin_like
     from biotune_optuna.confirmation.plan import ConfirmPlan
     from biotune_optuna.confirmation.timing import timing_of
     from biotune_optuna.confirmation.winner import check_export, export_winner
@@ -198,6 +216,8 @@ def run(job: Job) -> None:
     for sentence in rate_sentences(as_view(study.study)):
         click.echo(sentence, err=True)
     check_export(study, job.out / "model")
+    if job.like != "" and (said := begin_like(study, job.like)):
+        click.echo(said, err=True)
     first_answer(study)
     if said := probe_sentence(as_view(study.study)):
         click.echo(said.replace("\u00a0", " "), err=True)

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 Role = Literal[
-    "immigrant", "initial", "exploit", "offspring", "re-evaluation", "extra", "enqueued", "added"
+    "immigrant",
+    "initial",
+    "exploit",
+    "offspring",
+    "re-evaluation",
+    "extra",
+    "enqueued",
+    "donated",
+    "added",
 ]
 
 

@@ -47,6 +47,7 @@ ROLES: Mapping[str, Mark] = {
     "re-evaluation": Mark("measured again", PURPLE, "square"),
     "extra": Mark("extra offspring", SKY, "triangle-down"),
     "enqueued": Mark("asked for by hand", GREEN, "cross"),
+    "donated": Mark("from an earlier study", GREEN, "hexagon"),
     "added": Mark("brought in", VERMILION, "pentagon"),
 }
 _OTHER = Mark("trial", BLUE, "circle")

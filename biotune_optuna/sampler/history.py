@@ -201,7 +201,7 @@ class History:
     def _note_waiting_again(self, trial: FrozenTrial, claim: Claim | None) -> None:
         """Note an enqueued trial whose worker died: another one is to stand in for it."""
         enqueued = FIXED_KEY in trial.system_attrs or (
-            claim is not None and claim.role == "enqueued"
+            claim is not None and claim.role in ("enqueued", "donated")
         )
         if claim is None and SOURCE_KEY in trial.system_attrs:
             return  # it died before it took over: the one it was to stand in for still waits

@@ -18,7 +18,7 @@ from biotune_optuna.sampler import claims, codec
 from biotune_optuna.sampler.archive import ArchiveBuilder
 from biotune_optuna.sampler.claims import Claim, Liveness, Opening
 from biotune_optuna.sampler.history import History, Record
-from biotune_optuna.schema import CLAIM_KEY, FIXED_KEY, SOURCE_KEY
+from biotune_optuna.schema import CLAIM_KEY, DONOR_KEY, FIXED_KEY, SOURCE_KEY
 from biotune_optuna.storage.holder import current_holder
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from biotune_optuna.evolution.generation import Archive
+    from biotune_optuna.evolution.generation import Archive, Role
     from biotune_optuna.genome import GenomeSpace
     from biotune_optuna.sampler.config import Config
 
@@ -177,7 +177,7 @@ class SlotAllocator:
             holder=current_holder().to_str(),
             generation=self.history.generation,
             index=-1,
-            role="enqueued",
+            role="donated" if DONOR_KEY in trial.user_attrs else "enqueued",
         )
         fixed = claims.fixed_params(trial)
         if fixed is None and self.history.waiting_again:
@@ -187,7 +187,8 @@ class SlotAllocator:
             claims.mark(study, trial, SOURCE_KEY, dead.number)
             claims.mark(study, trial, FIXED_KEY, fixed)
             claims.annotate(study, trial, dead.user_attrs)
-            blank = replace(blank, source=dead.number)
+            role: Role = "donated" if DONOR_KEY in dead.user_attrs else "enqueued"
+            blank = replace(blank, source=dead.number, role=role)
             begun = self.history.claims.get(dead.number)
             if begun is not None and begun.generation == self.history.generation:
                 return replace(_taken_over(begun, blank), source=dead.number)
