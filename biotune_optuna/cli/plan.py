@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from biotune_optuna.errors import StudyError
 from biotune_optuna.page.text import duration
 
 if TYPE_CHECKING:
@@ -30,11 +29,6 @@ def planned(job: Job) -> tuple[StudySpec, Plan | None]:
 
     if job.within is None:
         return job.spec, None
-    if job.spec.model.partition(":")[0] == "auto":
-        raise StudyError(
-            f"--within plans for a network that is known, and --model {job.spec.model} leaves it "
-            "open; name one, which biotune models ranks"
-        )
     click.echo("Measuring how fast this machine is ...", err=True)
     return plan_study(
         job.within,

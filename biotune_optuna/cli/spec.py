@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 _TASK = (
     click.option("--data", help="Folder with a folder per class, CSV file or name."),
-    click.option("--model", help="A timm architecture, such as resnet50."),
+    click.option(
+        "--model",
+        help="A timm architecture, such as resnet50; tune also takes auto, or auto:30M,20ms.",
+    ),
 )
 _TRAINING = (
     click.option(

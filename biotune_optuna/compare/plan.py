@@ -13,6 +13,7 @@ from biotune_optuna.data.sources.named import NAMED, split_root
 from biotune_optuna.errors import ModelError, StudyError
 from biotune_optuna.jsonable import plain_value
 from biotune_optuna.methods.registry import methods
+from biotune_optuna.study.choice import is_auto
 from biotune_optuna.study.spec import StudySpec, default_name
 
 SEARCHERS: Final = ("random", "tpe", "cma-es", "gp", "nsga-ii")
@@ -148,7 +149,7 @@ class Comparison:
         if not self.tasks:
             raise StudyError("a comparison needs a task: a model and data")
         for spec in self.tasks:
-            if spec.model.partition(":")[0] == "auto":
+            if is_auto(spec.model):
                 raise StudyError(
                     f"model {spec.model!r} cannot be compared: chosen on the images of one repeat, "
                     "it would know another one's test; name a model, which `biotune models` ranks"

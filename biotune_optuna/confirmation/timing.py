@@ -38,6 +38,7 @@ from biotune_optuna.finetune.speed import measure_speed
 from biotune_optuna.models.weights import create_model
 from biotune_optuna.page.text import duration
 from biotune_optuna.schema import CLOCK_KEY, Cost, TrialRecord, as_mapping
+from biotune_optuna.study.choice import is_auto
 from biotune_optuna.study.setup import own_side, split
 from biotune_optuna.study.study import read_spec
 from biotune_optuna.study.totals import count_trials
@@ -283,8 +284,13 @@ def plan_study(
         device: Where to train.
 
     Raises:
-        StudyError: If even the least plan takes longer.
+        StudyError: If even the least plan takes longer, or the network is still to be chosen.
     """
+    if is_auto(spec.model):
+        raise StudyError(
+            f"a time limit for everything needs a network that is known, and model {spec.model!r} "
+            "leaves it open; name one, which `biotune models` ranks"
+        )
     if name not in {one.study_name for one in storage.get_all_studies()}:
         return plan_within(seconds, spec, given=given, source=source, device=device)
     study = optuna.load_study(study_name=name, storage=storage)

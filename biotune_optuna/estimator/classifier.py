@@ -61,7 +61,8 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classifier.fit(images, labels).score(test_images, test_labels)
 
     Args:
-        model: A timm architecture.
+        model: A timm architecture; or ``"auto"``, perhaps with limits as in ``"auto:30M,20ms"``:
+            the one that suits these images best, of a short list. ``exported_.name`` tells it.
         n_trials: Finished trials that the study shall hold in all; None needs ``timeout``.
         timeout: Seconds for the search; None is no limit.
         time_limit: Seconds for everything. Image size (unless given), epochs, trials and evidence

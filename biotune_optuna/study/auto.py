@@ -25,14 +25,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("biotune_optuna.study")
 
-AUTO: Final = "auto"
 TRIED: Final = 3
 """How many networks are trained, of those that the ranking puts first."""
-
-
-def is_auto(model: str) -> bool:
-    """Whether a model's name leaves the choice open: ``auto``, ``auto:30M``, ``auto:20ms``."""
-    return model.partition(":")[0] == AUTO
 
 
 def choose_model(

@@ -10,6 +10,11 @@ from typing import Any
 from biotune_optuna.schema import Cost, Stored, as_mapping
 
 
+def is_auto(model: str) -> bool:
+    """Whether a model's name leaves the choice open: ``auto``, ``auto:30M``, ``auto:20ms``."""
+    return model.partition(":")[0] == "auto"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked(Cost):
     """One network, and what a linear probe made of it.

@@ -27,6 +27,7 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.models.blocks import Block, model_blocks
 from biotune_optuna.models.states import one_line
 from biotune_optuna.models.weights import LoadedModel, create_model
+from biotune_optuna.study.choice import is_auto
 
 if TYPE_CHECKING:
     from biotune_optuna.data.sources.image_source import ImageSource
@@ -98,6 +99,11 @@ def prepare(
         ModelError: If the model or its weights cannot be used, or its images cannot be of that
             size.
     """
+    if is_auto(spec.model):
+        raise ModelError(
+            f"model {spec.model!r} is chosen by `biotune tune` and `BioTuneClassifier`; name one "
+            "here, which `biotune models` ranks"
+        )
     if source is None:
         source = open_images(
             spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images

@@ -20,8 +20,8 @@ from biotune_optuna.jsonable import plain_value
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import LEFT_OUT_KEY, SPEC_KEY, TOTAL_KEY
 from biotune_optuna.storage.open import keep_user_attr, open_storage
-from biotune_optuna.study.auto import choose_model, is_auto
-from biotune_optuna.study.choice import Choice
+from biotune_optuna.study.auto import choose_model
+from biotune_optuna.study.choice import Choice, is_auto
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.rates import RateCheck, find_rates
 from biotune_optuna.study.setup import Setup, prepare

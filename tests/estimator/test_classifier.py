@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from biotune_optuna import BioTuneClassifier, BioTuneError, Predictor, open_storage
+from biotune_optuna.models.candidates import Candidate
 from tests.kit.estimator import tiny
 
 # -- learning and predicting --------------------------------------------------------------------
@@ -186,3 +187,16 @@ def test_an_interrupted_fit_leaves_the_classifier_as_it_was(
     with pytest.raises(KeyboardInterrupt):
         fitted.fit(images, np.array([f"class {label}" for label in labels]))
     assert_array_equal(fitted.predict(images), before)
+
+
+def test_the_network_may_be_left_open(
+    digits: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("test_efficientnet", "test_vit")
+    found = [Candidate(name, 1_000_000) for name in names]
+    monkeypatch.setattr("biotune_optuna.study.auto.select", lambda _among, _limits: found)
+    classifier = tiny(model="auto").fit(*digits)
+    assert classifier.exported_.name in names
+    assert classifier.study_.user_attrs["biotune"]["choice"]["chosen"] == classifier.exported_.name
+    with pytest.raises(BioTuneError, match="needs a network that is known, and model 'auto'"):
+        tiny(model="auto", time_limit=60).fit(*digits)

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from biotune_optuna.cli import cli
+from biotune_optuna.compare import Comparison
 from biotune_optuna.errors import ModelError, StudyError
 from biotune_optuna.models.candidates import Candidate
 from biotune_optuna.report.html import page
@@ -17,8 +18,8 @@ from biotune_optuna.report.view import as_view
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study import auto as auto_module
 from biotune_optuna.study import ranking as ranking_module
-from biotune_optuna.study.auto import choose_model, is_auto
-from biotune_optuna.study.choice import Choice, Ranked, front
+from biotune_optuna.study.auto import choose_model
+from biotune_optuna.study.choice import Choice, Ranked, front, is_auto
 from biotune_optuna.study.probe import linear_probe
 from biotune_optuna.study.ranking import rank_models
 from biotune_optuna.study.setup import prepare
@@ -220,3 +221,16 @@ def test_mistakes_are_told_in_one_line(
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "biotune-out").exists()
+
+
+@pytest.mark.parametrize("command", [("probe",), ("baseline", "full"), ("tune", "--within", "9m")])
+def test_where_a_network_must_be_named_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, [*command, "--data", "digits", "--model", "auto:20ms"])
+    assert result.exit_code == 2
+    assert "model 'auto:20ms'" in result.stderr
+    assert "`biotune models` ranks" in result.stderr
+    with pytest.raises(StudyError, match="model 'auto' cannot be compared"):
+        Comparison(tasks=(auto_spec(),))
