@@ -16,8 +16,17 @@ from biotune_optuna.cli.spec import baseline_options, make_spec
 @click.argument("method")
 @baseline_options
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds.")
+@click.option(
+    "--members",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Final trainings, on different seeds; several are also tested together.",
+)
 @display_option
-def baseline(*, method: str, device: str, runs: int, display: str | None, **spec: Any) -> None:
+def baseline(
+    *, method: str, device: str, runs: int, members: int, display: str | None, **spec: Any
+) -> None:
     """Fine-tune with METHOD, a rival of BioTune, and nothing else.
 
     Its settings are tuned on the validation images, the best is run on fresh seeds, then trained on
@@ -25,15 +34,24 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
     """
     from biotune_optuna.cli.progress import Progress
     from biotune_optuna.confirmation.baseline import run_baseline
+    from biotune_optuna.confirmation.plan import check_members
     from biotune_optuna.confirmation.protocol import setting_words
     from biotune_optuna.methods.registry import get_method
     from biotune_optuna.study.setup import prepare
 
     get_method(method).check_package()
+    check_members(members)
     setup = prepare(make_spec(**spec), device=device)
     progress = Progress(total=None, deadline=None, mode=display or "auto")  # type: ignore[arg-type]
     with stoppable(farewell="") as stop, progress:
-        found = run_baseline(setup, method, n_runs=runs, observer=progress, checkpoint=stop.check)
+        found = run_baseline(
+            setup,
+            method,
+            n_runs=runs,
+            members=members,
+            observer=progress,
+            checkpoint=stop.check,
+        )
     if display == "json":
         click.echo(json.dumps(found.to_dict()))
         return
@@ -52,10 +70,11 @@ def baseline(*, method: str, device: str, runs: int, display: str | None, **spec
     if test is None:
         click.echo("  no images were held out for a test")
     else:
-        click.echo(
-            f"  {metric}, {test.n} test images: {test.score:.3f} "
-            f"(95 % {test.low:.3f} to {test.high:.3f})"
-        )
+        several = [(f"{members} members together", found.ensemble)] if found.ensemble else []
+        for words, one in (("", test), *several):
+            where = f"{one.n} test images" + (f", {words}" if words else "")
+            span = f"(95 % {one.low:.3f} to {one.high:.3f})"
+            click.echo(f"  {metric}, {where}: {one.score:.3f} {span}")
     click.echo(
         f"  {found.trainable_pct:.1f} % of the parameters trained, {cost.forward:,} image passes "
         f"forward, {cost.backward:,} backward, {cost.seconds:.0f} s"

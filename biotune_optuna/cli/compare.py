@@ -33,6 +33,13 @@ _COUNT = click.IntRange(min=1)
 @click.option("--top-k", type=_COUNT, default=3, show_default=True, help="Recipes trained again.")
 @click.option("--runs", type=_COUNT, default=3, show_default=True, help="Fresh seeds for each.")
 @click.option(
+    "--members",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Final trainings of what each method has chosen; several are also tested together.",
+)
+@click.option(
     "--equal-budget/--no-equal-budget",
     default=True,
     show_default=True,
@@ -68,6 +75,7 @@ def compare(
     trials: int,
     top_k: int,
     runs: int,
+    members: int,
     equal_budget: bool,
     **spec: Any,
 ) -> None:
@@ -100,6 +108,7 @@ def compare(
         trials=trials,
         top_k=top_k,
         runs=runs,
+        members=members,
         equal_budget=equal_budget,
         name=name,
         **chosen,
@@ -184,6 +193,8 @@ def _tell_json(progress: CellProgress) -> None:
     }
     if row is not None:
         facts |= {"score": row.score, "seconds": row.seconds}
+        if row.members > 1:
+            facts |= {"members": row.members, "together": row.together}
     if progress.error:
         facts["error"] = progress.error
     click.echo(json.dumps(facts))

@@ -32,16 +32,45 @@ _single_option = click.option("--single", is_flag=True, help="Ask the first memb
     help="Folder to write; an earlier export of the same images and network in it is replaced.",
 )
 @click.option("--single", is_flag=True, help="Write the first member alone.")
+@click.option("--onnx", is_flag=True, help="Write model.onnx too: from images to probabilities.")
+@click.option("--push", "hub", metavar="USER/NAME", help="Put the folder on the Hugging Face hub.")
+@click.option(
+    "--private/--public",
+    default=True,
+    show_default=True,
+    help="Who sees a model that --push puts on the hub anew.",
+)
 @elsewhere_options
 @device_option
 def export(
-    *, storage: str | None, name: str | None, target: str, single: bool, **where: str | None
+    *,
+    storage: str | None,
+    name: str | None,
+    target: str,
+    single: bool,
+    onnx: bool,
+    hub: str | None,
+    private: bool,
+    **where: str | None,
 ) -> None:
     """Write the confirmed winner as a folder: weights, labels, recipe, model card."""
     from biotune_optuna.confirmation.winner import export_winner
+    from biotune_optuna.export import load_exported
+    from biotune_optuna.export.folder import GRAPH
+    from biotune_optuna.export.hub import check_name, push
+    from biotune_optuna.export.onnx import check_packages, export_onnx
 
+    if onnx:
+        check_packages()
+    if hub is not None:
+        check_name(hub)
     study = load_tuning(storage, name, **where)
-    click.echo(export_winner(study, Path(target), single=single))
+    folder = export_winner(study, Path(target), single=single)
+    click.echo(folder)
+    if onnx:
+        click.echo(export_onnx(load_exported(folder, device="cpu"), folder / GRAPH))
+    if hub is not None:
+        click.echo(push(folder, hub, private=private))
 
 
 @click.command()

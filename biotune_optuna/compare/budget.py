@@ -11,9 +11,10 @@ import optuna
 from optuna.trial import TrialState
 
 from biotune_optuna.compare.rows import Outcome
-from biotune_optuna.compare.search import charge, fresh_seed, searcher
+from biotune_optuna.compare.search import charge, fresh_seed, of_members, searcher
 from biotune_optuna.confirmation.protocol import Contest, Entrant
 from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.prefix.shared import mean_probabilities
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.schema import TrialRecord
 from biotune_optuna.study.objective import judge
@@ -86,13 +87,18 @@ class _Budget:
         contest = Contest(self.setup, rivals, n_runs=self.plan.runs, checkpoint=self.stop.check)
         confirmed = contest.run()
         best = max(confirmed, key=lambda one: one.mean)
-        final = contest.finish(best.name, best.final_epochs, must_hold=False)
+        k = self.plan.members
+        final = contest.finish(best.name, best.final_epochs, members=k, must_hold=False)
+        probs = contest.predict(final)
+        single = contest.test(best.name, probs[0])
+        together = contest.test(best.name, mean_probabilities(probs)) if len(probs) > 1 else None
         return Outcome(
-            score=contest.test(best.name, *contest.predict(final)).score,
+            score=single.score,
             validation=best.mean,
             trainable=final.training.trainable_pct,
             evaluations=len(trials),
             setting=", ".join(f"{name} {value:.3g}" for name, value in settings[best.name].items()),
+            **of_members(k, single, together),
             **charge(trials, [*confirmed, final.training]),
         )
 
@@ -170,7 +176,7 @@ class _Budget:
         n_fold, n_fold_val = (len(part) for part in self.setup.splits.run(fold))
         larger = (2 * n_train + n_val) / (2 * n_fold + n_fold_val)
         per_run = [larger * one for one in (*per_run, *[max(per_run)] * missing)]
-        final = max(per_run) * 2 * (n_train + n_val) / (2 * n_train + n_val)
+        final = self.plan.members * max(per_run) * 2 * (n_train + n_val) / (2 * n_train + n_val)
         return float(self.plan.runs * sum(per_run) + final)
 
     def _stop_when_spent(self, study: optuna.Study, _trial: FrozenTrial) -> None:

@@ -191,10 +191,12 @@ def _check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) 
 
     theirs, ours = StudySpec.from_dict(stored["spec"]), StudySpec.from_dict(given["spec"])
     different = theirs.differences(ours)
+    usual = {"members": 1}  # is not stored
+    was, is_now = usual | dict(stored), usual | dict(given)
     different += [
-        f"{key}: {stored[key]!r}, not {given[key]!r}"
-        for key in given
-        if key != "spec" and stored.get(key) != given[key]
+        f"{key}: {was.get(key)!r}, not {is_now[key]!r}"
+        for key in is_now
+        if key != "spec" and was.get(key) != is_now[key]
     ]
     if different:
         raise StudyError(

@@ -155,9 +155,11 @@ def _task(task: Task, number: int) -> list[Part]:
 
 
 def _entries(entries: Sequence[Entry]) -> Table:
+    several = any(e.together for e in entries)
     return Table(
         (
             *("method", "repeats", "test score", "95 % interval"),
+            *(("all members", "95 % interval") if several else ()),
             *("trainable", "image passes", "seconds", "tried"),
         ),
         tuple(
@@ -166,6 +168,7 @@ def _entries(entries: Sequence[Entry]) -> Table:
                 str(e.score.n),
                 f"{e.score.value:.4f}",
                 _interval(e.score),
+                *(_together(e) if several else ()),
                 f"{e.trainable:.1f} %",
                 count(e.passes),
                 duration(e.seconds),
@@ -175,6 +178,12 @@ def _entries(entries: Sequence[Entry]) -> Table:
         ),
         strong=0,
     )
+
+
+def _together(entry: Entry) -> tuple[str, str]:
+    """Return what all members of a method's models reach, and its interval."""
+    found = entry.together
+    return (f"{found.value:.4f}", _interval(found)) if found else ("–", "–")
 
 
 def _contrast_table(contrasts: Sequence[Contrast], *, tested: bool) -> Table:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from biotune_optuna.compare.rows import BUDGET_SUFFIX
+from biotune_optuna.confirmation.plan import check_members
 from biotune_optuna.data.sources.named import NAMED, split_root
 from biotune_optuna.errors import ModelError, StudyError
 from biotune_optuna.jsonable import plain_value
@@ -127,6 +128,8 @@ class Comparison:
         trials: Trials of each search.
         top_k: Recipes of a search, or settings of a budget's, that are trained again.
         runs: Fresh seeds on which they, and each rival's best setting, are trained again.
+        members: How many times what each method has chosen is trained finally, the same for all;
+            with several, all together are tested beside the first alone.
         equal_budget: Whether rivals for which `Method.equal_budget` says so take part again, with
             the total budget of ``biotune``.
         name: Name of the comparison in its storage.
@@ -138,6 +141,7 @@ class Comparison:
     trials: int = 60
     top_k: int = 3
     runs: int = 3
+    members: int = 1
     equal_budget: bool = True
     name: str = "compare"
 
@@ -146,6 +150,8 @@ class Comparison:
             object.__setattr__(self, name, plain_value(getattr(self, name)))
             if getattr(self, name) < 1:
                 raise StudyError(f"{name} {getattr(self, name)} is too small; give at least 1")
+        object.__setattr__(self, "members", plain_value(self.members))
+        check_members(self.members)
         if not self.tasks:
             raise StudyError("a comparison needs a task: a model and data")
         for spec in self.tasks:
@@ -199,4 +205,5 @@ class Comparison:
     def identity(self, spec: StudySpec) -> dict[str, Any]:
         """Return what must agree for a task to go on: all that its cells have in common."""
         common = {name: getattr(self, name) for name in ("trials", "top_k", "runs")}
-        return {"spec": spec.to_dict(), **common}
+        several = {} if self.members == 1 else {"members": self.members}
+        return {"spec": spec.to_dict(), **common, **several}

@@ -7,7 +7,7 @@ import dataclasses
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,9 @@ class Outcome:
         seconds: Wall time of the same.
         evaluations: Settings or genomes that were evaluated.
         setting: What was chosen.
+        members: Final trainings of it, on different seeds.
+        together: Score of the mean of their probabilities on the same test images; NaN with one.
+            The cost is that of all.
     """
 
     score: float
@@ -87,6 +90,8 @@ class Outcome:
     seconds: float
     evaluations: int
     setting: str
+    members: int = 1
+    together: float = nan
 
     @property
     def passes(self) -> int:
@@ -98,6 +103,10 @@ class Outcome:
         data = dataclasses.asdict(self)
         for name, digits in (("score", 6), ("validation", 6), ("trainable", 4), ("seconds", 2)):
             data[name] = round(data[name], digits)
+        if self.members == 1:
+            del data["members"], data["together"]
+        else:
+            data["together"] = round(data["together"], 6)
         return data
 
 
@@ -107,6 +116,7 @@ class Row(Outcome, _Where):
 
 
 _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Row)}
+_OF_MEMBERS = ("members", "together")  # columns of a table in which somebody has several
 
 
 def write_csv(rows: Iterable[Row], path: str | Path) -> Path:
@@ -120,9 +130,11 @@ def write_csv(rows: Iterable[Row], path: str | Path) -> Path:
         StudyError: If it cannot be written.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(_FIELDS), lineterminator="\n")
-    writer.writeheader()
     order = sorted(rows, key=lambda row: (row.task, row.repeat, row.method))
+    several = any(row.members > 1 for row in order)
+    columns = [name for name in _FIELDS if several or name not in _OF_MEMBERS]
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in order)
     return replace_file(Path(path), text.getvalue())
 
@@ -143,7 +155,8 @@ def read_csv(path: str | Path) -> list[Row]:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise DataError(f"results {str(path)!r} cannot be read: {reason}") from None
     reader = csv.DictReader(io.StringIO(text))
-    missing = [name for name in _FIELDS if name not in (reader.fieldnames or ())]
+    there = reader.fieldnames or ()
+    missing = [n for n in _FIELDS if n not in there and n not in _OF_MEMBERS]
     if missing:
         raise DataError(f"results {str(path)!r} lack the column {missing[0]!r}")
     found: dict[tuple[str, int, str], tuple[int, Row]] = {}
@@ -161,6 +174,8 @@ def read_csv(path: str | Path) -> list[Row]:
 def _row(path: str | Path, number: int, record: dict[str, Any]) -> Row:
     values: dict[str, Any] = {}
     for name, kind in _FIELDS.items():
+        if name not in record:
+            continue  # a table of single models
         text = record[name]
         try:
             values[name] = {"int": int, "float": float}.get(kind, str)(text)

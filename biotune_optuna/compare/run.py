@@ -16,6 +16,7 @@ import optuna
 from biotune_optuna.compare.cells import Board
 from biotune_optuna.compare.plan import Cell, Comparison, data_name
 from biotune_optuna.compare.rows import Outcome, Row
+from biotune_optuna.compare.search import of_members
 from biotune_optuna.confirmation.baseline import run_baseline
 from biotune_optuna.confirmation.protocol import setting_words
 from biotune_optuna.data.sources.open import open_images
@@ -243,7 +244,7 @@ class _Worker:
             with self.stop.calling(lambda: None, lambda: _hand_back(board, trial)):
                 outcome = self._evaluate(cell, setup)
             row = _row(cell, setup, outcome)
-            board.finish(trial, dataclasses.asdict(row))
+            board.finish(trial, row.to_dict())
         except StorageError:
             board.forget(trial)
             raise
@@ -310,7 +311,7 @@ class _Worker:
         one = cell.contender
         name = f"{self.plan.name}/{cell.task}/{cell.key}"
         if one.kind == "rival":
-            return _run_rival(setup, one.method, self.plan.runs, self.stop)
+            return _run_rival(setup, one.method, self.plan, self.stop)
         options: dict[str, Any] = {"storage": self.storage, "name": name, "stop": self.stop}
         if one.kind == "search":
             return run_search(setup, one, self.plan, **options)
@@ -334,9 +335,11 @@ def _hand_back(board: Board, trial: optuna.Trial) -> None:
         board.hand_back(trial, "stopped")
 
 
-def _run_rival(setup: Setup, method: str, runs: int, stop: StopRequest) -> Outcome:
+def _run_rival(setup: Setup, method: str, plan: Comparison, stop: StopRequest) -> Outcome:
     """Return a rival as `biotune baseline` runs it."""
-    found = run_baseline(setup, method, n_runs=runs, checkpoint=stop.check)
+    found = run_baseline(
+        setup, method, n_runs=plan.runs, members=plan.members, checkpoint=stop.check
+    )
     assert found.test is not None  # `_setup` sees to it
     return Outcome(
         score=found.test.score,
@@ -344,6 +347,7 @@ def _run_rival(setup: Setup, method: str, runs: int, stop: StopRequest) -> Outco
         trainable=found.trainable_pct,
         evaluations=max(1, len(found.graded)),
         setting=setting_words(found.setting),
+        **of_members(plan.members, found.test, found.ensemble),
         **found.cost.to_dict(),
     )
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from biotune_optuna.compare.plan import Comparison, Contender
-    from biotune_optuna.confirmation.record import Confirmation
+    from biotune_optuna.confirmation.record import Confirmation, TestResult
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.stop import StopRequest
     from biotune_optuna.study.study import TuningStudy
@@ -63,8 +63,8 @@ def run_search(
     )
     study.search(contender.trials or plan.trials, stop=stop)
     stop.check()
-    alone: dict[str, Any] = {"mistakes": 0, "rivals": (), "members": 1, "must_hold": False}
-    chosen = ConfirmPlan(top_k=plan.top_k, n_runs=plan.runs, **alone)
+    alone: dict[str, Any] = {"mistakes": 0, "rivals": (), "must_hold": False}
+    chosen = ConfirmPlan(top_k=plan.top_k, n_runs=plan.runs, members=plan.members, **alone)
     return _outcome(study, confirm(study, chosen, checkpoint=stop.check))
 
 
@@ -81,8 +81,22 @@ def _outcome(study: TuningStudy, confirmed: Confirmation) -> Outcome:
         trainable=winner.trainable_pct,
         evaluations=len(trials),
         setting=winner.describe,
+        **of_members(confirmed.members, test, confirmed.ensemble),
         **charge(trials, [rates, *confirmed.candidates, final]),
     )
+
+
+def of_members(members: int, single: TestResult, together: TestResult | None) -> dict[str, Any]:
+    """Return how several members did, as fields of `Outcome`.
+
+    Args:
+        members: How many were asked for.
+        single: Test of the first.
+        together: Test of all; None where the method makes the same model of every seed.
+    """
+    if members == 1:
+        return {}
+    return {"members": members, "together": (together or single).score}
 
 
 def charge(trials: Sequence[FrozenTrial], further: Sequence[Cost]) -> dict[str, Any]:

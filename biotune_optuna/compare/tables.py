@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from biotune_optuna.compare.plan import Comparison
 
 
-OF_A_TASK = ("data", "model", "weights", "metric", "classes", "official")
+OF_A_TASK = ("data", "model", "weights", "metric", "classes", "official", "members")
 OF_A_REPEAT = ("seed", "train", "val", "pool")
 
 CONFIRMATORY = ("full", "linear-probe")
@@ -39,6 +39,7 @@ class Entry:
     Attributes:
         method: The method.
         score: Mean test score and its 95 % interval.
+        together: The same of all members of each repeat's model; None where there is one.
         trainable: Mean share of the parameters that train, in percent.
         passes: Mean image passes, forward and backward.
         seconds: Mean seconds.
@@ -47,6 +48,7 @@ class Entry:
 
     method: str
     score: Effect
+    together: Effect | None
     trainable: float
     passes: float
     seconds: float
@@ -214,7 +216,9 @@ def _entry(method: str, rows: list[Row]) -> Entry:
         for name in ("trainable", "passes", "seconds", "evaluations")
     }
     score = mean_interval([row.score for row in rows], ratio=_ratio(rows))
-    return Entry(method=method, score=score, **means)
+    several = [row.together for row in rows if row.members > 1]
+    together = mean_interval(several, ratio=_ratio(rows)) if several else None
+    return Entry(method=method, score=score, together=together, **means)
 
 
 def _ratio(rows: Sequence[Row]) -> float:

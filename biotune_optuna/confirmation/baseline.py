@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from biotune_optuna.confirmation.plan import check_members
 from biotune_optuna.confirmation.protocol import Contest, Entrant
+from biotune_optuna.finetune.prefix.shared import mean_probabilities
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.schema import Cost
 from biotune_optuna.study.spec import at_least
@@ -29,6 +31,7 @@ class Baseline:
         contender: What fresh seeds made of that one.
         test: The test, once, after training on training and validation images; None without test
             images.
+        ensemble: The same of all members together; None where there is one alone.
         trainable_pct: Share of the parameters that train at the end, in percent.
         cost: Of everything that was trained.
     """
@@ -38,6 +41,7 @@ class Baseline:
     setting: Setting
     contender: Contender
     test: TestResult | None
+    ensemble: TestResult | None
     trainable_pct: float
     cost: Cost
 
@@ -51,7 +55,8 @@ class Baseline:
             "setting": dict(self.setting),
             "scores": list(found.scores),
             "best_epochs": list(found.best_epochs),
-            "test": test and {"value": test.score, "low": test.low, "high": test.high},
+            "test": test and _of(test),
+            **({"members": _of(self.ensemble)} if self.ensemble else {}),
             "trainable_pct": self.trainable_pct,
             **self.cost.to_dict(),
             "mean": found.mean,
@@ -59,11 +64,16 @@ class Baseline:
         }
 
 
+def _of(test: TestResult) -> dict[str, float]:
+    return {"value": test.score, "low": test.low, "high": test.high}
+
+
 def run_baseline(
     setup: Setup,
     method: str,
     *,
     n_runs: int = 3,
+    members: int = 1,
     observer: Observer | None = None,
     checkpoint: Callable[[], None] | None = None,
 ) -> Baseline:
@@ -77,31 +87,35 @@ def run_baseline(
         setup: Data, model and trainer.
         method: A name in `biotune_optuna.methods.methods`.
         n_runs: Fresh seeds.
+        members: Final trainings, on different seeds; the first is tested alone, and all together.
         observer: Told of the progress.
         checkpoint: Called after each epoch; raises to stop.
 
     Returns:
-        Scores and cost; the trainer holds the tested weights.
+        Scores and cost; the trainer holds the weights of the first member.
 
     Raises:
-        BioTuneError: If there is no such method, or ``n_runs`` is below 1.
+        BioTuneError: If there is no such method, ``n_runs`` is below 1 or ``members`` no number of
+            members.
     """
     at_least("n_runs", n_runs, 1)
+    check_members(members)
     settings, is_tuned = tuple(get_method(method).settings()), get_method(method).is_tuned
     choice = {"grid": settings} if is_tuned else {"setting": settings[0]}
     entrant = Entrant(name=method, method=method, **choice)
     contest = Contest(setup, [entrant], n_runs=n_runs, observer=observer, checkpoint=checkpoint)
     (found,) = contest.run()
-    final = contest.finish(method, found.final_epochs, must_hold=False)
+    final = contest.finish(method, found.final_epochs, members=members, must_hold=False)
     (standing,) = contest.standings()
     tunings = [training for _, training in standing.tunings if training]
-    tested = len(setup.splits.test) > 0
+    probs = contest.predict(final) if len(setup.splits.test) else []
     return Baseline(
         metric=setup.spec.train.metric,
         graded=standing.graded,
         setting=standing.setting,
         contender=found,
-        test=contest.test(method, *contest.predict(final)) if tested else None,
+        test=contest.test(method, probs[0]) if probs else None,
+        ensemble=contest.test(method, mean_probabilities(probs)) if len(probs) > 1 else None,
         trainable_pct=final.training.trainable_pct,
         cost=Cost.sum([*tunings, found, final.training]),
     )

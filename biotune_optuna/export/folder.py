@@ -37,7 +37,10 @@ ORIGIN, TRAINED_ON = "origin", "trained_on"
 CALIBRATION: Final = "calibration.json"
 """Temperatures, of one member (``"single"``) and of all (``"members"``)."""
 
-OPTIONAL = frozenset({CARD, MEMBERS, MEMBERS_CONFIG, CALIBRATION})
+GRAPH: Final = "model.onnx"
+"""The model as an ONNX graph, see `biotune_optuna.export.onnx`."""
+
+OPTIONAL = frozenset({CARD, MEMBERS, MEMBERS_CONFIG, CALIBRATION, GRAPH})
 FILES = frozenset({WEIGHTS, CONFIG, LABELS, PREPROCESSING, RECIPE}) | OPTIONAL
 
 # Where the pre-trained weights came from is no property of the tuned ones.

@@ -217,8 +217,9 @@ class Predictor:
 
         With the default batch size and all images readable, the probabilities of the same images in
         the same order are, on a CPU with the same number of threads, equal to the bit to those of
-        `Trainer.predict` with the model in memory, or, of several members, to their mean; tempered
-        where the model has a calibration. Another order or batch size may change their last bits.
+        `Trainer.predict` with the model in memory. Another order or batch size may change their
+        last bits. Those of several members are the mean of theirs, to rounding; where the model has
+        a calibration they are tempered by it.
 
         Args:
             images: Paths of image files or of folders (all images below it, by name, but hidden
@@ -344,6 +345,16 @@ class Predictor:
         from biotune_optuna.export.evaluate import evaluate
 
         return evaluate(self, data, labels, part=part, batch_size=batch_size, n_worst=n_worst)
+
+    def predict_pixels(self, pixels: NDArray[np.uint8], *, top_k: int = 5) -> list[Prediction]:
+        """Classify images that are of the network's size already, all at once.
+
+        Args:
+            pixels: (n, 3, H, W) uint8.
+            top_k: Length of `Prediction.top`.
+        """
+        named = [(f"image {i}", image) for i, image in enumerate(pixels)]
+        return list(self._predict_batch(named, top_k))
 
     def _decoded(self, images: Any, ahead: int) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
         """Names with pixels, or with what is wrong; several images are decoded at a time."""

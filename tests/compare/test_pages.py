@@ -49,6 +49,21 @@ def test_a_page_says_it_all_and_needs_nothing(tmp_path: Path) -> None:
     assert "Mean ranks" not in markdown, "one task has no mean rank"
 
 
+def test_several_members_stand_beside_the_first(tmp_path: Path) -> None:
+    rows = [
+        row
+        for method, scores in SCORES.items()
+        for row in make_rows({method: scores}, members=5, together=scores[0] + 0.05)
+    ]
+    write_comparison(rows, tmp_path)
+    markdown = (tmp_path / "report.md").read_text()
+    assert "all members" in markdown
+    assert re.search(r"\| biotune \| 3 \| 0\.8500 \| [^|]+ \| 0\.8600 \|", markdown)
+    assert read_csv(tmp_path / "results.csv")[0].members == 5
+    write_comparison(make_rows(SCORES), tmp_path)
+    assert "all members" not in (tmp_path / "report.md").read_text()
+
+
 def test_rendering_from_the_table_alone_gives_the_same(tmp_path: Path) -> None:
     rows = [*make_rows(SCORES), *make_rows(SCORES, task="other", official=1)]
     write_comparison(rows, tmp_path / "a")

@@ -27,6 +27,17 @@ def test_round_trip(tmp_path: Path) -> None:
     assert path.read_text().count("\n") <= len(rows) + 2, "one line a cell"
 
 
+def test_several_members_have_columns_of_their_own(tmp_path: Path) -> None:
+    single = write_csv(make_rows({"full": [0.5]}), tmp_path / "single.csv")
+    assert "members" not in single.read_text()
+    assert read_csv(single)[0].members == 1
+    rows = make_rows({"full": [0.5, 0.6]}, members=5, together=0.625)
+    path = write_csv(rows, tmp_path / "several.csv")
+    assert read_csv(path) == rows
+    assert rows[0].to_dict()["together"] == 0.625
+    assert not {"members", "together"} & make_row("full", 0, 0.5).to_dict().keys()
+
+
 def test_derived_figures() -> None:
     row = make_row("full", 0, 0.5)
     assert row.passes == 5000

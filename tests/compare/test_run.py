@@ -82,6 +82,27 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pixels")
 
 
+def test_members_are_trained_for_all_methods_alike(cache: Path) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    single, _ = run(make_plan(), storage, cache)
+    plan = make_plan(members=3, name="several")
+    rows, _ = run(plan, storage, cache)
+    alone = {row.method: row for row in single}
+    assert {(row.members, row.score) for row in single if row.members > 1} == set()
+    for row in rows:
+        assert row.members == 3
+        assert 0 <= row.together <= 1
+        if row.method != "full@budget":  # whose budget is another one
+            assert row.score == alone[row.method].score
+    by = {row.method: row for row in rows}
+    for method in ("biotune", "full"):
+        assert by[method].backward == alone[method].backward + 2 * 50
+    assert any(row.together != row.score for row in rows)
+    for name, members, said in (("compare", 3, "1, not 3"), ("several", 1, "3, not 1")):
+        with pytest.raises(StudyError, match=f"members: {said}"):
+            run(make_plan(members=members, name=name), storage, cache)
+
+
 def test_a_matrix_is_filled_once_and_charged_for_everything(tmp_path: Path, cache: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/c.db")
     auto = SMALL | {"lr": "auto"}  # so that the finding of rates is charged too

@@ -95,6 +95,23 @@ def test_every_method_runs_alone(setup: Setup, method: str) -> None:
     assert np.array_equal(trainer.predict(splits.test), tested)
 
 
+def test_several_members_are_tested_alone_and_together(setup: Setup) -> None:
+    single = run_baseline(setup, "full", n_runs=1)
+    found = run_baseline(setup, "full", n_runs=1, members=2)
+    assert found.test == single.test
+    assert single.ensemble is None
+    assert found.ensemble is not None
+    assert found.ensemble.n == len(setup.splits.test)
+    told = found.to_dict()
+    assert told["members"]["value"] == found.ensemble.score
+    assert told["test"] == single.to_dict()["test"]
+    epochs = single.contender.final_epochs
+    images = len(setup.splits.train) + len(setup.splits.val)
+    assert found.cost.backward == single.cost.backward + epochs * images
+    with pytest.raises(StudyError, match="members 0"):
+        run_baseline(setup, "full", members=0)
+
+
 def test_without_a_test_part_the_rest_is_kept(cache_dir: Path) -> None:
     setup = prepare(tiny_spec(test_fraction=0.0), device="cpu", cache_dir=cache_dir)
     found = run_baseline(setup, "linear-probe", n_runs=1)

@@ -95,6 +95,7 @@ def test_the_folder_holds_what_its_readers_need(tuned, exported):
         "members.safetensors",
         "members.json",
         "calibration.json",
+        "model.onnx",
     }
     assert json.loads((exported / "labels.json").read_text(encoding="utf-8")) == list(CLASSES)
     config = json.loads((exported / "config.json").read_text(encoding="utf-8"))

@@ -227,7 +227,12 @@ def test_exported_model_predicts_what_the_model_in_memory_does(finished: Path) -
     memory = tempered(mean_probabilities(members), exported.calibration.temperature)
     images = [study.setup.source.load(int(i)) for i in index]
     probabilities = np.stack([p.probabilities for p in exported.predict(images)])
-    assert np.array_equal(probabilities, memory)
+    np.testing.assert_allclose(probabilities, memory, atol=1e-6)
+    one = load_exported(finished / "biotune-out/digits/model", device="cpu", single=True)
+    assert one.calibration is not None
+    alone = np.stack([p.probabilities for p in one.predict(images)])
+    expected = tempered(members[0], one.calibration.temperature)
+    np.testing.assert_allclose(alone, expected, atol=1e-6)
 
 
 def test_the_weights_load_into_plain_timm(finished: Path) -> None:
