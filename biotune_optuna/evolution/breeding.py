@@ -110,7 +110,7 @@ def best_candidate(
 ) -> Proposal:
     """Return the most promising of ``settings.candidates`` different offspring.
 
-    That is the one from whose evaluation the most is expected (`Landscape.gains`).
+    That is the one with the least mean − ``kappa`` · deviation, a lower confidence bound.
 
     Args:
         settings: The strategy's settings.
@@ -134,8 +134,8 @@ def best_candidate(
     different = list(found.values()) or [last]  # the last one where the space is exhausted
     if landscape.model is None or len(different) == 1:
         return different[0]
-    gains = landscape.gains(np.array([one.genes for one in different]))
-    return different[int(np.argmax(gains))]
+    means, spreads = landscape.model.predict(np.array([one.genes for one in different]))
+    return different[int(np.argmin(means - settings.kappa * spreads))]
 
 
 def structured_child(

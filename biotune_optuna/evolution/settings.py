@@ -35,6 +35,7 @@ class SearchSettings:
         smoothing: Rank genomes by a model of the landscape, which pools the noise of neighbours
             and what other tasks taught, so that a lucky value does not rule.
         candidates: How many offspring the model compares before one is evaluated; 1: none.
+        kappa: How much of the model's standard deviation counts for a candidate.
         unique: Replace an offspring that means the same as a genome already evaluated.
         reevaluations: Slots of each generation that evaluate one of the best genomes again, on new
             runs (see `biotune_optuna.slot_of`).
@@ -53,6 +54,7 @@ class SearchSettings:
     structured: bool = False
     smoothing: bool = False
     candidates: int = 1
+    kappa: float = 0.0
     unique: bool = False
     reevaluations: int = 0
 
@@ -80,6 +82,7 @@ class SearchSettings:
             structured=True,
             smoothing=True,
             candidates=128,
+            kappa=1.0,
             unique=True,
             reevaluations=1,
         )
@@ -101,6 +104,8 @@ class SearchSettings:
             )
         if not 0 <= self.momentum < float("inf"):
             raise StudyError(f"momentum {self.momentum} must be a number >= 0; 0 switches it off")
+        if not 0 <= self.kappa < float("inf"):
+            raise StudyError(f"kappa {self.kappa} must be a number >= 0")
         if self.candidates < 1:
             raise StudyError(f"candidates {self.candidates} must be 1 or more; 1 compares none")
         free = self.population_size - self.n_elites

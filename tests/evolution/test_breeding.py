@@ -54,11 +54,11 @@ def test_the_model_chooses_among_candidates():
     assert value(20) < value(1)
 
 
-def choose(domain, archive, offered, candidates):
+def choose(domain, archive, offered, candidates, kappa=0.0):
     """Which of the genes offered is taken, by a model of the archive."""
     offers = iter(offered)
     landscape = breeding.Landscape.of(domain, archive, smooth=True)
-    settings = SearchSettings(candidates=candidates)
+    settings = SearchSettings(candidates=candidates, kappa=kappa)
     taken = breeding.best_candidate(
         settings, domain, archive, landscape, lambda: child(next(offers))
     )
@@ -96,12 +96,23 @@ def test_what_is_known_for_sure_gains_nothing():
     assert np.all(gains > -1e-12)
 
 
+def test_kappa_takes_the_candidate_that_is_less_certain():
+    domain = make_domain()
+    archive = make_archive(domain, 60)
+    model = breeding.Landscape.of(domain, archive, smooth=True).model
+    offered = np.random.default_rng(1).random((40, domain.size))
+    means, spreads = model.predict(offered)
+    known, unknown = offered[np.argmin(means)], offered[np.argmax(spreads)]
+    assert choose(domain, archive, [known, unknown], candidates=2) == 0
+    assert choose(domain, archive, [known, unknown], candidates=2, kappa=100.0) == 1
+
+
 def test_candidates_differ_in_what_they_mean():
     domain = make_domain()
     archive = make_archive(domain, 60)
-    landscape = breeding.Landscape.of(domain, archive, smooth=True)
+    model = breeding.Landscape.of(domain, archive, smooth=True).model
     offered = np.random.default_rng(1).random((40, domain.size))
-    worst, *_, fair, best = offered[np.argsort(landscape.gains(offered))]
+    worst, *_, fair, best = offered[np.argsort(-model.predict(offered)[0])]
     assert choose(domain, archive, [fair, worst, best], candidates=2) == 0
     assert choose(domain, archive, [fair, fair.copy(), best], candidates=2) == 2
 

@@ -73,7 +73,7 @@ def test_golden_trajectory(workers):
 def test_budget_and_roles():
     settings = SearchSettings.of("default")
     assert (settings.population_size, settings.n_elites) == (10, 0)
-    assert (settings.candidates, settings.reevaluations) == (128, 1)
+    assert (settings.candidates, settings.kappa, settings.reevaluations) == (128, 1.0, 1)
     assert settings.informed
     assert settings.structured
     assert settings.smoothing

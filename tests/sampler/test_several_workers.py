@@ -61,7 +61,7 @@ def test_what_others_evaluate_is_believed_when_the_next_is_bred():
     """Where somebody is at work, there is less to learn: the next genome is another one."""
 
     def bred(beside=None):
-        study = make_study("default", population_size=4, n_elites=0, candidates=30)
+        study = make_study("default", population_size=4, n_elites=0, reevaluations=0)
         study.optimize(objective, n_trials=14)
         if beside is not None:
             study.enqueue_trial(beside)
