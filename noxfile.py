@@ -35,6 +35,7 @@ BENCHMARKS = ROOT / "studies" / "benchmarks"
 NEEDS_DATA = {
     "choice": "--weights FILE --dtd10 FOLDER",
     "landscapes": "TASK --data-root FOLDER",
+    "members": "TASK --tables FOLDER --data-root FOLDER",
     "optimism": "--data FOLDER",
 }
 

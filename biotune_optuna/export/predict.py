@@ -7,7 +7,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -98,6 +98,17 @@ class PredictionCost(NamedTuple):
     passes: float
     single_ms: float
     members_ms: float
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> PredictionCost | None:
+        """Read what a study stores; None where something is missing or no number.
+
+        Args:
+            stored: The stored mapping.
+        """
+        values = [stored.get(name) for name in cls._fields]
+        known = all(isinstance(one, (int, float)) for one in values)
+        return cls(*values) if known else None  # type: ignore[arg-type]
 
     @property
     def words(self) -> str:

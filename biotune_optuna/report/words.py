@@ -305,9 +305,9 @@ def cost_sentences(view: StudyView) -> list[str]:
     search = search_totals(view)
     if search.trainings:
         sentences.append(search.sentence)
-    stored = as_mapping(view.user_attrs.get(PREDICTION_COST_KEY))
-    if stored and view.confirmation.members > 1:
-        sentences.append(f"{PredictionCost(**stored).words}")
+    predicting = PredictionCost.of(as_mapping(view.user_attrs.get(PREDICTION_COST_KEY)))
+    if predicting and view.confirmation.members > 1:
+        sentences.append(predicting.words)
     full = view.confirmation.contender("full")
     if full and full.forward and full.scores:
         times = forward / (full.forward / len(full.scores))

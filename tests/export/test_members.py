@@ -86,6 +86,8 @@ def test_the_cost_of_predicting_is_counted_and_measured(members, predictor):
     assert cost.single_ms > 0
     assert cost.members_ms > 0
     assert f"the first {frozen} of {blocks} blocks run once, the rest 3 times" in cost.words
+    assert type(cost).of(cost._asdict() | {"later": 1}) == cost
+    assert type(cost).of({"members": 3}) is None
     alone = Predictor(
         members["model"], name=NAME, classes=CLASSES, preprocessing=members["preprocessing"]
     ).cost()
