@@ -205,7 +205,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         Markdown(INTRODUCTION),
         Markdown("## Does the ranking agree?"),
         agreement(whole),
-        Markdown(AGREEMENT),
+        Markdown(f"{AGREEMENT} {control(whole)}"),
         Markdown("## The pairs"),
         pairs(whole),
         Markdown(PAIRS),
@@ -272,6 +272,19 @@ def agreement(groups: list[list[dict[str, Any]]]) -> Table:
     return Table((*head, "random weights last"), body)
 
 
+def control(groups: list[list[dict[str, Any]]]) -> str:
+    """Where random weights come after fine-tuning, and whom the probe puts below them."""
+    last = sum(min(group, key=outcome)["model"] == RANDOM for group in groups)
+    below: set[str] = set()
+    for group in groups:
+        (chance,) = (row["probe"] for row in group if row["model"] == RANDOM)
+        below |= {row["model"] for row in group if row["probe"] < chance}
+    words = (
+        f" The probe puts {' and '.join(sorted(below))} below them on some sets." if below else ""
+    )
+    return f"After fine-tuning, random weights are last on {last} of {len(groups)} sets.{words}"
+
+
 def pairs(groups: list[list[dict[str, Any]]]) -> Table:
     """The tested score of each pair."""
     body = []
@@ -297,7 +310,8 @@ def probes(rows: list[dict[str, Any]]) -> str:
     seconds = np.median([row["probe_seconds"] for row in rows])
     return (
         f"On {len(gains)} pairs with pre-trained weights, the fitted probe minus the one by"
-        f" gradient steps at the best of {len(PROBE_RATES)} rates, tested: {np.mean(gains):+.1f}"
+        f" gradient steps ({EPOCHS} epochs, the best of {len(PROBE_RATES)} rates), tested:"
+        f" {np.mean(gains):+.1f}"
         f" points (standard error {error:.1f}), better on {sum(g > 0 for g in gains)}. Features,"
         f" folds and fit took {seconds:.1f} s for {TRAIN + VAL} images (median over all pairs, one"
         " slow core that other work shared)."
