@@ -200,8 +200,9 @@ def test_the_demo_is_a_job_like_any_other(monkeypatch: pytest.MonkeyPatch) -> No
     assert result.exit_code == 0, result.output
     (job,) = jobs
     assert (job.name, job.trials, job.out, job.display) == (
-        "demo", module.DEMO_TRIALS, Path("elsewhere/demo"), "plain",
+        "demo", None, Path("elsewhere/demo"), "plain",
     )  # fmt: skip
+    assert job.within == module.DEMO_SECONDS
     assert (job.spec.data, job.spec.seed) == ("digits", 3)
 
 

@@ -66,6 +66,11 @@ def test_more_time_is_never_worse(time: float, more: float, work: Work, speed: S
 
 
 @given(works, speeds)
+def test_the_least_time_is_enough(work: Work, speed: Speed) -> None:
+    assert choose_plan(least_time(work, speed, **CHOICE), work, speed, **CHOICE) is not None
+
+
+@given(works, speeds)
 def test_with_all_the_time_nothing_is_given_up(work: Work, speed: Speed) -> None:
     plan = choose_plan(1e12, work, speed, **CHOICE, members=(1, 3))
     assert plan == Plan(image_size=224, epochs=10, trials=60, members=3)

@@ -64,7 +64,9 @@ def _commands() -> list[tuple[str, str]]:
 def test_code_runs(page: Path, tmp_path: Path) -> None:
     digit_folder(tmp_path / "flowers")
     source = "\n".join(_fences(page, "python"))
-    source = re.sub(r'BioTuneClassifier\("\w+", n_trials=\d+', TINY_CLASSIFIER, source)
+    source = re.sub(
+        r'BioTuneClassifier\(\s*"\w+", (n_trials|time_limit)=\d+', TINY_CLASSIFIER, source
+    )
     if 'study_name="flowers"' in source:
         source = FLOWERS + source
     run_script(PRELUDE + shrink(source), tmp_path)

@@ -97,11 +97,12 @@ def report(*, storage: str | None, name: str | None, target: Path | None) -> Non
     type=click.Path(file_okay=False),
     help="Folder of the artifacts.  [default: beside an SQLite file, else biotune-artifacts]",
 )
-def dashboard(*, storage: str | None, name: str | None, **how: Any) -> None:
+@click.option("--no-open", is_flag=True, help="Print the address and open no browser.")
+def dashboard(*, storage: str | None, name: str | None, no_open: bool, **how: Any) -> None:
     """Open a study in optuna-dashboard."""
     from biotune_optuna.report.dashboard.serve import run_dashboard
 
-    run_dashboard(storage, name, **how)
+    run_dashboard(storage, name, open_browser=not no_open and sys.stderr.isatty(), **how)
 
 
 @click.command()

@@ -37,6 +37,7 @@ def planned(job: Job) -> tuple[StudySpec, Plan | None]:
         name=job.name,
         given=job.given,
         device=job.device,
+        at_least=job.at_least,
     )
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from biotune_optuna.study.spec import StudySpec
 
 DEFAULT_TRIALS = 60
-DEMO_TRIALS = 30
+DEMO_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Job:
     within: float | None = None
     like: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
+    at_least: bool = False
 
 
 @click.command()
@@ -151,17 +152,42 @@ def tune(
 
 @click.command()
 @study_options
-@click.option("--trials", type=int, default=DEMO_TRIALS, show_default=True, help="Total.")
+@click.option(
+    "--within", type=DURATION, help="Time for everything.  [default: 3m, unless --trials is given]"
+)
+@click.option("--trials", type=int, help="Total, whatever time it takes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @members_option
 @device_option
 @out_option
 @display_option
-def demo(*, name: str | None, seed: int, out: str, **job: Any) -> None:
-    """Tune a small ImageNet model on scikit-learn's digit images: a few minutes on a CPU."""
-    name = name or "demo"
-    out_folder = folder_of(name, out)
-    run(Job(spec=demo_spec(seed), name=name, timeout=None, like="", out=out_folder, **job))
+def demo(
+    *,
+    name: str | None,
+    seed: int,
+    out: str,
+    within: float | None,
+    trials: int | None,
+    **job: Any,
+) -> None:
+    """Tune a small ImageNet model on scikit-learn's digit images: three minutes on a CPU."""
+    name, spec = name or "demo", demo_spec(seed)
+    if within is None and trials is None:
+        within = DEMO_SECONDS
+    run(
+        Job(
+            spec=spec,
+            name=name,
+            timeout=None,
+            out=folder_of(name, out),
+            within=within,
+            trials=trials,
+            given={"image_size": spec.image_size, "epochs": spec.train.epochs, "trials": trials},
+            at_least=True,
+            like="",
+            **job,
+        )
+    )
 
 
 def demo_spec(seed: int = 0) -> StudySpec:
@@ -175,7 +201,7 @@ def demo_spec(seed: int = 0) -> StudySpec:
         image_size=48,
         crop_pct=1.0,
         train_size=200,
-        val_size=300,
+        val_size=200,
         test_fraction=0.4,
         lr=(3e-3, 3e-2),
         train=TrainSettings(epochs=6, patience=3, batch_size=32),

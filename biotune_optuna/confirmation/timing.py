@@ -271,6 +271,7 @@ def plan_study(
     given: Mapping[str, Any],
     source: ImageSource | None = None,
     device: str = "auto",
+    at_least: bool = False,
 ) -> tuple[StudySpec, Plan | None]:
     """Return spec and plan for a time limit: those of a study that was begun, else new ones.
 
@@ -282,6 +283,7 @@ def plan_study(
         given: What is not to be chosen, as in `plan_within`.
         source: Images in memory, instead of ``spec.data``.
         device: Where to train.
+        at_least: Take the least plan where even that takes longer, instead of refusing.
 
     Raises:
         StudyError: If even the least plan takes longer, or the network is still to be chosen.
@@ -292,7 +294,9 @@ def plan_study(
             "leaves it open; name one, which `biotune models` ranks"
         )
     if name not in {one.study_name for one in storage.get_all_studies()}:
-        return plan_within(seconds, spec, given=given, source=source, device=device)
+        return plan_within(
+            seconds, spec, given=given, source=source, device=device, at_least=at_least
+        )
     study = optuna.load_study(study_name=name, storage=storage)
     stored, clock = read_spec(study), as_mapping(study.user_attrs.get(CLOCK_KEY))
     if stored is None:
@@ -312,6 +316,7 @@ def plan_within(
     given: Mapping[str, Any],
     source: ImageSource | None = None,
     device: str = "auto",
+    at_least: bool = False,
 ) -> tuple[StudySpec, Plan]:
     """Choose image size, epochs, trials and evidence for a time limit on this machine.
 
@@ -324,6 +329,7 @@ def plan_within(
             ``most_trials`` and ``members``, which are not to be exceeded.
         source: Images in memory, instead of ``spec.data``.
         device: Where to train.
+        at_least: Take the least plan where even that takes longer, instead of refusing.
 
     Returns:
         The spec with image size and epochs, and the whole plan.
@@ -362,6 +368,8 @@ def plan_within(
     measured = sorted({sides[0], sides[-1]})
     speed = measure_speed(model.model, spec.train, device=resolve_device(device), sides=measured)
     plan = choose_plan(seconds, work, speed, members=members, **choice)
+    if plan is None and at_least:
+        plan = choose_plan(least_time(work, speed, **choice), work, speed, **choice)
     if plan is None:
         least = duration(least_time(work, speed, **choice))
         raise StudyError(

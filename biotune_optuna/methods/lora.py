@@ -209,6 +209,6 @@ METHODS = (
         words="LoRA",
         equal_budget=True,
         package="peft",
-        install="'biotune-optuna[lora]'",
+        install="peft",
     ),
 )

@@ -25,7 +25,7 @@ _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 _POSTGRES, _MYSQL = ("psycopg", "psycopg2"), ("pymysql",)
 _DRIVERS = {"postgresql": _POSTGRES, "postgres": _POSTGRES, "mysql": _MYSQL, "mariadb": _MYSQL}
 """Drivers of each dialect, the usual one first."""
-_PACKAGES = {"psycopg": "biotune-optuna[postgres]", "pymysql": "biotune-optuna[mysql]"}
+_PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 _FORMS = (
     "sqlite:///FILE.db, postgresql://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE "
     "or journal:///FILE.log"

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -56,7 +57,7 @@ def dashboard_app(
         from optuna_dashboard import wsgi
     except ImportError as error:
         raise BioTuneError(
-            "optuna-dashboard is not installed; pip install 'biotune-optuna[dashboard]'"
+            "optuna-dashboard is not installed; pip install optuna-dashboard"
         ) from error
     app: WSGIApp = wsgi(ShortStorage(storage), artifact_store=store)
     return guard(app, host=host, read_only=read_only, token=token)
@@ -84,6 +85,7 @@ def run_dashboard(
     artifact_dir: str | Path | None = None,
     read_only: bool = False,
     token: str | None = None,
+    open_browser: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve optuna-dashboard until interrupted.
@@ -100,6 +102,7 @@ def run_dashboard(
         artifact_dir: Folder of artifacts, see `default_artifact_dir`.
         read_only: Refuse every change, in the web server and in the database connection.
         token: See `dashboard_app`; it is part of the address that is printed.
+        open_browser: Open the address in a web browser, where there is one.
         ready: Called with the address once it is served; default prints it.
 
     Raises:
@@ -134,7 +137,10 @@ def run_dashboard(
         )
     with server:
         asked = f"?{urlencode({'token': token})}" if token else ""
-        (ready or _announce)(f"http://{shown}:{server.server_port}{path}{asked}")
+        address = f"http://{shown}:{server.server_port}{path}{asked}"
+        (ready or _announce)(address)
+        if open_browser:
+            webbrowser.open(address)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -152,9 +158,13 @@ def _page_of(storage: BaseStorage, study: str | None, *, renew: bool) -> str:
     except KeyError:
         names = ", ".join(repr(s.study_name) for s in storage.get_all_studies()) or "none"
         raise StudyError(f"there is no study {study!r}; the storage holds {names}") from None
+    from optuna_dashboard import get_note
+
     if renew:
         refresh_study(loaded)
-    return f"/dashboard/studies/{loaded._study_id}"
+    # the note says the outcome in words; where there is none, figures
+    noted = get_note(loaded)
+    return f"/dashboard/studies/{loaded._study_id}" + ("/note" if noted else "")
 
 
 def _announce(address: str) -> None:
