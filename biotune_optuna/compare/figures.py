@@ -72,6 +72,7 @@ def cost_figure(task: Task) -> go.Figure:
     ends = [math.log10(edge(1 + e.passes for e in task.entries)) for edge in (min, max)]
     figure.update_xaxes(
         type="log",
+        dtick=1,  # a tick a power of ten
         title="image passes, forward and backward",
         range=[ends[0] - 0.2, ends[1] + 0.2],  # room for the names
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from biotune_optuna.finetune.calibration import Trust
-from biotune_optuna.page.parts import Bars, Code, Facts, Part, Table, Text, Tiles, texts
+from biotune_optuna.page.parts import Bars, Code, Facts, Part, Pictures, Table, Text, Tiles, texts
 from biotune_optuna.page.text import count, duration, label, plural
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.ranking import ranking_parts
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 MAX_CLASS_ROWS = 20
+MAX_MISTAKES = 24
 
 
 def tiles(view: StudyView) -> list[Part]:
@@ -65,7 +66,9 @@ def tiles(view: StudyView) -> list[Part]:
 def compare(view: StudyView) -> Iterator[Part]:
     """Say how all confirmed contenders did."""
     confirmation, rows = view.confirmation, []
-    for one in confirmation.contenders:
+    # by the number that decides, the mean on fresh seeds
+    ranked = sorted(confirmation.contenders, key=lambda one: -one.mean if one.scores else math.inf)
+    for one in ranked:
         test = confirmation.test(one.name)
         span = f" ({view.say_interval(test.low, test.high)})" if test else ""
         rows.append(
@@ -95,7 +98,7 @@ def compare(view: StudyView) -> Iterator[Part]:
             )
         )
     head = ("Method", "Search", "Confirmed", "Test (interval)", "Trained", "Images", "Time")
-    strong = confirmation.contenders.index(view.winner) if view.winner else None
+    strong = ranked.index(view.winner) if view.winner else None
     strong = len(rows) - 1 if confirmation.ensemble else strong
     yield Table(head, rows, strong=strong)
     yield Text(
@@ -110,7 +113,7 @@ def compare(view: StudyView) -> Iterator[Part]:
             " training each. Images and time: what its final trainings took.",
             "soft",
         )
-    for one in confirmation.contenders:
+    for one in ranked:
         if one.grid:
             tried = ", ".join(f"{setting['lr']:g}" for setting in one.grid)
             name = method_words(one.method)
@@ -214,6 +217,35 @@ def errors(view: StudyView) -> Iterator[Part]:
             (name, str(n), _said(found, share), _said(right, share))
             for found, name, n, right in shown
         ],
+    )
+
+
+def wrong(view: StudyView) -> Iterator[Part]:
+    """Say what the model gets wrong, by class and by image."""
+    yield from errors(view)
+    yield from mistakes(view)
+
+
+def mistakes(view: StudyView) -> Iterator[Part]:
+    """Show the test images most often wrong, each with its name and what was said."""
+    found = view.confirmation.mistakes
+    kinds = ("data:image/png;", "data:image/jpeg;")
+    shown = [(one, one.thumbnail if one.thumbnail.startswith(kinds) else "") for one in found]
+    if not shown:
+        return
+    yield Text("The test images most often wrong. Wrong labels often turn up here.")
+    yield Pictures(
+        [
+            (
+                picture,
+                (
+                    f"{one.label}, said {one.predicted}"
+                    + (f" ({one.probability:.0%})" if math.isfinite(one.probability) else ""),
+                    one.id,
+                ),
+            )
+            for one, picture in shown[:MAX_MISTAKES]
+        ]
     )
 
 
@@ -365,7 +397,7 @@ CHAPTERS: Mapping[str, Chapter] = {
     "recipe": Chapter("The recipe", recipe),
     "search": Chapter("How the search went"),
     "cost": Chapter("What it cost", cost),
-    "errors": Chapter("Where the model is wrong", errors, ours=True),
+    "errors": Chapter("Where the model is wrong", wrong, ours=True),
     "use": Chapter("How to use the result", use),
     "trust": Chapter("How far to trust this", trust),
     "settings": Chapter("Settings", settings),

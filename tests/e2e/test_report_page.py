@@ -6,6 +6,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 # Every text of a figure that lies in the plot's margins or legend, as page rectangles. Texts on
 # data (cell counts, point numbers) may touch the points they name.
 TEXTS = """figure => {
@@ -59,12 +61,47 @@ def test_nothing_overlaps_or_sticks_out(page: Any, finished: Path) -> None:
     for plot in page.query_selector_all(".plot"):
         name = plot.get_attribute("id")
         texts = plot.evaluate(TEXTS)
-        assert len(texts) > 2 or name == "most-wrong", name
+        assert len(texts) > 2, name
         assert overlaps(texts) == [], name
         assert [t["text"] for t in texts if t["x0"] < -1 or t["x1"] > width + 1] == [], name
     boxes = [f.bounding_box() for f in page.query_selector_all("main > section, main > header")]
     for upper, lower in itertools.pairwise(boxes):
         assert upper["y"] + upper["height"] <= lower["y"] + 1
+
+
+WORDS = """() => {
+  const seen = [];
+  const pick = "h1, h2, h3, p, th, td, dt, dd, li, figcaption, .tile b, .tile span, pre," +
+    " .picture span, .recipe .name, .recipe .value, strong, .modebar-container";
+  for (const text of document.querySelectorAll(pick)) {
+    const box = text.getBoundingClientRect();
+    if (box.width > 1 && box.height > 1 && !text.querySelector(pick)) {
+      const at = { x0: box.left, x1: box.right, y0: box.top, y1: box.bottom };
+      seen.push({ text: text.textContent.slice(0, 60), ...at });
+    }
+  }
+  return seen;
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_two_texts_of_the_page_overlap(page: Any, finished: Path, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    open_report(page, finished)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    words = page.evaluate(WORDS)
+    assert len(words) > 50
+    assert overlaps(words) == []
+
+
+def test_on_a_phone_the_test_column_is_in_view(page: Any, finished: Path) -> None:
+    page.set_viewport_size({"width": 390, "height": 900})
+    open_report(page, finished)
+    cells = page.query_selector_all('td[data-head^="Test"]')
+    assert cells
+    for cell in cells:
+        box = cell.bounding_box()
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= 390
 
 
 def test_a_colleague_finds_the_answers(page: Any, finished: Path) -> None:

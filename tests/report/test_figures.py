@@ -346,21 +346,6 @@ def test_confusion_of_many_classes_lists_the_most_frequent() -> None:
     assert len(figure.data[0].x) == 25
 
 
-def test_thumbnails_are_the_stored_ones(confirmed_study: optuna.Study) -> None:
-    mistakes = confirmed_study.user_attrs["confirm"]["mistakes"]
-    figure = figures.draw("most-wrong", confirmed_study)
-    assert [i.source for i in figure.layout.images] == [m["thumbnail"] for m in mistakes]
-    first = mistakes[0]
-    said = f"{first['label']}<br>said: <b>{first['predicted']}</b> ({first['probability']:.0%})"
-    assert figure.layout.annotations[0].text == said
-
-
-def test_thumbnails_that_are_missing_are_said_to_be() -> None:
-    confirm = {"winner": "full", "mistakes": [{"id": "a", "label": "x", "predicted": "y"}]}
-    with pytest.raises(NothingToShow, match="without thumbnails"):
-        figures.draw("most-wrong", study_of([], confirm=confirm))
-
-
 @pytest.mark.parametrize("entry", all_figures(), ids=lambda e: e.name)
 def test_every_figure_draws_from_a_full_study(
     entry: StudyFigure, confirmed_study: optuna.Study

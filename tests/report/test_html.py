@@ -14,7 +14,9 @@ import optuna
 import pytest
 from optuna.trial import create_trial
 
+from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.errors import StudyError
+from biotune_optuna.page.text import label
 from biotune_optuna.report.html import page, write_report
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import verdict
@@ -83,7 +85,7 @@ def test_confirmed_study_reads_well(confirmed_study: optuna.Study, tmp_path: Pat
     assert (
         "full fine-tuning had its base rate chosen on the same validation images" in words.lower()
     )
-    assert len(read(html).figures) == 12
+    assert len(read(html).figures) == 11
 
 
 def test_report_needs_nothing_else(confirmed_study: optuna.Study) -> None:
@@ -93,7 +95,7 @@ def test_report_needs_nothing_else(confirmed_study: optuna.Study) -> None:
     blocks = re.findall(
         r'<script type="application/json" id="[^"]*">(.*?)</script>', html, re.DOTALL
     )
-    assert len(blocks) == 12
+    assert len(blocks) == 11
     for block in blocks:
         assert json.loads(block)["data"]
 
@@ -340,3 +342,28 @@ def test_differences_without_an_interval_are_left_out() -> None:
     words = text_of(page(as_view(study)))
     assert "nan" not in words
     assert "90.0 %" in words
+
+
+def test_the_images_most_often_wrong_are_shown_with_their_names(
+    confirmed_study: optuna.Study,
+) -> None:
+    mistakes = confirmed_study.user_attrs["confirm"]["mistakes"]
+    html = page(as_view(confirmed_study))
+    for one in mistakes:
+        assert one["id"] in html
+        assert one["thumbnail"] in html
+        said = f"{one['label']}, said {one['predicted']} ({one['probability']:.0%})"
+        assert said in html
+
+
+def test_methods_are_sorted_by_the_mean_that_decides(confirmed_study: optuna.Study) -> None:
+    html = page(as_view(confirmed_study))
+    table = html.partition('<table class="cards">')[2].partition("</table>")[0]
+    names = re.findall(r'data-head="Method">([^<]*)<', table)
+    means = {
+        label(c.name, c.method): c.mean
+        for c in Confirmation.of(confirmed_study.user_attrs).contenders
+    }
+    ranked = [means[name] for name in names if name in means]
+    assert len(ranked) == len(means) > 1
+    assert ranked == sorted(ranked, reverse=True)

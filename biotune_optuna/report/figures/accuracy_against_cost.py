@@ -48,6 +48,8 @@ def accuracy_against_cost(view: StudyView, *, max_points: int = MAX_POINTS) -> g
         _add_panel(figure, view, known, max_points, at)
         wide = max(cost for _, cost in known) > 30 * min(cost for _, cost in known) > 0
         figure.update_xaxes(title_text=words, type="log" if wide else "linear", **at)
+        if wide:
+            figure.update_xaxes(dtick=1, **at)  # a tick a power of ten
         figure.update_yaxes(title_text=view.metric_words, tickformat=view.axis_format, **at)
     words, known = next(iter(panels.items()))
     best, cost = min(known, key=lambda pair: view.sort_key(pair[0]))
