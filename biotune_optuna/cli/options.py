@@ -141,6 +141,12 @@ display_option = together(
     ),
 )
 """``--json`` and ``--plain``: how progress is told, handed on as ``display``."""
+log_option = click.option(
+    "--log",
+    multiple=True,
+    metavar="KIND:PLACE",
+    help="Log each trial: tensorboard:FOLDER, mlflow:URI or wandb:PROJECT; may be repeated.",
+)
 members_option = click.option(
     "--members",
     type=int,

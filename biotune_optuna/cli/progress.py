@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
@@ -375,6 +375,7 @@ def search(
     progress: Progress,
     attachments: Attachments,
     timing: Timing | None = None,
+    loggers: Sequence[Callable[[Study, FrozenTrial], None]] = (),
 ) -> None:
     """Search, with every trial shown and illustrated; raise `Stopped` if asked to stop."""
     if timing is not None and timing.done and timing.is_time_up:
@@ -384,7 +385,7 @@ def search(
         total,
         timeout=timeout,
         observer=progress,
-        callbacks=[*clock, progress.trial_finished, attachments.trial_finished],
+        callbacks=[*clock, progress.trial_finished, attachments.trial_finished, *loggers],
         on_evaluated=attachments.evaluated,
         stop=stop,
     )

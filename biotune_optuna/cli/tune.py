@@ -23,6 +23,7 @@ from biotune_optuna.cli.options import (
     DURATION,
     device_option,
     display_option,
+    log_option,
     members_option,
     out_option,
     study_options,
@@ -61,6 +62,7 @@ class Job:
     like: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
     at_least: bool = False
+    log: tuple[str, ...] = ()
 
 
 @click.command()
@@ -98,10 +100,12 @@ class Job:
     "was confirmed last in the same database]",
 )
 @click.option("--no-like", is_flag=True, help="Begin without those of another study.")
+@log_option
 @out_option
 @display_option
 def tune(
     *,
+    log: tuple[str, ...],
     storage: str | None,
     name: str | None,
     trials: int | None,
@@ -146,6 +150,7 @@ def tune(
             within=within,
             like="" if no_like or (like is None and made.preset == "paper") else like,
             given=given,
+            log=log,
         )
     )
 
@@ -220,6 +225,7 @@ def run(job: Job) -> None:
     from biotune_optuna.confirmation.winner import check_export, export_winner
     from biotune_optuna.report.dashboard.attach import Attachments
     from biotune_optuna.report.html import write_report
+    from biotune_optuna.report.loggers import trial_logger
     from biotune_optuna.report.view import as_view
     from biotune_optuna.report.words import probe_sentence, rate_sentences
     from biotune_optuna.study.probe import first_answer
@@ -229,6 +235,7 @@ def run(job: Job) -> None:
     quieten_optuna()
     evidence = ConfirmPlan(members=job.members, prefer=job.prefer)  # type: ignore[arg-type]
     _check(job)
+    loggers = [trial_logger(one, job.name, job.spec.train.metric) for one in job.log]
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     spec, plan = planned(job)
     study = create_study(
@@ -262,6 +269,7 @@ def run(job: Job) -> None:
             progress=progress,
             attachments=attachments,
             timing=timing,
+            loggers=loggers,
         )
         evidence = timing.confirm_plan(study)
         result = confirm(study, evidence, observer=progress, checkpoint=stop.check)

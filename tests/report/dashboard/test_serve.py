@@ -59,7 +59,7 @@ def served(url: str, tmp_path: Path) -> Iterator[Any]:
 
 def test_served_dashboard_opens_the_study(served: Any) -> None:
     address = served()
-    assert address.endswith("/dashboard/studies/1")
+    assert address.endswith("/dashboard/studies/1/note")  # the outcome in words
     base = address.partition("/dashboard")[0]
     with urllib.request.urlopen(f"{base}/api/studies/1", timeout=30) as answer:
         page = json.load(answer)
