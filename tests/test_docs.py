@@ -39,6 +39,22 @@ _create(_spec, storage="sqlite:///biotune.db", name="flowers").search(3)
 """For pages that look into a study which is there already."""
 
 
+FLOWERS_MODEL = """
+from biotune_optuna import (
+    ConfirmPlan as _Plan, StudySpec as _Spec, TrainSettings as _Train,
+    confirm as _confirm, create_study as _create, export_winner as _export,
+)
+_spec = _Spec(
+    model="test_efficientnet", weights="none", data="flowers", image_size=32, lr=(1e-3, 3e-2),
+    train=_Train(epochs=1, batch_size=20),
+)
+_study = _create(_spec, storage="memory://", name="flowers").search(1)
+_confirm(_study, _Plan(top_k=1, n_runs=1, rates=(1e-2,), members=2))
+_export(_study, "flowers-model")
+"""
+"""For pages that use a model which is there already."""
+
+
 def _fences(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
@@ -69,6 +85,8 @@ def test_code_runs(page: Path, tmp_path: Path) -> None:
     )
     if 'study_name="flowers"' in source:
         source = FLOWERS + source
+    if "flowers-model" in source:
+        source = FLOWERS_MODEL + source
     run_script(PRELUDE + shrink(source), tmp_path)
 
 

@@ -35,7 +35,7 @@ def trial_logger(where: str, study: str, metric: str = "value") -> Callback:
     optuna-integration.
 
     Args:
-        where: ``"tensorboard:FOLDER"``, ``"mlflow:URI"`` (a folder or a server) or
+        where: ``"tensorboard:FOLDER"``, ``"mlflow:URI"`` (such as ``sqlite:///mlflow.db``) or
             ``"wandb:PROJECT"``.
         study: Name of the study.
         metric: What the value is called there.

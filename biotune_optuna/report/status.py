@@ -127,6 +127,9 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
     rate = _trials_per_hour(view, moment) if running else None
     goal = view.user_attrs.get(TOTAL_KEY)
     goal = goal if isinstance(goal, int) and goal > 0 else None
+    limit = as_mapping(view.user_attrs.get(CLOCK_KEY)).get("limit")
+    if limit is not None:  # time ends the search, not a number
+        goal = None
     stage = _stage(view)
     left = _left(view, rate, goal) if running or (stage and stage["alive"] is not False) else None
     return {
@@ -150,7 +153,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
         "model_dir": view.model_dir,
         "stage": stage,
         "recipe": _recipe(view),
-        "limit": as_mapping(view.user_attrs.get(CLOCK_KEY)).get("limit"),
+        "limit": limit,
         "next": _next(view, goal),
         "left_out": view.left_out,
     }

@@ -49,7 +49,7 @@ def test_a_trial_that_failed_is_not_logged(tmp_path: Path) -> None:
 def test_mlflow_is_served_by_optunas_callback(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("optuna_integration")
-    place = f"file:{tmp_path}/ml"
+    place = f"sqlite:///{tmp_path}/ml.db"
     study, trial = finished()
     trial_logger(f"mlflow:{place}", "s", "accuracy")(study, trial)
     mlflow.set_tracking_uri(place)
