@@ -40,7 +40,7 @@ PROBE_KEY: Final = "probe"
 """``dict``: a linear probe before the search (`biotune_optuna.study.probe.FirstAnswer`)."""
 
 LIKE_KEY: Final = "like"
-"""What an earlier study gave to begin with: ``{"study", "trials"}``, its name and its trials."""
+"""``{"study": str, "trials": list}``: an earlier study that gave its best to begin with."""
 
 CONFIRM_KEY: Final = "confirm"
 """``dict``: the confirmation (`biotune_optuna.confirmation.record.Confirmation`)."""
