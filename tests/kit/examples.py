@@ -17,6 +17,8 @@ import optuna
 import pytest
 import torch
 
+from biotune_optuna.report import figures
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -57,6 +59,7 @@ def run_script(source: str, cwd: Path, *arguments: str) -> str:
         patch.chdir(cwd)
         patch.setenv("BIOTUNE_CACHE", str(cwd / "cache"))
         patch.setattr(sys, "argv", [str(script), *arguments])
+        patch.setattr(figures, "_declared", dict(figures._declared))  # one may declare its own
         patch.syspath_prepend(cwd)
         try:
             runpy.run_path(str(script), run_name="__main__")
