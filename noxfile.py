@@ -98,6 +98,12 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(python=False, default=False)
+def fuzz(session: nox.Session) -> None:
+    """Hostile files against every reader, a minute of CPU each; ``-- SECONDS TARGET`` otherwise."""
+    run(session, "-m", "tests.fuzz.fuzz", *(session.posargs or ["60"]), env=ONE_THREAD)
+
+
+@nox.session(python=False, default=False)
 def bench(session: nox.Session) -> None:
     """Benchmarks of speed, memory and search quality, into docs/benchmarks; hours.
 

@@ -155,6 +155,8 @@ def make_splits(
     duplicates = _duplicates(source, {**learnt, "val": val, "test": test})
     shared = _shared_groups(source, (train, val, test))
     _report(source, duplicates, shared, scheme, strict=strict)
+    _report_missing(source, {"val": val, "test": test}, strict=strict)
+    _report_conflicts(source, strict=strict)
     return Splits(
         train=train,
         val=val,
@@ -345,6 +347,38 @@ def _report(
         raise DataError(f"{source.name}: {'; '.join(found)}; remove them, or do not be strict")
     for line in found:
         _logger.warning("%s: %s; scores may be too good", source.name, line)
+
+
+def _report_missing(source: ImageSource, parts: dict[str, Indices], *, strict: bool) -> None:
+    """Say which classes a part lacks: no score of that part says anything of them."""
+    for part, indices in parts.items():
+        counts = np.bincount(source.labels[indices], minlength=len(source.classes))
+        missing = [source.classes[label] for label in np.flatnonzero(counts == 0).tolist()]
+        if not len(indices) or not missing:
+            continue
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        names = ", ".join(map(repr, missing[:3])) + more
+        line = f"{part} has no image of class {names}, so no score on {part} is about it"
+        if strict:
+            raise DataError(f"{source.name}: {line}; add some, or do not be strict")
+        _logger.warning("%s: %s", source.name, line)
+
+
+def _report_conflicts(source: ImageSource, *, strict: bool) -> None:
+    """Say which pictures are in more than one class: one of the labels is wrong."""
+    first: dict[str, int] = {}
+    found = []
+    for index, content in enumerate(source.content_hashes):
+        other = first.setdefault(content, index)
+        if source.labels[other] != source.labels[index]:
+            found.append((other, index))
+    if not found:
+        return
+    one, two = (f"{source.ids[i]!r} ({source.classes[source.labels[i]]})" for i in found[0])
+    line = f"{_count(len(found), 'picture')} in two classes, such as {one} = {two}"
+    if strict:
+        raise DataError(f"{source.name}: {line}; remove the wrong ones, or do not be strict")
+    _logger.warning("%s: %s", source.name, line)
 
 
 def _count(number: int, what: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ logger = logging.getLogger("biotune_optuna.models")
 # Where training scripts put the state dict inside a checkpoint; averaged weights first, as timm.
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
 _WRAPPERS = ("module.", "_orig_mod.")
+_SAVE_TENSORS = 'torch.save(torch.load(FILE, weights_only=False)["state_dict"], "weights.pth")'
 _COUNTER = ".num_batches_tracked"  # old files lack it, and the usual BatchNorm has no use for it
 
 
@@ -56,9 +58,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        foreign = re.findall(r"(?:GLOBAL|global|class) `?([A-Za-z_][\w.]*\.[\w.]+)", str(error))
+        if foreign:
+            why = f"it holds {foreign[0]}, and nothing but tensors is loaded"
+            cure = "; if you trust the file, save its state_dict alone: " + _SAVE_TENSORS
+        else:
+            why, cure = one_line(error), ""
         raise ModelError(
-            f"weights {str(path)!r} cannot be read as tensors alone (nothing else is loaded): "
-            f"{one_line(error)}"
+            f"weights {str(path)!r} cannot be read as tensors alone: {why}{cure}"
         ) from error
     for key in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -115,7 +122,9 @@ def _misfits(
         if key in state and key not in replaced and state[key].shape != value.shape
     ]
     missing = [
-        f"{key} is missing" for key in target if key not in state and not key.endswith(_COUNTER)
+        f"{key} is missing"
+        for key in target
+        if key not in state and key not in replaced and not key.endswith(_COUNTER)
     ]
     unknown = [f"{key} is unknown" for key in state if key not in target]
     return wrong + missing + unknown
@@ -124,14 +133,15 @@ def _misfits(
 def _replaced_head(
     model: nn.Module, state: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> set[str]:
-    """Tensors of output layers whose number of classes, and nothing else, is another one."""
+    """Tensors of output layers that are missing whole, or of another number of classes."""
     replaced: set[str] = set()
     for path in output_layers(model):
         keys = [key for key in target if key.startswith(f"{path}.")]
         shapes = [(state[key].shape, target[key].shape) for key in keys if key in state]
         other = any(old != new for old, new in shapes)
         fits = all(len(old) and old[1:] == new[1:] for old, new in shapes)
-        if len(shapes) == len(keys) and other and fits:
+        # The hub keeps some models (DINOv2, SigLIP) without a head: then it has none here either.
+        if not shapes or (len(shapes) == len(keys) and other and fits):
             replaced.update(keys)
     return replaced
 

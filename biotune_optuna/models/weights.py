@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
+from timm.models._registry import _deprecated_models
 from torch import nn
 
 from biotune_optuna.errors import ModelError
@@ -93,6 +95,7 @@ def create_model(
             classifier.
     """
     check_name(name)
+    name = current_name(name)
     if num_classes < 1:
         raise ModelError(f"num_classes={num_classes}: a classifier needs at least one class")
     source = str(weights)
@@ -180,6 +183,16 @@ def trunk_fingerprint(model: nn.Module) -> str:
     return digest({n: t for n, t in model.state_dict().items() if not n.startswith(outputs)})
 
 
+def current_name(name: str) -> str:
+    """Return what timm calls a model now, for a name of its older releases.
+
+    Args:
+        name: A timm model name, such as ``"tf_efficientnet_b0_ns"``.
+    """
+    new = str(_deprecated_models.get(name) or name)
+    return new if timm.is_model(new.partition(".")[0]) else name
+
+
 def check_name(name: str) -> None:
     """Refuse what timm has no model of.
 
@@ -189,6 +202,9 @@ def check_name(name: str) -> None:
     Raises:
         ModelError: Unknown model or tag; the nearest names are listed.
     """
+    plain = re.sub(r"^(hf[-_]hub:)?(timm/)?", "", name)
+    if plain != name and timm.is_model(plain):
+        raise ModelError(f"model {name!r}: give timm's name alone, {plain!r}")
     if ":" in name or "/" in name or not timm.is_model(name):
         near = difflib.get_close_matches(name.lower(), timm.list_models(), n=4, cutoff=0.5)
         hint = f"; the nearest names are {', '.join(near)}" if near else ""

@@ -63,7 +63,8 @@ class Holder:
             cannot know, or may not look at that process: then only the holder's lease tells.
         """
         mine = current_holder()
-        if not self.boot_id or not self.started:
+        if not self.boot_id or not self.started or not mine.started:
+            # A process id alone comes back: in containers to every first process.
             return False if self == mine else None
         if (self.host, self.boot_id, self.pid_namespace) != (
             mine.host,
@@ -91,7 +92,7 @@ def _holder_of(pid: int) -> Holder:
         boot_id=_read(_PROC / "sys/kernel/random/boot_id"),
         pid_namespace=_namespace(),
         pid=pid,
-        started=_start_time(_read(_PROC / str(pid) / "stat")) or 0,
+        started=(_start_time(_read(_PROC / str(pid) / "stat")) or 0) if _is_own_proc(pid) else 0,
     )
 
 
@@ -104,6 +105,17 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def _is_own_proc(pid: int) -> bool:
+    """Whether ``/proc`` shows this PID namespace.
+
+    A container may have the outer one's, in which the same number is another process.
+    """
+    try:
+        return str((_PROC / "self").readlink()) == str(pid)
+    except OSError:
+        return False
 
 
 def _namespace() -> str:

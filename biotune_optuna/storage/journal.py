@@ -170,7 +170,14 @@ class Journal(JournalStorage):
     """
 
     def __init__(self, file: JournalFile) -> None:
-        super().__init__(file)
+        try:
+            super().__init__(file)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            # As of a record that is JSON and yet says nothing that Optuna writes.
+            raise StorageError(
+                f"{file._file_path} is damaged: a record of it cannot be understood"
+                f" ({type(error).__name__}); it is left as it is; give another file"
+            ) from None
         self._file = file
         _journals.add(self)
 

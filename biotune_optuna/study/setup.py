@@ -26,7 +26,7 @@ from biotune_optuna.finetune.device import isolated_randomness, out_of_memory, r
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.models.blocks import Block, model_blocks
 from biotune_optuna.models.states import one_line
-from biotune_optuna.models.weights import LoadedModel, create_model
+from biotune_optuna.models.weights import LoadedModel, create_model, current_name
 from biotune_optuna.study.choice import is_auto
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _load_model(spec: StudySpec, num_classes: int) -> LoadedModel:
     """Return the pre-trained model of a spec, made for the spec's image size where that matters."""
     options: dict[str, Any] = {}
     if spec.image_size is not None and timm.is_model(spec.model):  # else create_model says so
-        config = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)
+        config = timm.get_pretrained_cfg(current_name(spec.model), allow_unregistered=True)
         if config and config.fixed_input_size:
             options["img_size"] = spec.image_size
     return create_model(

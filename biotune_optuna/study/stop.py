@@ -133,7 +133,8 @@ class StopRequest:
                 return
             self._requested = True
             for listener in tuple(self._listeners):
-                listener()
+                with contextlib.suppress(Exception):  # the process must end all the same
+                    listener()
             numbers.settimeout(_POLL_SECONDS)
             end = time.monotonic() + polite_seconds
             second = _next_signal(numbers, wanted, lambda: time.monotonic() < end)
@@ -145,7 +146,8 @@ class StopRequest:
                 second = _next_signal(numbers, wanted, last.is_alive)
         if second:
             os._exit(128 + second)
-        os.write(2, b"\nStopped in the middle of a training; everything finished is kept.\n")
+        with contextlib.suppress(OSError):  # nobody listens: a closed or broken pipe
+            os.write(2, b"\nStopped in the middle of a training; everything finished is kept.\n")
         os._exit(128 + number)
 
     def _go_at_last(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -184,3 +185,20 @@ def test_what_cannot_be_is_one_line(
     with pytest.raises(DataError, match=what) as caught:
         make_splits(make_source(labels_of(sizes)), seed=0, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_a_given_part_lacks_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    source = make_source([0] * 6 + [1] * 8, splits=["train"] * 6 + ["train"] * 5 + ["val"] * 3)
+    with caplog.at_level(logging.WARNING):
+        make_splits(source, seed=0, n_folds=1, test_fraction=0.0)
+    assert "val has no image of class 'class0'" in caplog.text
+    with pytest.raises(DataError, match="val has no image of class 'class0'"):
+        make_splits(source, seed=0, n_folds=1, test_fraction=0.0, strict=True)
+
+
+def test_a_picture_in_two_classes_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    contents = [f"content {i}" for i in range(19)] + ["content 0"]
+    source = make_source([0] * 10 + [1] * 10, contents=contents)
+    with caplog.at_level(logging.WARNING):
+        make_splits(source, seed=3, n_folds=1)
+    assert "1 picture is in two classes, such as" in caplog.text

@@ -1,5 +1,6 @@
 """Where weights come from, what is loaded, and what is refused."""
 
+import argparse
 import pickle
 import socket
 import threading
@@ -14,7 +15,14 @@ from biotune_optuna.errors import ModelError
 from biotune_optuna.models import hub, packages
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.states import read_state_dict
-from biotune_optuna.models.weights import create_model, meta_model, reset_head, trunk_fingerprint
+from biotune_optuna.models.weights import (
+    check_name,
+    create_model,
+    current_name,
+    meta_model,
+    reset_head,
+    trunk_fingerprint,
+)
 
 SMALL = "test_resnet"  # timm's own small test network, 3 stages
 
@@ -361,3 +369,35 @@ class TestPackage:
     def test_foreign_tensor_names_are_refused(self, loaded):
         with pytest.raises(ModelError, match=r"unexpected tensor '_blocks\.99\._bn1\.weight'"):
             packages.translate({"_blocks.99._bn1.weight": torch.ones(1)}, loaded.model)
+
+
+def test_weights_without_a_head_get_a_new_one(tmp_path):
+    headless = timm.create_model("test_vit", num_classes=0).state_dict()
+    save_file({k: v.contiguous() for k, v in headless.items()}, tmp_path / "trunk.safetensors")
+    loaded = create_model("test_vit", num_classes=2, weights=str(tmp_path / "trunk.safetensors"))
+    assert loaded.head_is_new
+    assert torch.equal(loaded.model.state_dict()["norm.weight"], headless["norm.weight"])
+    del headless["norm.weight"]
+    save_file({k: v.contiguous() for k, v in headless.items()}, tmp_path / "less.safetensors")
+    with pytest.raises(ModelError, match=r"norm\.weight is missing"):
+        create_model("test_vit", num_classes=2, weights=str(tmp_path / "less.safetensors"))
+
+
+def test_a_checkpoint_with_other_objects_names_them_and_the_cure(tmp_path):
+    content = {"state_dict": {"a": torch.zeros(1)}, "args": argparse.Namespace(lr=1)}
+    torch.save(content, tmp_path / "model_best.pth.tar")
+    with pytest.raises(ModelError, match=r"holds argparse\.Namespace.*save its state_dict alone"):
+        create_model("test_vit", num_classes=2, weights=str(tmp_path / "model_best.pth.tar"))
+
+
+def test_names_of_older_releases_are_understood():
+    assert current_name("tf_efficientnet_b0_ns") == "tf_efficientnet_b0.ns_jft_in1k"
+    assert current_name("resnet18") == "resnet18"
+    loaded = create_model("ssl_resnet18", num_classes=2, weights="none")
+    assert loaded.name == "resnet18.fb_ssl_yfcc100m_ft_in1k"
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"])
+def test_names_of_the_hub_are_given_alone(name):
+    with pytest.raises(ModelError, match=r"give timm's name alone, 'resnet18\.a1_in1k'"):
+        check_name(name)

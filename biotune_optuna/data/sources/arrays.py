@@ -280,9 +280,13 @@ def _pixels(images: NDArray[Any]) -> NDArray[np.uint8]:
     is_unit = placed.dtype.kind == "f" and placed.size and placed.max() <= 1
     pixels = to_uint8(placed, 255.0 if is_unit else 1.0)
     if pixels is None:
+        low, high = images.min(), images.max()
+        cure = ""
+        if -1 <= low < 0 < high <= 1:
+            cure = "; of values in [-1, 1] give (images + 1) / 2"
         raise DataError(
-            f"image values of type {images.dtype} from {images.min()} to {images.max()}: expected "
-            "uint8, or values within [0, 1] or [0, 255]"
+            f"image values of type {images.dtype} from {low} to {high}: expected "
+            f"uint8, or values within [0, 1] or [0, 255]{cure}"
         )
     return pixels
 

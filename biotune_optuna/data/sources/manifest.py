@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import posixpath
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from biotune_optuna.data.sources.arrays import class_names, open_files
 from biotune_optuna.data.sources.parts import SPLIT_ALIASES
@@ -40,7 +41,7 @@ def open_manifest(file: str | Path, *, skip_bad_images: bool = False) -> ImageSo
 
     The first line names the columns: ``path`` and ``label``, and optionally ``split`` (train, val,
     test or empty) and ``group`` (empty: stands alone). Paths are relative to the folder of the file
-    and must stay inside it. A ``.tsv`` file is read with tabs.
+    and must stay inside it. Columns are divided by commas, semicolons or tabs.
 
     Args:
         file: The CSV file, UTF-8.
@@ -57,6 +58,8 @@ def open_manifest(file: str | Path, *, skip_bad_images: bool = False) -> ImageSo
     for row in rows:
         try:
             path = root / row.path
+            if "\\" in row.path and not path.exists():  # as Windows writes them
+                path = root / row.path.replace("\\", "/")
             check_inside(path, root, row.path)
         except ValueError:  # a null byte
             raise DataError(f"{file.name} line {row.line}: {row.path!r} is no file name") from None
@@ -82,7 +85,7 @@ def _rows(file: Path) -> list[_Row]:
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(
                 text,
-                delimiter="\t" if file.suffix.lower() == ".tsv" else ",",
+                delimiter=_delimiter(file, text),
                 skipinitialspace=True,
                 strict=True,  # or a stray quote would take in the rows after it
             )
@@ -100,9 +103,10 @@ def _rows(file: Path) -> list[_Row]:
     for number, cells in lines:
         where = f"{file.name} line {number}"
         row = _row(number, cells, at, where)
-        if row.path in seen:
-            raise DataError(f"{where}: {row.path!r} is listed in line {seen[row.path]} already")
-        seen[row.path] = number
+        place = posixpath.normpath(row.path.replace("\\", "/"))  # "./a.png" is "a.png"
+        if place in seen:
+            raise DataError(f"{where}: {row.path!r} is listed in line {seen[place]} already")
+        seen[place] = number
         if any(cell.strip() for cell in cells[len(header) :]):
             raise DataError(
                 f"{where} has more cells than the first line has columns; put a text that holds "
@@ -110,6 +114,17 @@ def _rows(file: Path) -> list[_Row]:
             )
         rows.append(row)
     return rows
+
+
+def _delimiter(file: Path, text: TextIO) -> str:
+    """Return what the first line is divided by: a comma, a semicolon (Excel's), or a tab."""
+    line = text.readline()
+    text.seek(0)
+    for delimiter in "\t" if file.suffix.lower() == ".tsv" else ",;\t":
+        names = {name.strip().strip('"').lower() for name in line.split(delimiter)}
+        if all(names & set(_COLUMNS[needed]) for needed in ("path", "label")):
+            return delimiter
+    return "\t" if file.suffix.lower() == ".tsv" else ","
 
 
 def _numbered(reader: Reader) -> Iterator[tuple[int, list[str]]]:

@@ -84,6 +84,12 @@ def _open(data: Any, labels: Any, skip_bad_images: bool) -> ImageSource:
             f"no such folder, CSV file or data set: {name!r}; data sets known by name are digits, "
             f"{', '.join(NAMED)}, and names after torch/ or hfds/"
         )
+    if path.is_file():
+        raise DataError(
+            f"{name!r} is a file, but neither .csv nor .tsv; give a folder with one folder per"
+            " class, or a CSV file with the columns path and label (a folder of Parquet files is"
+            " read as hfds/FOLDER)"
+        )
     return open_folder(path, skip_bad_images=skip_bad_images)
 
 

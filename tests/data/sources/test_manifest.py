@@ -166,3 +166,30 @@ def test_a_link_to_itself_is_named(tmp_path: Path, tree: Tree) -> None:
     (tmp_path / "list.csv").write_text("path,label\nloop.png,a\n")
     with pytest.raises(DataError, match=r"loop\.png"):
         open_images(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_any_usual_delimiter_is_read(tree: Callable[..., Path], delimiter: str, mark: str) -> None:
+    root = tree({"x": 4})
+    rows = ["path,label,split", *(f"x/00{i}.png,{'ab'[i % 2]},train" for i in range(4))]
+    text = "\n".join(rows).replace(",", delimiter)
+    (root / "m.csv").write_text(mark + text, encoding="utf-8")
+    assert open_images(str(root / "m.csv")).classes == ("a", "b")
+
+
+def test_back_slashes_are_read_and_one_file_twice_is_refused(tree: Callable[..., Path]) -> None:
+    root = tree({"x": 4})
+    rows = "".join(f"x\\00{i}.png,{'ab'[i % 2]}\n" for i in range(4))
+    (root / "m.csv").write_text(f"path,label\n{rows}")
+    assert len(open_images(str(root / "m.csv"))) == 4
+    (root / "m.csv").write_text(f"path,label\n{rows}./x/000.png,b\n")
+    with pytest.raises(DataError, match=r"line 6: './x/000\.png' is listed in line 2 already"):
+        open_images(str(root / "m.csv"))
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "data.parquet", "rows.jsonl"])
+def test_other_tables_are_told_what_would_be_right(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(DataError, match=r"is a file, but neither \.csv nor \.tsv"):
+        open_images(str(tmp_path / name))
