@@ -286,7 +286,9 @@ class Database(RDBStorage):
         self._set_study_attr(models.StudyUserAttributeModel, study_id, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Set a system attribute of a study."""
+        """Set a system attribute of a study, but for the token, which copying a study brings."""
+        if key == STUDY_KEY:
+            return
         self._set_study_attr(models.StudySystemAttributeModel, study_id, key, value)
 
     def delete_study(self, study_id: int) -> None:
