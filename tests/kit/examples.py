@@ -55,6 +55,7 @@ def run_script(source: str, cwd: Path, *arguments: str) -> str:
     script.write_text(source)
     known, printed = set(sys.modules), io.StringIO()
     level, numbers = optuna.logging.get_verbosity(), torch.random.get_rng_state()
+    figures.all_figures()  # loaded once in a process
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(cwd)
         patch.setenv("BIOTUNE_CACHE", str(cwd / "cache"))
