@@ -33,7 +33,7 @@ def make_budget(budget: int, n_folds: int = 1, preset: str = "default") -> _Budg
         share = 1 if fold is None else n_folds
         return np.arange(N_TRAIN // share), np.arange(N_VAL)
 
-    plan: Any = SimpleNamespace(top_k=TOP_K, runs=RUNS)
+    plan: Any = SimpleNamespace(top_k=TOP_K, runs=RUNS, members=1)
     runs = [Run(0 if n_folds > 1 else None)]
     spec = SimpleNamespace(search_runs=lambda index: runs, preset=preset)
     setup: Any = SimpleNamespace(splits=SimpleNamespace(run=images), spec=spec)
@@ -97,7 +97,7 @@ def test_the_chosen_setting_is_trained_as_it_was_proposed(
 
     monkeypatch.setattr(Trainer, "fit", noted)
     setup = prepare(tiny_spec(n_seeds=1), device="cpu", cache_dir=tmp_path)
-    plan: Any = SimpleNamespace(top_k=1, runs=2)
+    plan: Any = SimpleNamespace(top_k=1, runs=2, members=1)
     spec, n = setup.spec, len(setup.splits.train)
     first, second = spec.final_seeds(2)
     found = run_budget(

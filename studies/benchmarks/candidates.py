@@ -1,6 +1,6 @@
 """Writes the short list of networks of `biotune models`, with what timm says and counts of it.
 
-    python studies/candidates.py
+    python studies/benchmarks/candidates.py
 
 Parameters and multiplications are counted on the network with the classifier that it was
 pre-trained with; no weights are loaded.
