@@ -111,7 +111,7 @@ def test_what_is_wrong_with_a_package_s_figure_is_told_and_costs_no_report(
 
 def test_an_unknown_chapter_is_an_error() -> None:
     with pytest.raises(
-        StudyError, match=r"'values' stands in chapter 'serch'.* give one of compare"
+        StudyError, match=r"'values' stands in chapter 'serch'.* give one of model, compare"
     ):
         declare(chapter="serch")
 
