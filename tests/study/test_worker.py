@@ -362,7 +362,8 @@ def test_trials_of_workers_elsewhere_are_stale_by_their_lease_alone(url: str) ->
     for one in (trial, living):
         one.suggest_float("x", 0, 1)
         elsewhere = dataclasses.replace(current_holder(), host="elsewhere", pid=one.number + 1)
-        storage.set_trial_system_attr(one._trial_id, HOLDER_KEY, [elsewhere.to_str(), "t"])
+        _, token = storage.get_trial_system_attrs(one._trial_id)[HOLDER_KEY]
+        storage.set_trial_system_attr(one._trial_id, HOLDER_KEY, [elsewhere.to_str(), token])
     for step in range(12):
         now[0] += 10.0
         storage.set_trial_system_attr(living._trial_id, "biotune:lease", step)
