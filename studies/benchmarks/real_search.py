@@ -214,8 +214,10 @@ def page(rows: list[Row]) -> str:
         "| searcher | searches | one | three | passes | minus random, one | three |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for name in searchers:
-        own = [r for r in rows if r["searcher"] == name]
+    places = {(r["task"], r["repeat"]) for r in rows}
+    common = {p for p in places if all((*p, name) in values for name in searchers)} or places
+    for name in searchers:  # means are of the searches that all of them have made
+        own = [values[*p, name] for p in sorted(common) if (*p, name) in values]
         pairs = [(r, values.get((r["task"], r["repeat"], "random"))) for r in own]
         cells = [f"{np.mean([r[key] for r in own]):.3f}" for key in ("one", "three")]
         cells.append(f"{np.mean([r['passes'] for r in own]):,.0f}")
