@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from biotune_optuna.evolution.settings import SearchSettings
 
 
-# All four were chosen by hand while the preset was developed; no measurement of them is kept.
+# All five were chosen by hand while the preset was developed; no measurement of them is kept.
 _FRESH = 0.25  # chance of a random genome, so that no part of the space is given up
 _CROSSED = 0.35  # chance that a child has two parents
 _MORE_MOVES = 0.5  # chance of another move after each: two moves on average
 _ATTEMPTS = 5  # draws for each candidate wanted, before fewer are taken
-_N_RIVALS = 40  # evaluated genomes that a candidate may replace as the best
+_N_RIVALS = 40  # of the best evaluated genomes, how many `Landscape.gains` looks at
 # Where a standard normal variable is looked at, and its density there, for a mean over it: so far
 # out that what is unlikely to become the best is still told apart.
 _NORMAL = np.linspace(-5.0, 5.0, 41)
