@@ -161,6 +161,7 @@ def test_a_baseline_takes_nothing_that_it_would_ignore(option: str) -> None:
 def test_a_baseline_alone(home: Path, display: tuple[str, ...]) -> None:
     small = ("--train-size", "30", "--val-size", "20", "--test-fraction", "0.1", "--runs", "1")
     line = ["baseline", "linear-probe-sgd", "--data", "digits", *TINY, *small, *display]
+    line += ["--to", "kept"]
     result = CliRunner().invoke(cli, line)
     assert result.exit_code == 0, result.output
     if not display:
@@ -172,6 +173,8 @@ def test_a_baseline_alone(home: Path, display: tuple[str, ...]) -> None:
         setting = told.removeprefix("linear-probe-sgd: ").partition(", the best")[0]
         assert scores[setting] == max(scores.values())
         assert "180 test images" in result.stdout
+        assert result.stdout.endswith("Model   kept\nNext:   biotune predict kept IMAGE...\n")
+        assert Path("kept", "model.safetensors").exists()
         return
     *stages, found = map(json.loads, result.stdout.splitlines())
     assert {stage["event"] for stage in stages} == {"stage", "trained"}

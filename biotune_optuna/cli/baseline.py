@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 import click
 
-from biotune_optuna.cli.checks import stoppable
+from biotune_optuna.cli.checks import check_apart, stoppable
 from biotune_optuna.cli.options import RivalsCommand, display_option
 from biotune_optuna.cli.spec import baseline_options, make_spec
 
@@ -23,9 +25,22 @@ from biotune_optuna.cli.spec import baseline_options, make_spec
     show_default=True,
     help="Final trainings, on different seeds; several are also tested together.",
 )
+@click.option(
+    "--to",
+    "target",
+    type=click.Path(file_okay=False),
+    help="Folder to write the model to, as biotune export does.",
+)
 @display_option
 def baseline(
-    *, method: str, device: str, runs: int, members: int, display: str | None, **spec: Any
+    *,
+    method: str,
+    device: str,
+    runs: int,
+    members: int,
+    target: str | None,
+    display: str | None,
+    **spec: Any,
 ) -> None:
     """Fine-tune with METHOD, a rival of BioTune, and nothing else.
 
@@ -33,15 +48,23 @@ def baseline(
     all but the test images and tested once.
     """
     from biotune_optuna.cli.progress import Progress
-    from biotune_optuna.confirmation.baseline import run_baseline
+    from biotune_optuna.confirmation.baseline import export_baseline, run_baseline
     from biotune_optuna.confirmation.plan import check_members
     from biotune_optuna.confirmation.protocol import setting_words
+    from biotune_optuna.confirmation.winner import origin_of
+    from biotune_optuna.export.folder import check_target
     from biotune_optuna.methods.registry import get_method
     from biotune_optuna.study.setup import prepare
 
     get_method(method).check_package()
     check_members(members)
-    setup = prepare(make_spec(**spec), device=device)
+    plan = make_spec(**spec)
+    if target is not None:
+        check_apart(plan.data, Path(target), advice="give another --to")
+        check_target(Path(target))
+    setup = prepare(plan, device=device)
+    if target is not None:
+        check_target(Path(target), origin_of(setup))
     progress = Progress(total=None, deadline=None, mode=display or "auto")  # type: ignore[arg-type]
     with stoppable(farewell="") as stop, progress:
         found = run_baseline(
@@ -52,8 +75,10 @@ def baseline(
             observer=progress,
             checkpoint=stop.check,
         )
+    folder = export_baseline(setup, found, target) if target is not None else None
     if display == "json":
-        click.echo(json.dumps(found.to_dict()))
+        told = found.to_dict() | ({"model": str(folder)} if folder else {})
+        click.echo(json.dumps(told))
         return
     metric = found.metric.replace("_", " ")
     chosen = setting_words(found.setting)
@@ -79,3 +104,6 @@ def baseline(
         f"  {found.trainable_pct:.1f} % of the parameters trained, {cost.forward:,} image passes "
         f"forward, {cost.backward:,} backward, {cost.seconds:.0f} s"
     )
+    if folder is not None:
+        click.echo(f"\nModel   {folder}")
+        click.echo(f"Next:   biotune predict {shlex.quote(str(folder))} IMAGE...")

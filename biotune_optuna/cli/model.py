@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from biotune_optuna.cli.checks import load_tuning
+from biotune_optuna.cli.checks import load_tuning, stoppable
 from biotune_optuna.cli.options import device_option, elsewhere_options, study_options
 from biotune_optuna.page.text import plural
 
@@ -31,6 +31,13 @@ _single_option = click.option("--single", is_flag=True, help="Ask the first memb
     type=click.Path(file_okay=False),
     help="Folder to write; an earlier export of the same images and network in it is replaced.",
 )
+@click.option(
+    "--what",
+    default="best",
+    show_default=True,
+    metavar="best|full|probe|trial:N",
+    help="Which contender; one that has not been confirmed is trained as a confirmation does it.",
+)
 @click.option("--single", is_flag=True, help="Write the first member alone.")
 @click.option("--onnx", is_flag=True, help="Write model.onnx too: from images to probabilities.")
 @click.option("--push", "hub", metavar="USER/NAME", help="Put the folder on the Hugging Face hub.")
@@ -47,13 +54,18 @@ def export(
     storage: str | None,
     name: str | None,
     target: str,
+    what: str,
     single: bool,
     onnx: bool,
     hub: str | None,
     private: bool,
     **where: str | None,
 ) -> None:
-    """Write the confirmed winner as a folder: weights, labels, recipe, model card."""
+    """Write a model as a folder: weights, labels, recipe, model card.
+
+    It is the confirmed winner, or what --what names.
+    """
+    from biotune_optuna.cli.progress import Progress
     from biotune_optuna.confirmation.winner import export_winner
     from biotune_optuna.export import load_exported
     from biotune_optuna.export.folder import GRAPH
@@ -65,7 +77,11 @@ def export(
     if hub is not None:
         check_name(hub)
     study = load_tuning(storage, name, **where)
-    folder = export_winner(study, Path(target), single=single)
+    progress = Progress(total=None, deadline=None, mode="auto")
+    with stoppable("Stopped; nothing was written.") as stop, progress:
+        folder = export_winner(
+            study, Path(target), single=single, what=what, observer=progress, checkpoint=stop.check
+        )
     click.echo(folder)
     if onnx:
         click.echo(export_onnx(load_exported(folder, device="cpu"), folder / GRAPH))

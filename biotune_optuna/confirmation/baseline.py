@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.confirmation.plan import check_members
-from biotune_optuna.confirmation.protocol import Contest, Entrant
+from biotune_optuna.confirmation.protocol import Contest, Entrant, setting_words
+from biotune_optuna.confirmation.winner import origin_of, test_row
+from biotune_optuna.export.folder import export_model
 from biotune_optuna.finetune.prefix.shared import mean_probabilities
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.schema import Cost
+from biotune_optuna.study.setup import preprocessing_of
 from biotune_optuna.study.spec import at_least
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from biotune_optuna.confirmation.record import Contender, TestResult
     from biotune_optuna.methods.base import Setting
     from biotune_optuna.study.objective import Observer
@@ -34,6 +40,7 @@ class Baseline:
         ensemble: The same of all members together; None where there is one alone.
         trainable_pct: Share of the parameters that train at the end, in percent.
         cost: Of everything that was trained.
+        members: What each final training has made of the model, see `Trainer.changed`.
     """
 
     metric: str
@@ -44,6 +51,7 @@ class Baseline:
     ensemble: TestResult | None
     trainable_pct: float
     cost: Cost
+    members: tuple[Mapping[str, Tensor], ...] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the baseline as JSON-ready data."""
@@ -118,4 +126,45 @@ def run_baseline(
         ensemble=contest.test(method, mean_probabilities(probs)) if len(probs) > 1 else None,
         trainable_pct=final.training.trainable_pct,
         cost=Cost.sum([*tunings, found, final.training]),
+        members=final.members,
+    )
+
+
+def export_baseline(setup: Setup, found: Baseline, directory: str | Path) -> Path:
+    """Write the model of a rival as a folder, as `biotune_optuna.export_winner` does a winner's.
+
+    Args:
+        setup: What `run_baseline` was given.
+        found: What it returned.
+        directory: The folder; an earlier export of the same images and network is replaced.
+
+    Raises:
+        BioTuneError: If the folder holds something else, or cannot be written.
+    """
+    one = found.contender
+    method = get_method(one.method)
+    weight_decay = {"weight_decay": setup.space.base_weight_decay}
+    recipe = method.recipe(setup.blocks, weight_decay | dict(found.setting))
+    words = f"{method.words}, {setting_words(found.setting)}" if found.setting else method.words
+    if not method.in_confirmation:
+        words += ". recipe.json says what trains, and not all that the method does with it"
+    tests = [("this model", found.ensemble or found.test)]
+    if found.ensemble:
+        tests.append(("its first member", found.test))
+    model, *members = setup.trainer.networks(found.members)
+    return export_model(
+        directory,
+        model=model,
+        members=members,
+        model_name=setup.loaded.name,
+        classes=setup.classes,
+        preprocessing=preprocessing_of(setup),
+        recipe=recipe,
+        card={
+            "Recipe": f"{words}.",
+            "Metrics": [test_row(name, test, found.metric) for name, test in tests if test],
+        },
+        model_args=setup.loaded.model_args,
+        origin=origin_of(setup),
+        trained_on=setup.spec.fingerprints["data"],
     )

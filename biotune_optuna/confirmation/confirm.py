@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,8 +33,7 @@ from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.calibration import Trust, reliability, tempered
 from biotune_optuna.finetune.prefix.shared import mean_probabilities
 from biotune_optuna.finetune.statistics import paired_test
-from biotune_optuna.methods.registry import get_method
-from biotune_optuna.schema import LOOKS_KEY, Cost, TrialRecord
+from biotune_optuna.schema import LOOKS_KEY, Cost
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,11 +128,24 @@ class TrainedWinner:
     members: tuple[Mapping[str, Tensor], ...]
 
 
-def train_winner(study: TuningStudy, observer: Observer | None = None) -> TrainedWinner:
+def train_winner(
+    study: TuningStudy,
+    observer: Observer | None = None,
+    *,
+    confirmed: Confirmation | None = None,
+    checkpoint: Callable[[], None] | None = None,
+) -> TrainedWinner:
     """Train the confirmed winner on training and validation data; the test set is not touched.
 
     The trainings are those that `confirm` tested: same data, seeds and number of epochs. They are
     left out where they were made in this process.
+
+    Args:
+        study: The study.
+        observer: Told of the progress.
+        confirmed: Its confirmation with another contender chosen, see
+            `biotune_optuna.confirmation.asked.as_asked`; None reads the study's own.
+        checkpoint: Called after each epoch; raises to stop.
 
     Returns:
         The winner; the trainer holds the weights of the first member.
@@ -142,23 +153,29 @@ def train_winner(study: TuningStudy, observer: Observer | None = None) -> Traine
     Raises:
         StudyError: If the study has not been confirmed.
     """
-    confirmed = Confirmation.of(study.study.user_attrs)
+    confirmed = confirmed or Confirmation.of(study.study.user_attrs)
     if not confirmed:
         raise StudyError(f"study {study.name!r} has no confirmed winner yet; finish it first")
     winner = confirmed.winner
     recipe = winner.rebuild(study.setup.blocks)
-    when, final = _trained.get(study, ("", None))
-    if final is None or when != confirmed.time:
+    which, final = _trained.get(study, (("", ""), None))
+    if final is None or which != (confirmed.time, winner.name):
         entrant = Entrant(name=winner.name, method=winner.method, recipe=recipe)
-        contest = Contest(study.setup, [entrant], n_final=confirmed.members, observer=observer)
+        contest = Contest(
+            study.setup,
+            [entrant],
+            n_final=confirmed.members,
+            observer=observer,
+            checkpoint=checkpoint,
+        )
         final = contest.finish(winner.name, winner.final_epochs, members=confirmed.members)
-        _trained[study] = (confirmed.time, final)
+        _trained[study] = ((confirmed.time, winner.name), final)
     study.setup.trainer.put(final.members[0])
     return TrainedWinner(recipe, final.members)
 
 
-_trained: WeakKeyDictionary[TuningStudy, tuple[str, Final]] = WeakKeyDictionary()
-"""The final trainings of winners, with the time of the confirmation that chose them."""
+_trained: WeakKeyDictionary[TuningStudy, tuple[tuple[str, str], Final]] = WeakKeyDictionary()
+"""The final trainings of winners, with the time of the confirmation that chose them, and names."""
 
 
 class _DoneElsewhere(Exception):  # noqa: N818 - no failure
@@ -196,27 +213,12 @@ def _recipes(
     """
     confirmed = Confirmation.of(study.study.user_attrs).candidates
     before = [one.trial for one in confirmed if one.trial is not None]
-    return [
-        Entrant(
-            name=f"trial {trial.number}",
-            method="biotune",
-            recipe=recipe,
-            trial=trial.number,
-            search_value=float(trial.value if trial.value is not None else math.nan),
-            search_stderr=TrialRecord(trial).stderr,
-        )
-        for trial, recipe in leading(study, plan.top_k, finished, before=before)
-    ]
+    found = leading(study, plan.top_k, finished, before=before)
+    return [Entrant.of_trial(trial, recipe) for trial, recipe in found]
 
 
 def _rivals(plan: ConfirmPlan) -> list[Entrant]:
-    grid = tuple({"lr": rate} for rate in plan.rates)
-    return [
-        Entrant(name=name, method=name, grid=grid, more_rates=plan.more_rates)
-        if get_method(name).is_tuned
-        else Entrant(name=name, method=name)
-        for name in plan.rivals
-    ]
+    return [Entrant.of_rival(name, plan) for name in plan.rivals]
 
 
 # -- what comes of it --------------------------------------------------------------------------
@@ -270,7 +272,7 @@ def _tested(
         _log_look(study, one.name)
         probs[one.name] = contest.predict(final)
         costs[one.name] = Cost.sum([final.training])  # no more of it than that
-    _trained[study] = (result.time, final)
+    _trained[study] = ((result.time, winner.name), final)
     judged = _judged(contest, result, probs, most=plan.mistakes)
     trusted = _trusted(study, judged, probs[winner.name])
     return dataclasses.replace(judged, final_training=costs, calibration=trusted)

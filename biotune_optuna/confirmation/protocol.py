@@ -25,12 +25,14 @@ from biotune_optuna.finetune.metrics import report, worst
 from biotune_optuna.finetune.results import charge
 from biotune_optuna.finetune.statistics import bootstrap_interval
 from biotune_optuna.methods.registry import get_method
-from biotune_optuna.schema import Cost, RecipeSummary
+from biotune_optuna.schema import Cost, RecipeSummary, TrialRecord
 from biotune_optuna.study.objective import recipe_summary
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
     from torch import Tensor
 
+    from biotune_optuna.confirmation.plan import ConfirmPlan
     from biotune_optuna.finetune.results import EpochRecord, RunResult
     from biotune_optuna.methods.base import Setting
     from biotune_optuna.recipe import Recipe
@@ -72,6 +74,26 @@ class Entrant:
     trial: int | None = None
     search_value: float = math.nan
     search_stderr: float | None = None
+
+    @classmethod
+    def of_trial(cls, trial: FrozenTrial, recipe: Recipe) -> Entrant:
+        """Return a finished trial's recipe as an entrant."""
+        return cls(
+            name=f"trial {trial.number}",
+            method="biotune",
+            recipe=recipe,
+            trial=trial.number,
+            search_value=float(trial.value if trial.value is not None else math.nan),
+            search_stderr=TrialRecord(trial).stderr,
+        )
+
+    @classmethod
+    def of_rival(cls, name: str, plan: ConfirmPlan) -> Entrant:
+        """Return a rival as an entrant, tuned by its rate as a plan says."""
+        if not get_method(name).is_tuned:
+            return cls(name=name, method=name)
+        grid = tuple({"lr": rate} for rate in plan.rates)
+        return cls(name=name, method=name, grid=grid, more_rates=plan.more_rates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
+from biotune_optuna.confirmation.asked import ASKED, as_asked
 from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.confirm import train_winner
 from biotune_optuna.confirmation.record import Confirmation
@@ -27,8 +30,10 @@ from biotune_optuna.schema import (
 from biotune_optuna.study.setup import preprocessing_of
 
 if TYPE_CHECKING:
+    from biotune_optuna.confirmation.record import TestResult
     from biotune_optuna.recipe import Recipe
     from biotune_optuna.study.objective import Observer
+    from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.study import TuningStudy
 
 
@@ -41,6 +46,8 @@ def export_winner(
     *,
     observer: Observer | None = None,
     single: bool = False,
+    what: str = "best",
+    checkpoint: Callable[[], None] | None = None,
 ) -> Path:
     """Write the confirmed winner as a folder; see `biotune_optuna.export.export_model`.
 
@@ -48,28 +55,39 @@ def export_winner(
     and so (on a CPU, same thread count) to the same bits, where this process has not just trained
     them. Where trials were completed after the confirmation, a warning says so.
 
+    Any other contender can be had the same way: it is trained on fresh seeds, if it was not
+    confirmed, and then finally, with as many members. The test images are not looked at for it.
+
     Args:
-        study: A confirmed study.
+        study: A confirmed study; for another contender than the winner any study will do.
         directory: The folder. An export of the same winner that stands there already is kept.
         observer: Told of the training.
         single: Whether the first member is written alone.
+        what: ``"best"`` (default), the winner; ``"full"``, ``"probe"`` or ``"trial:N"``.
+        checkpoint: Called after each epoch; raises to stop.
 
     Returns:
         The folder.
 
     Raises:
-        StudyError: If the study has not been confirmed.
+        StudyError: If the study has not been confirmed, or has no such contender.
         BioTuneError: If the folder holds something else, such as a model of other images, or cannot
             be written.
     """
     target = Path(directory)
-    confirmed = Confirmation.of(study.study.user_attrs)
-    if missing := confirmed.unconfirmed(study.study.get_trials(deepcopy=False)):
-        _log.warning(missing)
-    if _stands(study, confirmed, target, single=single):
-        return target
-    check_target(target, _origin(study))
-    winner = train_winner(study, observer)
+    stored = Confirmation.of(study.study.user_attrs)
+    if what == "best":
+        if missing := stored.unconfirmed(study.study.get_trials(deepcopy=False)):
+            _log.warning(missing)
+        if _stands(study, stored, target, single=single):
+            return target
+    check_target(target, origin_of(study.setup))
+    options: dict[str, Any] = {"observer": observer, "checkpoint": checkpoint}
+    confirmed = as_asked(study, what, **options)
+    is_winner = confirmed.chosen == stored.chosen
+    if single and not is_winner:
+        confirmed = dataclasses.replace(confirmed, members=1)
+    winner = train_winner(study, confirmed=confirmed, **options)
     setup, recipe = study.setup, winner.recipe
     model, *members = setup.trainer.networks(winner.members[:1] if single else winner.members)
     cost = None
@@ -83,7 +101,8 @@ def export_winner(
             recipe=recipe,
             device=setup.trainer.device,
         ).cost()
-        study.study.set_user_attr(PREDICTION_COST_KEY, cost._asdict())
+        if is_winner:
+            study.study.set_user_attr(PREDICTION_COST_KEY, cost._asdict())
     export_model(
         target,
         model=model,
@@ -99,10 +118,11 @@ def export_winner(
         recipe=recipe,
         card=_card(study, confirmed, recipe) | ({"Prediction": cost.words} if cost else {}),
         model_args=setup.loaded.model_args,
-        origin=_origin(study),
+        origin=origin_of(study.setup),
         trained_on=study.spec.fingerprints["data"],
     )
-    study.study.set_user_attr(MODEL_KEY, _mark(confirmed, target, single=single))
+    if is_winner:
+        study.study.set_user_attr(MODEL_KEY, _mark(confirmed, target, single=single))
     return target
 
 
@@ -113,12 +133,12 @@ def check_export(study: TuningStudy, directory: str | Path) -> None:
         BioTuneError: If the folder holds something else.
     """
     if not _stands(study, Confirmation.of(study.study.user_attrs), Path(directory)):
-        check_target(Path(directory), _origin(study))
+        check_target(Path(directory), origin_of(study.setup))
 
 
-def _origin(study: TuningStudy) -> str:
+def origin_of(setup: Setup) -> str:
     """Name images and network in a word, so that no study replaces another one's model."""
-    made_of = f"{study.setup.loaded.name}\n{study.spec.fingerprints['data']}"
+    made_of = f"{setup.loaded.name}\n{setup.spec.fingerprints['data']}"
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
@@ -148,14 +168,8 @@ def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str,
     tests = [(test.name, test) for test in result.tests]
     if result.ensemble:
         tests.append((f"{result.chosen}, {result.members} members: this model", result.ensemble))
-    metrics = [
-        {
-            "model": name,
-            "test " + result.metric.replace("_", " "): f"{test.score:.4f}",
-            "95 % interval": f"{test.low:.4f} to {test.high:.4f}",
-        }
-        for name, test in sorted(tests, key=lambda pair: -pair[1].score)
-    ]
+    ordered = sorted(tests, key=lambda pair: -pair[1].score)
+    metrics = [test_row(name, test, result.metric) for name, test in ordered]
     missing = sentence(study.study.user_attrs.get(LEFT_OUT_KEY, {}))
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     trials = study.study.get_trials(deepcopy=False, states=states)
@@ -184,6 +198,15 @@ def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str,
     }
 
 
+def test_row(name: str, test: TestResult, metric: str) -> dict[str, str]:
+    """Return a test as a row of the model card's table."""
+    return {
+        "model": name,
+        "test " + metric.replace("_", " "): f"{test.score:.4f}",
+        "95 % interval": f"{test.low:.4f} to {test.high:.4f}",
+    }
+
+
 def _trust(result: Confirmation) -> dict[str, Any]:
     """Return how far the model's probabilities can be trusted, as a section of the card."""
     found = result.calibration
@@ -209,6 +232,8 @@ def _trust(result: Confirmation) -> dict[str, Any]:
 
 def _choice(result: Confirmation) -> str:
     """Why the winner was chosen, and whether a test followed."""
+    if result.why.startswith(ASKED):
+        return f"Exported because {result.why}."
     if result.n_test:
         return f"Chosen before the test: {result.why}."
     return f"Chosen on validation images: {result.why}. No images were held out for a test."

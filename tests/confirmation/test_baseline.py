@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biotune_optuna.confirmation.baseline import run_baseline
+from biotune_optuna.confirmation.baseline import export_baseline, run_baseline
 from biotune_optuna.errors import BioTuneError, StudyError
+from biotune_optuna.export import load_exported
 from biotune_optuna.finetune.metrics import score
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer
@@ -124,3 +125,21 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(setup: Setup) ->
         run_baseline(setup, "full", n_runs=0)
     with pytest.raises(BioTuneError, match="'prayer'"):
         run_baseline(setup, "prayer")
+
+
+@pytest.mark.parametrize("method", ["full", "l2-sp"])
+def test_a_baselines_model_is_the_one_that_was_tested(
+    setup: Setup, tmp_path: Path, method: str
+) -> None:
+    found = run_baseline(setup, method, n_runs=1, members=2)
+    folder = export_baseline(setup, found, tmp_path / "model")
+    images = [setup.source.load(int(i)) for i in setup.splits.test]
+    labels = setup.source.labels[setup.splits.test]
+    for single, test in ((False, found.ensemble), (True, found.test)):
+        assert test is not None
+        said = load_exported(folder, device="cpu", single=single).predict(images)
+        probs = np.stack([one.probabilities for one in said])
+        assert score(found.metric, labels, probs, len(setup.classes)) == pytest.approx(test.score)
+    card = (folder / "README.md").read_text()
+    assert f"{found.ensemble.score:.4f}" in card
+    assert ("not all that the method does" in card) == (method == "l2-sp")

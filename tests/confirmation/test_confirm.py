@@ -473,6 +473,57 @@ def test_a_folder_with_something_else_is_refused_before_training(
         export_winner(confirmed, tmp_path)
 
 
+def test_a_contender_that_did_not_win_is_exported_as_it_was_tested(
+    confirmed: TuningStudy, tmp_path: Path
+) -> None:
+    result, setup = Confirmation.of(confirmed.study.user_attrs), confirmed.setup
+    before = dict(confirmed.study.user_attrs)
+    what = "full" if result.chosen != "full" else "probe"
+    name = {"full": "full", "probe": "linear-probe"}[what]
+    folder = export_winner(confirmed, tmp_path / "rival", what=what)
+    assert confirmed.study.user_attrs == before, "the winner stays what it is"
+    tested = result.test(name)
+    assert tested is not None
+    images = [setup.source.load(int(i)) for i in setup.splits.test]
+    found = load_exported(folder, device="cpu", single=True).predict(images)
+    labels = setup.source.labels[setup.splits.test]
+    probs = np.stack([one.probabilities for one in found])
+    score = metrics.score(result.metric, labels, probs, len(setup.classes))
+    assert score == pytest.approx(tested.score)
+    card = (folder / "README.md").read_text()
+    assert f"asked for; the confirmation chose {result.chosen}" in card
+
+
+def test_a_contender_is_trained_where_it_was_not_confirmed(
+    searched: TuningStudy, tmp_path: Path
+) -> None:
+    folder = export_winner(searched, tmp_path / "trial", what="trial:0", single=True)
+    trial = searched.study.trials[0]
+    recipe = Recipe.load(folder / "recipe.json")
+    assert recipe.key() == searched.setup.space.genome(trial.params).decode().key()
+    trained = trainings(searched.study.user_attrs)
+    assert len(trained) == ConfirmPlan().n_runs
+    assert all(name.startswith("trial 0 |") for name in trained)
+    assert not Confirmation.of(searched.study.user_attrs), "nothing was confirmed"
+    assert "test_looks" not in searched.study.user_attrs
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("trial:99", "has no finished trial 99; it has finished 0, 1, 2, 3"),
+        ("trial:x", "there is no 'trial:x' to export; give best, full, probe or trial:N"),
+        ("lora", "give best, full, probe or trial:N"),
+        ("best", "no confirmed winner"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(
+    searched: TuningStudy, tmp_path: Path, what: str, said: str
+) -> None:
+    with pytest.raises(StudyError, match=said):
+        export_winner(searched, tmp_path / "model", what=what)
+
+
 def test_nothing_to_confirm_is_said(setup: Setup) -> None:
     empty = TuningStudy(optuna.create_study(direction="maximize"), setup)
     with pytest.raises(StudyError, match="no finished trial"):
