@@ -148,6 +148,13 @@ def fault(session: nox.Session) -> None:
     run(session, "-m", "pytest", "tests/fault", "--timeout=0", "-v", "-rA", *session.posargs)
 
 
+@nox.session(python=False, default=False)
+def cluster(session: nox.Session) -> None:
+    """Workers started by Ray and Slurm on this machine; installs Ray; slow."""
+    run(session, "-m", "pip", "install", "--quiet", "ray[client]>=2.40")
+    run(session, "-m", "pytest", "tests/cluster", "--timeout=0", "-v", "-rA", *session.posargs)
+
+
 @nox.session(default=False)
 def lowest(session: nox.Session) -> None:
     """The test suite with the lowest version of every direct dependency; run by hand."""

@@ -47,6 +47,29 @@ class Duration(FloatType):
 DURATION = Duration()
 
 
+class JobTime(Duration):
+    """The same, or as Slurm writes it: ``4:00:00``, ``1-12:00:00``."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Seconds, two minutes at least."""
+        found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", str(value).strip())
+        if found is None:
+            seconds = super().convert(value, param, ctx)
+        else:
+            days, hours, minutes, rest = (int(part or 0) for part in found.groups())
+            seconds = 86400.0 * days + 3600 * hours + 60 * minutes + rest
+        if seconds < 120:
+            self.fail(
+                f"{value!r} is too short for a job, which is told a minute before; give 2m or more",
+                param,
+                ctx,
+            )
+        return seconds
+
+
+JOB_TIME = JobTime()
+
+
 class Rates(RangeType):
     """A rate, or the bounds it is searched in: ``1e-3`` or ``1e-4,3e-3``.
 

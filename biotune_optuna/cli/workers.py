@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from biotune_optuna.cli.checks import check_apart, load_tuning, stoppable, study_name
 from biotune_optuna.cli.options import (
     DURATION,
+    JOB_TIME,
     device_option,
     display_option,
     elsewhere_options,
     study_options,
+    together,
 )
 from biotune_optuna.errors import StudyError
 
@@ -56,31 +60,110 @@ def worker(
     click.echo(over if progress.is_late else full, err=True)
 
 
+_RESOURCES = together(
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="ray, slurm: how many.  [default: 1]",
+    ),
+    click.option(
+        "--gpus-per-worker",
+        type=click.FloatRange(min=0),
+        help="ray, slurm: GPUs of each; with Ray a fraction too, such as 0.25.  [default: 1, with "
+        "Ray 0 where the cluster has none]",
+    ),
+    click.option(
+        "--cpus-per-worker",
+        type=click.IntRange(min=1),
+        help="ray, slurm: cores of each.  [default: 1]",
+    ),
+)
+_SLURM = together(
+    click.option("--partition", help="slurm: where the jobs are queued."),
+    click.option(
+        "--time",
+        type=JOB_TIME,
+        help="slurm: time of one job, 4h or 4:00:00; then it is queued again.  [default: 4h]",
+    ),
+    click.option(
+        "--sbatch",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="slurm: any other option of sbatch, such as account=lab; may be repeated.",
+    ),
+    click.option(
+        "--logs",
+        type=click.Path(file_okay=False),
+        help="slurm: folder of the workers' logs, which all nodes see.  [default: biotune-slurm]",
+    ),
+    click.option("--dry-run", is_flag=True, default=None, help="slurm: print the sbatch script."),
+)
+
+
 @click.command()
 @study_options
 @click.option(
-    "--devices",
-    default="all",
+    "--on",
+    "place",
+    default="local",
     show_default=True,
-    help="One worker each: all, or a list such as cuda:0,cuda:1 or cpu,cpu.",
+    help="What starts the workers: local, ray, ray://HOST:PORT or slurm.",
 )
+@click.option(
+    "--devices",
+    help="local: one worker each: all, or a list such as cuda:0,cuda:1 or cpu,cpu.  [default: all]",
+)
+@_RESOURCES
+@_SLURM
 @elsewhere_options
 @trials_option
 def launch(
     *,
     storage: str | None,
     name: str | None,
-    devices: str,
+    place: str,
     data: str | None,
     weights: str | None,
     trials: int | None,
+    **options: Any,
 ) -> None:
-    """Run one worker per device of this machine; one that dies is started again."""
-    from biotune_optuna.storage.open import open_storage
-    from biotune_optuna.study.launch import launch as run_workers
+    """Start workers: one per device of this machine, or many by Ray or Slurm.
 
+    On this machine one that dies is started again.
+    """
+    from biotune_optuna.storage.open import open_storage
+    from biotune_optuna.study.engines.base import Job, find_engine
+
+    engine_name, engine, address = find_engine(place)
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    for key in given.keys() - engine.OPTIONS:
+        own = ", ".join(sorted(f"--{one.replace('_', '-')}" for one in engine.OPTIONS))
+        raise click.UsageError(
+            f"--{key.replace('_', '-')} means nothing to --on {engine_name}, which takes {own}"
+        )
+    if "devices" in given:
+        given["devices"] = [one.strip() for one in given["devices"].split(",") if one.strip()]
+    if "sbatch" in given:
+        given["sbatch"] = dict(_pair(text) for text in given["sbatch"])
     study = study_name(open_storage(storage, create=False), name)
-    options = {"--data": data, "--weights": weights, "--trials": trials}
-    arguments = [str(v) for k, value in options.items() if value is not None for v in (k, value)]
-    wanted = [device.strip() for device in devices.split(",") if device.strip()]
-    raise SystemExit(run_workers(study, storage=storage, devices=wanted, arguments=arguments))
+    for_workers = {"--data": data, "--weights": weights, "--trials": trials}
+    arguments = [
+        str(v) for k, value in for_workers.items() if value is not None for v in (k, value)
+    ]
+    job = Job(
+        study=study,
+        storage=storage,
+        arguments=tuple(arguments),
+        address=address,
+        options=given,
+        say=click.echo,
+    )
+    raise SystemExit(engine.start(job))
+
+
+def _pair(text: str) -> tuple[str, str | bool]:
+    """``account=lab`` as ("account", "lab"); ``exclusive`` alone is a switch."""
+    name, equals, value = text.removeprefix("--").partition("=")
+    if not name:
+        raise click.UsageError(f"--sbatch {text!r} is not NAME=VALUE, such as account=lab")
+    return name, value if equals else True

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.storage.urls import ENVIRONMENT, parse_url
+from biotune_optuna.study.engines.base import (
+    STOP_SECONDS,
+    USER_ERROR,
+    WORKER,
+    end_workers,
+    start_worker,
+)
 from biotune_optuna.study.stop import StopRequest
+
+if TYPE_CHECKING:
+    import subprocess
 
 _logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _SHORT_LIFE = 60.0
 _MAX_SHORT_LIVES = 5
-_USER_ERROR = 2
-_STOP_SECONDS = 12.0
 _POLL_SECONDS = 0.2
-_PR_SET_PDEATHSIG = 1
-# -P: else modules were looked for in the current folder first, and an optuna.py beside somebody's
-# images would be run.
-_WORKER = (sys.executable, "-P", "-m", "biotune_optuna", "worker")
 
 
 def all_devices() -> list[str]:
@@ -45,7 +47,7 @@ def launch(
     devices: Sequence[str] = ("all",),
     arguments: Sequence[str] = (),
     stop: StopRequest | None = None,
-    command: Sequence[str] = _WORKER,
+    command: Sequence[str] = WORKER,
 ) -> int:
     """Run one worker per device until the study has its trials.
 
@@ -84,7 +86,7 @@ def launch(
     with contextlib.ExitStack() as stack:
         if stop is None:
             # Longer than the workers get, so that it is they who are waited for.
-            stop = stack.enter_context(StopRequest.on_signals(polite_seconds=2 * _STOP_SECONDS))
+            stop = stack.enter_context(StopRequest.on_signals(polite_seconds=2 * STOP_SECONDS))
         stack.callback(_end, workers)
         while sum(worker.look() for worker in workers):  # unlike any(), looks at each
             if stop.wait(_POLL_SECONDS):
@@ -123,15 +125,7 @@ class _Worker:
         return not self.done
 
     def _start(self) -> None:
-        # A session of its own: Ctrl-C at the terminal would reach the worker as well as this
-        # process, which passes it on, and two signals mean "at once".
-        self.process = subprocess.Popen(  # noqa: S603  (this program's own command)
-            self.command,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509  (no other thread holds a lock here)
-        )
+        self.process = start_worker(self.command, self.environment)
         self.started = time.monotonic()
         _logger.info("worker on %s started (process %d)", self.name, self.process.pid)
 
@@ -145,7 +139,7 @@ class _Worker:
             self.pause, self.short_lives = _FIRST_PAUSE, 0
         self.short_lives += 1
         what = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if self.short_lives >= _MAX_SHORT_LIVES or (code == _USER_ERROR and lived < _SHORT_LIFE):
+        if self.short_lives >= _MAX_SHORT_LIVES or (code == USER_ERROR and lived < _SHORT_LIFE):
             self.done = True
             _logger.error("worker on %s ended with %s and is given up", self.name, what)
             return
@@ -158,23 +152,6 @@ class _Worker:
 
 def _end(workers: Sequence[_Worker]) -> None:
     """Ask all workers to stop and see that they do."""
-    running = [worker.process for worker in workers if worker.process is not None]
-    for process in running:
-        process.terminate()
-    end = time.monotonic() + _STOP_SECONDS
-    for process in running:
-        try:
-            process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    end_workers([worker.process for worker in workers if worker.process is not None])
     for worker in workers:
         worker.process, worker.done = None, True
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what makes a child stop when this process dies; None where that is not to be had."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-    return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

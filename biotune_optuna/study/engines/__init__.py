@@ -1,0 +1,1 @@
+"""What starts workers, one file each: this machine, Ray, Slurm; `base` is the interface."""

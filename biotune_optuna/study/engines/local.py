@@ -1,0 +1,18 @@
+"""This machine: one process per device, started again by us when it dies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from biotune_optuna.study.launch import launch
+
+if TYPE_CHECKING:
+    from biotune_optuna.study.engines.base import Job
+
+OPTIONS = frozenset({"devices"})
+
+
+def start(job: Job) -> int:
+    """Run the workers here until the study has its trials; see `launch`."""
+    devices = job.options.get("devices", ("all",))
+    return launch(job.study, storage=job.storage, devices=devices, arguments=job.arguments)
