@@ -18,6 +18,10 @@ PROBE_SHARE = 0.08
 """What a linear probe takes: the frozen network is run once."""
 EPOCHS_SHARE = 0.9
 """Share of the epochs that are trained before the early stop ends a training."""
+RATES_KNOWN = 8
+"""Trials after which the search's model knows about where a rival's best base rate is."""
+RATES_TRAINED = 2
+"""Base rates that are then trained for a rival, about (docs/benchmarks/study_cost.md)."""
 REPORT_SECONDS = 12.0
 """Writing report and model."""
 MARGIN = 0.93
@@ -63,6 +67,7 @@ class Work:
         runs: Trainings an evaluation.
         rivals: Rivals in the confirmation.
         workers: Processes that search at the same time.
+        reuse: Whether the confirmation uses what the search has trained.
     """
 
     n_train: int
@@ -71,6 +76,7 @@ class Work:
     runs: int = 1
     rivals: tuple[str, ...] = ("full", "linear-probe")
     workers: int = 1
+    reuse: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,9 +168,9 @@ def forecast_of(
     one = SEARCH_SHARE * full * work.runs if trial is None else trial
     repeat = SEARCH_SHARE * full if trial is None else trial / work.runs
     rivals = [full if name != "linear-probe" else PROBE_SHARE * full for name in work.rivals]
-    tuned = sum((plan.rates + 1) * cost for cost in rivals if cost == full) + sum(
-        cost for cost in rivals if cost != full
-    )
+    known = work.reuse and plan.trials >= RATES_KNOWN
+    tried = min(plan.rates, RATES_TRAINED) if known else plan.rates + 1
+    tuned = sum(tried * cost if cost == full else cost for cost in rivals)
     repeated = plan.n_runs * (sum(rivals) + plan.top_k * repeat)
     # trained on training and validation images together, without a look at the latter
     more = (work.n_train + work.n_val) / max(1, work.n_train)

@@ -63,7 +63,7 @@ def run_search(
     )
     study.search(contender.trials or plan.trials, stop=stop)
     stop.check()
-    alone: dict[str, Any] = {"mistakes": 0, "rivals": (), "must_hold": False}
+    alone: dict[str, Any] = {"mistakes": 0, "rivals": (), "must_hold": False, "reuse": False}
     chosen = ConfirmPlan(top_k=plan.top_k, n_runs=plan.runs, members=plan.members, **alone)
     return _outcome(study, confirm(study, chosen, checkpoint=stop.check))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from optuna.trial import TrialState
 
+from biotune_optuna.confirmation.known import rates_known
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.protocol import Contest, Entrant
 from biotune_optuna.confirmation.record import Confirmation, Contender, Ledger
@@ -85,17 +86,18 @@ def _plan_of(stored: Confirmation) -> ConfirmPlan:
         n_runs=int(basis.get("n_runs", usual.n_runs)),
         rates=tuple(basis.get("rates", usual.rates)),
         more_rates=int(basis.get("more_rates", 0)),
+        reuse=bool(basis.get("reuse", False)),
         members=stored.members,
     )
 
 
 def _entrant(study: TuningStudy, what: str, plan: ConfirmPlan) -> Entrant:
-    if what in _RIVALS:
-        return Entrant.of_rival(_RIVALS[what], plan)
+    finished = study.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if name := _RIVALS.get(what):
+        return Entrant.of_rival(name, plan, rates_known(study, plan, name, finished))
     kind, _, number = what.partition(":")
     if kind != "trial" or not number.isdecimal():
         raise StudyError(f"there is no {what!r} to export; give best, full, probe or trial:N")
-    finished = study.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     for trial in finished:
         if trial.number == int(number):
             return Entrant.of_trial(trial, study.setup.space.genome(trial.params).decode())

@@ -33,7 +33,7 @@ def leading(
     space = study.setup.space
     trials = {trial.number: trial for trial in finished}
     by_model, by_value = (
-        [n for n in rank_finished(study.study, space, smooth=smooth) if n in trials]
+        rank_finished(study.study, space, smooth=smooth, trials=finished)
         for smooth in (True, False)
     )
     found: dict[tuple[Any, ...], tuple[FrozenTrial, Recipe]] = {}

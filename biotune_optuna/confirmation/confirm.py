@@ -2,7 +2,8 @@
 
 With a few hundred images the best of many noisy values is mostly luck. So the best few recipes are
 trained again on seeds that the search never used, beside full fine-tuning, whose base rate was
-chosen on the same validation data, and a linear probe. The winner is chosen by that. Only then is
+chosen on the same validation data, and a linear probe. What the search has trained is not trained
+again (`biotune_optuna.confirmation.known`). The winner is chosen by that. Only then is
 it trained on training and validation data together, several times, and tested, once: the model is
 the mean of what these members predict.
 """
@@ -20,6 +21,7 @@ import optuna
 
 from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.candidates import choose, leading
+from biotune_optuna.confirmation.known import evaluated_again, rates_known
 from biotune_optuna.confirmation.mistakes import list_mistakes
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.protocol import Contest, Entrant, Final
@@ -28,6 +30,7 @@ from biotune_optuna.confirmation.record import (
     Confirmation,
     Contender,
     Ledger,
+    Training,
 )
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.calibration import Trust, reliability, tempered
@@ -81,12 +84,12 @@ def confirm(
     plan = plan or ConfirmPlan()
     finished = _finished(study)
     basis = plan.basis(len(finished))
-    if stored := _stored(study, basis):
+    if stored := _stored(study, plan, len(finished)):
         return stored
     started = time.perf_counter()
     contest = Contest(
         study.setup,
-        [*_recipes(study, plan, finished), *_rivals(plan)],
+        [*_recipes(study, plan, finished), *_rivals(study, plan, finished)],
         n_runs=plan.n_runs,
         n_final=plan.members + len(plan.rivals),
         ledger=Ledger(study.study),
@@ -96,7 +99,7 @@ def confirm(
 
     def check() -> None:
         """Look whether another process was sooner: one test is enough."""
-        if stored := _stored(study, basis):
+        if stored := _stored(study, plan, len(finished)):
             raise _DoneElsewhere(stored)
 
     try:
@@ -213,12 +216,36 @@ def _recipes(
     """
     confirmed = Confirmation.of(study.study.user_attrs).candidates
     before = [one.trial for one in confirmed if one.trial is not None]
-    found = leading(study, plan.top_k, finished, before=before)
-    return [Entrant.of_trial(trial, recipe) for trial, recipe in found]
+    counted = _counted(study, plan, finished)
+    return [
+        dataclasses.replace(Entrant.of_trial(trial, recipe), counted=counted.get(recipe.key()))
+        for trial, recipe in leading(study, plan.top_k, finished, before=before)
+    ]
 
 
-def _rivals(plan: ConfirmPlan) -> list[Entrant]:
-    return [Entrant.of_rival(name, plan) for name in plan.rivals]
+def _counted(
+    study: TuningStudy, plan: ConfirmPlan, finished: Sequence[FrozenTrial]
+) -> dict[tuple[Any, ...], tuple[int, Training]]:
+    """Return the runs of the search that count as repeats, and their seeds, by recipe.
+
+    A recipe must be among the best without such a run too: else its luck chose it.
+    """
+    if not plan.reuse:
+        return {}
+    again = evaluated_again(study, finished)
+    later = {trial.number for trial, *_ in again.values()}
+    others = [trial for trial in finished if trial.number not in later]
+    best = {recipe.key() for _, recipe in leading(study, plan.top_k, others)}
+    return {key: (seed, one) for key, (_, seed, one) in again.items() if key in best}
+
+
+def _rivals(
+    study: TuningStudy, plan: ConfirmPlan, finished: Sequence[FrozenTrial]
+) -> list[Entrant]:
+    return [
+        Entrant.of_rival(name, plan, rates_known(study, plan, name, finished))
+        for name in plan.rivals
+    ]
 
 
 # -- what comes of it --------------------------------------------------------------------------
@@ -361,7 +388,7 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _stored(study: TuningStudy, basis: Mapping[str, Any]) -> Confirmation | None:
-    """Return the study's confirmation, if it stands on this basis."""
+def _stored(study: TuningStudy, plan: ConfirmPlan, trials: int) -> Confirmation | None:
+    """Return the study's confirmation, if it has the evidence of a plan on so many trials."""
     stored = Confirmation.of(study.study.user_attrs)
-    return stored if stored.basis == basis else None
+    return stored if stored and plan.holds(stored.basis, trials) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -25,9 +25,14 @@ class ConfirmPlan:
     Attributes:
         top_k: Recipes of the search that are trained again, default 3.
         n_runs: Fresh seeds for each recipe and rival, default 3.
-        rates: Base rates tried for each rival that has one, one run each on the search's first run.
+        rates: Base rates to choose from for each rival that has one, by one run each on the
+            search's first seed; with ``reuse`` fewer are trained.
         more_rates: How many further ones a rival gets at most while its lowest or highest rate is
             its best, see `further_rate`; default 3.
+        reuse: Whether what the search has trained is used: its model says which rates of a rival
+            are worth a training (`biotune_optuna.confirmation.known.ModelledRates`), and a recipe
+            that it evaluated again has its first run. Default True; in effect once the search has
+            8 finished trials, and trains on all training images (no folds).
         mistakes: Test images listed as most confidently wrong.
         rivals: Trained beside the recipes, and a possible winner: ``"full"`` and
             ``"linear-probe"`` (default), or any method that is no more than its recipe, such as
@@ -51,6 +56,7 @@ class ConfirmPlan:
     tolerance: float = 1.0
     members: int = MEMBERS
     must_hold: bool = True
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -86,12 +92,25 @@ class ConfirmPlan:
             basis["more_rates"] = self.more_rates
         if self.members > 1:
             basis["members"] = self.members
+        if self.reuse:
+            basis["reuse"] = True
         if self.prefer == "best":  # earlier versions knew the other one only
             basis["prefer"] = self.prefer
         usual = ConfirmPlan()
         if (self.rivals, self.tolerance) != (usual.rivals, usual.tolerance):
             basis |= {"rivals": list(self.rivals), "tolerance": self.tolerance}
         return basis
+
+    def holds(self, basis: Mapping[str, Any], trials: int) -> bool:
+        """Whether a confirmation has what this plan asks for: the same evidence, or more.
+
+        Args:
+            basis: What it stands on.
+            trials: How many trials have finished now.
+        """
+        wanted = self.basis(trials)
+        # One that has trained everything anew, as earlier versions did, has more.
+        return basis in (wanted, {key: wanted[key] for key in wanted if key != "reuse"})
 
 
 def check_members(members: object) -> None:
@@ -106,6 +125,19 @@ def check_members(members: object) -> None:
     whole = isinstance(members, int) and not isinstance(members, bool)
     if not whole or not 1 <= members <= _MOST_MEMBERS:  # type: ignore[operator]
         raise StudyError(f"members {members!r} is no whole number from 1 to {_MOST_MEMBERS}")
+
+
+def rates_around(rates: Sequence[float], more: int) -> tuple[float, ...]:
+    """Return rates and as many further ones below and above, as `further_rate` would take them.
+
+    Args:
+        rates: The rates, at least one.
+        more: How many further ones to either side.
+    """
+    found = sorted(rates)
+    for _ in range(more):
+        found = [_neighbour(found[0], -1), *found, _neighbour(found[-1], 1)]
+    return tuple(found)
 
 
 def further_rate(scores: Mapping[float, float], *, worst: float = 0.0) -> float | None:

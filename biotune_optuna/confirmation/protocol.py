@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from torch import Tensor
 
+    from biotune_optuna.confirmation.known import ModelledRates
     from biotune_optuna.confirmation.plan import ConfirmPlan
     from biotune_optuna.finetune.results import EpochRecord, RunResult
     from biotune_optuna.methods.base import Setting
@@ -45,7 +46,7 @@ _log = logging.getLogger("biotune_optuna.study")
 _TRIES = 3  # seeds of a final training
 _STAGES = {"tune": "settings", "repeat": "confirm", "finish": "final training"}
 
-Kind = Literal["tune", "repeat", "finish"]
+Kind = Literal["search", "tune", "repeat", "finish"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,9 @@ class Entrant:
         grid: Settings to choose from by one run each on the search's first seed; empty for none.
         more_rates: How many further base rates are tried at most, see
             `biotune_optuna.confirmation.plan.further_rate`.
+        rates: Chooses the base rate instead, by what a search knows; None where a grid does.
+        counted: A run that the search made on a fresh seed, and its seed: it takes the place of the
+            last repeat, if there are others and that one has not been trained.
         trial: Number of the trial whose recipe it is.
         search_value: That trial's value.
         search_stderr: Its standard error, where it is a mean.
@@ -71,6 +75,8 @@ class Entrant:
     setting: Setting = field(default_factory=dict)
     grid: tuple[Setting, ...] = ()
     more_rates: int = 0
+    rates: ModelledRates | None = None
+    counted: tuple[int, Training] | None = None
     trial: int | None = None
     search_value: float = math.nan
     search_stderr: float | None = None
@@ -88,10 +94,12 @@ class Entrant:
         )
 
     @classmethod
-    def of_rival(cls, name: str, plan: ConfirmPlan) -> Entrant:
-        """Return a rival as an entrant, tuned by its rate as a plan says."""
+    def of_rival(cls, name: str, plan: ConfirmPlan, rates: ModelledRates | None = None) -> Entrant:
+        """Return a rival as an entrant, tuned by its rate as a plan says, or a model of rates."""
         if not get_method(name).is_tuned:
             return cls(name=name, method=name)
+        if rates is not None:
+            return cls(name=name, method=name, rates=rates)
         grid = tuple({"lr": rate} for rate in plan.rates)
         return cls(name=name, method=name, grid=grid, more_rates=plan.more_rates)
 
@@ -103,7 +111,8 @@ class Unit:
     Attributes:
         contender: Name of the entrant.
         kind: ``"tune"`` on the search's first seed, ``"repeat"`` on a fresh one, both judged on the
-            validation images; or ``"finish"``, on training and validation images together.
+            validation images; ``"finish"``, on training and validation images together; or
+            ``"search"``, a run of the search that counts as a repeat and is never trained here.
         setting: What a method is trained with.
         seed: Seed of the run.
         epochs: Epochs to train; None trains as the trainer is set, with its early stop.
@@ -139,11 +148,20 @@ class Standing:
         entrant: The entrant.
         tunings: A unit for each of its settings, with its record if it was trained.
         repeats: A unit for each fresh seed, with its record; none while the setting is not known.
+        expected: The value expected at each base rate, by what a search and the tunings say; None
+            where no model chooses.
     """
 
     entrant: Entrant
     tunings: list[tuple[Unit, Training | None]]
     repeats: list[tuple[Unit, Training | None]]
+    expected: Mapping[float, float] | None = None
+
+    @property
+    def trained(self) -> list[Training]:
+        """What was trained for it; what the search has trained is not among it."""
+        every = self.tunings + self.repeats
+        return [one for unit, one in every if one is not None and unit.kind != "search"]
 
     @property
     def graded(self) -> list[tuple[Setting, float]]:
@@ -154,6 +172,9 @@ class Standing:
     @property
     def setting(self) -> Setting:
         """The best setting so far; among equals that with the lowest rate."""
+        if self.entrant.rates is not None and self.graded:
+            scores = {setting["lr"]: score for setting, score in self.graded}
+            return {"lr": self.entrant.rates.best(scores)}
         best = max(self.graded, key=lambda pair: pair[1], default=None)
         return self.entrant.setting if best is None else best[0]
 
@@ -165,6 +186,7 @@ class Standing:
         """
         entrant, graded = self.entrant, self.graded
         trained = [one for _, one in self.repeats if one]
+        expected = tuple({"lr": r, "value": v} for r, v in (self.expected or {}).items())
         cost = Cost.sum(trained)
         return Contender(
             name=entrant.name,
@@ -174,6 +196,8 @@ class Standing:
             search_value=max((score for _, score in graded), default=entrant.search_value),
             search_stderr=entrant.search_stderr,
             grid=tuple({**setting, "value": score} for setting, score in graded) or None,
+            expected=expected or None,
+            reused=sum(unit.kind == "search" for unit, _ in self.repeats),
             scores=tuple(one.score for one in trained),
             best_epochs=tuple(one.best_epoch for one in trained),
             trainable_pct=trained[-1].trainable_pct if trained else 0.0,
@@ -281,8 +305,8 @@ class Contest:
     @property
     def seconds_before(self) -> float:
         """Wall time of those trainings that others have made, or earlier calls."""
-        every = [pair for one in self.standings() for pair in one.tunings + one.repeats]
-        return Cost.sum(training for _, training in every if training).seconds - self._seconds
+        every = [training for one in self.standings() for training in one.trained]
+        return Cost.sum(every).seconds - self._seconds
 
     def _standing(self, entrant: Entrant, known: Mapping[str, Training]) -> Standing:
         spec = self.setup.spec
@@ -295,18 +319,35 @@ class Contest:
 
         first = spec.search_runs()[0].seed
         tunings = [look("tune", setting, first) for setting in entrant.grid]
-        for _ in range(entrant.more_rates):
-            scores = {unit.setting["lr"]: one.score for unit, one in tunings if one}
-            done = len(scores) == len(tunings)
-            rate = further_rate(scores, worst=worst(spec.train.metric)) if done else None
-            if rate is None:
-                break
+        if entrant.rates is not None:  # what was trained before is known, whoever asked for it
+            every = [look("tune", {"lr": rate}, first) for rate in entrant.rates.rates]
+            tunings = [pair for pair in every if pair[1]]
+        while (rate := self._further(entrant, tunings)) is not None:
             tunings.append(look("tune", {"lr": rate}, first))
         standing = Standing(entrant, tunings, [])
         if all(training for _, training in tunings):
+            scores = {setting["lr"]: score for setting, score in standing.graded}
+            expected = entrant.rates.expected(scores) if entrant.rates else None
             runs = spec.confirm_runs(self.n_runs)
-            standing.repeats.extend(look("repeat", standing.setting, run.seed) for run in runs)
+            repeats = [look("repeat", standing.setting, run.seed) for run in runs]
+            if entrant.counted and len(runs) > 1 and repeats[-1][1] is None:
+                seed, training = entrant.counted
+                repeats[-1] = Unit(entrant.name, "search", entrant.setting, seed), training
+            standing = replace(standing, repeats=repeats, expected=expected)
         return standing
+
+    def _further(
+        self, entrant: Entrant, tunings: Sequence[tuple[Unit, Training | None]]
+    ) -> float | None:
+        """Return the base rate to try after those that were, None when all is known or running."""
+        scores = {unit.setting.get("lr", 0.0): one.score for unit, one in tunings if one}
+        if len(scores) < len(tunings):
+            return None
+        if entrant.rates is not None:
+            return entrant.rates.further(scores)
+        if len(tunings) >= len(entrant.grid) + entrant.more_rates:
+            return None
+        return further_rate(scores, worst=worst(self.setup.spec.train.metric))
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -450,9 +491,9 @@ class Contest:
             return
         done, total = min(self._finished, self.n_final - 1), self.n_final
         for standing in self.standings():
-            records = [training for _, training in standing.tunings + standing.repeats]
-            done += sum(training is not None for training in records)
-            total += len(standing.tunings) + self.n_runs
+            reused = sum(unit.kind == "search" for unit, _ in standing.repeats)
+            done += len(standing.trained)
+            total += len(standing.tunings) + self.n_runs - reused
         self.observer.stage(stage, what, done, total)
 
 

@@ -94,7 +94,10 @@ class Contender(Cost):
         search_value: Its value in the search (rivals: the best of the settings tried).
         search_stderr: Standard error of that value, where it is a mean.
         grid: Settings tried, each with its score under ``"value"`` (rivals only).
+        expected: The value expected at each base rate, where a model of the search chose among
+            them: ``"lr"`` and ``"value"`` (rivals only).
         scores: Validation scores on the fresh seeds.
+        reused: How many of them the search had trained; they come last.
         best_epochs: Best epoch of each of those runs, counted from 1.
         trainable_pct: Share of the parameters that train, in percent.
     """
@@ -106,7 +109,9 @@ class Contender(Cost):
     search_value: float = math.nan
     search_stderr: float | None = None
     grid: tuple[dict[str, float], ...] | None = None
+    expected: tuple[dict[str, float], ...] | None = None
     scores: tuple[float, ...] = ()
+    reused: int = 0
     best_epochs: tuple[int, ...] = ()
     trainable_pct: float = 0.0
 
@@ -163,6 +168,9 @@ class Contender(Cost):
         """Return JSON-ready data: the fields, the cost, and what follows from them."""
         data = super().to_dict() | {"recipe": self.recipe.to_dict()}
         data |= {name: data.pop(name) for name in ("forward", "backward", "seconds")}
+        for name in ("expected", "reused"):
+            if not data[name]:  # as earlier versions stored it
+                del data[name]
         data |= {"describe": self.describe, "lr": self.recipe.lr}
         derived = ("mean", "stderr", "backward_cost", "final_epochs")
         return data | {name: getattr(self, name) for name in derived}

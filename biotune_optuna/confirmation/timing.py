@@ -244,6 +244,7 @@ def timing_of(
         n_test=len(setup.splits.test),
         runs=len(spec.search_runs()),
         rivals=evidence.rivals,
+        reuse=evidence.reuse and spec.n_folds == 1,
     )
     if stored:
         full = float(stored["full"])
@@ -347,6 +348,7 @@ def plan_within(
         n_val=len(splits.val),
         n_test=len(splits.test),
         runs=len(spec.search_runs()),
+        reuse=spec.n_folds == 1,
     )
     model = create_model(spec.model, num_classes=len(source.classes), weights="none")
     config = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)

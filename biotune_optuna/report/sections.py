@@ -21,6 +21,7 @@ from biotune_optuna.report.words import cost_sentences, describe_trial, method_w
 from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
+    from biotune_optuna.confirmation.record import Contender
     from biotune_optuna.report.view import StudyView
 
 
@@ -113,15 +114,29 @@ def compare(view: StudyView) -> Iterator[Part]:
             " training each. Images and time: what its final trainings took.",
             "soft",
         )
+    if reused := [label(one.name, one.method) for one in ranked if one.reused]:
+        yield Text(
+            f"The search had trained {', '.join(reused)} again on a fresh seed: that run counts as"
+            " one of the confirmed ones, and its images and time as theirs.",
+            "soft",
+        )
     for one in ranked:
         if one.grid:
             tried = ", ".join(f"{setting['lr']:g}" for setting in one.grid)
             name = method_words(one.method)
             yield Text(
                 f"{name[0].upper()}{name[1:]} had its base rate chosen on the same validation"
-                f" images from {tried}; it took {one.recipe.lr:g}.",
+                f" images{_rates_known(one)} by trainings at {tried}; it took {one.recipe.lr:g}.",
                 "soft",
             )
+
+
+def _rates_known(one: Contender) -> str:
+    """Say where a model of the search chose what base rates to train a rival at."""
+    if not one.expected:
+        return ""
+    rates = [point["lr"] for point in one.expected]
+    return f", from {min(rates):g} to {max(rates):g}, by what the search's trials say of rates and"
 
 
 def _said(value: Any, say: Callable[[float], str]) -> str:

@@ -38,13 +38,21 @@ class Belief:
     Args:
         study: A study whose trials carry the space's parameters, whatever its sampler.
         space: The genome space.
+        trials: COMPLETE trials of it to go by; None is all there are.
+        seen: Further genomes and what each was worth in one evaluation outside the study.
     """
 
-    def __init__(self, study: optuna.Study, space: GenomeSpace) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: GenomeSpace,
+        *,
+        trials: Sequence[FrozenTrial] | None = None,
+        seen: Sequence[tuple[Genome, float]] = (),
+    ) -> None:
         self._space = space
         self._sign = _sign(study)
-        known = _evaluated(study, space)
-        self._model = _fit(space, known)
+        self._model = _fit(space, _evaluated(study, space, trials, seen))
 
     def values(self, genomes: Sequence[Genome]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the value expected of each genome without luck, and its standard deviation.
@@ -60,7 +68,13 @@ class Belief:
         return self._sign * means, spreads
 
 
-def rank_finished(study: optuna.Study, space: GenomeSpace, *, smooth: bool = True) -> list[int]:
+def rank_finished(
+    study: optuna.Study,
+    space: GenomeSpace,
+    *,
+    smooth: bool = True,
+    trials: Sequence[FrozenTrial] | None = None,
+) -> list[int]:
     """Rank the genomes of a study by what their values and their neighbours' values say.
 
     A value is a mean over few noisy trainings, so the best one of many is mostly lucky. Repeats of
@@ -73,11 +87,12 @@ def rank_finished(study: optuna.Study, space: GenomeSpace, *, smooth: bool = Tru
         smooth: Whether neighbours are pooled; False ranks by each genome's own pooled mean. The
             model is better where noise rules, the means where the landscape is rougher than the
             model believes: to confirm on fresh seeds, take some of both.
+        trials: COMPLETE trials of the study to rank; None is all there are.
 
     Returns:
         Numbers of completed trials, best first, one for each different genome (its earliest).
     """
-    known = _evaluated(study, space)
+    known = _evaluated(study, space, trials)
     if not known.numbers:
         return []
     scores = _fit(space, known).predict(known.genes)[0] if smooth else known.costs
@@ -85,21 +100,31 @@ def rank_finished(study: optuna.Study, space: GenomeSpace, *, smooth: bool = Tru
     return [known.numbers[i] for i in order]
 
 
-def _evaluated(study: optuna.Study, space: GenomeSpace) -> _Evaluated:
+def _evaluated(
+    study: optuna.Study,
+    space: GenomeSpace,
+    trials: Sequence[FrozenTrial] | None,
+    seen: Sequence[tuple[Genome, float]] = (),
+) -> _Evaluated:
     sign = _sign(study)
-    groups: dict[tuple[object, ...], list[FrozenTrial]] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if trial.value is None or not math.isfinite(trial.value):
-            continue
-        if all(name in trial.params for name in space.names):
-            groups.setdefault(space.genome(trial.params).decode().key(), []).append(trial)
-    genes = [_unit(space, trials[0].params) for trials in groups.values()]
-    costs = [np.mean([sign * t.values[0] for t in trials]) for trials in groups.values()]
+    if trials is None:
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found = [
+        (trial.number, space.genome(trial.params), trial.value)
+        for trial in trials
+        if trial.value is not None and all(name in trial.params for name in space.names)
+    ]
+    groups: dict[tuple[object, ...], list[tuple[int, Genome, float]]] = {}
+    for number, genome, value in [*found, *((-1, *one) for one in seen)]:
+        if math.isfinite(value):
+            groups.setdefault(genome.decode().key(), []).append((number, genome, value))
+    genes = [_unit(space, group[0][1].params) for group in groups.values()]
+    costs = [np.mean([sign * value for *_, value in group]) for group in groups.values()]
     return _Evaluated(
-        numbers=[trials[0].number for trials in groups.values()],
+        numbers=[group[0][0] for group in groups.values()],
         genes=np.array(genes).reshape(len(genes), len(space.names)),
         costs=np.array(costs, dtype=np.float64),
-        counts=np.array([len(trials) for trials in groups.values()], dtype=np.float64),
+        counts=np.array([len(group) for group in groups.values()], dtype=np.float64),
     )
 
 

@@ -40,8 +40,11 @@ def test_a_plan_of_old_is_the_same_basis() -> None:
     """What an earlier version has confirmed stands for who asks for the same."""
     old = {"trials": 4, "top_k": 3, "n_runs": 3, "rates": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2]}
     old["more_rates"] = 3
-    assert ConfirmPlan(members=1, prefer="cheap").basis(4) == old
-    assert ConfirmPlan().basis(4) == old | {"members": 5, "prefer": "best"}
+    assert ConfirmPlan(members=1, prefer="cheap", reuse=False).basis(4) == old
+    assert ConfirmPlan(reuse=False).basis(4) == old | {"members": 5, "prefer": "best"}
+    assert ConfirmPlan(members=1, prefer="cheap").holds(old, 4), "it has more evidence"
+    assert not ConfirmPlan(members=1, prefer="cheap").holds(old, 5)
+    assert not ConfirmPlan(reuse=False).holds(ConfirmPlan().basis(4), 4)
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,7 @@ def confirm(lab: Lab, study: optuna.Study, *, rival_wins: bool = False) -> dict[
     wrong = sorted(wrong, key=lambda i: -together[i].max())[:10]
     return {
         "basis": {"trials": len(ranked), "top_k": 1, "n_runs": 3, "rates": [0.05, 0.1, 0.2, 0.4]}
-        | {"members": 3, "prefer": "best"},
+        | {"members": 3, "prefer": "best", "reuse": True},
         "metric": "macro_accuracy",
         "classes": [str(c) for c in range(10)],
         "candidates": [made[0]["record"]],
