@@ -92,7 +92,7 @@ def contrasts_figure(contrasts: Sequence[Contrast]) -> go.Figure:
     figure = go.Figure()
     figure.add_vline(x=0, line={"color": BLACK, "width": 1})
     figure.add_scatter(
-        x=[c.effect.value for c in shown],
+        x=[round(c.effect.value, 4) + 0.0 for c in shown],  # no minus before a zero
         y=words,
         mode="markers",
         error_x=_bars([c.effect for c in shown]),

@@ -192,7 +192,7 @@ def _contrast_table(contrasts: Sequence[Contrast], *, tested: bool) -> Table:
     for c in contrasts:
         row = (
             f"{c.task}: {c.method} − {c.against}",
-            f"{c.effect.value:+.4f}" if c.effect.n else "–",
+            f"{c.effect.value:+z.4f}" if c.effect.n else "–",
             _interval(c.effect, signed=True),
             str(c.effect.n),
         )
@@ -203,7 +203,7 @@ def _contrast_table(contrasts: Sequence[Contrast], *, tested: bool) -> Table:
 def _interval(effect: Effect, *, signed: bool = False) -> str:
     if math.isnan(effect.low):
         return "–"
-    form = "+.4f" if signed else ".4f"
+    form = "+z.4f" if signed else ".4f"
     return f"{effect.low:{form}} to {effect.high:{form}}"
 
 

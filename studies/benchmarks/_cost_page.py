@@ -126,7 +126,7 @@ def _accuracy_section(rows: list[dict[str, Any]]) -> list[Part]:
         Markdown(f"""
             Each confirmed with its own settings, as one would use it, the default's minus the
             paper's is {_signed(own)}. The aim was a lower bound above
-            {MARGIN:+.2f}. {held}; when both are confirmed with the same settings, with
+            {MARGIN:+z.2f}. {held}; when both are confirmed with the same settings, with
             {", with ".join(alike)}.
         """),
     ]
@@ -236,4 +236,4 @@ def _interval(values: np.ndarray) -> tuple[float, float, float]:
 
 def _signed(numbers: tuple[float, float, float]) -> str:
     middle, low, high = numbers
-    return f"{middle:+.4f} ({low:+.4f} to {high:+.4f})"
+    return f"{middle:+z.4f} ({low:+z.4f} to {high:+z.4f})"

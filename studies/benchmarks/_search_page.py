@@ -250,7 +250,7 @@ def _differences(values: Values, searchers: list[str]) -> list[Part]:
 
 def _interval(numbers: tuple[float, ...]) -> str:
     mean, low, high = numbers
-    return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
+    return f"{mean:+z.4f} ({low:+z.4f} to {high:+z.4f})"
 
 
 def _retrained(names: list[str]) -> list[Part]:

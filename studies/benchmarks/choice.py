@@ -171,7 +171,7 @@ def ways(record: dict[str, Any]) -> dict[str, float]:
 def interval(values: np.ndarray) -> str:
     """Mean and its 95 % t interval."""
     half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return f"{values.mean():+.4f} ({values.mean() - half:+.4f} to {values.mean() + half:+.4f})"
+    return f"{values.mean():+z.4f} ({values.mean() - half:+z.4f} to {values.mean() + half:+z.4f})"
 
 
 def page(rows: list[dict[str, Any]], repeats: int) -> str:

@@ -425,9 +425,9 @@ def interval(values: Sequence[float], *, scale: float = 100.0) -> str:
     """Mean over tasks and its 95 % t interval."""
     held = scale * np.asarray(values)
     if len(held) < 2:
-        return f"{held.mean():+.1f}"
+        return f"{held.mean():+z.1f}"
     half = student.ppf(0.975, len(held) - 1) * held.std(ddof=1) / math.sqrt(len(held))
-    return f"{held.mean():+.1f} ({held.mean() - half:+.1f} to {held.mean() + half:+.1f})"
+    return f"{held.mean():+z.1f} ({held.mean() - half:+z.1f} to {held.mean() + half:+z.1f})"
 
 
 def row(found: Results, name: str, reference: str) -> tuple[str, ...]:

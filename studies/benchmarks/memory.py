@@ -166,7 +166,7 @@ def page(found: dict[int, dict[str, Any]], model: str, budget: float) -> str:
             Table(
                 ("anonymous memory, peak while", *(f"{n:,} images" for n in SIZES), "growth"),
                 [
-                    (Markdown(what), f"{one:.0f}", f"{other:.0f}", f"{other - one:+.0f}")
+                    (Markdown(what), f"{one:.0f}", f"{other:.0f}", f"{other - one:+z.0f}")
                     for what, one, other in numbers
                 ],
             ),

@@ -110,7 +110,7 @@ def test_of_best_trial(study: TuningStudy) -> float:
 def interval(values: np.ndarray) -> str:
     """Mean and its 95 % interval; the seeds' test parts overlap."""
     mean, low, high, *_ = mean_interval(values.tolist(), ratio=TEST_FRACTION / (1 - TEST_FRACTION))
-    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"{mean:+z.3f} ({low:+z.3f} to {high:+z.3f})"
 
 
 def page(rows: list[dict[str, float]], args: argparse.Namespace) -> str:

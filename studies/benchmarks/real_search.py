@@ -224,7 +224,7 @@ def page(rows: list[Row]) -> str:
         for key in ("one", "three"):
             both = np.array([r[key] - other[key] for r, other in pairs if other])
             error = both.std(ddof=1) / np.sqrt(len(both)) if len(both) > 1 else np.nan
-            told = f"{both.mean():+.3f} (se {error:.3f}, {len(both)} pairs)"
+            told = f"{both.mean():+z.3f} (se {error:.3f}, {len(both)} pairs)"
             cells.append("" if name == "random" or len(both) < 2 else told)
         lines.append(f"| {name} | {len(own)} | " + " | ".join(cells) + " |")
     lines += ["", "## Every search", "", "One, three:", ""]

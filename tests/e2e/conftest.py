@@ -75,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dashboard(finished: Path) -> str:
-    """Address of the study in the dashboard."""
+    """Address of the study in the dashboard, without the tab that is opened first."""
     from biotune_optuna.report.dashboard.serve import run_dashboard
 
     address: list[str] = []
@@ -92,7 +92,7 @@ def dashboard(finished: Path) -> str:
         daemon=True,
     ).start()
     assert ready.wait(60)
-    return address[0]
+    return address[0].removesuffix("/note")
 
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])

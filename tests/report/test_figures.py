@@ -24,7 +24,7 @@ from biotune_optuna.report.status import study_status
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import describe_trial, verdict
 from biotune_optuna.sampler.sampler import BioTuneSampler
-from biotune_optuna.schema import ENDED_KEY
+from biotune_optuna.schema import CONFIRM_KEY, ENDED_KEY
 
 START = dt.datetime(2026, 1, 5)
 Trials = Iterable[dict[str, Any]]
@@ -128,6 +128,19 @@ def test_lineage_of_many_draws_the_nearest_and_says_so() -> None:
     trials = [{"value": i / 500, "generation": i, "parents": str(i - 1)} for i in range(1, 200)]
     figure = figures.draw("lineage", study_of([{"value": 0.0, "generation": 0}, *trials]))
     assert "(60 nearest of 199 ancestors drawn)" in figure.layout.title.text
+
+
+def test_lineage_is_told_only_where_it_explains() -> None:
+    study = study_of([{"value": 0.9}, {"value": 0.5, "parents": "0"}])
+    study.set_user_attr(
+        CONFIRM_KEY,
+        {
+            "winner": "trial 1",
+            "candidates": [{"name": "trial 1", "method": "biotune", "trial": 1, "scores": [0.9]}],
+        },
+    )
+    with pytest.raises(NothingToShow, match="no better in the search than trial 0"):
+        figures.draw("lineage", study)
 
 
 def test_lineage_survives_a_circle() -> None:

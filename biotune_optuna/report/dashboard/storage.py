@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, TrialState
 
 
+_DIGITS = 3
 _LONG_OF_TRIALS = (RUNS_KEY,)
 _LONG_OF_STUDIES = (SPEC_KEY, CONFIRM_KEY, LEDGER_KEY, MODEL_KEY)
 
@@ -25,7 +27,8 @@ class ShortStorage:
 
     Optuna-dashboard makes a column of every attribute and a line of every value. The records of a
     trial's runs and of a study's confirmation would make its tables unreadable, and each poll
-    longer. Finished trials are shortened once.
+    longer. Finished trials are shortened once. The values of trials that have a recipe, shares
+    between 0 and 1, have three digits.
 
     Args:
         storage: A caching storage.
@@ -50,7 +53,11 @@ class ShortStorage:
         return [self._short(trial) for trial in trials]
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
-        """Return the best trial, shortened."""
+        """Return the trial that was chosen, shortened; before the confirmation the best one."""
+        chosen = _chosen(Confirmation.of(self._storage.get_study_user_attrs(study_id)))
+        for trial in self._storage.get_all_trials(study_id, deepcopy=False):
+            if trial.number == chosen and trial.value is not None:
+                return self._short(trial)
         return self._short(self._storage.get_best_trial(study_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
@@ -68,9 +75,19 @@ class ShortStorage:
             attrs[RECIPE_KEY] = " ".join(f"{m:.2g}×" if m > 0 else "·" for m in rates)
         short = copy.copy(trial)
         short.user_attrs = attrs
+        if RECIPE_KEY in attrs and trial.values is not None:
+            short.values = [round(value, _DIGITS) for value in trial.values]
         if trial.state.is_finished():
             self._finished[trial._trial_id] = short
         return short
+
+
+def _chosen(confirmed: Confirmation) -> int | None:
+    """Return the number of the winner's trial, where a rival won of the best recipe's."""
+    if confirmed and confirmed.winner.trial is not None:
+        return confirmed.winner.trial
+    known = [one for one in confirmed.candidates if math.isfinite(one.mean)]
+    return max(known, key=lambda one: one.mean).trial if known else None
 
 
 def _short_study(study: FrozenStudy) -> FrozenStudy:
@@ -93,7 +110,7 @@ def _facts(attrs: Mapping[str, Any]) -> dict[str, str]:
         facts["winner"] = confirmed.chosen
         for test in confirmed.tests:
             facts[f"test of {test.name}"] = (
-                f"{test.score:.4f} (95 % {test.low:.4f} to {test.high:.4f})"
+                f"{test.score:.3f} (95 % {test.low:.3f} to {test.high:.3f})"
             )
     model = attrs.get(MODEL_KEY)
     if isinstance(model, Mapping) and model.get("path"):

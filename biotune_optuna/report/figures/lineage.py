@@ -37,6 +37,12 @@ def lineage(view: StudyView, *, max_ancestors: int = 60) -> go.Figure:
         role = mark(TrialRecord(winner).role).words
         raise NothingToShow(f"The best so far, trial {winner.number} ({role}), has no parents.")
     line = _main_line(view, winner)
+    first = line[0]
+    if first.value is not None and not view.better(winner.value, first.value):
+        raise NothingToShow(
+            f"Trial {winner.number} scored no better in the search than trial {first.number}, which"
+            " it comes from, so its line explains nothing."
+        )
     figure = go.Figure()
     _add_ties(figure, family)
     figure.add_scatter(

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
-from biotune_optuna.confirmation.record import Ledger, Training
+from biotune_optuna.confirmation.record import Confirmation, Contender, Ledger, Training
 from biotune_optuna.report.dashboard import attach
 from biotune_optuna.report.dashboard.artifacts import artifact_store, default_artifact_dir
 from biotune_optuna.report.dashboard.attach import refresh_study
@@ -190,3 +190,24 @@ def test_finished_trials_are_shortened_once_and_running_ones_anew(study: optuna.
     after = short.get_all_trials(study._study_id)
     assert after[-1].user_attrs["role"] == "offspring"
     assert all(a is b for a, b in zip(before, after, strict=False))
+
+
+def test_the_best_trial_is_the_one_that_was_chosen(study: optuna.Study) -> None:
+    short, study_id = ShortStorage(study._storage), study._study_id
+    best = max((t for t in study.trials if t.state.name == "COMPLETE"), key=lambda t: t.value)
+    assert short.get_best_trial(study_id).number == best.number
+    other = next(
+        t.number for t in study.trials if t.state.name == "COMPLETE" and t.value < best.value
+    )
+    ours = Contender(name=f"trial {other}", method="biotune", trial=other, scores=(0.8, 0.9))
+    full = Contender(name="full", method="full", scores=(0.9, 0.9))
+    for chosen in (ours.name, "full"):
+        Confirmation(candidates=(ours,), rivals=(full,), chosen=chosen).store(study)
+        assert short.get_best_trial(study_id).number == other
+
+
+def test_values_have_three_digits(study: optuna.Study) -> None:
+    shown = ShortStorage(study._storage).get_all_trials(study._study_id)
+    for trial, kept in zip(shown, study.trials, strict=True):
+        if kept.value is not None:
+            assert trial.value == round(kept.value, 3)
