@@ -50,6 +50,7 @@ SETS = {  # the share kept for the test; the most images tested
 SIZE, TRAIN, VAL, EPOCHS, RATE, TESTED = 64, 120, 80, 4, 3e-3, 200
 PROBE_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 NEIGHBOURS = 5
+FIRST = (1, 2, 3, 6)  # networks of a ranking that are fine-tuned
 RANDOM = "lite0, random weights"
 MODELS: dict[str, tuple[str, int | None]] = {  # timm's name; pixels, where it is pre-trained here
     "lite0": ("tf_efficientnet_lite0", None),
@@ -206,6 +207,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         Markdown("## Does the ranking agree?"),
         agreement(whole),
         Markdown(f"{AGREEMENT} {control(whole)}"),
+        Markdown("## Is one short training of the first few enough?"),
+        after_training(whole),
+        Markdown(TRAINED),
         Markdown("## The pairs"),
         pairs(whole),
         Markdown(PAIRS),
@@ -226,6 +230,16 @@ AGREEMENT = """\
 Rank correlation: Spearman's, between the ranking and the tested scores of the networks of a
 set, mean over the sets. Regret: the best tested score minus that of the network ranked first,
 in points. Size ranks by parameters, random weights last."""
+TRAINED = """\
+Mean regret in points where the first networks of a ranking get both fine-tunings and the best
+validation score chooses; in brackets the sets on which it is below one point. `--model auto` does so with three of the probe's ranking, at the middle of the searched
+rates, and trains the better recipe of each once more.
+
+The aim was a regret below one point on five of six sets. **It is missed**: three of the probe's
+ranking come to three sets, with two more at 1.5 points, and the ranking alone to two. Training all
+six networks would not have reached it either: it comes to four sets, since 80 validation images and
+one training each do not tell near-equal networks apart. LogME chooses its three somewhat better on
+these sets; six are too few to change the default for that."""
 PAIRS = """\
 Tested score after fine-tuning, in brackets the cross-validated score of the linear probe, and which
 network the probe ranks first."""
@@ -272,6 +286,27 @@ def agreement(groups: list[list[dict[str, Any]]]) -> Table:
     return Table((*head, "random weights last"), body)
 
 
+def after_training(groups: list[list[dict[str, Any]]]) -> Table:
+    """Regret where the first few of a ranking are fine-tuned, and validation chooses."""
+
+    def regret(group: list[dict[str, Any]], key: str, most: int) -> float:
+        few = sorted(group, key=lambda row: -row[key])[:most]
+        chosen = max(few, key=lambda row: max(row["half"]["val"], row["full"]["val"]))
+        return 100 * (max(map(outcome, group)) - outcome(chosen))
+
+    body = []
+    for key, words in RANKERS.items():
+        cells = []
+        for most in FIRST:
+            found = [regret(group, key, most) for group in groups]
+            below = sum(one < 1 for one in found)
+            cells.append(f"{np.mean(found):.1f} ({below} of {len(groups)})")
+        body.append((words, *cells))
+    head = [f"first {most}" if most > 1 else "the first" for most in FIRST]
+    head[-1] = "all"
+    return Table(("Ranking", *head), body)
+
+
 def control(groups: list[list[dict[str, Any]]]) -> str:
     """Where random weights come after fine-tuning, and whom the probe puts below them."""
     last = sum(min(group, key=outcome)["model"] == RANDOM for group in groups)
@@ -311,7 +346,7 @@ def probes(rows: list[dict[str, Any]]) -> str:
     return (
         f"On {len(gains)} pairs with pre-trained weights, the fitted probe minus the one by"
         f" gradient steps ({EPOCHS} epochs, the best of {len(PROBE_RATES)} rates), tested:"
-        f" {np.mean(gains):+.1f}"
+        f" {np.mean(gains):+z.1f}"
         f" points (standard error {error:.1f}), better on {sum(g > 0 for g in gains)}. Features,"
         f" folds and fit took {seconds:.1f} s for {TRAIN + VAL} images (median over all pairs, one"
         " slow core that other work shared)."
