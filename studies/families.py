@@ -1,4 +1,4 @@
-r"""Other kinds of networks than BatchNorm's: a transformer, a ConvNeXt and an NFNet, in miniature.
+r"""Tiny networks of other kinds than BatchNorm's: a transformer, a ConvNeXt and an NFNet.
 
     python pretrain.py FOLDER/usps --epochs 8 --train-size 2000 --size 64 --models test_vit
     python pretrain.py FOLDER/usps --epochs 8 --train-size 2000 --size 32 \

@@ -65,10 +65,10 @@ def choose(
         prefer: ``"best"`` takes the best mean, and of equal ones the cheapest; ``"cheap"`` the
             cheapest of those within the tolerance. Cheapest is the one with the fewest image passes
             through blocks that train, then the fewest trainable parameters.
-        tolerance: Standard errors of the best mean within which others cannot be told from it.
+        tolerance: Standard errors of the best mean within which others count as equal to it.
 
     Returns:
-        The winner, all candidates that cannot be told from the best, and the reason in words.
+        The winner, all that count as equal to the best, and the reason in words.
     """
     highest = max(one.mean for one in everyone)
     best = min((one for one in everyone if one.mean == highest), key=_cost)

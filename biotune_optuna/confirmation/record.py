@@ -263,7 +263,7 @@ class Confirmation(Stored):
         candidates: The search's best recipes.
         rivals: What they were compared with.
         chosen: Name of the winner.
-        plateau: Names of all that cannot be told from the best.
+        plateau: Names of all whose mean is within the tolerance of the best one's.
         why: Why the winner was chosen, in words.
         time: When, in ISO 8601.
         n_train: Training images.

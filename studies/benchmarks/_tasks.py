@@ -163,7 +163,7 @@ SURGICAL = (
     _photos("lite1-trashnet5", "lite1", "trashnet5", 0.56),
     _photos("lite1-tomato_leaf10", "lite1", "tomato_leaf10", 0.38),
 )
-# A transformer in miniature, at the rates that `find_rates` comes to for it.
+# A tiny transformer, at the rates that `find_rates` comes to for it.
 TRANSFORMERS = tuple(
     Task(
         *(f"vit-{name}", "test_vit", data, 64, train, 100, "usps"),
