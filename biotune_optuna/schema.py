@@ -42,6 +42,10 @@ PROBE_KEY: Final = "probe"
 LIKE_KEY: Final = "like"
 """``{"study": str, "trials": list}``: an earlier study that gave its best to begin with."""
 
+RACE_KEY: Final = "race"
+"""``{"rounds": int, "networks": [dict]}``: networks that were searched side by side, each in a
+study of its own (`biotune_optuna.study.race.Race`)."""
+
 CONFIRM_KEY: Final = "confirm"
 """``dict``: the confirmation (`biotune_optuna.confirmation.record.Confirmation`)."""
 

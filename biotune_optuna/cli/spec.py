@@ -19,7 +19,16 @@ _TASK = (
     click.option("--data", help="Folder with a folder per class, CSV file or name."),
     click.option(
         "--model",
-        help="A timm architecture, such as resnet50; tune also takes auto, or auto:30M,20ms.",
+        help="A timm architecture, such as resnet50.",
+    ),
+)
+_TASK_OF_SEVERAL = (
+    _TASK[0],
+    click.option(
+        "--model",
+        multiple=True,
+        help="A timm architecture, such as resnet50, or auto, or auto:30M,20ms; repeated: networks "
+        "that are searched side by side, the trials moved towards the better ones.",
     ),
 )
 _TRAINING = (
@@ -121,8 +130,8 @@ _RENAMED = {"seeds": "n_seeds", "folds": "n_folds"}
 
 protocol_options = together(*_TRAINING, *_SEARCH, *_DATA)
 """All options that define a study, but for its data and model."""
-spec_options = together(*_TASK, protocol_options)
-"""All options that define a study."""
+spec_options = together(*_TASK_OF_SEVERAL, protocol_options)
+"""All options that define a study; ``--model`` may be repeated."""
 baseline_options = together(*_TASK, *_TRAINING, *_DATA)
 """Those that define a study but for how genomes are searched and evaluated."""
 ranking_options = together(_TASK[0], *_TRAINING, *_DATA)

@@ -118,9 +118,14 @@ def tune(
     prefer: str,
     like: str | None,
     no_like: bool,
+    model: tuple[str, ...],
     **spec: Any,
 ) -> None:
-    """Tune a model on your own images; the same command goes on where it stopped."""
+    """Tune a model on your own images; the same command goes on where it stopped.
+
+    With several --model the networks are searched side by side, and one of them wins.
+    """
+    from biotune_optuna.cli.several import winner_of
     from biotune_optuna.study.spec import default_name
 
     if within is not None and timeout is not None:
@@ -133,26 +138,31 @@ def tune(
     given = chosen | {"members": members}
     if trials is None and timeout is None and within is None:
         trials = DEFAULT_TRIALS
-    made = make_spec(**spec)
-    name = name or default_name(made.model, made.data)
-    run(
-        Job(
-            spec=made,
-            storage=storage,
-            name=name,
-            trials=trials,
-            timeout=timeout,
-            device=device,
-            out=folder_of(name, out),
-            display=display,
-            members=members,
-            prefer=prefer,
-            within=within,
-            like="" if no_like or (like is None and made.preset == "paper") else like,
-            given=given,
-            log=log,
+    several = len(model) > 1
+    if several and (timeout is not None or within is not None):
+        raise click.UsageError(
+            "several networks share a number of trials, not a time; give --trials"
         )
+    made = make_spec(model=model[0] if model else None, **spec)
+    name = name or default_name("networks" if several else made.model, made.data)
+    job = Job(
+        spec=made,
+        storage=storage,
+        name=name,
+        trials=trials,
+        timeout=timeout,
+        device=device,
+        out=folder_of(name, out),
+        display=display,
+        members=members,
+        prefer=prefer,
+        within=within,
+        like="" if no_like or (like is None and made.preset == "paper") else like,
+        given=given,
+        log=log,
     )
+    check(job)
+    run(winner_of(job, model) if several else job)
 
 
 @click.command()
@@ -234,7 +244,7 @@ def run(job: Job) -> None:
     began = time.monotonic()
     quieten_optuna()
     evidence = ConfirmPlan(members=job.members, prefer=job.prefer)  # type: ignore[arg-type]
-    _check(job)
+    check(job)
     loggers = [trial_logger(one, job.name, job.spec.train.metric) for one in job.log]
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
     spec, plan = planned(job)
@@ -282,7 +292,7 @@ def run(job: Job) -> None:
         _say_result(as_view(study.study), report, model_dir, job)
 
 
-def _check(job: Job) -> None:
+def check(job: Job) -> None:
     """Refuse, before anything is opened, what could not be written where it is to go."""
     from biotune_optuna.export.folder import check_target
     from biotune_optuna.report.dashboard.artifacts import default_artifact_dir

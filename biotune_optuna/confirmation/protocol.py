@@ -489,7 +489,7 @@ class Contest:
         """Tell the observer what begins, how many trainings are done, and of how many."""
         if not self.observer:
             return
-        done, total = min(self._finished, self.n_final - 1), self.n_final
+        done, total = min(self._finished, max(0, self.n_final - 1)), self.n_final
         for standing in self.standings():
             reused = sum(unit.kind == "search" for unit, _ in standing.repeats)
             done += len(standing.trained)

@@ -34,7 +34,7 @@ def time_spent(view: StudyView) -> dict[str, float]:
         ),
         0.0,
     )
-    parts["choosing the network"] = view.model_choice.cost.seconds
+    parts["choosing the network"] = view.model_choice.cost.seconds + view.race.cost.seconds
     parts["a first linear probe"] = view.first_answer.seconds
     parts["finding the range of rates"] = view.rate_check.seconds
     for trial in view.trials:

@@ -185,6 +185,8 @@ def _bar(block: str, rate: float) -> tuple[str, float | None, str]:
 
 def model(view: StudyView) -> Iterator[Part]:
     """Say how the network was chosen, where the user left that open."""
+    if view.race:
+        yield from _race(view)
     choice = view.model_choice
     if not choice.chosen:
         return
@@ -200,6 +202,33 @@ def model(view: StudyView) -> Iterator[Part]:
             strong=[one.name for one in choice.tried].index(choice.chosen),
         )
     yield from ranking_parts(choice.ranked, view.metric_words)
+
+
+def _race(view: StudyView) -> Iterator[Part]:
+    """Say which networks were searched side by side."""
+    networks = sorted(view.race.networks, key=lambda one: (one.left == 0, one.left, one.worth))
+    mine = str((view.spec or {}).get("model"))
+    yield Text(
+        f"{plural(len(networks), 'network')} were searched side by side, each in a study of its own"
+        " with the same images. After each round the better half went on, by what the model of the"
+        " landscape expects of the best recipe; the last two were compared on fresh seeds. All"
+        " scores are of validation images: only the network that was left has been tested. What"
+        " the others took is counted in the cost."
+    )
+    yield Table(
+        ("Network", "Trials", "Best recipe expected", "On fresh seeds", "Left behind"),
+        [
+            (
+                one.name,
+                f"{one.trials:,}",
+                view.say(one.value),
+                view.say(one.fresh),
+                f"after round {one.left}" if one.left else "no",
+            )
+            for one in networks[::-1]
+        ],
+        strong=next((n for n, one in enumerate(networks[::-1]) if one.name == mine), None),
+    )
 
 
 def cost(view: StudyView) -> Iterable[Part]:

@@ -24,6 +24,7 @@ from biotune_optuna.schema import (
     LOOKS_KEY,
     METRIC_KEY,
     MODEL_KEY,
+    RACE_KEY,
     SPEC_KEY,
     Cost,
     TrialRecord,
@@ -32,6 +33,7 @@ from biotune_optuna.schema import (
 from biotune_optuna.storage.urls import StorageURL
 from biotune_optuna.study.choice import Choice
 from biotune_optuna.study.probe import FirstAnswer
+from biotune_optuna.study.race import Race
 from biotune_optuna.study.rates import RateCheck
 from biotune_optuna.study.totals import count_trials
 
@@ -281,7 +283,7 @@ class StudyView:
     def passes(self) -> tuple[int, int]:
         """Image passes forward and backward of search, confirmations and test, all trainings."""
         spent: list[TrialRecord | Cost] = [
-            *(self.model_choice.cost, self.rate_check, self.first_answer),
+            *(self.model_choice.cost, self.race.cost, self.rate_check, self.first_answer),
             *self._confirming,
         ]
         spent += map(TrialRecord, self.trials)
@@ -297,6 +299,11 @@ class StudyView:
     def model_choice(self) -> Choice:
         """How the network was chosen; empty where the user named it."""
         return Choice.of(as_mapping(self.user_attrs.get(SPEC_KEY)).get("choice"))
+
+    @property
+    def race(self) -> Race:
+        """The networks that were searched side by side with this one; empty without others."""
+        return Race.of(self.user_attrs.get(RACE_KEY))
 
     @property
     def first_answer(self) -> FirstAnswer:
