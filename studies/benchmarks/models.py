@@ -232,8 +232,9 @@ set, mean over the sets. Regret: the best tested score minus that of the network
 in points. Size ranks by parameters, random weights last."""
 TRAINED = """\
 Mean regret in points where the first networks of a ranking get both fine-tunings and the best
-validation score chooses; in brackets the sets on which it is below one point. `--model auto` does so with three of the probe's ranking, at the middle of the searched
-rates, and trains the better recipe of each once more.
+validation score chooses; in brackets the sets on which it is below one point. `--model auto` does
+so with three of the probe's ranking, at the middle of the searched rates, and trains the better
+recipe of each once more.
 
 The aim was a regret below one point on five of six sets. **It is missed**: three of the probe's
 ranking come to three sets, with two more at 1.5 points, and the ranking alone to two. Training all
