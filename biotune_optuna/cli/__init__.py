@@ -42,9 +42,11 @@ _COMMANDS = {
 
 
 class _UserMistake(click.ClickException):
-    """One clear line, exit code 2."""
+    """One clear line, and the error's exit code."""
 
-    exit_code = 2
+    def __init__(self, error: BioTuneError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click's is no ClassVar
 
 
 class _LazyGroup(click.Group):
@@ -75,7 +77,7 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BioTuneError as error:
-            raise _UserMistake(str(error)) from None
+            raise _UserMistake(error) from None
         except (KeyboardInterrupt, click.Abort):  # where a command does not see to it itself
             click.echo("Stopped.", err=True)
             raise SystemExit(128 + signal.SIGINT) from None

@@ -113,6 +113,11 @@ _SLURM = together(
     "--devices",
     help="local: one worker each: all, or a list such as cuda:0,cuda:1 or cpu,cpu.  [default: all]",
 )
+@click.option(
+    "--per-device",
+    type=click.IntRange(min=1),
+    help="local: workers for each of these devices; several fill a GPU.  [default: 1]",
+)
 @_RESOURCES
 @_SLURM
 @elsewhere_options

@@ -20,7 +20,7 @@ from biotune_optuna.compare.search import of_members
 from biotune_optuna.confirmation.baseline import run_baseline
 from biotune_optuna.confirmation.protocol import setting_words
 from biotune_optuna.data.sources.open import open_images
-from biotune_optuna.errors import StorageError, StudyError
+from biotune_optuna.errors import LostDeviceError, StorageError, StudyError
 from biotune_optuna.models.weights import check_name
 from biotune_optuna.schema import RESULT_KEY
 from biotune_optuna.storage.open import open_storage
@@ -247,6 +247,9 @@ class _Worker:
             board.finish(trial, row.to_dict())
         except StorageError:
             board.forget(trial)
+            raise
+        except LostDeviceError:  # no fault of the cell's
+            _hand_back(board, trial)
             raise
         except Exception as error:
             _logger.warning("%s %s failed", cell.task, cell.key, exc_info=error)

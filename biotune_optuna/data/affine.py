@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from biotune_optuna.data.transfer import to_device
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -23,7 +25,7 @@ def affine(images: Tensor, theta: Tensor, *, mode: str, padding: str) -> Tensor:
     """
     moved = functional.grid_sample(
         images.contiguous().float(),  # channels last is sampled at half the speed on a CPU
-        _grid(theta.to(images.device), images.shape[2], images.shape[3]),
+        _grid(to_device(theta, images.device), images.shape[2], images.shape[3]),
         mode=mode,
         padding_mode=padding,
         align_corners=False,

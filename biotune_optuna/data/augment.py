@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from biotune_optuna.data.affine import affine
+from biotune_optuna.data.transfer import to_device
 from biotune_optuna.data.trivial import trivial_augment
 from biotune_optuna.errors import DataError
 
@@ -48,7 +49,7 @@ def augment(images: Tensor, policy: str, generator: Generator) -> Tensor:
     if policy == "crop-flip":
         return _crop_flip(images, generator)
     mirrored = torch.rand(len(images), generator=generator) < 0.5
-    chosen = mirrored.to(images.device).view(-1, 1, 1, 1)
+    chosen = to_device(mirrored, images.device).view(-1, 1, 1, 1)
     images = torch.where(chosen, images.flip(3), images)
     return trivial_augment(images, generator) if policy == "trivial" else images
 

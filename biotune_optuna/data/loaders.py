@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biotune_optuna.data.augment import augment
+from biotune_optuna.data.transfer import to_device
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,15 +21,6 @@ if TYPE_CHECKING:
 # Share of a device's free memory that images may take up when resident="auto": the rest is for
 # weights, activations and cached prefixes.
 _RESIDENT_SHARE = 0.4
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device, without waiting for it where that is safe.
-
-    CUDA puts pageable memory aside before the call returns; Metal reads it later, when a temporary
-    tensor's memory may hold something else.
-    """
-    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 class Normalize:
@@ -119,7 +111,12 @@ class DeviceImages:
         self._pixels = _as_tensor(store.pixels.transpose(0, 2, 3, 1))
         self.resident = self.device.type == "cpu" or self._fits(resident)
         if self.resident:
-            self._pixels = self._pixels.to(self.device)
+            try:
+                self._pixels = self._pixels.to(self.device)
+            except torch.OutOfMemoryError:  # others took it since
+                if resident != "auto":
+                    raise
+                self.resident = False
 
     def _fits(self, resident: bool | str) -> bool:
         if resident != "auto":
@@ -127,7 +124,9 @@ class DeviceImages:
         if self.device.type != "cuda":
             return True
         free = torch.cuda.mem_get_info(self.device)[0]
-        return self._pixels.numel() <= _RESIDENT_SHARE * free
+        # torch keeps what this process has given back, so the driver counts it as taken
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return self._pixels.numel() <= _RESIDENT_SHARE * (free + kept)
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -7,12 +7,14 @@ together, each with its own strength. Translations scale with the image: 32 pixe
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from biotune_optuna.data.affine import affine
+from biotune_optuna.data.transfer import to_device
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -65,7 +67,7 @@ def apply_operations(
         members = torch.tensor([OPERATIONS.index(name) for name in names])
         chosen = torch.isin(operations, members).nonzero().flatten()
         if len(chosen):
-            where = chosen.to(images.device)
+            where = to_device(chosen, images.device)
             result[where] = work(
                 images[where], operations[chosen], strengths[chosen], signs[chosen]
             )
@@ -97,34 +99,45 @@ def _moved(images: Tensor, operations: Tensor, strengths: Tensor, signs: Tensor)
 def _blended(images: Tensor, operations: Tensor, strengths: Tensor, signs: Tensor) -> Tensor:
     """Mix each image with black, its greys, its mean grey or its blur."""
     floats = images.float()
-    operations = operations.to(images.device).view(-1, 1, 1, 1)
-    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
-    grey = (floats * weights).sum(1, keepdim=True).floor()
+    operations = to_device(operations, images.device).view(-1, 1, 1, 1)
+    grey = (floats * _grey(images.device)).sum(1, keepdim=True).floor()
     other = torch.zeros_like(floats)
     other = torch.where(operations == 7, grey, other)
     other = torch.where(operations == 8, grey.mean((2, 3), keepdim=True), other)
     other = torch.where(operations == 9, _blurred(floats), other)
-    factor = (1.0 + 0.99 * strengths * signs).to(images.device).view(-1, 1, 1, 1)
+    factor = to_device(1.0 + 0.99 * strengths * signs, images.device).view(-1, 1, 1, 1)
     return (floats * factor + other * (1.0 - factor)).clamp_(0.0, 255.0).to(torch.uint8)
 
 
 def _blurred(floats: Tensor) -> Tensor:
     """Return a 3 x 3 blur that leaves the outermost pixels as they are."""
-    kernel = torch.ones(3, 3, device=floats.device)
-    kernel[1, 1] = 5.0
     blurred = floats.clone()
     if min(floats.shape[2:]) > 2:
-        weights = (kernel / kernel.sum()).expand(3, 1, 3, 3)
+        weights = _blur(floats.device)
         blurred[:, :, 1:-1, 1:-1] = functional.conv2d(floats, weights, groups=3).round_()
     return blurred
+
+
+@functools.cache
+def _grey(device: torch.device) -> Tensor:
+    """Return the share of each colour in grey, (1, 3, 1, 1), on the device."""
+    return torch.tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1).to(device)
+
+
+@functools.cache
+def _blur(device: torch.device) -> Tensor:
+    """Return the kernel of the blur for each colour, (3, 1, 3, 3), on the device."""
+    kernel = torch.ones(3, 3)
+    kernel[1, 1] = 5.0
+    return (kernel / kernel.sum()).expand(3, 1, 3, 3).to(device)
 
 
 def _posterized(images: Tensor, _operations: Tensor, strengths: Tensor, _signs: Tensor) -> Tensor:
     dropped = (strengths * 6.0).round().to(torch.uint8)  # 8 bits down to 2
     mask = (255 >> dropped.int() << dropped.int()).to(torch.uint8)
-    return images & mask.to(images.device).view(-1, 1, 1, 1)
+    return images & to_device(mask, images.device).view(-1, 1, 1, 1)
 
 
 def _solarized(images: Tensor, _operations: Tensor, strengths: Tensor, _signs: Tensor) -> Tensor:
-    threshold = (255.0 * (1.0 - strengths)).to(images.device).view(-1, 1, 1, 1)
+    threshold = to_device(255.0 * (1.0 - strengths), images.device).view(-1, 1, 1, 1)
     return torch.where(images >= threshold, 255 - images, images)

@@ -32,11 +32,11 @@ from biotune_optuna.errors import BioTuneError, DataError
 from biotune_optuna.files import csv_cell, replace_text
 from biotune_optuna.finetune.calibration import tempered
 from biotune_optuna.finetune.device import (
-    amp_dtype,
     autocast,
     channels_last,
     full_precision,
     kernels,
+    prediction_dtype,
     resolve_device,
 )
 from biotune_optuna.finetune.feeds import probabilities
@@ -292,7 +292,7 @@ class Predictor:
                 took.append(time.perf_counter() - started)
             return 1000 * float(np.median(took[1:])) / len(images)  # the first one warms up
 
-        amp = amp_dtype(settings.amp, self.device)  # type: ignore[arg-type]
+        amp = prediction_dtype(settings.amp, self.device)  # type: ignore[arg-type]
         with (
             kernels(self.device, deterministic=False),
             torch.inference_mode(),
@@ -430,7 +430,7 @@ class Predictor:
             channels_last=settings.channels_last,
             n_classes=len(self.classes),
         )
-        amp = amp_dtype(settings.amp, self.device)  # type: ignore[arg-type]
+        amp = prediction_dtype(settings.amp, self.device)  # type: ignore[arg-type]
         forward = self.shared if self.members else self.model
         with kernels(self.device, deterministic=False):
             found = probabilities(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from biotune_optuna.data.loaders import to_device
+from biotune_optuna.data.transfer import to_device
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune.device import autocast, release_memory, with_less
 

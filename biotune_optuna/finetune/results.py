@@ -48,8 +48,9 @@ class RunResult:
         images_forward: Images passed forward, training and validation, through at least the part
             of the network that trains. Each pass counts, whether its prefix was cached or not.
         images_backward: Images passed backward.
-        peak_memory_mb: Peak memory in MiB: allocated on the device (CUDA), else resident memory of
-            the process sampled at the first step of every fifth epoch, after its forward pass.
+        peak_memory_mb: Peak memory in MiB: all that the process had allocated on the device (CUDA),
+            pixels and cached prefixes too, else resident memory of the process sampled at the first
+            step of every fifth epoch, after its forward pass.
         trainable_parameters: Parameters that train.
         total_parameters: Parameters of the model, each counted once: the denominator of
             `trainable_fraction`.
@@ -60,6 +61,7 @@ class RunResult:
             images, a weight was infinite or NaN at the end.
         batch_size: Images held at once in training: the settings' batch size, or less after memory
             ran out.
+        device: What it ran on and in which type, as ``"NVIDIA H200, bf16"``.
         stopped: Why the run ended.
         predictions: Class predicted for each validation image at the best epoch, (n_val,); None
             without validation images.
@@ -79,6 +81,7 @@ class RunResult:
     cache_misses: int = 0
     diverged: bool = False
     batch_size: int = 0
+    device: str = ""
     stopped: Stopped = "finished"
     predictions: NDArray[np.int64] | None = None
     probabilities: NDArray[np.float32] | None = None

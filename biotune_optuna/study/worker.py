@@ -14,7 +14,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.errors import StorageError, StudyError
+from biotune_optuna.errors import LostDeviceError, StorageError, StudyError
 from biotune_optuna.schema import ERROR_KEY
 from biotune_optuna.storage.lease import LEASE_SECONDS, LostTrialError, read_holder
 from biotune_optuna.storage.resilient import ResilientStorage
@@ -65,6 +65,7 @@ def run_trials(
 
     Raises:
         StudyError: Three evaluations in a row raised the same kind of error.
+        LostDeviceError: The GPU failed. No trial fails by it: the running one is handed back.
         StorageError: The storage could not be reached for as long as calls are retried.
     """
     _Worker(
@@ -261,7 +262,7 @@ class _Worker:
         except optuna.TrialPruned as pruned:
             state = TrialState.PRUNED
             _logger.info("trial %d pruned: %s", trial.number, pruned)
-        except StorageError:
+        except (StorageError, LostDeviceError):
             raise
         except Exception as raised:  # noqa: BLE001  (an objective may raise anything)
             if self._is_lost_unbegun(trial, raised):

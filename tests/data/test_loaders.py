@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from biotune_optuna.data import loaders
 from biotune_optuna.data.augment import AUGMENTATIONS, augment
 from biotune_optuna.data.loaders import DeviceImages, Normalize
 from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.open import open_images
+from biotune_optuna.data.transfer import to_device
 from biotune_optuna.errors import DataError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -119,6 +123,46 @@ def test_unknown_policy_and_missing_generator(images: DeviceImages) -> None:
         images.batch(torch.arange(2), augmentation="spin", generator=torch.Generator())
     with pytest.raises(ValueError, match="generator"):
         images.batch(torch.arange(2), augmentation="flip")
+
+
+def test_what_torch_keeps_free_on_a_gpu_counts_as_free(
+    images: DeviceImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.device = torch.device("cuda", 0)
+    takes = 30 * 16 * 16 * 3
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (takes, 10 * takes))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: takes)
+    for reserved, fits in ((takes, False), (2 * takes, False), (3 * takes, True)):
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device, r=reserved: r)
+        assert images._fits("auto") == fits
+    assert images._fits(True)
+    assert not images._fits(False)
+
+
+class _TooLarge(torch.Tensor):
+    def to(self, *_args: object, **_options: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_pixels_that_do_not_fit_after_all_stay_on_the_host(
+    images: DeviceImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pixels(given: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.array(given)).as_subclass(_TooLarge)
+
+    monkeypatch.setattr(loaders, "_as_tensor", pixels)
+    given = (images.store, [0] * 30)
+    assert not DeviceImages(*given, mean=MEAN, std=STD, device="meta").resident
+    with pytest.raises(torch.OutOfMemoryError):
+        DeviceImages(*given, mean=MEAN, std=STD, device="meta", resident=True)
+
+
+def test_copies_to_a_gpu_wait_for_nothing() -> None:
+    asked = []
+    tensor = SimpleNamespace(to=lambda _device, *, non_blocking: asked.append(non_blocking))
+    for kind in ("cuda", "mps", "cpu"):
+        to_device(tensor, torch.device(kind))  # type: ignore[arg-type]
+    assert asked == [True, False, False]
 
 
 def test_normalize_refuses_zero_std() -> None:

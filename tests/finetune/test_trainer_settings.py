@@ -216,7 +216,7 @@ def test_an_operation_without_deterministic_kernel_is_named_in_one_line(images, 
         (
             "Deterministic behavior was enabled, but this operation uses CuBLAS.\nTo enable, set "
             "CUBLAS_WORKSPACE_CONFIG=:4096:8 or CUBLAS_WORKSPACE_CONFIG=:16:8",
-            "for cuBLAS without CUBLAS_WORKSPACE_CONFIG=:4096:8; set",
+            "for cuBLAS without CUBLAS_WORKSPACE_CONFIG=:4096:8; set that variable",
         ),
     ],
 )

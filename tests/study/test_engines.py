@@ -38,7 +38,10 @@ def test_an_unknown_engine_is_named(journal: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--partition", "gpu"], "--partition means nothing to --on local, which takes --devices"),
+        (
+            ["--partition", "gpu"],
+            "--partition means nothing to --on local, which takes --devices, --per-device",
+        ),
         (["--on", "ray", "--time", "4h"], "--time means nothing to --on ray, which takes"),
         (["--on", "slurm", "--devices", "cpu"], "--devices means nothing to --on slurm"),
         (["--on", "slurm", "--time", "30s"], "'30s' is too short for a job"),

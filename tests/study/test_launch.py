@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from biotune_optuna.errors import StorageError, StudyError
+from biotune_optuna.errors import LostDeviceError, StorageError, StudyError
+from biotune_optuna.finetune.sharing import sharers
 from biotune_optuna.study import launch as module
 from biotune_optuna.study.launch import launch
 from biotune_optuna.study.stop import StopRequest
@@ -100,8 +101,9 @@ def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
     assert (devices.count("a"), devices.count("b")) == (3, 1)
 
 
-def test_a_worker_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
-    assert launch("s", devices=["a"], command=script(tmp_path, "sys.exit(1)")) == 1
+@pytest.mark.parametrize("code", [1, LostDeviceError.exit_code])
+def test_a_worker_that_keeps_dying_is_given_up(tmp_path: Path, code: int) -> None:
+    assert launch("s", devices=["a"], command=script(tmp_path, f"sys.exit({code})")) == code
     assert len(starts(tmp_path)) == 5
 
 
@@ -154,5 +156,51 @@ def test_interrupting_the_launcher_ends_everything(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(StudyError, match="no device"):
         launch("s", devices=[])
+    with pytest.raises(StudyError, match="per_device 0 starts no worker"):
+        launch("s", devices=["a"], per_device=0)
     with pytest.raises(StorageError):
         launch("s", storage="nonsense", devices=["a"])
+
+
+def test_several_workers_share_a_device_and_divide_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(module, "_cores", lambda: 9)
+    told = f"""
+        with open({str(tmp_path / "told")!r}, "a") as file:
+            print(device, os.environ["OMP_NUM_THREADS"], os.environ[{module.SHARING!r}], file=file)
+        """
+    command = script(tmp_path, told)
+    assert launch("s", devices=["a", "b"], per_device=2, command=command) == 0
+    assert sorted((tmp_path / "told").read_text().splitlines()) == ["a 2 2"] * 2 + ["b 2 2"] * 2
+    (tmp_path / "told").unlink()
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert launch("s", devices=["a", "a", "b"], command=command) == 0
+    assert sorted((tmp_path / "told").read_text().splitlines()) == ["a 7 2"] * 2 + ["b 7 1"]
+
+
+def test_workers_that_share_a_gpu_are_told_of_mps_where_it_does_not_run(tmp_path: Path) -> None:
+    here = {"CUDA_MPS_PIPE_DIRECTORY": str(tmp_path)}
+    assert "nvidia-cuda-mps-control -d" in module._mps_hint({"cuda:0": 4}, here)
+    assert module._mps_hint({"cuda:0": 1, "cuda:1": 1, "cpu": 2}, here) == ""
+    (tmp_path / "control").touch()
+    assert module._mps_hint({"cuda:0": 4}, here) == ""
+
+
+@pytest.mark.parametrize(("said", "found"), [("", 1), ("4", 4), ("0", 1), ("many", 1)])
+def test_a_worker_knows_how_many_share_its_device(
+    monkeypatch: pytest.MonkeyPatch, said: str, found: int
+) -> None:
+    monkeypatch.setenv(module.SHARING, said)
+    assert sharers() == found
+
+
+def test_all_devices_are_those_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert module.all_devices() == ["mps"]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert module.all_devices() == ["cpu"]

@@ -11,8 +11,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from biotune_optuna.errors import StorageError, StudyError
-from biotune_optuna.schema import HOLDER_KEY
+from biotune_optuna.errors import LostDeviceError, StorageError, StudyError
+from biotune_optuna.schema import ENDED_KEY, ERROR_KEY, HOLDER_KEY
 from biotune_optuna.storage import retry
 from biotune_optuna.storage.holder import current_holder
 from biotune_optuna.storage.lease import LeaseWatch
@@ -185,6 +185,27 @@ def test_three_failures_of_one_kind_stop_the_worker_with_one_line() -> None:
     assert "MemoryError: out of memory at device 0" in message
     assert "\n" not in message
     assert states(study) == ["FAIL"] * 3
+
+
+def test_a_lost_gpu_ends_the_worker_and_hands_its_trial_back() -> None:
+    study = make()
+    lost = [True]
+
+    def lose(trial: optuna.Trial) -> float:
+        value = objective(trial)
+        if trial.number == 1 and lost.pop():
+            raise LostDeviceError("device cuda:0 failed: CUDA error: device-side assert triggered")
+        return value
+
+    with pytest.raises(LostDeviceError, match="cannot use the device any more"):
+        run_trials(study, lose, n_trials=3)
+    assert states(study) == ["COMPLETE", "FAIL"]
+    ended = study.trials[1]
+    assert ended.system_attrs[ENDED_KEY] == "stopped"
+    assert ERROR_KEY not in ended.user_attrs, "it is nobody's failure"
+    run_trials(study, objective, n_trials=3)
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[2].params == ended.params
 
 
 def test_failures_of_different_kinds_do_not_stop_it() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from biotune_optuna.data.loaders import to_device
+from biotune_optuna.data.transfer import to_device
 
 if TYPE_CHECKING:
     from biotune_optuna.finetune.batches import Indices

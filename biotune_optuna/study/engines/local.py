@@ -1,4 +1,4 @@
-"""This machine: one process per device, started again by us when it dies."""
+"""This machine: one process per device or more, started again by us when it dies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from biotune_optuna.study.launch import launch
 if TYPE_CHECKING:
     from biotune_optuna.study.engines.base import Job
 
-OPTIONS = frozenset({"devices"})
+OPTIONS = frozenset({"devices", "per_device"})
 
 
 def start(job: Job) -> int:
     """Run the workers here until the study has its trials; see `launch`."""
-    devices = job.options.get("devices", ("all",))
-    return launch(job.study, storage=job.storage, devices=devices, arguments=job.arguments)
+    return launch(job.study, storage=job.storage, arguments=job.arguments, **job.options)
