@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from biotune_optuna.errors import StudyError
-from biotune_optuna.recipe import BlockLike, BlockRecipe, Recipe
+from biotune_optuna.recipe import MODES, UNUSED, BlockLike, BlockRecipe, Mode, Recipe
 
 if TYPE_CHECKING:
     import optuna
@@ -30,6 +30,24 @@ WEIGHT_DECAY = "weight_decay"
 _THRESHOLD = "gene.threshold"
 _LEAST_GENE = 0.01  # of a block that trains: the threshold and the frozen blocks' genes lie below
 _LEAST_MULTIPLIER = 1e-3  # of a block that trains: only the mask freezes, never a rate of 0
+# Where, in a gene of [0, 1], each mode of a block begins; a block adapts the more the higher it is.
+_MODE_STARTS: Final = np.array([0.0, 0.25, 0.5])
+
+MODE = "mode"
+TRAINING_GENES: Final[Mapping[str, tuple[Any, ...]]] = {
+    "augment": ("none", "crop", "trivial-noflip"),
+    "length": (1.0, 0.5, 2.0),
+    "balance": ("none", "weights", "sampling"),
+    "label_smoothing": (0.0, 0.1),
+    "mix": ("none", "mixup", "cutmix"),
+    "drop_path": (0.0, 0.1),
+    "ema": (0.0, 0.9),
+}
+"""Training genes and what they may be, the usual value first; see `biotune_optuna.recipe.UNUSED`.
+Values that mirror images are no part of it: digits and letters are others when mirrored."""
+
+MIRRORED: Final = ("crop-flip", "trivial")
+"""Further values of ``augment``, where a mirrored image is as good as the image."""
 
 
 class GenomeSpace:
@@ -47,6 +65,11 @@ class GenomeSpace:
     valid when at least one block trains. No block that trains has a multiplier below 0.001; with
     "normalized" a head that trains although its gene is not above ε_f has just that.
 
+    With ``modes`` the gene of a block that trains also says what of it does: in [0, 1/4) its norms
+    and biases, in [1/4, 1/2) these and a low-rank change of its weights, from 1/2 on everything.
+    Its place within that part takes the place of ν_b in the formula of the multiplier. The head
+    trains in full wherever its gene lies.
+
     Args:
         blocks: The model's blocks in execution order, head last (`biotune_optuna.model_blocks`).
         head_trains: Whether the head always trains, whatever its gene says; default True. A new
@@ -57,6 +80,10 @@ class GenomeSpace:
         lr: Base learning rate, or the (low, high) bounds within which it is searched on a log
             scale; default (1e-3, 3e-2).
         weight_decay: Weight decay, or its (low, high) bounds on a log scale; default 0.
+        modes: Whether genes say how a block trains; default False: all of it. Needs the variant
+            ``"exponential"``.
+        training: Training genes that are searched beside them, each with its values, the usual
+            one first, such as ``{"augment": ("none", "crop")}``; default none.
 
     Raises:
         StudyError: If there are no blocks, names repeat, or a number is out of range.
@@ -71,6 +98,8 @@ class GenomeSpace:
         variant: Variant = "exponential",
         lr: float | Range = USUAL_RATES,
         weight_decay: float | Range = 0.0,
+        modes: bool = False,
+        training: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self.blocks = tuple(blocks)
         self.head_trains = head_trains
@@ -78,7 +107,20 @@ class GenomeSpace:
         self.variant: Variant = variant
         self.lr = _bounds(LR, lr)
         self.weight_decay = _bounds(WEIGHT_DECAY, weight_decay)
+        self.modes = modes
+        self.training = {name: tuple(values) for name, values in (training or {}).items()}
         names = [block.name for block in self.blocks]
+        if modes and variant != "exponential":
+            raise StudyError(f"modes need the variant 'exponential', not {variant!r}")
+        for name, values in self.training.items():
+            if name not in UNUSED:
+                known = ", ".join(UNUSED)
+                raise StudyError(f"training gene {name!r} is unknown; choose among {known}")
+            if len(set(values)) < max(len(values), 2):
+                raise StudyError(
+                    f"training gene {name!r} has the values {list(values)}; give at least two "
+                    "different ones, the usual one first"
+                )
         if not names:
             raise StudyError("a genome space over no blocks is empty; give at least one block")
         if threshold == "gene" and "threshold" in names:
@@ -107,7 +149,11 @@ class GenomeSpace:
             name: trial.suggest_float(name, low, high, log=True)
             for name, (low, high) in self.extra_bounds.items()
         }
-        return Genome(self, genes, extras)
+        training = {
+            name: trial.suggest_categorical(_training_name(name), values)
+            for name, values in self.training.items()
+        }
+        return Genome(self, genes, extras, training)
 
     def genome(self, params: Mapping[str, Any]) -> Genome:
         """Return the genome that a trial's parameters spell.
@@ -124,6 +170,7 @@ class GenomeSpace:
             self,
             tuple(float(params[name]) for name in self.gene_names),
             {name: float(params[name]) for name in self.extra_bounds},
+            {name: params[_training_name(name)] for name in self.training},
         )
 
     def encode(self, recipe: Recipe) -> Genome:
@@ -131,7 +178,8 @@ class GenomeSpace:
 
         Multipliers are clipped to what a gene can say, 0.1 … 10. Where the base rate is fixed, a
         recipe's other base rate is folded into the multipliers. With "scaled" and "normalized" a
-        multiplier depends on the other genes too, so that only its order among them is kept.
+        multiplier depends on the other genes too, so that only its order among them is kept. What
+        the space does not search, modes and training genes, is left out.
 
         Args:
             recipe: A recipe over the same blocks.
@@ -149,7 +197,13 @@ class GenomeSpace:
         mask, nu = multipliers > 0, multipliers * (recipe.lr / extras.get(LR, self.base_lr))
         if self.variant == "exponential":
             nu = 0.5 + 0.5 * np.log10(np.where(mask, nu, 1.0))
-        return Genome(self, tuple(self.with_mask(nu, mask).tolist()), extras)
+        modes = np.array([MODES.index(block.mode) for block in recipe.blocks])
+        training = {
+            name: recipe.training[name] if recipe.training.get(name) in values else values[0]
+            for name, values in self.training.items()
+        }
+        genes = self.with_mask(nu, mask, modes)
+        return Genome(self, tuple(genes.tolist()), extras, training)
 
     # -- what genes mean -----------------------------------------------------------------------
 
@@ -163,7 +217,7 @@ class GenomeSpace:
             Shape (..., B).
         """
         genes = np.asarray(values, dtype=np.float64)
-        nu, mask = genes[..., : self.n_blocks], self.mask(genes)
+        nu, mask = self.places(genes), self.mask(genes)
         if self.variant == "exponential":
             weights = 10.0 ** (2.0 * (nu - 0.5))
         elif self.variant == "discriminative":
@@ -173,6 +227,38 @@ class GenomeSpace:
             span = nu.max(axis=-1, keepdims=True) - low
             weights = (nu - low) / np.where(span > 0, span, 1.0)
         return np.where(mask, np.maximum(weights, _LEAST_MULTIPLIER), 0.0)
+
+    def places(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Return what stands for ν_b in the multiplier's formula: with modes, its place in a part.
+
+        Args:
+            values: Genes, shape (..., n_genes).
+
+        Returns:
+            Shape (..., B), in [0, 1].
+        """
+        nu = np.asarray(values, dtype=np.float64)[..., : self.n_blocks]
+        if not self.modes:
+            return nu
+        mode = self.block_modes(values)
+        widths = np.diff(np.append(_MODE_STARTS, 1.0))
+        found: NDArray[np.float64] = (nu - _MODE_STARTS[mode]) / widths[mode]
+        return found
+
+    def block_modes(self, values: ArrayLike) -> NDArray[np.int64]:
+        """Return what of each block trains, if it does.
+
+        Args:
+            values: Genes, shape (..., n_genes).
+
+        Returns:
+            Positions in `biotune_optuna.recipe.MODES`, shape (..., B).
+        """
+        nu = np.asarray(values, dtype=np.float64)[..., : self.n_blocks]
+        if not self.modes:
+            return np.full(nu.shape, len(MODES) - 1)
+        found: NDArray[np.int64] = np.searchsorted(_MODE_STARTS, nu, side="right") - 1
+        return found
 
     def mask(self, values: ArrayLike) -> NDArray[np.bool_]:
         """Which blocks train.
@@ -197,19 +283,32 @@ class GenomeSpace:
             return genes[..., self.n_blocks : self.n_blocks + 1]
         return np.full((*genes.shape[:-1], 1), float(self.threshold or 0.0))
 
-    def with_mask(self, nu: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def with_mask(
+        self,
+        nu: NDArray[np.float64],
+        mask: NDArray[np.bool_],
+        modes: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float64]:
         """Return the genes that train just the blocks of a mask.
 
         The genes of frozen blocks all get one value, so that they cannot drift.
 
         Args:
             nu: Genes that the blocks that train should have, shape (B,); others are not read.
+                With modes: their places within the mode's part, in [0, 1].
             mask: True where the block trains, shape (B,).
+            modes: Positions in `biotune_optuna.recipe.MODES`, shape (B,); None trains in full.
 
         Returns:
             Shape (n_genes,).
         """
-        genes = np.clip(nu, _LEAST_GENE, 1.0)
+        genes = np.clip(nu, 0.0, 1.0)
+        if self.modes:
+            mode = np.full(len(nu), len(MODES) - 1) if modes is None else modes
+            ends = np.append(_MODE_STARTS[1:], np.nextafter(1.0, 2.0))[mode]
+            starts = _MODE_STARTS[mode]
+            genes = np.minimum(starts + genes * (ends - starts), np.nextafter(ends, 0.0))
+        genes = np.clip(genes, _LEAST_GENE, 1.0)
         ruled = mask.copy()  # by the threshold, that is
         ruled[self.n_freezable :] = False
         if self.threshold == "gene":
@@ -280,27 +379,34 @@ class GenomeSpace:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all searched parameters: the genes, then the extras."""
-        return self.gene_names + tuple(self.extra_bounds)
+        """Names of all searched parameters: the genes, the extras, the training genes."""
+        training = map(_training_name, self.training)
+        return (*self.gene_names, *self.extra_bounds, *training)
 
-    def distributions(self) -> dict[str, optuna.distributions.FloatDistribution]:
+    def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
         """Return Optuna's distribution of each searched parameter."""
-        from optuna.distributions import FloatDistribution
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-        genes = {name: FloatDistribution(0.0, 1.0) for name in self.gene_names}
-        bounds = self.extra_bounds.items()
-        return genes | {name: FloatDistribution(*pair, log=True) for name, pair in bounds}
+        bounds, training = self.extra_bounds.items(), self.training.items()
+        return {
+            **{name: FloatDistribution(0.0, 1.0) for name in self.gene_names},
+            **{name: FloatDistribution(*pair, log=True) for name, pair in bounds},
+            **{_training_name(name): CategoricalDistribution(values) for name, values in training},
+        }
 
     # -- as stored data ------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Return the space as JSON-ready data: block names and settings, no parameter names."""
         ranges = {LR: self.lr, WEIGHT_DECAY: self.weight_decay}
+        training = {name: list(values) for name, values in self.training.items()}
         return {
             "blocks": [block.name for block in self.blocks],
             "head_trains": self.head_trains,
             "threshold": self.threshold,
             "variant": self.variant,
+            **({"modes": True} if self.modes else {}),
+            **({"training": training} if training else {}),
             **{k: list(v) if isinstance(v, tuple) else v for k, v in ranges.items()},
         }
 
@@ -308,6 +414,7 @@ class GenomeSpace:
     def from_dict(cls, data: Mapping[str, Any]) -> GenomeSpace:
         """Rebuild a space from `to_dict`'s data; its blocks know their names only."""
         options = {k: data[k] for k in ("head_trains", "threshold", "variant", LR, WEIGHT_DECAY)}
+        options |= {k: data[k] for k in ("modes", "training") if k in data}
         return cls([BlockRecipe(name, 1.0) for name in data["blocks"]], **options)
 
     def __eq__(self, other: object) -> bool:
@@ -328,11 +435,13 @@ class Genome:
         space: The space it belongs to.
         values: Genes in [0, 1], in the order of ``space.gene_names``.
         extras: Values of the parameters searched beside the genes (``lr``, ``weight_decay``).
+        training: Values of the training genes.
     """
 
     space: GenomeSpace
     values: tuple[float, ...]
     extras: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = self.space.gene_names
@@ -345,9 +454,13 @@ class Genome:
                 raise StudyError(f"gene {name!r} is {value}; a gene lies in [0, 1]")
 
     @property
-    def params(self) -> dict[str, float]:
+    def params(self) -> dict[str, Any]:
         """The genome as Optuna parameters, ready for ``study.enqueue_trial``."""
-        return dict(zip(self.space.gene_names, self.values, strict=True)) | dict(self.extras)
+        return {
+            **dict(zip(self.space.gene_names, self.values, strict=True)),
+            **self.extras,
+            **{_training_name(name): value for name, value in self.training.items()},
+        }
 
     def decode(self) -> Recipe:
         """Return the genome's meaning: rates and frozen blocks (BioTune paper, Sec. III)."""
@@ -356,7 +469,17 @@ class Genome:
             self.space.multipliers(self.values).tolist(),
             lr=self.extras.get(LR, self.space.base_lr),
             weight_decay=self.extras.get(WEIGHT_DECAY, self.space.base_weight_decay),
+            modes=self._modes(),
+            training=self.training,
         )
+
+    def _modes(self) -> list[Mode]:
+        modes = [MODES[i] for i in self.space.block_modes(self.values)]
+        return [*modes[:-1], "full"]  # a head is new: all of it trains
+
+
+def _training_name(name: str) -> str:
+    return f"train.{name}"
 
 
 def _bounds(name: str, value: float | Sequence[float]) -> float | Range:

@@ -10,9 +10,9 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
 from biotune_optuna.errors import ModelError
 
@@ -20,7 +20,28 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 has modes of blocks and training genes; a recipe without either is still written as 1."""
+
+Mode = Literal["norms", "low-rank", "full"]
+"""What of a block trains: norms and biases (all its vectors); these, and a change of rank 8 at most
+to each weight; everything."""
+
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+
+UNUSED: Final[Mapping[str, Any]] = {
+    "augment": "none",
+    "length": 1.0,
+    "balance": "none",
+    "label_smoothing": 0.0,
+    "mix": "none",
+    "drop_path": 0.0,
+    "ema": 0.0,
+}
+"""What a recipe may say of its training, each with the value that changes nothing: an augmentation;
+a factor on the epochs; ``weights`` or ``sampling`` for equal classes; the share of probability
+spread over all classes; ``mixup`` or ``cutmix``; the chance of leaving a residual branch out; the
+decay of an average of the weights."""
 
 
 class BlockLike(Protocol):
@@ -48,18 +69,25 @@ class BlockRecipe:
         multiplier: Factor on the base learning rate, >= 0; exactly 0 means frozen.
         parameter_names: Names of the block's parameters.
         buffer_names: Names of the block's buffers (BatchNorm statistics and the like).
+        mode: What of the block trains, default ``"full"``; not read where it is frozen.
     """
 
     name: str
     multiplier: float
     parameter_names: tuple[str, ...] = ()
     buffer_names: tuple[str, ...] = ()
+    mode: Mode = "full"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.multiplier) and self.multiplier >= 0):
             raise ModelError(
                 f"block {self.name!r} has the learning-rate multiplier {self.multiplier}; "
                 "it must be a finite number >= 0, where 0 freezes the block"
+            )
+        if self.mode not in MODES:
+            raise ModelError(
+                f"block {self.name!r} has the mode {self.mode!r}; it must be one of "
+                f"{', '.join(MODES)}"
             )
 
     @property
@@ -79,12 +107,15 @@ class Recipe:
         fitted: Whether the head is fitted to convergence by logistic regression instead of being
             trained by steps of an optimiser; all other blocks are frozen. Rate and weight decay
             are for networks whose output is not one linear layer, and for loops of your own.
+        training: What the recipe says of the training besides: names and values as in `UNUSED`.
+            What it does not name is as the training settings have it.
     """
 
     blocks: tuple[BlockRecipe, ...]
     lr: float
     weight_decay: float = 0.0
     fitted: bool = False
+    training: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -95,6 +126,9 @@ class Recipe:
             raise ModelError(f"weight decay {self.weight_decay} is not a finite number >= 0")
         if self.fitted and any(not block.frozen for block in self.blocks[:-1]):
             raise ModelError("a recipe whose head is fitted must freeze all other blocks")
+        for name in self.training:
+            if name not in UNUSED:
+                raise ModelError(f"training gene {name!r} is not one of {', '.join(UNUSED)}")
 
     # -- making one ----------------------------------------------------------------------------
 
@@ -106,6 +140,8 @@ class Recipe:
         *,
         lr: float,
         weight_decay: float = 0.0,
+        modes: Sequence[Mode] | None = None,
+        training: Mapping[str, Any] | None = None,
     ) -> Recipe:
         """Build a recipe from one multiplier a block.
 
@@ -114,6 +150,8 @@ class Recipe:
             multipliers: As many factors on ``lr``; 0 freezes.
             lr: Base learning rate.
             weight_decay: Weight decay, default 0.
+            modes: What of each block trains, default all of it.
+            training: What it says of the training besides, default nothing.
 
         Raises:
             ModelError: If the lengths differ or a number is out of range.
@@ -125,11 +163,14 @@ class Recipe:
             )
         return cls(
             tuple(
-                BlockRecipe(b.name, float(m), tuple(b.parameter_names), tuple(b.buffer_names))
-                for b, m in zip(blocks, multipliers, strict=True)
+                BlockRecipe(b.name, float(m), tuple(b.parameter_names), tuple(b.buffer_names), mode)
+                for b, m, mode in zip(
+                    blocks, multipliers, modes or (MODES[-1],) * len(blocks), strict=True
+                )
             ),
             lr=float(lr),
             weight_decay=float(weight_decay),
+            training=dict(training or {}),
         )
 
     @classmethod
@@ -197,10 +238,21 @@ class Recipe:
         """Factor on the base learning rate by block name; 0 means frozen."""
         return {b.name: b.multiplier for b in self.blocks}
 
+    @property
+    def modes(self) -> dict[str, Mode]:
+        """What of each block trains, by name, where that is not all or nothing of it."""
+        return {b.name: b.mode for b in self.blocks if b.mode != "full" and not b.frozen}
+
     def key(self) -> tuple[Any, ...]:
         """Return what training depends on, rounded to six digits: equal keys train the same way."""
         rates = (f"{b.multiplier * self.lr:.6g}" for b in self.blocks)
-        return (*rates, f"{self.weight_decay:.6g}", *(("fitted",) if self.fitted else ()))
+        return (
+            *rates,
+            f"{self.weight_decay:.6g}",
+            *(("fitted",) if self.fitted else ()),
+            *self.modes.items(),
+            *sorted((k, v) for k, v in self.training.items() if v != UNUSED[k]),
+        )
 
     def frozen_summary(self) -> str:
         """Which blocks are frozen: ``"stem to blocks.2 (4 of 9)"``, ``"none of 9"``."""
@@ -212,7 +264,13 @@ class Recipe:
 
     def describe(self) -> str:
         """Return the recipe in words: ``"stem to layer2 frozen; fc at 6×; base rate 0.003"``."""
-        return describe(self.multipliers, self.lr, fitted=self.fitted)
+        return describe(
+            self.multipliers,
+            self.lr,
+            fitted=self.fitted,
+            modes=self.modes,
+            training=self.training,
+        )
 
     # -- using it ------------------------------------------------------------------------------
 
@@ -226,8 +284,10 @@ class Recipe:
         Returns:
             For each block that trains, one group of its weights and one of its norms and biases
             (weight decay 0), empty groups left out. Keys: ``params``, ``lr`` (the real rate),
-            ``weight_decay``, ``name`` (the block) and ``multiplier``. Any optimiser and any
-            scheduler of PyTorch or timm takes them as they are.
+            ``weight_decay``, ``name`` (the block), ``multiplier`` and ``mode``. Any optimiser and
+            any scheduler of PyTorch or timm takes them as they are. The weights of a block of low
+            rank are among them: `biotune_optuna.finetune.lowrank.LowRank` keeps their change at
+            that rank, a loop without it trains them in full.
 
         Raises:
             ModelError: If the recipe and the model do not name the same parameters.
@@ -243,9 +303,16 @@ class Recipe:
             others: list[nn.Parameter] = []
             for name in block.parameter_names:
                 parameter = parameters[name]
-                parameter.requires_grad_(not block.frozen)
-                is_other = parameter.ndim <= 1 or name.endswith(".bias") or name in exempt
-                (others if is_other else weights).append(parameter)
+                is_vector = parameter.ndim <= 1 or name.endswith(".bias")
+                trains = not block.frozen and (is_vector or block.mode != "norms")
+                parameter.requires_grad_(trains)
+                if trains:
+                    (others if is_vector or name in exempt else weights).append(parameter)
+            if not block.frozen and not weights and not others:
+                raise ModelError(
+                    f"block {block.name!r} has no norms or biases, so that nothing of it trains in "
+                    f"the mode {block.mode!r}; give it another"
+                )
             groups += [
                 {
                     "params": members,
@@ -253,9 +320,10 @@ class Recipe:
                     "weight_decay": decay,
                     "name": block.name,
                     "multiplier": block.multiplier,
+                    "mode": block.mode if members is weights else "full",
                 }
                 for members, decay in ((weights, self.weight_decay), (others, 0.0))
-                if members and not block.frozen
+                if members
             ]
         return groups
 
@@ -304,16 +372,18 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready data, with ``schema_version``."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION if self.modes or self.training else 1,
             "lr": self.lr,
             "weight_decay": self.weight_decay,
             **({"fitted": True} if self.fitted else {}),
+            **({"training": dict(self.training)} if self.training else {}),
             "blocks": [
                 {
                     "name": b.name,
                     "multiplier": b.multiplier,
                     "parameters": list(b.parameter_names),
                     "buffers": list(b.buffer_names),
+                    **({} if b.frozen or b.mode == "full" else {"mode": b.mode}),
                 }
                 for b in self.blocks
             ],
@@ -327,10 +397,10 @@ class Recipe:
             ModelError: If the data is of a newer schema or lacks a field.
         """
         version = data.get("schema_version")
-        if version != SCHEMA_VERSION:
+        if version not in (1, SCHEMA_VERSION):
             raise ModelError(
                 f"recipe schema version {version!r} cannot be read; "
-                f"this version reads {SCHEMA_VERSION}"
+                f"this version reads 1 and {SCHEMA_VERSION}"
             )
         try:
             blocks = tuple(
@@ -339,6 +409,7 @@ class Recipe:
                     float(b["multiplier"]),
                     tuple(b.get("parameters", ())),
                     tuple(b.get("buffers", ())),
+                    mode_of(b.get("mode", "full")),
                 )
                 for b in data["blocks"]
             )
@@ -347,6 +418,7 @@ class Recipe:
                 lr=float(data["lr"]),
                 weight_decay=float(data["weight_decay"]),
                 fitted=bool(data.get("fitted", False)),
+                training=dict(data.get("training", {})),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the recipe lacks or garbles a field: {error}") from None
@@ -377,7 +449,12 @@ class Recipe:
 
 
 def describe(
-    multipliers: Mapping[str, float], lr: float | None = None, *, fitted: bool = False
+    multipliers: Mapping[str, float],
+    lr: float | None = None,
+    *,
+    fitted: bool = False,
+    modes: Mapping[str, str] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> str:
     """Return a recipe in words: ``"stem to layer2 frozen; fc at 6×; base rate 0.003"``.
 
@@ -387,13 +464,17 @@ def describe(
         multipliers: Factor on the base learning rate of each block, from the input on; 0 is frozen.
         lr: The base learning rate, None where it is not known.
         fitted: Whether the head is fitted by logistic regression, which has no rate.
+        modes: What of a block trains, where that is neither all nor nothing.
+        training: What the recipe says of the training besides, as in `UNUSED`.
     """
     names = list(multipliers)
     if fitted:
         return f"{names[-1]} fitted by logistic regression, all else frozen"
     alike: dict[str, list[int]] = {}
-    for number, multiplier in enumerate(multipliers.values()):
-        alike.setdefault(f"at {multiplier:.2g}×" if multiplier > 0 else "frozen", []).append(number)
+    for number, (name, multiplier) in enumerate(multipliers.items()):
+        mode = _MODE_WORDS[(modes or {}).get(name, "full")]
+        rate = f"{mode}at {multiplier:.2g}×" if multiplier > 0 else "frozen"
+        alike.setdefault(rate, []).append(number)
     if list(alike) == ["at 1×"]:
         parts = ["full fine-tuning"]
     elif len(alike) == 1 and len(names) > 1:
@@ -401,7 +482,55 @@ def describe(
     else:
         rates = sorted(alike, key=lambda rate: rate != "frozen")
         parts = [f"{_runs(names, alike[rate])} {rate}" for rate in rates]
-    return "; ".join(parts if lr is None else [*parts, f"base rate {lr:.2g}"])
+    parts += [] if lr is None else [f"base rate {lr:.2g}"]
+    return "; ".join([*parts, *training_words(training or {})])
+
+
+_MODE_WORDS = {"full": "", "norms": "norms only ", "low-rank": "low rank "}
+
+_TRAINING_WORDS = {
+    "augment": "{}",
+    "length": "{:g}x as long",
+    "balance": "classes balanced by {}",
+    "label_smoothing": "labels smoothed by {:g}",
+    "mix": "{}",
+    "drop_path": "drop-path {:g}",
+    "ema": "weights averaged (decay {:g})",
+}
+
+_VALUE_WORDS = {
+    "flip": "mirrored",
+    "crop": "random crops",
+    "crop-flip": "random crops, mirrored",
+    "trivial": "TrivialAugment, mirrored",
+    "trivial-noflip": "TrivialAugment",
+}
+
+
+def mode_of(name: str) -> Mode:
+    """Return a mode by its name.
+
+    Raises:
+        ModelError: If there is none of that name.
+    """
+    for mode in MODES:
+        if mode == name:
+            return mode
+    raise ModelError(f"mode {name!r} is not one of {', '.join(MODES)}")
+
+
+def training_words(training: Mapping[str, Any]) -> list[str]:
+    """Say what a recipe says of its training: ``["TrivialAugment", "2x as long"]``.
+
+    Args:
+        training: Names and values as in `UNUSED`; what changes nothing is left out.
+    """
+    used = {name: value for name, value in training.items() if value != UNUSED.get(name)}
+    return [
+        _TRAINING_WORDS[name].format(_VALUE_WORDS.get(used[name], used[name]))
+        for name in _TRAINING_WORDS
+        if name in used
+    ]
 
 
 def _runs(names: Sequence[str], numbers: Sequence[int]) -> str:

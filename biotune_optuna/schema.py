@@ -107,7 +107,7 @@ ended. Optuna-dashboard's own key."""
 
 RECIPE_KEY: Final = "recipe"
 """``{"lr": float, "weight_decay": float, "multipliers": {block: float}}``, and ``"fitted": true``
-for a fitted head: see `RecipeSummary`."""
+for a fitted head; ``"modes"`` and ``"training"`` where a recipe has them: see `RecipeSummary`."""
 
 FROZEN_KEY: Final = "frozen"
 """``str``: which blocks are frozen, in a few characters."""
@@ -234,12 +234,16 @@ class RecipeSummary(Stored):
         weight_decay: Weight decay.
         multipliers: Learning-rate multiplier of each block from the input on; 0 is frozen.
         fitted: Whether the head is fitted by logistic regression; stored only where it is.
+        modes: What of a block trains, where that is neither all nor nothing; stored only then.
+        training: What the recipe says of its training besides; stored only where it does.
     """
 
     lr: float | None = None
     weight_decay: float | None = None
     multipliers: Mapping[str, float] = field(default_factory=dict)
     fitted: bool = False
+    modes: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, data: object) -> RecipeSummary:
@@ -251,12 +255,14 @@ class RecipeSummary(Stored):
             weight_decay=_number(stored.get("weight_decay")),
             multipliers={str(block): float(m) for block, m in multipliers},
             fitted=stored.get("fitted") is True,
+            modes=dict(as_mapping(stored.get("modes"))),
+            training=dict(as_mapping(stored.get("training"))),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
         data = super(RecipeSummary, self).to_dict()  # slots: a class of its own
-        return data if self.fitted else {k: v for k, v in data.items() if k != "fitted"}
+        return {k: v for k, v in data.items() if v or k not in ("fitted", "modes", "training")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.genome import Genome, GenomeSpace
-from biotune_optuna.recipe import BlockRecipe, Recipe
+from biotune_optuna.recipe import MODES, BlockRecipe, Recipe
 
 BLOCKS = [BlockRecipe(name, 1.0, (f"{name}.w",)) for name in ("stem", "one", "two", "head")]
 genes = st.floats(0, 1, allow_subnormal=False)
@@ -153,3 +153,83 @@ def test_bad_genomes_are_named() -> None:
     with pytest.raises(StudyError, match="'threshold'"):
         GenomeSpace([BlockRecipe("threshold", 1.0)])
     assert GenomeSpace([BlockRecipe("threshold", 1.0)], threshold=None).n_genes == 1
+
+
+WIDE = {"modes": True, "training": {"augment": ("none", "crop"), "length": (1.0, 2.0)}}
+
+
+@given(st.tuples(*[genes] * 5))
+def test_a_gene_says_how_its_block_trains(values: tuple[float, ...]) -> None:
+    *nu, threshold = values
+    recipe = Genome(GenomeSpace(BLOCKS, modes=True), values, {"lr": 1e-3}).decode()
+    for gene, block in zip(nu[:-1], recipe.blocks[:-1], strict=True):
+        assert block.frozen == (gene <= threshold)
+        start, width, mode = next(
+            part
+            for part in ((0.5, 0.5, "full"), (0.25, 0.25, "low-rank"), (0.0, 0.25, "norms"))
+            if gene >= part[0]
+        )
+        if not block.frozen:
+            assert block.mode == mode
+            assert block.multiplier == pytest.approx(10 ** (2 * ((gene - start) / width - 0.5)))
+    assert recipe.blocks[-1].mode == "full"
+    assert not recipe.blocks[-1].frozen
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(MODES), st.floats(-0.95, 0.95), st.booleans()),
+        min_size=3,
+        max_size=3,
+    )
+)
+def test_recipes_with_modes_and_training_survive_encoding(body) -> None:
+    space = GenomeSpace(BLOCKS, **WIDE)
+    multipliers = [10**log if trains else 0.0 for _, log, trains in body]
+    recipe = Recipe.from_multipliers(
+        BLOCKS, [*multipliers, 1.0], lr=5e-3, modes=[*(mode for mode, *_ in body), "full"],
+        training={"augment": "crop", "length": 1.0},
+    )  # fmt: skip
+    again = space.genome(space.encode(recipe).params).decode()
+    assert again.modes == recipe.modes
+    assert again.training == recipe.training
+    slow = [m for m in recipe.multipliers.values() if 0 < m < 0.12]  # genes below 0.01 are clipped
+    if not slow:
+        assert list(again.multipliers.values()) == pytest.approx(
+            list(recipe.multipliers.values()), rel=1e-6
+        )
+
+
+def test_a_wide_space_is_stored_and_its_parameters_are_asked_for() -> None:
+    space = GenomeSpace(BLOCKS, **WIDE)
+    again = GenomeSpace.from_dict(json.loads(json.dumps(space.to_dict())))
+    assert again == space
+    assert again.names[-2:] == ("train.augment", "train.length")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(20):
+        genome = space.suggest(study.ask())
+        assert space.genome(genome.params) == genome
+        seen.add(tuple(genome.decode().training.values()))
+    assert seen == {(a, n) for a in ("none", "crop") for n in (1.0, 2.0)}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"training": {"colour": ("no", "yes")}},
+            "training gene 'colour' is unknown; choose among",
+        ),
+        ({"training": {"ema": (0.0,)}}, "training gene 'ema' has the values [0.0]; give at least"),
+        (
+            {"training": {"ema": (0.9, 0.9)}},
+            "give at least two different ones, the usual one first",
+        ),
+        ({"modes": True, "variant": "scaled"}, "modes need the variant 'exponential'"),
+    ],
+)
+def test_a_space_that_makes_no_sense_is_refused(options, said) -> None:
+    with pytest.raises(StudyError) as error:
+        GenomeSpace(BLOCKS, **options)
+    assert said in str(error.value)

@@ -1,5 +1,6 @@
 """Recipes applied to real modules."""
 
+import dataclasses
 import json
 
 import pytest
@@ -174,3 +175,72 @@ def test_impossible_rates_are_refused(net: Net, lr: float) -> None:
         Recipe.full(blocks_of(net), lr=lr)
     with pytest.raises(ModelError, match="multiplier"):
         Recipe.from_multipliers(blocks_of(net), [0, 1, float("nan")], lr=1.0)
+
+
+def with_genes(net: Net) -> Recipe:
+    return Recipe.from_multipliers(
+        blocks_of(net),
+        [0.0, 0.5, 1.0],
+        lr=1e-2,
+        modes=["norms", "norms", "full"],
+        training={"augment": "trivial-noflip", "length": 2.0, "mix": "none"},
+    )
+
+
+def test_modes_and_training_are_said_and_kept(net: Net, tmp_path) -> None:
+    recipe = with_genes(net)
+    names = [block.name for block in recipe.blocks]
+    assert recipe.describe() == (
+        f"{names[0]} frozen; {names[1]} norms only at 0.5×; {names[2]} at 1×; base rate 0.01; "
+        "TrivialAugment; 2x as long"
+    )
+    assert recipe.modes == {names[1]: "norms"}, "a frozen block has none"
+    again = Recipe.load(recipe.save(tmp_path / "recipe.json"))
+    assert again.key() == recipe.key()
+    assert again.describe() == recipe.describe()
+    data = recipe.to_dict()
+    assert data["schema_version"] == 2
+    assert data["training"] == recipe.training
+
+
+def test_a_recipe_without_them_is_written_as_before(net: Net) -> None:
+    data = Recipe.full(blocks_of(net), lr=1e-3).to_dict()
+    assert data["schema_version"] == 1
+    assert "training" not in data
+    assert "mode" not in data["blocks"][0]
+
+
+def test_what_changes_nothing_is_no_part_of_the_key(net: Net) -> None:
+    plain = Recipe.full(blocks_of(net), lr=1e-3)
+    unused = dataclasses.replace(plain, training={"augment": "none", "ema": 0.0})
+    used = dataclasses.replace(plain, training={"augment": "none", "ema": 0.9})
+    norms = dataclasses.replace(
+        plain, blocks=tuple(dataclasses.replace(b, mode="norms") for b in plain.blocks)
+    )
+    assert unused.key() == plain.key()
+    assert len({plain.key(), used.key(), norms.key()}) == 3
+
+
+def test_norms_alone_get_gradients_where_nothing_else_shall_train(net: Net) -> None:
+    recipe = with_genes(net)
+    groups = recipe.apply(net)
+    held = {id(p) for group in groups for p in group["params"]}
+    for block in recipe.blocks:
+        for name in block.parameter_names:
+            parameter = net.get_parameter(name)
+            trains = not block.frozen and (block.mode == "full" or parameter.ndim <= 1)
+            assert parameter.requires_grad == trains, name
+            assert (id(parameter) in held) == trains, name
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"training": {"hue": 1}}, "training gene 'hue' is not one of augment, length"),
+        ({"blocks": [{"name": "a", "multiplier": 1.0, "mode": "half"}]}, "mode 'half' is not one"),
+    ],
+)
+def test_a_file_with_unknown_genes_is_refused(data, message) -> None:
+    whole = {"schema_version": 2, "lr": 1e-3, "weight_decay": 0.0, "blocks": []}
+    with pytest.raises(ModelError, match=message):
+        Recipe.from_dict({**whole, **data})

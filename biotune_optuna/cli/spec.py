@@ -68,7 +68,9 @@ _TRAINING = (
         help="Weight decay, or the bounds it is searched in (rivals: their middle).  "
         "[default: 0.01; paper: 0]",
     ),
-    click.option("--augment", help="none, flip, crop-flip or trivial.  [default: none]"),
+    click.option(
+        "--augment", help="none, flip, crop, crop-flip, trivial or trivial-noflip.  [default: none]"
+    ),
     click.option(
         "--set",
         "settings",
@@ -84,6 +86,19 @@ _SEARCH = (
         metavar="RATE|LOW,HIGH|auto",
         help="Base learning rate, or the bounds it is searched in; auto: 1e-3,3e-2, or a tenth or "
         "hundredth of that for a network that learns nothing there.  [default: auto; paper: 1e-3]",
+    ),
+    click.option(
+        "--genes",
+        metavar="NAMES",
+        callback=lambda _context, _option, names: names and tuple(names.split(",")),
+        help="What is searched besides blocks and rates, such as mode,augment: how a block trains "
+        "(mode), augment, length, balance, label_smoothing, mix, drop_path, ema.  [default: none]",
+    ),
+    click.option(
+        "--mirror",
+        is_flag=True,
+        default=None,
+        help="A mirrored image is as good as the image: the gene augment may mirror.",
     ),
     click.option(
         "--seeds", type=int, help="Trainings per evaluation and fold.  [default: 1; paper: 3]"

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
 from biotune_optuna.finetune.statistics import PairedTest
-from biotune_optuna.recipe import Recipe, describe
+from biotune_optuna.recipe import Recipe, describe, mode_of
 from biotune_optuna.schema import (
     CONFIRM_KEY,
     LEDGER_KEY,
@@ -145,7 +145,13 @@ class Contender(Cost):
     def describe(self) -> str:
         """The recipe in words."""
         recipe = self.recipe
-        return describe(recipe.multipliers, recipe.lr, fitted=recipe.fitted)
+        return describe(
+            recipe.multipliers,
+            recipe.lr,
+            fitted=recipe.fitted,
+            modes=recipe.modes,
+            training=recipe.training,
+        )
 
     def rebuild(self, blocks: Sequence[BlockLike]) -> Recipe:
         """Return the recipe over a model's blocks."""
@@ -155,6 +161,8 @@ class Contender(Cost):
             [self.recipe.multipliers[block.name] for block in blocks],
             lr=self.recipe.lr,
             weight_decay=self.recipe.weight_decay or 0.0,
+            modes=[mode_of(self.recipe.modes.get(block.name, "full")) for block in blocks],
+            training=self.recipe.training,
         )
         return replace(recipe, fitted=self.recipe.fitted)
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
-AUGMENTATIONS = ("none", "flip", "crop-flip", "trivial")
-"""Names of the policies: nothing; mirrored half the time; mirrored and a random part of 50 % to all
-of the area scaled to full size; mirrored and one operation of TrivialAugment."""
+AUGMENTATIONS = ("none", "flip", "crop", "crop-flip", "trivial-noflip", "trivial")
+"""Names of the policies: nothing; mirrored half the time; a random part of 50 % to all of the area
+scaled to full size, as it is or mirrored half the time; one operation of TrivialAugment, as it is
+or mirrored half the time."""
 
 _AREA = (0.5, 1.0)
 _RATIO = (3.0 / 4.0, 4.0 / 3.0)
@@ -46,16 +47,18 @@ def augment(images: Tensor, policy: str, generator: Generator) -> Tensor:
         return images
     if policy not in AUGMENTATIONS:
         raise DataError(f"augmentation {policy!r} is unknown; known are {', '.join(AUGMENTATIONS)}")
-    if policy == "crop-flip":
-        return _crop_flip(images, generator)
+    if policy.startswith("crop"):
+        return _crop(images, generator, mirror=policy == "crop-flip")
+    if policy == "trivial-noflip":
+        return trivial_augment(images, generator)
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     chosen = to_device(mirrored, images.device).view(-1, 1, 1, 1)
     images = torch.where(chosen, images.flip(3), images)
     return trivial_augment(images, generator) if policy == "trivial" else images
 
 
-def _crop_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Random resized crop and mirror image in one resampling.
+def _crop(images: Tensor, generator: Generator, *, mirror: bool) -> Tensor:
+    """Random resized crop and, where asked for, mirror image in one resampling.
 
     As torchvision's ``RandomResizedCrop``, with the box clipped to the image instead of redrawn, so
     that the number of draws is fixed.
@@ -67,7 +70,7 @@ def _crop_flip(images: Tensor, generator: Generator) -> Tensor:
     width = torch.sqrt(area * ratio).clamp(max=1.0)
     height = torch.sqrt(area / ratio).clamp(max=1.0)
     theta = torch.zeros(len(images), 2, 3)
-    theta[:, 0, 0] = torch.where(draws[4] < 0.5, -width, width)
+    theta[:, 0, 0] = torch.where((draws[4] < 0.5) & mirror, -width, width)
     theta[:, 1, 1] = height
     # In units where the image reaches from -1 to 1, the centre may move by what the box leaves.
     theta[:, 0, 2] = (1.0 - width) * (2.0 * draws[2] - 1.0)

@@ -160,7 +160,7 @@ def structured_child(
     numbers: tuple[int, ...] = (int(archive.numbers[one]),)
     if rng.random() < _CROSSED:
         other = parents[second]
-        meaning = moves.crossover(meaning, moves.read(domain, archive.genes[other]), rng)
+        meaning = moves.crossover(domain, meaning, moves.read(domain, archive.genes[other]), rng)
         numbers = (*numbers, int(archive.numbers[other]))
         if not meaning.mask.any():
             meaning.mask[-1] = True

@@ -66,6 +66,7 @@ class Domain:
         Args:
             genes: Shape (n,).
         """
+        own = genes[: self.space.n_genes] if self.space else genes
         if any(self.cells):
             sizes = np.array(self.cells)
             cell = np.minimum(np.floor(genes * sizes), sizes - 1)
@@ -76,6 +77,9 @@ class Domain:
         rest = [i for i in range(self.space.n_genes, self.size) if i != self.lr_index]
         # -99 stands for a frozen block, as no rate has it; six digits are those of `Recipe.key`.
         parts = np.concatenate([np.where(np.isfinite(rates), rates, -99.0), genes[rest]])
+        if self.genomes.modes:
+            modes = np.where(np.isfinite(rates), self.genomes.block_modes(own), -1)
+            parts = np.append(parts, modes[:-1])  # the head has but one
         return (np.round(parts, 6) + 0.0).tobytes()  # + 0.0: a zero has no sign
 
     @property
@@ -123,6 +127,27 @@ class Domain:
         low, high = np.log10(self.genomes.extra_bounds["lr"])
         base: Vector = low + genes[:, self.lr_index] * (high - low)
         return base
+
+    @property
+    def training(self) -> slice:
+        """Where the training genes lie."""
+        if self.space is None:
+            return slice(0, 0)
+        stop = len(self.space.names)
+        return slice(stop - len(self.space.training), stop)
+
+    def training_cells(self, genes: Vector) -> NDArray[np.int64]:
+        """Position of each training gene's value among its values; 0 is the usual one.
+
+        Args:
+            genes: Shape (N, n).
+
+        Returns:
+            Shape (N, T).
+        """
+        sizes = np.array([len(values) for values in self.genomes.training.values()], dtype=np.int64)
+        cells = np.floor(genes[:, self.training] * sizes).astype(np.int64)
+        return np.minimum(cells, sizes - 1)
 
     @property
     def lr_index(self) -> int | None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from biotune_optuna.recipe import MODES
+
 if TYPE_CHECKING:
     from biotune_optuna.evolution.domain import Domain
     from biotune_optuna.evolution.generation import Vector
@@ -26,6 +28,9 @@ _LOG_BOUNDS = (-1.0, 1.0)  # decades: a gene says 0.1 to 10 times the base rate
 _FURTHEST = 2  # blocks that the end of the frozen prefix moves at most
 _AS_NEIGHBOUR = 0.5  # chance that a block that is added has its neighbour's rate
 _FEW = 3  # blocks of a surgical genome at most
+_REMODE_CHANCE = 0.15  # of changing what trains of a block, where that is searched
+_ALL_MODES = 0.5  # chance that it changes for all blocks at once
+_USUAL = 0.5  # chance that a random genome has a training gene's usual value, or full blocks
 
 
 @dataclass(slots=True)
@@ -36,11 +41,13 @@ class Meaning:
         mask: True where the block trains, shape (B,).
         logs: log10 multiplier of each block, shape (B,); a frozen block's is never read.
         rest: All parameters behind the genes, in [0, 1]; among them the base rate, where searched.
+        modes: What of each block trains (`GenomeSpace.block_modes`), shape (B,).
     """
 
     mask: NDArray[np.bool_]
     logs: Vector
     rest: Vector
+    modes: NDArray[np.int64]
 
 
 def read(domain: Domain, genes: Vector) -> Meaning:
@@ -54,29 +61,34 @@ def read(domain: Domain, genes: Vector) -> Meaning:
     own = genes[: space.n_genes]
     return Meaning(
         mask=space.mask(own),
-        logs=2.0 * (own[: space.n_blocks] - 0.5),
+        logs=2.0 * (space.places(own) - 0.5),
         rest=genes[space.n_genes :].copy(),
+        modes=space.block_modes(own),
     )
 
 
 def write(domain: Domain, meaning: Meaning) -> Vector:
     """Return the genome that means it; genes of frozen blocks get one value, so none drifts."""
-    genes = domain.genomes.with_mask(0.5 + 0.5 * meaning.logs, meaning.mask)
+    genes = domain.genomes.with_mask(0.5 + 0.5 * meaning.logs, meaning.mask, meaning.modes)
     return np.concatenate([genes, np.clip(meaning.rest, 0.0, 1.0)])
 
 
-def crossover(one: Meaning, other: Meaning, rng: np.random.Generator) -> Meaning:
+def crossover(domain: Domain, one: Meaning, other: Meaning, rng: np.random.Generator) -> Meaning:
     """Return the lower blocks of one, the upper blocks of the other, and a mixture of the rest.
 
-    Draws: the cut, a vector of shares.
+    Of each training gene it takes the value that one of both has. Draws: the cut, a vector of
+    shares.
     """
     cut = int(rng.integers(1, len(one.mask))) if len(one.mask) > 1 else 1
     lower = np.arange(len(one.mask)) < cut
     share = rng.random(len(one.rest))
+    chosen = _training(domain)
+    share[chosen] = np.round(share[chosen])
     return Meaning(
         np.where(lower, one.mask, other.mask),
         np.where(lower, one.logs, other.logs),
         share * one.rest + (1.0 - share) * other.rest,
+        np.where(lower, one.modes, other.modes),
     )
 
 
@@ -85,9 +97,14 @@ def random_move(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> N
     others = [i for i in range(len(meaning.rest)) if i != _lr(domain)]
     if others and rng.random() < _REST_CHANCE:
         i = others[int(rng.integers(len(others)))]
+        if i in range(*_training(domain).indices(domain.size)):
+            meaning.rest[i] = _other_value(domain, meaning.rest[i], i, rng)
+            return
         meaning.rest[i] = np.clip(meaning.rest[i] + _REST * rng.standard_normal(), 0.0, 1.0)
         return
     moves = _MOVES if len(meaning.mask) > 1 else _MOVES_OF_ONE_BLOCK
+    if domain.genomes.modes and len(meaning.mask) > 1:
+        moves = {**moves, _remode: _REMODE_CHANCE}
     chances = list(moves.values())
     drawn = int(np.searchsorted(np.cumsum(chances), rng.random() * sum(chances), side="right"))
     list(moves)[min(drawn, len(moves) - 1)](domain, meaning, rng)
@@ -96,6 +113,20 @@ def random_move(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> N
 def _lr(domain: Domain) -> int:
     """Position of the base rate within ``rest``, −1 where it is not searched."""
     return -1 if domain.lr_index is None else domain.lr_index - domain.genomes.n_genes
+
+
+def _training(domain: Domain) -> slice:
+    """Positions of the training genes within ``rest``."""
+    first = domain.genomes.n_genes
+    return slice(domain.training.start - first, domain.training.stop - first)
+
+
+def _other_value(domain: Domain, unit: float, i: int, rng: np.random.Generator) -> float:
+    """Return another value of a training gene: the usual one, if it has not that already."""
+    values = list(domain.genomes.training.values())[i - _training(domain).start]
+    now = min(int(unit * len(values)), len(values) - 1)
+    new = 0 if now else 1 + int(rng.integers(len(values) - 1))
+    return (new + 0.5) / len(values)
 
 
 def _shift(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
@@ -174,6 +205,15 @@ def _redraw(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None
     meaning.logs[_any_active(meaning, rng)] = rng.uniform(*_LOG_BOUNDS)
 
 
+def _remode(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
+    """Change what trains of one block, or of all that do: nothing of a frozen one."""
+    mode = int(rng.integers(len(MODES)))
+    active = np.flatnonzero(meaning.mask[: domain.genomes.n_freezable])
+    if len(active):
+        some = active if rng.random() < _ALL_MODES else active[[rng.integers(len(active))]]
+        meaning.modes[some] = mode
+
+
 def _any_active(meaning: Meaning, rng: np.random.Generator) -> int:
     active = np.flatnonzero(meaning.mask)
     return int(active[rng.integers(len(active))])
@@ -212,4 +252,11 @@ def stranger(domain: Domain, rng: np.random.Generator) -> Meaning:
     if not mask.any():
         mask[-1] = True
     logs = rng.random() * rng.uniform(*_LOG_BOUNDS, n)
-    return Meaning(mask, logs, rng.random(domain.size - space.n_genes))
+    rest = rng.random(domain.size - space.n_genes)
+    genes = rest[_training(domain)]  # a view
+    if len(genes):
+        genes[rng.random(len(genes)) < _USUAL] = 0.0
+    modes = np.full(n, len(MODES) - 1)
+    if space.modes and rng.random() >= _USUAL:
+        modes[:-1] = rng.integers(len(MODES))
+    return Meaning(mask, logs, rest, modes)

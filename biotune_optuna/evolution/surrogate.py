@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biotune_optuna.evolution import experience
+from biotune_optuna.recipe import MODES
 
 if TYPE_CHECKING:
     from biotune_optuna.evolution.domain import Domain
@@ -36,6 +37,12 @@ _LENGTHS = (
 # factors from it, whose prior is a normal one in the logarithm with this standard deviation.
 _NOISE_FACTORS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)
 _NOISE_SPREAD = 0.8
+# Of modes and training genes: what a value other than the usual one is believed to do to every
+# genome that has it, in standard deviations of the landscape, with the deviation of that belief,
+# and the inverse length scale at which it may do something else to each. Chosen by hand: an
+# unusual value has to earn its place.
+_EFFECT, _EFFECT_SPREAD = 0.2, 0.4
+_EFFECT_LENGTH = 0.5
 _ROUNDS = 2  # over all rows; scores are remembered, so a second one costs little
 # The sizes are a matter of time, for a model is fitted again for each trial, in a time that rises
 # with their cube: docs/benchmarks/overhead.md has what that takes.
@@ -71,14 +78,44 @@ def features(domain: Domain, genes: Vector) -> list[Vector]:
     overall = np.where(active, rates, 0.0).sum(axis=1, keepdims=True) / n_active
     low, high = domain.log_rate_bounds
     filled = np.where(active, rates, low - 0.5)  # a frozen block learns less than the slowest
-    others = genes[:, space.n_genes :]
-    is_rate = np.arange(space.n_genes, domain.size) == domain.lr_index
+    others = np.delete(np.arange(domain.size), np.r_[: space.n_genes, domain.training])
+    others = others[others != (-1 if domain.lr_index is None else domain.lr_index)]
     width = math.sqrt(space.n_blocks)  # keeps distances of order 1 whatever the number of blocks
-    return [
+    found = [
         (overall - low) / (high - low) * 4.0,
         (~active) * (2.0 / width),
-        np.hstack([filled / width, others[:, ~is_rate]]),
+        np.hstack([filled / width, genes[:, others]]),
     ]
+    unusual = effects(domain, genes)
+    return [*found, unusual] if unusual.shape[1] else found
+
+
+def effects(domain: Domain, genes: Vector) -> Vector:
+    """Return how far genomes have what is not usual, one column for each such mode and value.
+
+    Args:
+        domain: A domain with a genome space.
+        genes: Shape (N, n).
+
+    Returns:
+        Of a mode, the share of the body's blocks that train in it; of a training gene's value, 1
+        where the genome has it. Shape (N, E), of no column where the space has neither.
+    """
+    space = domain.genomes
+    columns = [np.zeros((len(genes), 0))]
+    if space.modes:
+        own = genes[:, : space.n_genes]
+        trains = space.mask(own)[:, :-1]
+        modes = space.block_modes(own)[:, :-1]
+        n_trained = np.maximum(trains.sum(axis=1), 1)
+        columns += [
+            (((modes == mode) & trains).sum(axis=1) / n_trained)[:, None]
+            for mode in range(len(MODES) - 1)
+        ]
+    cells = domain.training_cells(genes)
+    for column, values in zip(cells.T, space.training.values(), strict=True):
+        columns.append(column[:, None] == np.arange(1, len(values)))
+    return np.hstack(columns)
 
 
 def _one_hot(genes: Vector, choices: NDArray[np.int64]) -> Vector:
@@ -154,6 +191,7 @@ class _Inputs:
         mean: Prior mean of each cost, in standard deviations of the landscape.
         linear: Prior variance of what is linear in ``described``.
         residual: Prior variance of the rest.
+        unusual: `effects`; of no column without a genome space.
     """
 
     groups: list[Vector]
@@ -161,17 +199,21 @@ class _Inputs:
     mean: Vector
     linear: float
     residual: float
+    unusual: Vector
 
     @classmethod
     def of(cls, domain: Domain, genes: Vector) -> _Inputs:
         groups = features(domain, genes)
         if domain.space is None:
             nothing = np.zeros((len(genes), 0))
-            return cls(groups, nothing, np.zeros(len(genes)), 0.0, 1.0)
+            return cls(groups, nothing, np.zeros(len(genes)), 0.0, 1.0, nothing)
         known = experience.learned()
         described = known.standardised(experience.features(domain.relative_rates(genes)))
+        unusual = effects(domain, genes)
         mean = known.cost(described)
-        return cls(groups, described, mean, known.linear, known.residual)
+        if unusual.shape[1]:
+            mean = mean + _EFFECT * unusual.sum(axis=1)
+        return cls(groups, described, mean, known.linear, known.residual, unusual)
 
     def kernel(self, other: _Inputs, scales: tuple[float, ...]) -> Vector:
         """Prior covariance of noise-free costs, shape (len(self), len(other))."""
@@ -179,18 +221,29 @@ class _Inputs:
         near = _matern(_squared(points, _scaled(other.groups, scales)))
         linear = self.described @ other.described.T / max(self.described.shape[1], 1)
         result: Vector = self.linear * linear + self.residual * near
+        if self.unusual.shape[1]:
+            result += _EFFECT_SPREAD**2 * self.unusual @ other.unusual.T
         return result
 
     def variance(self) -> Vector:
         """Prior variance of each, shape (N,)."""
         squares = (self.described**2).sum(axis=1) / max(self.described.shape[1], 1)
         result: Vector = self.linear * squares + self.residual
+        if self.unusual.shape[1]:
+            result += _EFFECT_SPREAD**2 * (self.unusual**2).sum(axis=1)
         return result
 
     def some(self, kept: NDArray[np.int64]) -> _Inputs:
         """Return those at some positions."""
         groups = [group[kept] for group in self.groups]
-        return _Inputs(groups, self.described[kept], self.mean[kept], self.linear, self.residual)
+        return _Inputs(
+            groups,
+            self.described[kept],
+            self.mean[kept],
+            self.linear,
+            self.residual,
+            self.unusual[kept],
+        )
 
 
 def tamed(costs: Vector) -> Vector:
@@ -265,6 +318,7 @@ def _choose(
         known = experience.learned()
         usual = known.noise
         grid = tuple((length,) for length in known.lengths)
+        grid += ((_EFFECT_LENGTH,),) * (len(inputs.groups) - len(grid))
         grid = (*grid, tuple(usual * factor for factor in _NOISE_FACTORS))
     scores: dict[tuple[int, ...], float] = {}
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _NormBase
 
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune import metrics
@@ -23,6 +24,7 @@ from biotune_optuna.finetune.device import (
     with_less,
 )
 from biotune_optuna.finetune.feeds import probabilities
+from biotune_optuna.finetune.lowrank import LowRank
 from biotune_optuna.finetune.optim import Schedule, build_optimizer, carry_state, with_base
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.models.states import copy_into
@@ -52,6 +54,47 @@ _SAMPLE_EVERY = 5  # epochs between looks at the memory in use
 _SMALLEST_BATCH = 2
 
 
+class _BatchNorm(NamedTuple):
+    """A layer whose statistics are those of an epoch, and the momentum of its own."""
+
+    module: _NormBase
+    momentum: float | None
+
+
+class _Average:
+    """An exponential average of tensors, to be put in their place and taken out again.
+
+    Args:
+        tensors: What training changes; none for no average.
+        decay: The average's.
+    """
+
+    def __init__(self, tensors: Iterable[torch.Tensor], decay: float) -> None:
+        self._decay = decay
+        self._tensors = [t.detach() for t in tensors if t.is_floating_point()]
+        self._mean = [t.clone() for t in self._tensors]
+        self._own: list[torch.Tensor] = []
+        self._steps = 0
+
+    def add(self) -> None:
+        """Count what a step left."""
+        if self._tensors:
+            decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+            self._steps += 1
+            torch._foreach_lerp_(self._mean, self._tensors, 1.0 - decay)
+
+    def put_in(self) -> None:
+        """Give the model the average, and keep what it had."""
+        if self._tensors:
+            self._own = [t.clone() for t in self._tensors]
+            torch._foreach_copy_(self._tensors, self._mean)
+
+    def take_out(self) -> None:
+        """Give the model back what it had."""
+        if self._own:
+            torch._foreach_copy_(self._tensors, self._own)
+
+
 class _Diverged(Exception):  # noqa: N818 - ends a run, is no failure
     pass
 
@@ -72,6 +115,7 @@ class Run:
         val_idx: Positions of the validation images, or None.
         hooks: What a method does differently.
         amp: Autocast type or None.
+        seed: Seed of the first values of low-rank factors.
     """
 
     model: nn.Module
@@ -85,6 +129,7 @@ class Run:
     val_idx: Indices | None
     hooks: Hooks
     amp: torch.dtype | None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         self.optimizer: torch.optim.Optimizer
@@ -94,6 +139,10 @@ class Run:
         self._held = self.settings.batch_size  # images in memory at once
         self._held_evaluating = 2 * self.settings.batch_size  # no gradients, so more fit
         self._best: dict[str, torch.Tensor] = {}
+        self._low_rank = LowRank(self.seed)
+        self._average = _Average((), 0.0)
+        self._norms: list[_BatchNorm] = []
+        self._seen = 0  # forward passes of the epoch
         self._memory = PeakMemory(self.device)
         self._schedule: Schedule | None = None
         self._epoch_start = 0.0
@@ -104,6 +153,8 @@ class Run:
 
     def use_groups(self, groups: list[dict[str, Any]]) -> None:
         """Start a new optimiser, without memory, over these groups."""
+        self._low_rank = LowRank(self.seed)
+        groups = self._low_rank.groups(groups)
         self.optimizer = build_optimizer(groups, self.settings.optimizer, self.device)
 
     def use_recipe(self, recipe: Recipe) -> None:
@@ -158,6 +209,8 @@ class Run:
         self.use_groups(self.hooks.groups(self))
         self._find_modes()
         self._count_parameters()
+        if self.settings.ema:
+            self._average = _Average(self._changing().values(), self.settings.ema)
         try:
             for epoch in range(epochs):
                 record = self._epoch(epoch)
@@ -181,6 +234,7 @@ class Run:
         except StopTraining:
             result.stopped = "callback"
         copy_into(self.model, self._best)
+        self._set_momentum(None)
         result.peak_memory_mb = self._memory.megabytes
         result.batch_size = self._held
         return result
@@ -206,10 +260,13 @@ class Run:
 
     def _epoch(self, epoch: int) -> EpochRecord:
         self._epoch_start = time.perf_counter()
+        self._average.take_out()
         self._set_training(training=True)
+        self._seen = 0
         self.hooks.before_epoch(self, epoch)
         self.feed.begin_epoch(epoch)
         train_loss = self._train(epoch)
+        self._average.put_in()
         value = math.nan if self.val_idx is None else self._validate(self.val_idx)
         seconds = time.perf_counter() - self._epoch_start
         _log.debug("epoch %d: loss %.4f, score %.4f", epoch + 1, train_loss, value)
@@ -235,6 +292,7 @@ class Run:
         )
         try:
             self._advance()
+            self._average.add()
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -265,12 +323,14 @@ class Run:
 
     def _advance(self) -> None:
         """One step of the optimiser; never repeated, for half of a step cannot be taken back."""
+        self._low_rank.pull()
         if self.settings.grad_clip is not None:
             self._scaler.unscale_(self.optimizer)
             held = [p for g in self.optimizer.param_groups for p in g["params"]]
             torch.nn.utils.clip_grad_norm_(held, self.settings.grad_clip)
         self._scaler.step(self.optimizer)
         self._scaler.update()
+        self._low_rank.push()
 
     def _portions(self, idx: Indices) -> list[tuple[Indices, float]]:
         """Return the batch in portions that fit, each with the whole batch's divisor."""
@@ -278,6 +338,8 @@ class Run:
         return [(idx[part], mass) for part in parts(len(idx), self._held)]
 
     def _forward(self, part: Indices, mass: float) -> tuple[torch.Tensor, int]:
+        self._seen += 1
+        self._set_momentum(1.0 / self._seen)
         with autocast(self.device, self.amp):
             logits, targets = self.feed.train(part)
         return self.loss(logits, targets) / mass, len(part)
@@ -316,6 +378,17 @@ class Run:
         ]
         inside = {m for watching in self._watching for m in watching.modules()}
         self._still_inside = inside.difference(self._in_training)
+        self._set_momentum(None)
+        self._norms = []
+        if self.settings.norm_statistics == "epoch":
+            self._norms = [
+                _BatchNorm(m, m.momentum) for m in self._in_training if isinstance(m, _NormBase)
+            ]
+
+    def _set_momentum(self, momentum: float | None) -> None:
+        """Let each batch count alike in an epoch's statistics; None puts back what was there."""
+        for norm in self._norms:
+            norm.module.momentum = norm.momentum if momentum is None else momentum
 
     def _set_training(self, *, training: bool) -> None:
         """Switch the modules that train between the modes; all others are in eval mode anyway.
@@ -334,17 +407,21 @@ class Run:
     def _count_parameters(self) -> None:
         parameters = list(self.model.parameters())
         self.result.total_parameters = sum(p.numel() for p in parameters)
-        training = sum(p.numel() for p in parameters if p.requires_grad)
+        training = sum(p.numel() for p in parameters if p.requires_grad) - self._low_rank.n_saved
         # where blocks join on the way, the most that trained at once
         self.result.trainable_parameters = max(self.result.trainable_parameters, training)
 
-    def _remember(self) -> None:
-        """Keep what training can change; called at each new best epoch."""
+    def _changing(self) -> dict[str, torch.Tensor]:
+        """Return what training can change, by name."""
         fixed = self.hooks.prefix_is_fixed  # else what is frozen now may train later
         every = self.model.named_parameters()
         trained = ((n, p) for n, p in every if p.requires_grad or not fixed)
-        kept = (*trained, *self.model.named_buffers())
-        self._best = {name: tensor.detach().clone() for name, tensor in kept}
+        return dict((*trained, *self.model.named_buffers()))
+
+    def _remember(self) -> None:
+        """Keep what training can change; called at each new best epoch."""
+        changing = self._changing().items()
+        self._best = {name: tensor.detach().clone() for name, tensor in changing}
 
 
 def _check(loss: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 
 from biotune_optuna.errors import BioTuneError
@@ -21,6 +21,9 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "amp": ("auto", "off", "bf16", "fp16"),
 }
 
+# The alphas of timm's own recipes.
+_MIX_ALPHA: Final = {"mixup": 0.2, "cutmix": 1.0}
+
 # field -> (least value, whether that value itself is allowed)
 _LOWER: Final[dict[str, tuple[float, bool]]] = {
     "epochs": (1, True),
@@ -33,6 +36,8 @@ _LOWER: Final[dict[str, tuple[float, bool]]] = {
     "cutmix": (0, True),
     "prefix_cache_mb": (0, True),
     "cached_views": (0, True),
+    "drop_path": (0, True),
+    "ema": (0, True),
     "grad_clip": (0, False),
 }
 
@@ -81,6 +86,14 @@ class TrainSettings:
         deterministic: Ask torch for deterministic kernels: bit-identical runs on CUDA too, slower.
             Runs on the CPU are bit-identical either way (same thread count).
         grad_clip: Largest gradient norm; None does not clip.
+        norm_statistics: What BatchNorm layers that train know at the end of an epoch.
+            ``"running"`` is their own moving average, which the pre-trained statistics still rule
+            after few steps; ``"epoch"`` is the plain mean over the batches of that epoch.
+        drop_path: Chance of leaving a residual branch out of blocks that train, where the network
+            has such branches; the rates rise with depth as in timm. 0 leaves the network's own.
+        ema: Decay of an exponential average of the weights, which is validated and kept in place of
+            the last step's; 0 switches it off. In the first steps it is (1 + t) / (10 + t), where
+            that is less.
 
     Raises:
         BioTuneError: If a value is out of range.
@@ -108,6 +121,9 @@ class TrainSettings:
     compile: bool = False
     deterministic: bool = False
     grad_clip: float | None = None
+    norm_statistics: Literal["running", "epoch"] = "running"
+    drop_path: float = 0.0
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -121,8 +137,9 @@ class TrainSettings:
                 raise BioTuneError(f"{name} {getattr(self, name)!r} is neither true nor false")
         for name in _LOWER:
             _check_number(name, getattr(self, name), kinds[name])
-        if self.label_smoothing >= 1:
-            raise BioTuneError(f"label_smoothing {self.label_smoothing} is not in [0, 1)")
+        for name in ("label_smoothing", "drop_path", "ema"):
+            if getattr(self, name) >= 1:
+                raise BioTuneError(f"{name} {getattr(self, name)} is not in [0, 1)")
         length, warmup, epochs = self.schedule_epochs, self.warmup_epochs, self.epochs
         if length is not None and length < epochs:
             raise BioTuneError(
@@ -163,6 +180,32 @@ class TrainSettings:
             "schedule_interval": "epoch",
         }
         return cls.from_dict({**paper, **changes})
+
+    def by(self, training: Mapping[str, Any]) -> TrainSettings:
+        """Return the settings that a recipe's training genes make of these.
+
+        Args:
+            training: Names and values as in `biotune_optuna.recipe.UNUSED`; what it does not name
+                stays as it is.
+
+        Raises:
+            BioTuneError: If a value is out of range.
+        """
+        changes = {k: v for k, v in training.items() if k not in ("length", "balance", "mix")}
+        if "length" in training:
+            changes["epochs"] = max(1, round(self.epochs * training["length"]))
+            if self.schedule_epochs is not None:
+                changes["schedule_epochs"] = max(self.schedule_epochs, changes["epochs"])
+            changes["warmup_epochs"] = min(self.warmup_epochs, changes["epochs"] - 1)
+        if "balance" in training:
+            by = training["balance"]
+            changes["class_weights"] = "balanced" if by == "weights" else "none"
+            changes["sampling"] = "balanced" if by == "sampling" else "shuffle"
+        if "mix" in training:
+            changes |= {
+                name: _MIX_ALPHA[name] if name == training["mix"] else 0.0 for name in _MIX_ALPHA
+            }
+        return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready data."""

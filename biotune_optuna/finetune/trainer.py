@@ -25,6 +25,7 @@ from biotune_optuna.finetune.device import (
     kernels,
     resolve_device,
 )
+from biotune_optuna.finetune.drop_path import dropping
 from biotune_optuna.finetune.feeds import PixelFeed, PrefixFeed, probabilities
 from biotune_optuna.finetune.hooks import Hooks
 from biotune_optuna.finetune.loop import Run
@@ -55,7 +56,7 @@ __all__ = ["EpochRecord", "RunResult", "StopTraining", "TrainSettings", "Trainer
 
 _log = logging.getLogger("biotune_optuna.finetune")
 
-_BATCHES, _DROPOUT, _AUGMENT = range(3)  # what a run's seed is split into
+_BATCHES, _DROPOUT, _AUGMENT, _LOW_RANK = range(4)  # what a run's seed is split into
 
 
 class Trainer:
@@ -150,6 +151,19 @@ class Trainer:
         Raises:
             BioTuneError: If recipe, images and metric do not fit together.
         """
+        if recipe.training:
+            trainer = self.by(recipe)
+            recipe = dataclasses.replace(recipe, training={})
+            return trainer.fit(
+                recipe,
+                train_idx,
+                val_idx,
+                seed=seed,
+                on_epoch=on_epoch,
+                epochs=epochs,
+                keep_weights=keep_weights,
+                hooks=hooks,
+            )
         train = self._indices(train_idx)
         val = None if val_idx is None else self._indices(val_idx)
         if val is not None:
@@ -167,6 +181,7 @@ class Trainer:
             self.reset(seed)
             with (
                 isolated_randomness(_derived(seed, _DROPOUT), self.device),
+                dropping(self.model, self.settings.drop_path),
                 self._feed(cached, recipe, seed, hooks) as feed,
             ):
                 run = self._run(recipe, train, val, seed, feed=feed, hooks=hooks)
@@ -177,6 +192,24 @@ class Trainer:
         if cached is not None:
             result.cache_hits, result.cache_misses = result.images_forward, cached.computed
         return result
+
+    def by(self, recipe: Recipe) -> Trainer:
+        """Return the trainer with the settings that a recipe's training genes make.
+
+        Args:
+            recipe: Its ``training`` is read.
+
+        Raises:
+            BioTuneError: If a value is out of range.
+        """
+        changed = self.settings.by(recipe.training)
+        return self.with_settings(
+            **{
+                name: value
+                for name, value in changed.to_dict().items()
+                if value != getattr(self.settings, name)
+            }
+        )
 
     def predict(self, idx: ArrayLike) -> NDArray[np.float32]:
         """Class probabilities with the weights last trained.
@@ -409,6 +442,7 @@ class Trainer:
             val_idx=val,
             hooks=hooks,
             amp=self._amp,
+            seed=_derived(seed, _LOW_RANK),
         )
 
     @contextlib.contextmanager

@@ -221,10 +221,13 @@ class StudyView:
     def recipe_words(self, trial: FrozenTrial) -> str | None:
         """Return a trial's recipe in words, None where it has none."""
         multipliers = self.recipes.get(trial.number)
-        rate, drawn = TrialRecord(trial).recipe.lr, trial.params.get("lr")
+        recipe, drawn = TrialRecord(trial).recipe, trial.params.get("lr")
+        rate = recipe.lr
         if rate is None and isinstance(drawn, float):
             rate = drawn
-        return describe(multipliers, rate) if multipliers else None
+        if not multipliers:
+            return None
+        return describe(multipliers, rate, modes=recipe.modes, training=recipe.training)
 
     @cached_property
     def space(self) -> GenomeSpace | None:
@@ -324,8 +327,13 @@ class StudyView:
     @property
     def max_epochs(self) -> int | None:
         """Epochs a run may last, when the specification says so."""
+        from biotune_optuna.genome import TRAINING_GENES
+
         epochs = next(_find(self.spec, "epochs"), None)
-        return int(epochs) if isinstance(epochs, int) and epochs > 0 else None
+        if not isinstance(epochs, int) or epochs <= 0:
+            return None
+        is_gene = "length" in (self.spec.get("genes") or ())
+        return round(epochs * max(TRAINING_GENES["length"])) if is_gene else epochs
 
     def curves(self, trial: FrozenTrial) -> list[list[tuple[int, float]]]:
         """Learning curves of a trial: per run the (epoch, validation score) pairs, epochs from 1.

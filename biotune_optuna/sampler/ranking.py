@@ -139,7 +139,10 @@ def _unit(space: GenomeSpace, params: Mapping[str, float]) -> list[float]:
 
 
 def _fit(space: GenomeSpace, known: _Evaluated) -> surrogate.Model:
-    domain = Domain(space.names, np.zeros(len(space.names), dtype=np.int64), space)
+    distributions = space.distributions().values()
+    choices = np.array([codec.n_choices(one) for one in distributions], dtype=np.int64)
+    cells = tuple(codec.n_cells(one) for one in distributions)
+    domain = Domain(space.names, choices, space, cells)
     model = surrogate.fit(domain, known.genes, known.costs, known.counts)
     assert model is not None, "with a genome space there is a prior mean"
     return model

@@ -96,7 +96,10 @@ def choose_model(
 def _try(setup: Setup, checkpoint: Callable[[], None] | None) -> Tried:
     """Train half frozen and full, and the better of both again."""
     spec, blocks = setup.spec, setup.blocks
-    rates = {"lr": setup.space.base_lr, "weight_decay": setup.space.base_weight_decay}
+    rates: dict[str, Any] = {
+        "lr": setup.space.base_lr,
+        "weight_decay": setup.space.base_weight_decay,
+    }
     frozen = len(blocks) // 2
     recipes = {
         "half": Recipe.from_multipliers(

@@ -106,7 +106,7 @@ class Objective:
         train, val = setup.splits.run(run.fold)
 
         def on_epoch(record: EpochRecord) -> None:
-            step = run.index * setup.spec.train.epochs + record.epoch
+            step = run.index * setup.spec.most_epochs + record.epoch
             if math.isfinite(record.score):
                 trial.report(record.score, step)
             if self.observer:
@@ -194,7 +194,14 @@ def _store(
 
 def recipe_summary(recipe: Recipe) -> RecipeSummary:
     """Return a recipe without its parameter names, small enough for a trial attribute."""
-    return RecipeSummary(recipe.lr, recipe.weight_decay, recipe.multipliers, recipe.fitted)
+    return RecipeSummary(
+        recipe.lr,
+        recipe.weight_decay,
+        recipe.multipliers,
+        recipe.fitted,
+        recipe.modes,
+        dict(recipe.training),
+    )
 
 
 def run_record(run: SearchRun, result: RunResult) -> RunRecord:

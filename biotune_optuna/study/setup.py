@@ -27,6 +27,7 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.models.blocks import Block, model_blocks
 from biotune_optuna.models.states import one_line
 from biotune_optuna.models.weights import LoadedModel, create_model, current_name
+from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.study.choice import is_auto
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _log = logging.getLogger("biotune_optuna.data")
 
 _LOOKED_AT = 64  # images
 _DARK = 64
+_SKEWED = 2.0  # so many times as many images of one class as of another: balance may matter
 _MEASURED = 16  # images whose size is looked at
 _SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, LookupError, TypeError, ArithmeticError)
 
@@ -126,6 +128,9 @@ def prepare(
     )
     _warn_of_darkness(store, splits)
     trainer, images, blocks = _trainer(spec, source, store, loaded, device)
+    spec = dataclasses.replace(spec, genes=_genes_that_act(spec, source, splits))
+    space = spec.space(blocks)
+    _check_modes(space, loaded)
     found = {
         "data": source.fingerprint,
         "splits": splits.fingerprint,
@@ -143,7 +148,7 @@ def prepare(
         images=images,
         loaded=loaded,
         blocks=tuple(blocks),
-        space=spec.space(blocks),
+        space=space,
         trainer=trainer,
         image_size=size,
         crop_pct=crop_pct,
@@ -162,6 +167,27 @@ def preprocessing_of(setup: Setup) -> Preprocessing:
         batch_size=2 * setup.spec.train.batch_size,
         amp=setup.spec.train.amp,
     )
+
+
+def _genes_that_act(spec: StudySpec, source: ImageSource, splits: Splits) -> tuple[str, ...]:
+    """Return the spec's genes; ``"balance"`` only where the classes are skewed."""
+    counts = np.bincount(source.labels[splits.train])
+    skewed = counts.max() > _SKEWED * counts[counts > 0].min()
+    return tuple(name for name in spec.genes if skewed or name != "balance")
+
+
+def _check_modes(space: GenomeSpace, loaded: LoadedModel) -> None:
+    """Refuse to search modes where a block has neither norms nor biases.
+
+    Raises:
+        ModelError: If one has none.
+    """
+    if space.modes:
+        blocks = tuple(
+            BlockRecipe(b.name, 1.0, b.parameter_names, b.buffer_names, "norms")
+            for b in space.blocks
+        )
+        Recipe(blocks, lr=1.0).apply(loaded.model)
 
 
 def _check_metric(spec: StudySpec, source: ImageSource, splits: Splits) -> None:

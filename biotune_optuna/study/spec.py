@@ -13,7 +13,14 @@ import numpy as np
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.settings import TrainSettings
-from biotune_optuna.genome import USUAL_RATES, GenomeSpace, Variant
+from biotune_optuna.genome import (
+    MIRRORED,
+    MODE,
+    TRAINING_GENES,
+    USUAL_RATES,
+    GenomeSpace,
+    Variant,
+)
 from biotune_optuna.jsonable import make_plain
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
@@ -26,6 +33,16 @@ if TYPE_CHECKING:
 MAY_CHANGE = frozenset(
     {"data", "weights", "skip_bad_images", "size_found", "lr_found", "own_seeds"}
 )
+
+# The training settings that a gene searches.
+_SET_BY = {
+    "augment": ("augment",),
+    "balance": ("class_weights", "sampling"),
+    "label_smoothing": ("label_smoothing",),
+    "mix": ("mixup", "cutmix"),
+    "drop_path": ("drop_path",),
+    "ema": ("ema",),
+}
 
 _LARGEST_SEED = 2**63 - 1  # a PyTorch generator takes no more than 64 bits
 _SEARCH, _CONFIRM, _FINAL, _TRIAL = 1, 2, 3, 4  # streams of run seeds that never meet
@@ -73,6 +90,12 @@ class StudySpec:
         head_trains: Whether the head trains whatever its gene says, default True.
         threshold: ``"gene"``, a fixed freezing threshold, or None: nothing is frozen.
         variant: How a gene becomes a learning-rate multiplier.
+        genes: What is searched besides, default nothing: ``"mode"``, whether of a block only norms
+            and biases train, or its weights at a low rank; and names of
+            `biotune_optuna.genome.TRAINING_GENES`. ``"balance"`` is left out by `prepare` where the
+            largest class has at most twice as many training images as the smallest.
+        mirror: Whether a mirrored image is as good as the image, so that the gene ``"augment"`` may
+            mirror; default False: digits and letters are others then.
         n_seeds: Trainings per fold in one evaluation, default 1: another genome is worth about as
             much to a search as another training of the same one.
         n_folds: Folds of the training part, default 1 (no folds).
@@ -110,6 +133,8 @@ class StudySpec:
     head_trains: bool = True
     threshold: Literal["gene"] | float | None = "gene"
     variant: Variant = "exponential"
+    genes: tuple[str, ...] = ()
+    mirror: bool = False
     n_seeds: int = 1
     n_folds: int = 1
     scheme: Literal["holdout", "kfold"] = "holdout"
@@ -148,10 +173,36 @@ class StudySpec:
             raise StudyError(f"preset {self.preset!r} is unknown; choose default or paper")
         if self.preset == "paper" and self.scheme == "kfold":
             raise StudyError("preset 'paper' validates on one held-out part; use scheme 'holdout'")
+        self._check_genes()
         if not 0 < self.val_fraction < 1:
             raise StudyError(f"val_fraction {self.val_fraction} must lie between 0 and 1")
         if not 0 <= self.test_fraction < 1:
             raise StudyError(f"test_fraction {self.test_fraction} must be 0 or lie below 1")
+
+    def _check_genes(self) -> None:
+        known = (MODE, *TRAINING_GENES)
+        for name in self.genes:
+            if name not in known:
+                raise StudyError(f"gene {name!r} is unknown; choose among {', '.join(known)}")
+            if self.genes.count(name) > 1:
+                raise StudyError(f"gene {name!r} is given twice; give it once")
+        if self.genes and self.preset == "paper":
+            raise StudyError(
+                f"preset 'paper' has no gene {self.genes[0]!r}; leave it out or take another preset"
+            )
+        if MODE in self.genes and self.variant != "exponential":
+            raise StudyError(f"gene 'mode' needs the variant 'exponential', not {self.variant!r}")
+        usual = TrainSettings()
+        for gene, settings in _SET_BY.items():
+            set_otherwise = [
+                name for name in settings if getattr(self.train, name) != getattr(usual, name)
+            ]
+            if gene in self.genes and set_otherwise:
+                name = set_otherwise[0]
+                raise StudyError(
+                    f"{name} {getattr(self.train, name)!r} is set and the gene {gene!r} searches "
+                    "it; give one of them"
+                )
 
     @classmethod
     def paper(cls, *, model: str, data: str, **changes: Any) -> StudySpec:
@@ -188,7 +239,19 @@ class StudySpec:
             variant=self.variant,
             lr=(self.lr_found or USUAL_RATES) if self.lr == "auto" else self.lr,
             weight_decay=self.weight_decay,
+            modes=MODE in self.genes,
+            training={
+                name: (*values, *(MIRRORED if self.mirror and name == "augment" else ()))
+                for name, values in TRAINING_GENES.items()
+                if name in self.genes
+            },
         )
+
+    @property
+    def most_epochs(self) -> int:
+        """Most epochs of one training: with the gene ``"length"`` more than ``train.epochs``."""
+        lengths = TRAINING_GENES["length"] if "length" in self.genes else (1.0,)
+        return max(self.train.by({"length": length}).epochs for length in lengths)
 
     def search_runs(
         self, *, generation: int = 0, repeat: int = 0, index: int | None = None

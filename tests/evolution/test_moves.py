@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 
 from biotune_optuna.evolution import informed, moves
+from biotune_optuna.recipe import MODES
 from tests.kit.evolution import SPACES, make_domain
 
 
 @pytest.fixture(params=SPACES.values(), ids=SPACES)
 def domain(request):
     return make_domain(**request.param)
+
+
+def trains_in_full(mask, logs, rest):
+    return moves.Meaning(mask, logs, rest, np.full(len(mask), len(MODES) - 1))
 
 
 def test_reading_and_writing_a_meaning_keeps_it(domain):
@@ -93,7 +98,7 @@ def test_boundary_moves_the_frozen_prefix():
     prefixes = set()
     for seed in range(40):
         mask = np.array([False, False, True, True, True, True])
-        meaning = moves.Meaning(mask, np.array([-1, -1, 0.3, 0, 0, 0]), np.zeros(1))
+        meaning = trains_in_full(mask, np.array([-1, -1, 0.3, 0, 0, 0]), np.zeros(1))
         moves._boundary(domain, meaning, np.random.default_rng(seed))
         prefix = int(np.argmax(meaning.mask))
         prefixes.add(prefix)
@@ -108,7 +113,7 @@ def test_an_added_block_trains_at_its_nearest_neighbours_rate_or_any():
     added = {}
     for seed in range(200):
         mask = np.array([False, True, False, False, True])
-        meaning = moves.Meaning(mask, np.array([-1, 0.2, -1, -1, 0.9]), np.zeros(1))
+        meaning = trains_in_full(mask, np.array([-1, 0.2, -1, -1, 0.9]), np.zeros(1))
         moves._add(domain, meaning, np.random.default_rng(seed))
         (b,) = [b for b in (0, 2, 3) if meaning.mask[b]]
         added.setdefault(b, []).append(meaning.logs[b])
@@ -121,7 +126,7 @@ def test_a_dropped_block_is_one_that_trains_but_not_the_last():
     domain = make_domain(4, head_trains=False)
     left = set()
     for seed in range(40):
-        meaning = moves.Meaning(np.array([True, False, True, False]), np.zeros(4), np.zeros(1))
+        meaning = trains_in_full(np.array([True, False, True, False]), np.zeros(4), np.zeros(1))
         moves._drop(domain, meaning, np.random.default_rng(seed))
         left.add(tuple(meaning.mask.tolist()))
         moves._drop(domain, meaning, np.random.default_rng(seed))
@@ -134,7 +139,7 @@ def test_swap_lets_any_frozen_block_train_in_place_of_another_and_leaves_the_hea
     reached = set()
     for seed in range(60):
         mask = np.array([False, True, False, False, True])
-        meaning = moves.Meaning(mask, np.array([-1, 0.4, -1, -1, 0]), np.zeros(1))
+        meaning = trains_in_full(mask, np.array([-1, 0.4, -1, -1, 0]), np.zeros(1))
         moves._swap(domain, meaning, np.random.default_rng(seed))
         assert meaning.mask.sum() == 2
         assert meaning.mask[-1]
@@ -149,7 +154,7 @@ def test_redraw_changes_one_rate_alone_over_the_whole_range():
     drawn = []
     for seed in range(200):
         before = np.array([0.1, 0.2, 0.3, 0.4])
-        meaning = moves.Meaning(np.array([True, False, True, True]), before.copy(), np.zeros(1))
+        meaning = trains_in_full(np.array([True, False, True, True]), before.copy(), np.zeros(1))
         moves._redraw(domain, meaning, np.random.default_rng(seed))
         (b,) = np.flatnonzero(meaning.logs != before)
         assert b != 1
@@ -173,14 +178,71 @@ def test_strangers_are_of_every_kind(domain):
 
 
 def test_crossover_takes_the_lower_blocks_of_one_and_the_upper_of_the_other():
-    one = moves.Meaning(np.array([False] * 4), np.full(4, -0.5), np.zeros(2))
-    other = moves.Meaning(np.array([True] * 4), np.full(4, 0.5), np.ones(2))
+    one = trains_in_full(np.array([False] * 4), np.full(4, -0.5), np.zeros(2))
+    other = trains_in_full(np.array([True] * 4), np.full(4, 0.5), np.ones(2))
     cuts = set()
     for seed in range(20):
-        child = moves.crossover(one, other, np.random.default_rng(seed))
+        child = moves.crossover(
+            make_domain(4, weight_decay=(1e-5, 1e-1)), one, other, np.random.default_rng(seed)
+        )
         cut = 4 - int(child.mask.sum())
         assert child.mask.tolist() == [False] * cut + [True] * (4 - cut)
         assert child.logs.tolist() == [-0.5] * cut + [0.5] * (4 - cut)
         assert ((child.rest > 0) & (child.rest < 1)).all()
         cuts.add(cut)
     assert cuts == {1, 2, 3}
+
+
+@pytest.mark.parametrize("width", ["one", "all"])
+def test_modes_change_of_one_block_or_of_all_that_train(width):
+    domain = make_domain(5, modes=True)
+    seen = set()
+    for seed in range(100):
+        meaning = trains_in_full(
+            np.array([True, False, True, True, True]), np.zeros(5), np.zeros(1)
+        )
+        moves._remode(domain, meaning, np.random.default_rng(seed))
+        assert meaning.modes[1] == meaning.modes[4] == len(MODES) - 1
+        changed = meaning.modes[[0, 2, 3]]
+        assert len(set(changed)) == 1 or (changed != len(MODES) - 1).sum() == 1
+        if (len(set(changed)) == 1) == (width == "all"):
+            seen.add(int(changed.min()))
+    assert seen >= {0, 1}
+
+
+def test_training_genes_flip_between_the_usual_value_and_others():
+    domain = make_domain(3, training={"augment": ("none", "crop", "trivial")})
+    at, usual = domain.training.start - domain.space.n_genes, 0.5 / 3
+    reached = set()
+    for seed in range(300):
+        meaning = trains_in_full(np.ones(3, dtype=bool), np.zeros(3), np.array([0.5, usual]))
+        moves.random_move(domain, meaning, np.random.default_rng(seed))
+        reached.add(round(float(meaning.rest[at]), 6))
+        if meaning.rest[at] != usual:
+            again = moves._other_value(domain, meaning.rest[at], at, np.random.default_rng(seed))
+            assert again == usual
+    assert reached == {round(v, 6) for v in (0.5 / 3, 1.5 / 3, 2.5 / 3)}
+
+
+def test_a_child_has_each_training_gene_of_one_of_its_parents():
+    domain = make_domain(3, training={"augment": ("none", "crop", "trivial"), "ema": (0.0, 0.9)})
+    mask, logs = np.ones(3, dtype=bool), np.zeros(3)
+    one = trains_in_full(mask, logs, np.array([0.2, 0.5 / 3, 0.25]))
+    other = trains_in_full(mask, logs, np.array([0.8, 2.5 / 3, 0.75]))
+    rng = np.random.default_rng(0)
+    children = [moves.crossover(domain, one, other, rng).rest for _ in range(50)]
+    assert {float(child[1]) for child in children} == {0.5 / 3, 2.5 / 3}
+    assert {float(child[2]) for child in children} == {0.25, 0.75}
+    assert all(0.2 < child[0] < 0.8 for child in children)
+
+
+def test_strangers_have_the_usual_values_half_of_the_time():
+    domain = make_domain(5, modes=True, training={"ema": (0.0, 0.9), "mix": ("none", "mixup")})
+    rng = np.random.default_rng(0)
+    genes = np.array([moves.write(domain, moves.stranger(domain, rng)) for _ in range(300)])
+    usual = (domain.training_cells(genes) == 0).mean(0)
+    assert ((usual > 0.65) & (usual < 0.85)).all()  # a half, and half of the rest
+    modes = domain.space.block_modes(genes[:, : domain.space.n_genes])
+    trains = domain.space.mask(genes[:, : domain.space.n_genes])[:, :-1]
+    assert set(modes[:, :-1][trains]) == {0, 1, 2}
+    assert (modes[:, -1] == 2).all()

@@ -7,6 +7,8 @@ import pytest
 
 from biotune_optuna.evolution import experience, surrogate
 from biotune_optuna.evolution.domain import Domain
+from biotune_optuna.recipe import Recipe
+from biotune_optuna.sampler import codec
 from tests.kit.evolution import bowl, make_domain
 
 
@@ -145,3 +147,46 @@ def test_length_scales_are_chosen_over_the_whole_search():
     model = surrogate.fit(domain, genes, costs, np.ones(140))
     assert model.scales[1] > 1
     assert model.noise == pytest.approx(0.1, rel=0.5)
+
+
+TRAINING = {"augment": ("none", "crop", "trivial"), "ema": (0.0, 0.9)}
+
+
+def test_what_is_unusual_has_a_column_each():
+    domain = make_domain(4, modes=True, training=TRAINING)
+    space = domain.space
+    recipe = Recipe.from_multipliers(
+        space.blocks, [0, 1, 1, 1], lr=1e-3, modes=["full", "norms", "full", "full"],
+        training={"augment": "trivial"},
+    )  # fmt: skip
+    genome = space.encode(recipe)
+    assert genome.decode().modes == {"b1": "norms"}
+    assert genome.decode().training == {"augment": "trivial", "ema": 0.0}
+    genes = np.array(
+        [[codec.encode(d, genome.params[n]) for n, d in space.distributions().items()]]
+    )
+    assert surrogate.effects(domain, genes).tolist() == [[0.5, 0.0, 0.0, 1.0, 0.0]]
+
+
+def test_an_unusual_value_has_to_earn_its_place():
+    """By what it does to all genomes that have it, whatever their blocks."""
+    domain = make_domain(5, training=TRAINING)
+    rng = np.random.default_rng(0)
+    genes = rng.random((60, domain.size))
+    at = domain.training.start
+    usual, crop, trivial = (0.5 / 3, 1.5 / 3, 2.5 / 3)
+    genes[:, at] = np.resize([usual, crop, trivial], 60)
+    genes[:, at + 1] = 0.25
+    costs = bowl(domain, genes) - 0.1 * (genes[:, at] == trivial)
+    costs += 0.01 * rng.standard_normal(60)
+
+    def mean_of(value, known):
+        model = surrogate.fit(domain, genes[known], costs[known], np.ones(known.sum()))
+        new = np.random.default_rng(1).random((50, domain.size))
+        new[:, at], new[:, at + 1] = value, 0.25
+        return model.predict(new)[0].mean()
+
+    nothing_unusual, everything = genes[:, at] == usual, np.ones(60, dtype=bool)
+    assert mean_of(usual, nothing_unusual) < mean_of(trivial, nothing_unusual)
+    assert mean_of(trivial, everything) < mean_of(usual, everything) - 0.05
+    assert abs(mean_of(crop, everything) - mean_of(usual, everything)) < 0.05

@@ -8,11 +8,14 @@ from biotune_optuna.evolution.domain import Domain
 from biotune_optuna.evolution.generation import Archive
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
+from biotune_optuna.sampler import codec
 
 
 def make_domain(blocks=6, **options):
     space = GenomeSpace([BlockRecipe(f"b{i}", 1.0) for i in range(blocks)], **options)
-    return Domain(space.names, np.zeros(len(space.names), dtype=np.int64), space)
+    distributions = space.distributions().values()
+    choices = np.array([codec.n_choices(one) for one in distributions])
+    return Domain(space.names, choices, space, tuple(map(codec.n_cells, distributions)))
 
 
 SPACES = {
@@ -21,6 +24,11 @@ SPACES = {
     "fixed threshold": {"threshold": 0.3},
     "no threshold": {"threshold": None},
     "weight decay": {"weight_decay": (1e-5, 1e-1)},
+    "modes and training": {
+        "modes": True,
+        "weight_decay": (1e-5, 1e-1),
+        "training": {"augment": ("none", "crop", "trivial"), "ema": (0.0, 0.9)},
+    },
 }
 
 

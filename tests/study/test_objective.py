@@ -18,6 +18,7 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.genome import Genome, GenomeSpace
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
+from biotune_optuna.schema import TRAINABLE_KEY, TrialRecord
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup, prepare
 from tests.kit.studies import tiny_spec
@@ -344,3 +345,33 @@ def test_a_stop_abandons_the_trial(setup: Setup) -> None:
     with pytest.raises(StopNow):
         study.optimize(Objective(setup, checkpoint=checkpoint), n_trials=1)
     assert study.trials[0].state == TrialState.FAIL
+
+
+def test_modes_and_training_genes_reach_the_training_and_are_stored(tmp_path: Path) -> None:
+    """One trial of a short training, whose average of weights and moving norms are seen."""
+    spec = tiny_spec(genes=("mode", "length", "ema"), n_seeds=1, train=TrainSettings(epochs=2))
+    setup = prepare(spec, device="cpu", cache_dir=tmp_path)
+    n = setup.space.n_blocks
+    recipe = Recipe.from_multipliers(
+        setup.blocks,
+        [0.0, *[1.0] * (n - 1)],
+        lr=2e-3,
+        modes=["full", *["norms"] * (n - 2), "full"],
+        training={"length": 2.0, "ema": 0.9},
+    )
+    study = new_study(setup)
+    study.enqueue_trial(setup.space.encode(recipe).params)
+    study.optimize(Objective(setup), n_trials=1)
+    trial = study.trials[0]
+    assert len(trial.intermediate_values) == 4, "twice as long"
+    stored = TrialRecord(trial).recipe
+    assert dict(stored.training) == {"length": 2.0, "ema": 0.9}
+    assert set(stored.modes.values()) == {"norms"}
+    vectors = sum(
+        setup.loaded.model.get_parameter(name).numel()
+        for i, block in enumerate(setup.blocks)
+        for name in block.parameter_names
+        if i == n - 1 or (i and setup.loaded.model.get_parameter(name).ndim <= 1)
+    )
+    total = sum(p.numel() for p in setup.loaded.model.parameters())
+    assert trial.user_attrs[TRAINABLE_KEY] == pytest.approx(100 * vectors / total, abs=1e-3)

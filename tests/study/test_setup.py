@@ -86,3 +86,41 @@ def test_a_metric_of_two_classes_is_refused_for_ten(tmp_path: Path) -> None:
     spec = tiny_spec(train=TrainSettings(epochs=1, metric="roc_auc"))
     with pytest.raises(DataError, match=r"the validation images: .* there are 10"):
         prepare(spec, device="cpu", cache_dir=tmp_path)
+
+
+def digits_of(path: Path, counts: list[int]) -> str:
+    digits = load_digits()
+    for label, count in enumerate(counts):
+        folder = path / str(label)
+        folder.mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.target == label][:count]):
+            Image.fromarray((image * 15).astype(np.uint8)).save(folder / f"{number}.png")
+    return str(path)
+
+
+@pytest.mark.parametrize(("counts", "kept"), [([60, 20], True), ([40, 30], False)])
+def test_balance_is_searched_where_classes_are_skewed(
+    counts: list[int], kept: bool, tmp_path: Path
+) -> None:
+    data = digits_of(tmp_path / "images", counts)
+    spec = tiny_spec(data=data, train_size=None, val_size=None, genes=("balance", "ema"))
+    setup = prepare(spec, device="cpu", cache_dir=tmp_path / "cache")
+    assert setup.spec.genes == (("balance", "ema") if kept else ("ema",))
+    assert ("balance" in setup.space.training) is kept
+
+
+def test_modes_are_refused_where_a_block_has_no_norms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_vectors(name: str, **options: object) -> object:
+        loaded = create_model(name, **options)  # type: ignore[arg-type]
+        for path, module in list(loaded.model.named_modules()):
+            if isinstance(module, torch.nn.BatchNorm2d) and path.startswith(("conv1", "bn1")):
+                plain = torch.nn.BatchNorm2d(module.num_features, affine=False)
+                loaded.model.set_submodule(path, plain)
+        return loaded
+
+    monkeypatch.setattr("biotune_optuna.study.setup.create_model", without_vectors)
+    spec = tiny_spec(model="test_resnet", genes=("mode",))
+    with pytest.raises(ModelError, match="has no norms or biases"):
+        prepare(spec, device="cpu", cache_dir=tmp_path)

@@ -14,6 +14,7 @@ from biotune_optuna._version import __version__
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.settings import TrainSettings
+from biotune_optuna.recipe import BlockRecipe
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.spec import StudySpec, default_name
@@ -220,3 +221,41 @@ def test_another_order_of_the_classes_is_another_study(setup: Setup, tmp_path: P
     spec = dataclasses.replace(setup.spec, fingerprints=found)
     with pytest.raises(StudyError, match="classes come in another order"):
         study_of(dataclasses.replace(setup, spec=spec), storage=storage, name="s")
+
+
+def test_genes_are_searched_beside_blocks_and_rates():
+    spec = StudySpec(model="resnet50", data="d", genes=("mode", "augment", "length"), mirror=True)
+    space = spec.space([BlockRecipe(name, 1.0) for name in ("stem", "body", "head")])
+    assert space.modes
+    assert space.training == {
+        "augment": ("none", "crop", "trivial-noflip", "crop-flip", "trivial"),
+        "length": (1.0, 0.5, 2.0),
+    }
+    assert spec.most_epochs == 2 * spec.train.epochs
+    assert StudySpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    plain = StudySpec(model="resnet50", data="d")
+    assert "augment" in str(spec.differences(plain))
+    assert plain.most_epochs == plain.train.epochs
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"genes": ("colour",)}, "gene 'colour' is unknown; choose among mode, augment"),
+        ({"genes": ("ema", "ema")}, "gene 'ema' is given twice"),
+        ({"genes": ("mode",), "preset": "paper"}, "preset 'paper' has no gene 'mode'"),
+        ({"genes": ("mode",), "variant": "scaled"}, "gene 'mode' needs the variant 'exponential'"),
+        (
+            {"genes": ("augment",), "train": TrainSettings(augment="flip")},
+            "augment 'flip' is set and the gene 'augment' searches it; give one of them",
+        ),
+        (
+            {"genes": ("balance",), "train": TrainSettings(sampling="balanced")},
+            "sampling 'balanced' is set and the gene 'balance' searches it",
+        ),
+    ],
+)
+def test_genes_that_make_no_sense_are_refused(fields, said):
+    with pytest.raises(StudyError) as error:
+        StudySpec(model="resnet50", data="d", **fields)
+    assert said in str(error.value)
