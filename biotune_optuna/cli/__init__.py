@@ -28,6 +28,7 @@ _COMMANDS = {
     "tune": "tune",
     "worker": "workers",
     "launch": "workers",
+    "proxy": "workers",
     "studies": "inspect",
     "status": "inspect",
     "report": "inspect",

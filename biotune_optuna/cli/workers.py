@@ -1,4 +1,4 @@
-"""Commands for many machines: ``worker`` and ``launch``."""
+"""Commands for many machines: ``worker``, ``launch`` and ``proxy``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from biotune_optuna.cli.options import (
     device_option,
     display_option,
     elsewhere_options,
+    storage_option,
     study_options,
     together,
 )
@@ -172,3 +173,27 @@ def _pair(text: str) -> tuple[str, str | bool]:
     if not name:
         raise click.UsageError(f"--sbatch {text!r} is not NAME=VALUE, such as account=lab")
     return name, value if equals else True
+
+
+@click.command()
+@storage_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=13000, show_default=True)
+def proxy(*, storage: str | None, host: str, port: int) -> None:
+    """Serve a database to workers that have neither its driver nor its password.
+
+    They give --storage grpc://HOST:PORT. There is no login: whoever reaches the port may do
+    anything to the studies.
+    """
+    from biotune_optuna.storage.urls import need_grpc
+
+    need_grpc()
+    from biotune_optuna.storage.proxy import serve
+
+    with stoppable("Stopped; workers wait for a new proxy for five minutes.") as stop:
+        running = serve(storage, host=host, port=port)
+        click.echo(f"Serving {running.place} as {running.url}; Ctrl-C stops.", err=True)
+        while not stop.wait(3600):
+            pass
+        running.stop()
+        stop.check()

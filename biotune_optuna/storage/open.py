@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, TrialState
     from sqlalchemy.engine import Engine
 
+    from biotune_optuna.storage.proxy import Proxied
+
 __all__ = ["describe_url", "keep_user_attr", "open_storage", "scrub"]
 
 _logger = logging.getLogger(__name__)
@@ -62,9 +64,10 @@ def open_storage(
     Args:
         url: ``sqlite:///FILE.db`` (relative to the working directory; four slashes for an absolute
             path), ``postgresql://USER@HOST/DATABASE``, ``mysql://USER@HOST/DATABASE``,
-            ``journal:///FILE.log``, or just a ``.db`` or ``.log`` file, as text or ``Path``. A
-            password may stand in the URL or in ``~/.pgpass``. Default: the environment variable
-            ``BIOTUNE_STORAGE``, else ``sqlite:///biotune.db``.
+            ``grpc://HOST:PORT`` of a ``biotune proxy``, ``journal:///FILE.log``, or just a ``.db``
+            or ``.log`` file, as text or ``Path``. A password may stand in the URL or in
+            ``~/.pgpass``. Default: the environment variable ``BIOTUNE_STORAGE``, else
+            ``sqlite:///biotune.db``.
         retry_seconds: For how long each call is retried while the storage cannot be reached.
         create: Create the database file and its tables where there are none.
         read_only: Refuse all writes, in the database itself; implies ``create=False``. An SQLite
@@ -83,7 +86,7 @@ def open_storage(
     if where.path is not None:
         _check_path(where, where.path, create=create, read_only=read_only)
     opening = min(retry_seconds, _OPENING_SECONDS)
-    database: Database | None = None
+    database: Database | Proxied | None = None
     backend: BaseStorage
     if where.kind == "memory":
         backend = InMemoryStorage()
@@ -92,9 +95,11 @@ def open_storage(
         file = str(where.path.absolute())  # a worker may change its folder
         policy = RetryPolicy(where.place, seconds=opening)
         backend = policy.call(lambda _: Journal(JournalFile(file)))
+    elif where.kind == "grpc":
+        backend = database = _open_proxied(where, seconds=opening)
     else:
-        database = _open_database(where, seconds=opening, create=create, read_only=read_only)
-        backend = _Cached(database)
+        opened = _open_database(where, seconds=opening, create=create, read_only=read_only)
+        database, backend = opened, Cached(opened)
     return ResilientStorage(
         backend, url=where, database=database, retry_seconds=retry_seconds, read_only=read_only
     )
@@ -113,6 +118,13 @@ def keep_user_attr(study: optuna.Study, key: str, value: Any) -> Any:
         return study._storage.keep_study_user_attr(study._study_id, key, value)
     study.set_user_attr(key, value)
     return study.user_attrs[key]
+
+
+def _open_proxied(where: StorageURL, *, seconds: float) -> Proxied:
+    from biotune_optuna.storage.proxy import connect
+
+    host, _, port = where.url.removeprefix("grpc://").rpartition(":")
+    return RetryPolicy(where.place, seconds=seconds).call(lambda _: connect(host, int(port)))
 
 
 # -- files
@@ -189,7 +201,7 @@ def is_on_network(path: Path, *, mounts: Path = Path("/proc/self/mountinfo")) ->
 # -- databases
 
 
-class _Cached(_CachedStorage):
+class Cached(_CachedStorage):
     """Optuna's cache of finished trials; shows the engine, by which the sampler tells copies."""
 
     _backend: Database

@@ -30,7 +30,7 @@ from biotune_optuna.schema import (
     PARENTS_KEY,
     ROLE_KEY,
 )
-from biotune_optuna.storage.database import Database, reading
+from biotune_optuna.storage.database import reading
 from biotune_optuna.storage.heartbeat import Heartbeat
 from biotune_optuna.storage.holder import current_holder
 from biotune_optuna.storage.journal import Journal
@@ -39,6 +39,8 @@ from biotune_optuna.storage.retry import RetryPolicy
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from biotune_optuna.storage.database import Database
+    from biotune_optuna.storage.proxy import Proxied
     from biotune_optuna.storage.urls import StorageURL
 
 
@@ -109,7 +111,8 @@ class ResilientStorage(BaseStorage):
     Args:
         backend: The storage to wrap.
         url: What it was opened from.
-        database: The SQL storage under ``backend``; None when there is none.
+        database: The SQL storage under ``backend``, here or behind a proxy; None when there is
+            none.
         retry_seconds: How long one call is retried.
         read_only: Refuse every write.
     """
@@ -119,7 +122,7 @@ class ResilientStorage(BaseStorage):
         backend: BaseStorage,
         *,
         url: StorageURL,
-        database: Database | None = None,
+        database: Database | Proxied | None = None,
         retry_seconds: float = 300.0,
         read_only: bool = False,
     ) -> None:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import tenacity
 
@@ -205,6 +205,8 @@ def fault_of(error: BaseException, outer: BaseException | None = None) -> Fault 
             return Fault("fatal", "needs a driver that is not installed")
         if isinstance(link, OSError):
             return _of_file(link)
+        if type(link).__module__.startswith("grpc"):
+            return _of_proxy(link)
     return None
 
 
@@ -261,6 +263,22 @@ def _of_postgres(text: str, state: str | None, *, lost: bool) -> Fault | None:
     if lost or state[:2] in {"08", "25", "40", "53", "55", "57"}:
         return Fault("transient", _first_line(text))
     return None
+
+
+# Of a proxy, see `biotune_optuna.storage.proxy`, and of the network to it.
+_GRPC: dict[str, Nature] = {
+    "UNAVAILABLE": "transient",
+    "DEADLINE_EXCEEDED": "transient",
+    "CANCELLED": "transient",
+    "INTERNAL": "transient",
+    "RESOURCE_EXHAUSTED": "full",
+    "PERMISSION_DENIED": "fatal",
+}
+
+
+def _of_proxy(error: Any) -> Fault | None:
+    nature = _GRPC.get(getattr(error.code(), "name", "")) if hasattr(error, "code") else None
+    return Fault(nature, _first_line(error.details())) if nature else None
 
 
 def _of_file(error: OSError) -> Fault | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -27,14 +28,14 @@ _DRIVERS = {"postgresql": _POSTGRES, "postgres": _POSTGRES, "mysql": _MYSQL, "ma
 """Drivers of each dialect, the usual one first."""
 _PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 _FORMS = (
-    "sqlite:///FILE.db, postgresql://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE "
-    "or journal:///FILE.log"
+    "sqlite:///FILE.db, postgresql://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE, "
+    "grpc://HOST:PORT or journal:///FILE.log"
 )
 # A user part may hold anything but a slash; the password reaches to the last @ before the host.
 _USER_INFO = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^\s/:@]*):[^\s/]*@")
 _QUERY_SECRET = re.compile(r"(?P<head>(?:pass|password|passwd|sslpassword)=)[^\s&'\"]+", re.I)
 
-Kind = Literal["sqlite", "postgresql", "mysql", "journal", "memory"]
+Kind = Literal["sqlite", "postgresql", "mysql", "grpc", "journal", "memory"]
 
 _secrets: set[str] = set()
 
@@ -45,7 +46,8 @@ class StorageURL:
 
     Attributes:
         kind: Family of the storage.
-        url: What SQLAlchemy connects to, password included; "" for a journal or memory.
+        url: What SQLAlchemy connects to, password included, or ``grpc://HOST:PORT``; "" for a
+            journal or memory.
         path: The file of SQLite or of a journal, None otherwise.
         shown: The URL as it may be printed.
     """
@@ -68,7 +70,8 @@ def parse_url(url: str | os.PathLike[str] | None = None) -> StorageURL:
     """Read a storage URL and take its password out of everything that is printed from now on.
 
     Args:
-        url: A SQLAlchemy URL, ``journal:///FILE``, ``memory://``, or the path of a SQLite
+        url: A SQLAlchemy URL, ``grpc://HOST:PORT`` of a proxy, ``journal:///FILE``, ``memory://``,
+            or the path of a SQLite
             (``.db``, ``.sqlite``) or journal (``.log``, ``.jsonl``) file, as text or ``Path``.
             Default: the environment variable ``BIOTUNE_STORAGE``, else ``sqlite:///biotune.db``.
 
@@ -85,7 +88,43 @@ def parse_url(url: str | os.PathLike[str] | None = None) -> StorageURL:
         if not rest.strip("/"):
             raise StorageError("journal:// names no file; write journal:///path/to/study.log")
         return _journal(Path(rest[1:] if rest.startswith("/") else rest))
+    if scheme == "grpc":
+        return _parse_grpc(rest)
     return _parse_sql(text)
+
+
+def _parse_grpc(rest: str) -> StorageURL:
+    host, _, port = rest.rstrip("/").rpartition(":")
+    good = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    if not good or not re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", host):
+        raise StorageError(
+            f"the storage URL grpc://{scrub(rest)} is no address of a proxy; write grpc://HOST:PORT,"
+            " such as grpc://10.0.0.1:13000"
+        )
+    need_grpc()
+    text = f"grpc://{host}:{int(port)}"
+    return StorageURL("grpc", text, None, text)
+
+
+def need_grpc() -> None:
+    """Look whether gRPC is there.
+
+    Raises:
+        StorageError: It is not.
+    """
+    missing = [name for name in ("grpc", "google.protobuf") if not _is_there(name)]
+    if missing:
+        raise StorageError(
+            "a proxy needs the packages grpcio and protobuf; install them with: "
+            "pip install 'biotune-optuna[proxy]'"
+        )
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # what holds it
+        return False
 
 
 def _parse_path(text: str) -> StorageURL:
