@@ -188,7 +188,7 @@ def proxy(*, storage: str | None, host: str, port: int) -> None:
     from biotune_optuna.storage.urls import need_grpc
 
     need_grpc()
-    from biotune_optuna.storage.proxy import serve
+    from biotune_optuna.storage.serve import serve
 
     with stoppable("Stopped; workers wait for a new proxy for five minutes.") as stop:
         running = serve(storage, host=host, port=port)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from optuna.storages import RDBStorage
+from optuna.storages import RDBStorage, _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
@@ -453,3 +453,32 @@ class Database(RDBStorage):
             if requeue is not None:
                 self._get_prepared_new_trial(study_id, requeue, session)
         return True
+
+
+class Cached(_CachedStorage):
+    """Optuna's cache of finished trials; shows the engine, by which the sampler tells copies."""
+
+    _backend: Database
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the database."""
+        return self._backend.engine
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """Return the trials of a study, ordered by number."""
+        self._read_trials_from_remote_storage(study_id)
+        with self._lock:
+            trials = self._studies[study_id].trials
+            try:  # Optuna sorts them at every call, which is what a long study costs
+                ordered = [trials[number] for number in range(len(trials))]
+            except KeyError:
+                ordered = [trials[number] for number in sorted(trials)]
+            if states is not None:
+                ordered = [trial for trial in ordered if trial.state in states]
+            return copy.deepcopy(ordered) if deepcopy else ordered

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from optuna.storages import InMemoryStorage, _CachedStorage
+from optuna.storages import InMemoryStorage
 
 from biotune_optuna.errors import StorageError
-from biotune_optuna.storage.database import Database, engine_settings, reading
+from biotune_optuna.storage.database import Cached, Database, engine_settings, reading
 from biotune_optuna.storage.journal import Journal, JournalFile, check_journal
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.storage.retry import RetryPolicy
@@ -32,8 +30,6 @@ from biotune_optuna.storage.urls import (
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial, TrialState
-    from sqlalchemy.engine import Engine
 
     from biotune_optuna.storage.proxy import Proxied
 
@@ -199,35 +195,6 @@ def is_on_network(path: Path, *, mounts: Path = Path("/proc/self/mountinfo")) ->
 
 
 # -- databases
-
-
-class Cached(_CachedStorage):
-    """Optuna's cache of finished trials; shows the engine, by which the sampler tells copies."""
-
-    _backend: Database
-
-    @property
-    def engine(self) -> Engine:
-        """The engine of the database."""
-        return self._backend.engine
-
-    def get_all_trials(
-        self,
-        study_id: int,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-    ) -> list[FrozenTrial]:
-        """Return the trials of a study, ordered by number."""
-        self._read_trials_from_remote_storage(study_id)
-        with self._lock:
-            trials = self._studies[study_id].trials
-            try:  # Optuna sorts them at every call, which is what a long study costs
-                ordered = [trials[number] for number in range(len(trials))]
-            except KeyError:
-                ordered = [trials[number] for number in sorted(trials)]
-            if states is not None:
-                ordered = [trial for trial in ordered if trial.state in states]
-            return copy.deepcopy(ordered) if deepcopy else ordered
 
 
 def _open_database(where: StorageURL, *, seconds: float, create: bool, read_only: bool) -> Database:

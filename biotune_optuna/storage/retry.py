@@ -265,7 +265,7 @@ def _of_postgres(text: str, state: str | None, *, lost: bool) -> Fault | None:
     return None
 
 
-# Of a proxy, see `biotune_optuna.storage.proxy`, and of the network to it.
+# Of a proxy, see `biotune_optuna.storage.serve`, and of the network to it.
 _GRPC: dict[str, Nature] = {
     "UNAVAILABLE": "transient",
     "DEADLINE_EXCEEDED": "transient",

@@ -20,20 +20,21 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-pytest.importorskip("grpc")
-
 from biotune_optuna.errors import StorageError
 from biotune_optuna.schema import ENDED_KEY, HOLDER_KEY
 from biotune_optuna.storage import retry
 from biotune_optuna.storage.lease import read_holder
 from biotune_optuna.storage.open import open_storage
-from biotune_optuna.storage.proxy import Proxy, serve
 from biotune_optuna.study.stale import end_trial
 from biotune_optuna.study.worker import run_trials
 from tests.kit.cli import fails
 from tests.kit.faults import Faults
 from tests.kit.studies import check_first_writer, make, objective, states
 from tests.storage.test_retry import SPACE, faulty, play
+
+pytest.importorskip("grpc")  # after the package, which says how gRPC is to treat a fork
+
+from biotune_optuna.storage.serve import Proxy, serve
 
 if TYPE_CHECKING:
     from tests.kit.postgres import Postgres
