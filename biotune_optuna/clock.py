@@ -22,6 +22,8 @@ RATES_KNOWN = 8
 """Trials after which the search's model knows about where a rival's best base rate is."""
 RATES_TRAINED = 2
 """Base rates that are then trained for a rival, about (docs/benchmarks/study_cost.md)."""
+FINAL_SHARE = 0.85
+"""Share of a training's epochs that the final one takes: it ends at the median best epoch."""
 REPORT_SECONDS = 12.0
 """Writing report and model."""
 MARGIN = 0.93
@@ -29,6 +31,7 @@ MARGIN = 0.93
 
 SMALLEST_SIDE = 64
 """Pixels: below, a network with a stride of 32 is left with one place or none."""
+_EXPECTED = 0.5  # trainings that the speed measured beforehand counts for
 _PRIOR = 2.0  # trials that the speed measured beforehand counts for
 _EVIDENCE = ((3, 3, 5), (3, 2, 5), (2, 2, 4), (2, 2, 3), (1, 2, 3), (1, 1, 2))
 _TRIALS = (60, 50, 40, 30, 24, 20, 16, 12, 10, 8, 6, 4)
@@ -166,22 +169,56 @@ def forecast_of(
         done: Trials that are over.
     """
     one = SEARCH_SHARE * full * work.runs if trial is None else trial
+    after = trainings_after(plan, work, full, trial=trial)
+    left = max(0, plan.trials - done)
+    return Forecast(
+        search=left * one / max(1, work.workers),
+        confirmation=sum(after.tuned) + sum(after.repeated),
+        final=sum(after.final),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """Seconds of each training after the search, in the order in which they are made.
+
+    Attributes:
+        tuned: The rivals' base rates.
+        repeated: Recipes, then rivals, on fresh seeds.
+        final: Those that are tested, the winner's members last.
+    """
+
+    tuned: list[float]
+    repeated: list[float]
+    final: list[float]
+
+    def left(self, done: int, total: int) -> list[float]:
+        """Return the seconds of the trainings that are left.
+
+        Args:
+            done: Trainings that are over.
+            total: How many there are in all; a rival may need more rates, or fewer, than planned.
+        """
+        rest = [*self.repeated, *self.final]
+        rates = max(0, total - len(rest))
+        usual = max(self.tuned, default=0.0)
+        return ([usual] * rates + rest)[-total:][done:] if total else []
+
+
+def trainings_after(plan: Plan, work: Work, full: float, *, trial: float | None = None) -> After:
+    """Return the trainings after the search; arguments as in `forecast_of`."""
     repeat = SEARCH_SHARE * full if trial is None else trial / work.runs
     rivals = [full if name != "linear-probe" else PROBE_SHARE * full for name in work.rivals]
     known = work.reuse and plan.trials >= RATES_KNOWN
     tried = min(plan.rates, RATES_TRAINED) if known else plan.rates + 1
-    tuned = sum(tried * cost if cost == full else cost for cost in rivals)
-    repeated = plan.n_runs * (sum(rivals) + plan.top_k * repeat)
     # trained on training and validation images together, without a look at the latter
-    more = (work.n_train + work.n_val) / max(1, work.n_train)
-    final = (
-        more * (sum(rivals) + plan.members * repeat)
-        if work.n_test
-        else (more * plan.members * repeat)
-    )
-    left = max(0, plan.trials - done)
-    return Forecast(
-        search=left * one / max(1, work.workers), confirmation=tuned + repeated, final=final
+    more = FINAL_SHARE * (work.n_train + work.n_val) / max(1, work.n_train)
+    last = [repeat] * plan.members
+    return After(
+        tuned=[full for cost in rivals if cost == full for _ in range(tried)],
+        repeated=[repeat] * (plan.n_runs * plan.top_k)
+        + [cost for cost in rivals for _ in range(plan.n_runs)],
+        final=[more * cost for cost in ([*rivals, *last] if work.n_test else last)],
     )
 
 
@@ -312,6 +349,41 @@ def measured_trial(seconds: Sequence[float], expected: float, *, n: int | None =
     """
     n = len(seconds) if n is None else n
     return (sum(seconds) + _PRIOR * expected) / (n + _PRIOR)
+
+
+def measured_pace(seconds: float, expected: Sequence[float]) -> float:
+    """Return how many times as long trainings take as was expected.
+
+    Args:
+        seconds: What those that are over took together.
+        expected: What each of them was expected to take; before all, `_EXPECTED` such trainings
+            count as being in time.
+    """
+    if not expected:
+        return 1.0
+    before = _EXPECTED * sum(expected) / len(expected)
+    return (seconds + before) / (sum(expected) + before)
+
+
+def training_share(multipliers: Sequence[float], epochs: float, most: int) -> float:
+    """Return what a training takes as a share of a full one, by what its recipe freezes.
+
+    A pass forward, one backward for the outputs and one for the parameters count alike, and so do
+    all blocks. Frozen blocks at the input are run once; frozen ones behind a trained one need no
+    pass for their parameters.
+
+    Args:
+        multipliers: Learning-rate multiplier of each block from the input on; 0 is frozen.
+        epochs: Epochs that were trained.
+        most: Most epochs of a training.
+    """
+    n = len(multipliers)
+    if not n or not most:
+        return SEARCH_SHARE
+    prefix = next((i for i, rate in enumerate(multipliers) if rate > 0), n)
+    behind = multipliers[prefix:]
+    epoch = (2 * len(behind) + sum(rate > 0 for rate in behind)) / (3 * n)
+    return (epoch * epochs + prefix / (3 * n)) / (EPOCHS_SHARE * most)
 
 
 def _plans(

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biotune_optuna.clock import (
+    FINAL_SHARE,
     MARGIN,
+    PROBE_SHARE,
     Plan,
     Speed,
     Work,
@@ -21,9 +23,12 @@ from biotune_optuna.clock import (
     forecast_of,
     full_training,
     least_time,
+    measured_pace,
     measured_trial,
     side_for,
     sides_up_to,
+    training_share,
+    trainings_after,
 )
 
 works = st.builds(
@@ -103,8 +108,38 @@ def test_the_parts_of_a_forecast_by_hand() -> None:
     told = forecast_of(plan, work, full, trial=5.0, done=1)
     assert told.search == 3 * 5.0
     assert told.confirmation == pytest.approx(4 * full + 2 * (full + 5.0))
-    assert told.final == pytest.approx(1.4 * 5.0)  # no test, so the winner alone
+    assert told.final == pytest.approx(FINAL_SHARE * 1.4 * 5.0)  # no test, so the winner alone
     assert told.total == told.search + told.after
+
+
+def test_what_is_left_after_the_search_is_counted_training_by_training() -> None:
+    plan = Plan(image_size=64, epochs=5, trials=4, top_k=1, n_runs=2, rates=1, members=2)
+    after = trainings_after(plan, Work(100, 0, n_test=9), 10.0, trial=5.0)
+    probe = PROBE_SHARE * 10
+    assert after.tuned == [10.0, 10.0]
+    assert after.repeated == [5.0, 5.0, 10.0, 10.0, probe, probe]
+    last = [FINAL_SHARE * cost for cost in (10.0, probe, 5.0, 5.0)]
+    assert after.final == pytest.approx(last)
+    told = forecast_of(plan, Work(100, 0, n_test=9), 10.0, trial=5.0)
+    assert told.confirmation + told.final == pytest.approx(sum(after.left(0, 12)))
+    assert after.left(9, 12) == pytest.approx(last[1:])
+    assert after.left(0, 13)[:3] == [10.0] * 3, "a rival tried one rate more"
+    assert after.left(0, 11)[:2] == [10.0, 5.0], "or one less"
+    assert after.left(12, 12) == []
+
+
+def test_a_recipe_costs_what_it_trains() -> None:
+    full, probe = [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]
+    assert training_share(full, 9, 10) == pytest.approx(1)
+    assert training_share(probe, 9, 10) < 0.3
+    assert training_share([0.0, 1.0, 1.0, 1.0], 9, 10) < training_share([1, 0, 1, 1], 9, 10) < 1
+    assert training_share(full, 4.5, 10) == pytest.approx(0.5), "an early stop"
+
+
+def test_the_pace_follows_what_was_measured() -> None:
+    assert measured_pace(0.0, []) == 1
+    assert measured_pace(30.0, [10.0]) == pytest.approx(35 / 15)
+    assert measured_pace(90.0, [10.0] * 3) == pytest.approx(3, rel=0.1)
 
 
 def test_workers_share_the_search_alone() -> None:

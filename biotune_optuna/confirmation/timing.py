@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from biotune_optuna.clock import (
     SEARCH_SHARE,
+    After,
     Forecast,
     Plan,
     Work,
@@ -24,9 +25,12 @@ from biotune_optuna.clock import (
     forecast_of,
     full_training,
     least_time,
+    measured_pace,
     measured_trial,
     members_up_to,
     sides_up_to,
+    training_share,
+    trainings_after,
     trials_up_to,
 )
 from biotune_optuna.confirmation.plan import MEMBERS, ConfirmPlan
@@ -68,6 +72,8 @@ class Timing:
         spent: Seconds that earlier calls have worked on the study.
         began: Moment on `time.monotonic`'s clock at which this call began.
         trials: Seconds of each finished trial.
+        shares: What each of them was expected to take, in full trainings, by what it freezes and
+            how many epochs it trained.
         done: Trials that count.
         stage: Trainings of the confirmation that are over, their number in all, and the moments at
             which the first and the last of them began; None before.
@@ -81,6 +87,7 @@ class Timing:
     spent: float = 0.0
     began: float = field(default_factory=time.monotonic)
     trials: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
     done: int = 0
     stage: tuple[int, int, float, float] | None = None
     _first_done: int = 0
@@ -88,17 +95,21 @@ class Timing:
     @property
     def trial(self) -> float:
         """Seconds of the next trial, as far as is known."""
-        expected = SEARCH_SHARE * self.full * self.work.runs
-        return measured_trial(self.trials, expected)
+        return self.full_now * measured_trial(self.shares, SEARCH_SHARE * self.work.runs)
 
     @property
     def full_now(self) -> float:
         """Seconds of a full training, by what trials took."""
-        return self.trial / (SEARCH_SHARE * self.work.runs)
+        expected = [self.full * share for share in self.shares]
+        return self.full * measured_pace(sum(self.trials), expected)
 
     def forecast(self) -> Forecast:
         """Return how long each part still takes, the search without its trials that are over."""
         return forecast_of(self.plan, self.work, self.full_now, trial=self.trial, done=self.done)
+
+    def after(self) -> After:
+        """Return the trainings after the search."""
+        return trainings_after(self.plan, self.work, self.full_now, trial=self.trial)
 
     @property
     def elapsed(self) -> float:
@@ -110,10 +121,11 @@ class Timing:
         parts = self.forecast()
         if self.stage is not None:
             done, total, first, last = self.stage
-            expected = (parts.confirmation + parts.final) / max(1, total)
-            each = measured_trial([last - first], expected, n=done - self._first_done)
-            running = min(each, time.monotonic() - last)
-            return max(0.0, (total - done) * each - running) + parts.report
+            every = self.after().left(0, total)
+            pace = measured_pace(last - first, every[self._first_done : done])
+            rest = [pace * one for one in every[done:]]
+            running = min(rest[0], time.monotonic() - last) if rest else 0.0
+            return sum(rest) - running + parts.report
         if self.limit is not None:  # the search goes on as long as there is time
             return max(0.0, self.limit - self.elapsed)
         return parts.total
@@ -123,6 +135,7 @@ class Timing:
         if trial.state in _ENDED:
             took = trial.duration.total_seconds() if trial.duration is not None else 0.0
             self.trials.append(took)
+            self.shares.append(trial_share(trial, self.plan, self.work))
             self.done += 1
         if self.is_time_up and self.done:
             study.stop()
@@ -192,6 +205,15 @@ class Timing:
         study.set_user_attr(CLOCK_KEY, facts | more)
 
 
+def trial_share(trial: FrozenTrial, plan: Plan, work: Work) -> float:
+    """Return what a finished trial was to take, in full trainings, by what it froze."""
+    record = TrialRecord(trial)
+    multipliers = list(record.recipe.multipliers.values())
+    if not record.runs or not multipliers:
+        return SEARCH_SHARE * work.runs
+    return sum(training_share(multipliers, run.epochs, plan.epochs) for run in record.runs)
+
+
 def plan_of(stored: Mapping[str, Any]) -> Plan:
     """Return the plan that `Timing.store` wrote."""
     known = {one.name for one in dataclasses.fields(Plan)}
@@ -259,7 +281,8 @@ def timing_of(
     records = [TrialRecord(trial) for trial in ended]
     confirming = Cost.sum(trainings(study.study.user_attrs).values()).seconds
     spent = sum(took) or sum(one.seconds or 0.0 for one in records)
-    known = {"spent": spent + confirming, "trials": took, "done": done}
+    shares = [trial_share(trial, plan, work) for trial in ended]
+    known = {"spent": spent + confirming, "trials": took, "shares": shares, "done": done}
     return Timing(plan, work, full, evidence, limit=limit, **known)  # type: ignore[arg-type]
 
 

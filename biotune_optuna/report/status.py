@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.clock import SEARCH_SHARE, forecast_of, measured_trial
-from biotune_optuna.confirmation.timing import plan_of, work_of
+from biotune_optuna.confirmation.timing import Timing, plan_of, trial_share, work_of
 from biotune_optuna.page.text import count, duration, label, plural
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.view import StudyView, as_view, seconds
@@ -258,12 +257,15 @@ def _left(view: StudyView, rate: float | None, goal: int | None) -> float | None
         return search
     if limit := stored.get("limit"):
         return max(0.0, float(limit) - sum(time_spent(view).values()))
-    plan, work = plan_of(stored), work_of(stored)
-    took = [seconds(trial) or 0.0 for trial in view.complete]
-    expected = SEARCH_SHARE * float(stored["full"]) * work.runs
-    trial = measured_trial(took, expected)
-    full = trial / (SEARCH_SHARE * work.runs)
-    parts = forecast_of(plan, work, full, trial=trial, done=view.evaluated)
+    clock = Timing(
+        plan=plan_of(stored),
+        work=work_of(stored),
+        full=float(stored["full"]),
+        trials=[seconds(trial) or 0.0 for trial in view.complete],
+        done=view.evaluated,
+    )
+    clock.shares = [trial_share(trial, clock.plan, clock.work) for trial in view.complete]
+    parts = clock.forecast()
     after = max(parts.report, parts.after - view.confirm_seconds)
     return (parts.search if search is None else search) + after
 

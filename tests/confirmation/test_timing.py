@@ -32,13 +32,20 @@ def test_trials_that_are_slower_than_expected_move_the_whole_forecast() -> None:
     clock = timing()
     before = clock.forecast()
     assert clock.trial == pytest.approx(SEARCH_SHARE * 4)
-    clock.trials, clock.done = [6.0] * 8, 8
+    clock.trials, clock.shares, clock.done = [6.0] * 8, [SEARCH_SHARE] * 8, 8
     after = clock.forecast()
     assert after.search == pytest.approx(2 * clock.trial)
     assert after.confirmation / before.confirmation == pytest.approx(
         clock.trial / (4 * SEARCH_SHARE)
     )
-    assert 5 < clock.trial < 6
+    assert 5.8 < clock.trial < 6
+
+
+def test_a_cheap_recipe_does_not_make_full_trainings_look_cheap() -> None:
+    clock = timing()
+    clock.trials, clock.shares, clock.done = [0.4, 6.0], [0.05, 0.75], 2
+    assert clock.full_now == pytest.approx(8, rel=0.2), "twice as slow as expected"
+    assert clock.trial < clock.full_now
 
 
 def test_confirmation_counts_down_by_what_its_trainings_took(
@@ -49,12 +56,16 @@ def test_confirmation_counts_down_by_what_its_trainings_took(
     clock = timing(began=100.0)
     clock.training_begins(0, 20)
     parts = clock.forecast()
-    assert clock.left() == pytest.approx(parts.confirmation + parts.final + parts.report)
-    each = (parts.confirmation + parts.final) / 20
+    every = clock.after().left(0, 20)
+    assert len(every) == 20
+    assert clock.left() == pytest.approx(sum(every) + parts.report)
     for done in range(1, 20):
-        now[0] += 3 * each  # three times as slow
+        now[0] += 3 * every[done - 1]  # three times as slow
         clock.training_begins(done, 20)
-    assert clock.left() - parts.report == pytest.approx(3 * each, rel=0.1)
+        slow = 3 * sum(every[done:])
+        if done > 2:
+            assert clock.left() - parts.report == pytest.approx(slow, rel=0.2)
+    assert clock.left() - parts.report == pytest.approx(3 * every[-1], rel=0.1)
 
 
 def test_the_search_ends_in_time_for_what_comes_after_it() -> None:
