@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 8.0  # seconds for one image size: on a slow machine fewer images tell as much
 _FEWEST = 4  # images of a batch
+_LONG_ENOUGH = 0.5  # seconds: shorter, and a moment's luck decides
 
 
 def measure_speed(
@@ -70,12 +71,19 @@ def measure_speed(
 
 
 def _seconds(work: Callable[[int], None], batch: int, device: torch.device) -> float:
-    """Return the seconds an image: the shorter of two batches after one to warm up."""
+    """Return the seconds an image, of two batches at least, after one to warm up.
+
+    The mean counts, not the best: where other programs use the machine, trainings get no more than
+    their share of it.
+    """
     while True:
         try:
             first = _time(work, _FEWEST, device)
             n = batch if batch * first / _FEWEST < _PATIENCE else _FEWEST
-            return min(_time(work, n, device) for _ in range(2)) / n
+            took = [_time(work, n, device) for _ in range(2)]
+            while sum(took) < _LONG_ENOUGH:
+                took.append(_time(work, n, device))
+            return sum(took) / (len(took) * n)
         except RuntimeError as error:
             if not out_of_memory(error) or batch <= _FEWEST:
                 raise
