@@ -326,6 +326,7 @@ def _images_line(setup: Setup) -> str:
 
 def _say_result(view: StudyView, report: Path, model_dir: Path, job: Job) -> None:
     """Print the outcome in a few lines."""
+    from biotune_optuna.report.bill import bill, bill_words
     from biotune_optuna.report.words import method_words, verdict
     from biotune_optuna.storage.urls import parse_url
 
@@ -347,6 +348,9 @@ def _say_result(view: StudyView, report: Path, model_dir: Path, job: Job) -> Non
     click.echo(f"\n{found.headline}")
     for sentence in (*found.sentences, f"Recipe: {winner.describe}."):
         click.echo(sentence.replace("\u00a0", " "))
+    click.echo("\nWhat it took:")
+    for line in bill_words(bill(view)):
+        click.echo(f"  {line}")
     file = job.storage is not None and parse_url(job.storage).path is not None
     # Other URLs may hold a password.
     place = f" --storage {shlex.quote(str(job.storage))}" if file else ""

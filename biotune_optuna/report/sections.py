@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from biotune_optuna.finetune.calibration import Trust
 from biotune_optuna.page.parts import Bars, Code, Facts, Part, Pictures, Table, Text, Tiles, texts
 from biotune_optuna.page.text import count, duration, label, plural
+from biotune_optuna.report.bill import ALONE, bill
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.ranking import ranking_parts
 from biotune_optuna.report.view import finite, seconds
@@ -231,9 +232,19 @@ def _race(view: StudyView) -> Iterator[Part]:
     )
 
 
-def cost(view: StudyView) -> Iterable[Part]:
-    """Say what the study cost."""
-    return texts(cost_sentences(view))
+def cost(view: StudyView) -> Iterator[Part]:
+    """Say what all of it took, and each part."""
+    yield from texts(cost_sentences(view))
+    lines = bill(view)
+    if len(lines) > 1:
+        rows = [(one.part, count(one.passes), duration(one.seconds)) for one in lines]
+        yield Table(("Part", "Image passes", "Time"), rows)
+    if lines and lines[-1].part == ALONE:
+        yield Text(
+            "Image passes are those forward and backward. The last row is an estimate: five rates,"
+            " the confirmation's seeds and as many members, each as long as those that were made.",
+            "soft",
+        )
 
 
 def errors(view: StudyView) -> Iterator[Part]:

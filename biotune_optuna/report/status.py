@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -11,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna.confirmation.timing import Timing, plan_of, trial_share, work_of
 from biotune_optuna.page.text import count, duration, label, plural
+from biotune_optuna.report.bill import BillLine, bill, bill_words
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.view import StudyView, as_view, seconds
 from biotune_optuna.report.words import search_totals, verdict
@@ -70,6 +72,8 @@ class StudyStatus(TypedDict):
         seconds: Computing so far, summed over workers.
         forward: Images passed forward, search and confirmation.
         backward: Images passed backward.
+        bill: What each part took, and what tuned full fine-tuning alone would have: ``part``,
+            image ``passes`` and ``seconds`` of computing.
         search: What the trainings of the search came to: how many, their epochs, the image passes
             whose frozen prefix came from the cache, and the largest one's memory in MiB.
         confirmed: Name of the confirmed winner.
@@ -97,6 +101,7 @@ class StudyStatus(TypedDict):
     seconds: float
     forward: int
     backward: int
+    bill: list[dict[str, Any]]
     search: dict[str, float]
     confirmed: str | None
     verdict: str
@@ -145,6 +150,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
         "seconds": sum(time_spent(view).values()),
         "forward": view.passes[0],
         "backward": view.passes[1],
+        "bill": [asdict(line) for line in bill(view)],
         "search": dict(search_totals(view)._asdict()),
         "confirmed": view.confirmation.chosen or None,
         "verdict": verdict(view).headline,
@@ -205,13 +211,7 @@ def format_status(status: StudyStatus) -> str:
         lines.append(("rate", f"{status['trials_per_hour']:.3g} trials an hour"))
     if status["seconds_left"] is not None:
         lines.append(("time left", duration(status["seconds_left"])))
-    cost = [duration(status["seconds"]) + " of computing"] if status["seconds"] else []
-    if status["forward"]:
-        cost.append(
-            f"{count(status['forward'])} image passes forward, {count(status['backward'])} backward"
-        )
-    if cost:
-        lines.append(("cost", ", ".join(cost)))
+    lines += _cost_lines(status)
     if status["search"]["trainings"]:
         lines.append(("trainings", _training_words(status["search"])))
     if status["test_looks"]:
@@ -222,6 +222,18 @@ def format_status(status: StudyStatus) -> str:
         lines.append(("model", status["model_dir"]))
     lines.append(("go on with", status["next"]))
     return "\n".join(f"{key:<11} {value}" for key, value in lines).replace("\u00a0", " ")
+
+
+def _cost_lines(status: StudyStatus) -> list[tuple[str, str]]:
+    cost = [duration(status["seconds"]) + " of computing"] if status["seconds"] else []
+    if status["forward"]:
+        cost.append(
+            f"{count(status['forward'])} image passes forward, {count(status['backward'])} backward"
+        )
+    lines = [("cost", ", ".join(cost))] if cost else []
+    if len(status["bill"]) > 1:
+        lines += [("", said) for said in bill_words(BillLine(**one) for one in status["bill"])]
+    return lines
 
 
 def _recipe(view: StudyView) -> str | None:
