@@ -33,7 +33,10 @@ SMALLEST_SIDE = 64
 """Pixels: below, a network with a stride of 32 is left with one place or none."""
 _EXPECTED = 0.5  # trainings that the speed measured beforehand counts for
 _PRIOR = 2.0  # trials that the speed measured beforehand counts for
-_EVIDENCE = ((3, 3, 5), (3, 2, 5), (2, 2, 4), (2, 2, 3), (1, 2, 3), (1, 1, 2))
+Evidence = tuple[int, int, int]
+"""Recipes that are trained again, fresh seeds for each, and a rival's base rates."""
+
+_EVIDENCE: tuple[Evidence, ...] = ((3, 3, 5), (3, 2, 5), (2, 2, 4), (2, 2, 3), (1, 2, 3), (1, 1, 2))
 _TRIALS = (60, 50, 40, 30, 24, 20, 16, 12, 10, 8, 6, 4)
 _LEAST_EPOCHS = 3
 
@@ -231,6 +234,7 @@ def choose_plan(
     epochs: Sequence[int],
     trials: Sequence[int] = _TRIALS,
     members: Sequence[int] = (1,),
+    evidence: Sequence[Evidence] = _EVIDENCE,
 ) -> Plan | None:
     """Return the plan that gives up least of those that fit into a time.
 
@@ -245,20 +249,18 @@ def choose_plan(
         epochs: Numbers of epochs to choose from; the largest is the one that is wanted.
         trials: Numbers of trials to choose from.
         members: Numbers of members to choose from.
+        evidence: What to choose from of it, the most first.
 
     Returns:
         The plan; None where even the least does not fit.
     """
     fitting = (
         plan
-        for plan in _plans(sides, epochs, trials, members)
+        for plan in _plans(sides, epochs, trials, members, evidence)
         if forecast(plan, work, speed).total <= MARGIN * seconds
     )
-    return min(
-        fitting,
-        key=lambda plan: _loss(plan, max(sides), max(epochs), max(trials), max(members)),
-        default=None,
-    )
+    wanted = (max(sides), max(epochs), max(trials), max(members))
+    return min(fitting, key=lambda plan: _loss(plan, *wanted, evidence=evidence[0]), default=None)
 
 
 def least_time(
@@ -268,9 +270,10 @@ def least_time(
     sides: Sequence[int],
     epochs: Sequence[int],
     trials: Sequence[int] = _TRIALS,
+    evidence: Sequence[Evidence] = _EVIDENCE,
 ) -> float:
     """Return the shortest time for which `choose_plan` finds a plan."""
-    plans = _plans(sides, epochs, trials, (1,))
+    plans = _plans(sides, epochs, trials, (1,), evidence)
     least = min(forecast(plan, work, speed).total for plan in plans) / MARGIN
     return math.nextafter(least, math.inf)  # so that rounding leaves it long enough
 
@@ -283,6 +286,7 @@ def evidence_that_fits(
     full: float,
     trial: float,
     members: Sequence[int] = (1,),
+    evidence: Sequence[Evidence] = _EVIDENCE,
 ) -> Plan:
     """Return the plan with as much evidence after the search as a time allows, at least the least.
 
@@ -293,15 +297,18 @@ def evidence_that_fits(
         full: Seconds of a full training.
         trial: Seconds of a trial.
         members: Numbers of members to choose from.
+        evidence: What to choose from of it, the most first.
     """
     wanted = (plan.image_size, plan.epochs, plan.trials, max(members))
-    plans = list(_plans([plan.image_size], [plan.epochs], [plan.trials], members))
+    plans = list(_plans([plan.image_size], [plan.epochs], [plan.trials], members, evidence))
 
     def after(one: Plan) -> float:
         return forecast_of(one, work, full, trial=trial).after
 
     fitting = [one for one in plans if after(one) <= seconds]
-    return min(fitting, key=lambda one: _loss(one, *wanted)) if fitting else min(plans, key=after)
+    if not fitting:
+        return min(plans, key=after)
+    return min(fitting, key=lambda one: _loss(one, *wanted, evidence=evidence[0]))
 
 
 def sides_up_to(largest: int) -> list[int]:
@@ -324,6 +331,21 @@ def members_up_to(most: int) -> list[int]:
 def trials_up_to(most: int) -> list[int]:
     """Return numbers of trials to choose from."""
     return sorted({most, *(n for n in _TRIALS if n < most)})
+
+
+def evidence_up_to(top_k: int, n_runs: int) -> list[Evidence]:
+    """Return how much evidence to choose from: recipes, fresh seeds and a rival's rates.
+
+    Args:
+        top_k: Most recipes that are trained again.
+        n_runs: Most fresh seeds for each.
+
+    Returns:
+        The most first.
+    """
+    most = (top_k, n_runs, _EVIDENCE[0][2])
+    less = [one for one in _EVIDENCE if one != most and one[0] <= top_k and one[1] <= n_runs]
+    return [most, *less]
 
 
 def side_for(own: int, median: int) -> int:
@@ -387,10 +409,14 @@ def training_share(multipliers: Sequence[float], epochs: float, most: int) -> fl
 
 
 def _plans(
-    sides: Sequence[int], epochs: Sequence[int], trials: Sequence[int], members: Sequence[int]
+    sides: Sequence[int],
+    epochs: Sequence[int],
+    trials: Sequence[int],
+    members: Sequence[int],
+    evidence: Sequence[Evidence] = _EVIDENCE,
 ) -> Iterable[Plan]:
     for side, epoch, trial, (top_k, n_runs, rates), member in product(
-        sides, epochs, trials, _EVIDENCE, members
+        sides, epochs, trials, evidence, members
     ):
         yield Plan(
             image_size=side,
@@ -403,9 +429,17 @@ def _plans(
         )
 
 
-def _loss(plan: Plan, side: int, epochs: int, trials: int, members: int) -> float:
+def _loss(
+    plan: Plan,
+    side: int,
+    epochs: int,
+    trials: int,
+    members: int,
+    *,
+    evidence: Evidence = _EVIDENCE[0],
+) -> float:
     """Weigh what a plan gives up against the one that is wanted; 0 for that one."""
-    usual_k, usual_runs, usual_rates = _EVIDENCE[0]
+    usual_k, usual_runs, usual_rates = evidence
     return (
         (side / plan.image_size - 1)
         + 0.5 * (epochs / plan.epochs - 1)

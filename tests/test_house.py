@@ -21,7 +21,7 @@ FLOORS = {
     for floor, rooms in enumerate(
         (
             "_version errors jsonable schema",
-            "clock files recipe data storage",
+            "clock effort files recipe data storage",
             "genome models page",
             "evolution finetune overview",
             "sampler methods export",

@@ -10,7 +10,13 @@ import click
 from click.core import ParameterSource
 
 from biotune_optuna.cli.checks import check_apart, folder_of, quieten_optuna, stoppable
-from biotune_optuna.cli.options import RivalsCommand, storage_option
+from biotune_optuna.cli.options import (
+    RivalsCommand,
+    effort_for,
+    effort_option,
+    is_given,
+    storage_option,
+)
 from biotune_optuna.cli.spec import make_spec, protocol_options
 from biotune_optuna.errors import BioTuneError, StorageError, StudyError
 from biotune_optuna.files import check_output
@@ -18,6 +24,7 @@ from biotune_optuna.files import check_output
 if TYPE_CHECKING:
     from biotune_optuna.compare import Row
     from biotune_optuna.compare.run import CellProgress
+    from biotune_optuna.study.spec import StudySpec
 
 _COUNT = click.IntRange(min=1)
 
@@ -28,6 +35,7 @@ _COUNT = click.IntRange(min=1)
 @click.option(
     "--methods", help="Names with commas between.  [default: biotune and every rival of its table]"
 )
+@effort_option
 @click.option("--repeats", type=_COUNT, default=10, show_default=True, help="Repeats of each cell.")
 @click.option("--trials", type=_COUNT, default=60, show_default=True, help="Trials of each search.")
 @click.option("--top-k", type=_COUNT, default=3, show_default=True, help="Recipes trained again.")
@@ -77,6 +85,7 @@ def compare(
     runs: int,
     members: int,
     equal_budget: bool,
+    effort: str | None,
     **spec: Any,
 ) -> None:
     """Compare BioTune with every rival on each pair of data and model, paired by repeat.
@@ -101,14 +110,15 @@ def compare(
     from biotune_optuna.compare import Comparison
 
     words = [] if methods is None else [word.strip() for word in methods.split(",")]
-    chosen = {} if methods is None else {"contenders": tuple(filter(None, words))}
+    chosen: dict[str, Any] = {"trials": trials, "top_k": top_k, "runs": runs, "members": members}
+    tasks = [make_spec(data=d, model=m, **spec) for d in data for m in model]
+    if effort is not None:
+        tasks, chosen = _with_effort(click.get_current_context(), tasks, chosen)
+    if methods is not None:
+        chosen["contenders"] = tuple(filter(None, words))
     plan = Comparison(
-        tasks=tuple(make_spec(data=d, model=m, **spec) for d in data for m in model),
+        tasks=tuple(tasks),
         repeats=repeats,
-        trials=trials,
-        top_k=top_k,
-        runs=runs,
-        members=members,
         equal_budget=equal_budget,
         name=name,
         **chosen,
@@ -121,6 +131,22 @@ def compare(
         say(write_comparison(rows, folder, title=name, plan=plan))
     if problem is not None:
         raise problem
+
+
+def _with_effort(
+    context: click.Context, tasks: list[StudySpec], counts: dict[str, Any]
+) -> tuple[list[StudySpec], dict[str, Any]]:
+    """Return tasks and counts as an effort sets them where nobody else has."""
+    from biotune_optuna.confirmation.timing import with_effort
+
+    given = context.params
+    effort = effort_for(context, given["preset"])
+    epochs = any(one.startswith("epochs=") for one in given["settings"]) or given["epochs"]
+    sizes = {"image_size": given["image_size"], "epochs": epochs or None}
+    wanted = {"top_k": effort.top_k, "runs": effort.n_runs}
+    wanted |= {"trials": effort.trials, "members": effort.members}
+    found = {name: n if is_given(context, name) else wanted[name] for name, n in counts.items()}
+    return [with_effort(task, effort, given=sizes) for task in tasks], found
 
 
 def _check_folder(folder: Path) -> None:

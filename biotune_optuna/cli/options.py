@@ -7,6 +7,9 @@ import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from biotune_optuna.effort import EFFORTS, Effort, effort_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,6 +180,34 @@ members_option = click.option(
     show_default=True,
     help="Final trainings of the winner, which predict together; 1 is a single model.",
 )
+effort_option = click.option(
+    "--effort",
+    type=click.Choice(list(EFFORTS)),
+    help="All that costs, set together; single options override it.  "
+    + "  ".join(f"{one.name}: {one.words}." for one in EFFORTS.values())
+    + "  [default: normal]",
+)
+
+
+def effort_for(context: click.Context, preset: str) -> Effort:
+    """Return the effort asked for.
+
+    Raises:
+        UsageError: If the preset is the paper's, which says itself what is done.
+    """
+    asked = context.params["effort"]
+    if asked is not None and preset == "paper":
+        raise click.UsageError(
+            f"--effort {asked} and --preset paper both say what is done; give one of them"
+        )
+    return effort_of(asked)
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether somebody has set a parameter, so that nothing else may."""
+    return context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
+
+
 out_option = click.option(
     "--out",
     type=click.Path(file_okay=False),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from biotune_optuna.effort import NORMAL
 from biotune_optuna.page.text import duration
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _LONG = 1800  # seconds
 
 
 def planned(job: Job) -> tuple[StudySpec, Plan | None]:
-    """Return spec and plan for a time limit; without one the spec as it is.
+    """Return spec and plan for an effort and a time limit; no plan without a limit.
 
     Args:
         job: The call of ``tune``.
@@ -27,9 +28,10 @@ def planned(job: Job) -> tuple[StudySpec, Plan | None]:
     from biotune_optuna.confirmation.timing import plan_study
     from biotune_optuna.storage.open import open_storage
 
-    if job.within is None:
+    if job.within is not None:
+        click.echo("Measuring how fast this machine is ...", err=True)
+    elif job.effort == NORMAL:
         return job.spec, None
-    click.echo("Measuring how fast this machine is ...", err=True)
     return plan_study(
         job.within,
         job.spec,
@@ -38,6 +40,7 @@ def planned(job: Job) -> tuple[StudySpec, Plan | None]:
         given=job.given,
         device=job.device,
         at_least=job.at_least,
+        effort=job.effort,
     )
 
 
@@ -67,4 +70,4 @@ def plan_lines(timing: Timing, job: Job) -> Iterator[str]:
         if name != "search" or job.timeout is None:
             yield f"  {name:13} {duration(getattr(parts, name)):>12}  {words}"
     if not by_time and parts.total > _LONG:
-        yield "  Shorter: --within 30m, which chooses what fits; or --trials, --image-size"
+        yield "  Shorter: --effort quick, or --within 30m, which chooses what fits"

@@ -79,6 +79,7 @@ def winner_of(job: Job, models: Sequence[str]) -> Job:
 
 def _searched(job: Job, network: Raced, total: int, *, fresh: int, stop: StopRequest) -> Raced:
     """Search a network until its study holds a number of trials; return how good it is."""
+    from biotune_optuna.cli.plan import planned
     from biotune_optuna.cli.progress import Marked, search
     from biotune_optuna.confirmation.donor import begin_like
     from biotune_optuna.confirmation.several import standing
@@ -86,7 +87,8 @@ def _searched(job: Job, network: Raced, total: int, *, fresh: int, stop: StopReq
     from biotune_optuna.report.loggers import trial_logger
     from biotune_optuna.study.study import create_study
 
-    spec = dataclasses.replace(job.spec, model=network.name)
+    own = dataclasses.replace(job.spec, model=network.name)
+    spec, _ = planned(dataclasses.replace(job, spec=own, name=network.study))
     loggers = [trial_logger(one, network.study, spec.train.metric) for one in job.log]
     click.echo(f"Study {network.study}, until it has {total} trials", err=True)
     study = create_study(spec, storage=job.storage, name=network.study, device=job.device)

@@ -23,12 +23,16 @@ from biotune_optuna.cli.options import (
     DURATION,
     device_option,
     display_option,
+    effort_for,
+    effort_option,
+    is_given,
     log_option,
     members_option,
     out_option,
     study_options,
 )
 from biotune_optuna.cli.spec import make_spec, spec_options
+from biotune_optuna.effort import NORMAL, Effort
 from biotune_optuna.errors import StudyError
 from biotune_optuna.files import check_output
 
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.spec import StudySpec
 
-DEFAULT_TRIALS = 60
 DEMO_SECONDS = 180.0
 
 
@@ -62,17 +65,19 @@ class Job:
     like: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
     at_least: bool = False
+    effort: Effort = NORMAL
     log: tuple[str, ...] = ()
 
 
 @click.command()
 @spec_options
 @study_options
+@effort_option
 @click.option(
     "--trials",
     type=int,
     help="Finished trials the study shall hold in all.  "
-    f"[default: {DEFAULT_TRIALS}; with --timeout, as many as it leaves time for]",
+    f"[default: {NORMAL.trials}; with --timeout, as many as it leaves time for]",
 )
 @click.option(
     "--timeout",
@@ -119,6 +124,7 @@ def tune(
     like: str | None,
     no_like: bool,
     model: tuple[str, ...],
+    effort: str | None,  # noqa: ARG001 - read with what else was given
     **spec: Any,
 ) -> None:
     """Tune a model on your own images; the same command goes on where it stopped.
@@ -134,16 +140,24 @@ def tune(
         )
     if like is not None and no_like:
         raise click.UsageError("--like names a study to begin with and --no-like none; give one")
-    chosen = {"image_size": spec["image_size"], "epochs": spec["epochs"], "trials": trials}
-    given = chosen | {"members": members}
+    context = click.get_current_context()
+    wanted = effort_for(context, spec["preset"])
+    members = members if is_given(context, "members") else wanted.members
     if trials is None and timeout is None and within is None:
-        trials = DEFAULT_TRIALS
+        trials = wanted.trials
     several = len(model) > 1
     if several and (timeout is not None or within is not None):
         raise click.UsageError(
             "several networks share a number of trials, not a time; give --trials"
         )
     made = make_spec(model=model[0] if model else None, **spec)
+    by_name = any(one.startswith("epochs=") for one in spec["settings"])
+    given = {
+        "image_size": spec["image_size"],
+        "epochs": made.train.epochs if by_name else spec["epochs"],
+        "trials": context.params["trials"],
+        "members": members,
+    }
     name = name or default_name("networks" if several else made.model, made.data)
     job = Job(
         spec=made,
@@ -159,6 +173,7 @@ def tune(
         within=within,
         like="" if no_like or (like is None and made.preset == "paper") else like,
         given=given,
+        effort=wanted,
         log=log,
     )
     check(job)
@@ -243,7 +258,12 @@ def run(job: Job) -> None:
 
     began = time.monotonic()
     quieten_optuna()
-    evidence = ConfirmPlan(members=job.members, prefer=job.prefer)  # type: ignore[arg-type]
+    evidence = ConfirmPlan(
+        top_k=job.effort.top_k,
+        n_runs=job.effort.n_runs,
+        members=job.members,
+        prefer=job.prefer,  # type: ignore[arg-type]
+    )
     check(job)
     loggers = [trial_logger(one, job.name, job.spec.train.metric) for one in job.log]
     click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
@@ -265,7 +285,9 @@ def run(job: Job) -> None:
     if said := probe_sentence(as_view(study.study)):
         click.echo(said.replace("\u00a0", " "), err=True)
     attachments = Attachments(job.storage, study.setup.classes)
-    timing = timing_of(study, job.trials, evidence, limit=job.within, plan=plan)
+    timing = timing_of(
+        study, job.trials, evidence, limit=job.within, plan=plan, most=job.effort.trials
+    )
     timing.began = began
     timing.store(study.study)
     for line in plan_lines(timing, job):

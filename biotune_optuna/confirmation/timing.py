@@ -22,6 +22,7 @@ from biotune_optuna.clock import (
     choose_plan,
     epochs_up_to,
     evidence_that_fits,
+    evidence_up_to,
     forecast_of,
     full_training,
     least_time,
@@ -33,9 +34,10 @@ from biotune_optuna.clock import (
     trainings_after,
     trials_up_to,
 )
-from biotune_optuna.confirmation.plan import MEMBERS, ConfirmPlan
+from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.record import trainings
 from biotune_optuna.data.sources.open import open_images
+from biotune_optuna.effort import NORMAL, Effort
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.device import resolve_device
 from biotune_optuna.finetune.speed import measure_speed
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
     from biotune_optuna.study.study import TuningStudy
 
 _RATES = {2: (1e-3, 1e-2), 3: (1e-3, 3e-3, 1e-2), 4: (1e-3, 3e-3, 1e-2, 3e-2)}
-_MOST_TRIALS = 60  # with a time limit: beyond, more evidence is worth more than more recipes
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -74,6 +75,7 @@ class Timing:
         trials: Seconds of each finished trial.
         shares: What each of them was expected to take, in full trainings, by what it freezes and
             how many epochs it trained.
+        most: Trials with a time limit at most: beyond, more evidence is worth more than recipes.
         done: Trials that count.
         stage: Trainings of the confirmation that are over, their number in all, and the moments at
             which the first and the last of them began; None before.
@@ -88,6 +90,7 @@ class Timing:
     began: float = field(default_factory=time.monotonic)
     trials: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
+    most: int = NORMAL.trials
     done: int = 0
     stage: tuple[int, int, float, float] | None = None
     _first_done: int = 0
@@ -162,7 +165,7 @@ class Timing:
         """
         if asked is not None or self.limit is None:
             return asked
-        return max(_MOST_TRIALS, self.plan.trials)
+        return max(self.most, self.plan.trials)
 
     def confirm_plan(self, study: TuningStudy) -> ConfirmPlan:
         """Return how much evidence the time that is left allows; the study keeps the choice."""
@@ -182,6 +185,7 @@ class Timing:
                 full=self.full_now,
                 trial=self.trial,
                 members=members_up_to(self.evidence.members),
+                evidence=evidence_up_to(self.evidence.top_k, self.evidence.n_runs),
             )
             self.store(study.study, confirmed_at=finished)
         usual = ConfirmPlan()
@@ -234,6 +238,7 @@ def timing_of(
     *,
     limit: float | None = None,
     plan: Plan | None = None,
+    most: int = NORMAL.trials,
 ) -> Timing:
     """Return a study's clock; where nothing is known yet, a few batches are trained to set it.
 
@@ -243,6 +248,7 @@ def timing_of(
         evidence: The confirmation that is wanted.
         limit: Seconds for everything; None for no limit.
         plan: What was planned; None where nothing was.
+        most: Trials at most where only time ends the search.
     """
     setup, spec = study.setup, study.spec
     trials = study.study.get_trials(deepcopy=False)
@@ -282,12 +288,13 @@ def timing_of(
     confirming = Cost.sum(trainings(study.study.user_attrs).values()).seconds
     spent = sum(took) or sum(one.seconds or 0.0 for one in records)
     shares = [trial_share(trial, plan, work) for trial in ended]
-    known = {"spent": spent + confirming, "trials": took, "shares": shares, "done": done}
+    known = {"spent": spent + confirming, "trials": took, "shares": shares}
+    known |= {"done": done, "most": most}
     return Timing(plan, work, full, evidence, limit=limit, **known)  # type: ignore[arg-type]
 
 
 def plan_study(
-    seconds: float,
+    seconds: float | None,
     spec: StudySpec,
     *,
     storage: optuna.storages.BaseStorage,
@@ -296,11 +303,12 @@ def plan_study(
     source: ImageSource | None = None,
     device: str = "auto",
     at_least: bool = False,
+    effort: Effort = NORMAL,
 ) -> tuple[StudySpec, Plan | None]:
-    """Return spec and plan for a time limit: those of a study that was begun, else new ones.
+    """Return spec and plan for an effort, and a time: those of a study that was begun, else new.
 
     Args:
-        seconds: The time for everything.
+        seconds: The time for everything; None is no limit.
         spec: The study; what is to be chosen in it is replaced.
         storage: Where the study is or will be.
         name: The study's name.
@@ -308,18 +316,32 @@ def plan_study(
         source: Images in memory, instead of ``spec.data``.
         device: Where to train.
         at_least: Take the least plan where even that takes longer, instead of refusing.
+        effort: The most of everything that is not given.
+
+    Returns:
+        Spec and plan; no plan without a limit.
 
     Raises:
         StudyError: If even the least plan takes longer, or the network is still to be chosen.
     """
-    if is_auto(spec.model):
+    if seconds is None and effort == NORMAL:
+        return spec, None
+    if seconds is not None and is_auto(spec.model):
         raise StudyError(
             f"a time limit for everything needs a network that is known, and model {spec.model!r} "
             "leaves it open; name one, which `biotune models` ranks"
         )
     if name not in {one.study_name for one in storage.get_all_studies()}:
+        if seconds is None:
+            return with_effort(spec, effort, given=given, source=source), None
         return plan_within(
-            seconds, spec, given=given, source=source, device=device, at_least=at_least
+            seconds,
+            spec,
+            given=given,
+            source=source,
+            device=device,
+            at_least=at_least,
+            effort=effort,
         )
     study = optuna.load_study(study_name=name, storage=storage)
     stored, clock = read_spec(study), as_mapping(study.user_attrs.get(CLOCK_KEY))
@@ -330,7 +352,54 @@ def plan_study(
     if given.get("epochs") is None:
         train = dataclasses.replace(spec.train, epochs=stored.train.epochs)
         spec = dataclasses.replace(spec, train=train)
-    return spec, plan_of(clock) if clock else None
+    return spec, plan_of(clock) if clock and seconds is not None else None
+
+
+def with_effort(
+    spec: StudySpec,
+    effort: Effort,
+    *,
+    given: Mapping[str, Any],
+    source: ImageSource | None = None,
+) -> StudySpec:
+    """Return a spec with the epochs and the image size of an effort.
+
+    The images of a network that is still to be chosen stay as they are.
+
+    Args:
+        spec: The study.
+        effort: What it takes; the normal one changes nothing.
+        given: What is not to be changed: ``image_size`` and ``epochs``, where they are no None.
+        source: Images in memory, instead of ``spec.data``.
+    """
+    spec = _with_epochs(spec, effort, given)
+    if effort.side is None or given.get("image_size") is not None or is_auto(spec.model):
+        return spec
+    source = _images(spec) if source is None else source
+    model = create_model(spec.model, num_classes=len(source.classes), weights="none")
+    own = int(model.data_config["input_size"][-1])
+    return dataclasses.replace(spec, image_size=_sides(spec, source, effort, own)[-1])
+
+
+def _with_epochs(spec: StudySpec, effort: Effort, given: Mapping[str, Any]) -> StudySpec:
+    if effort == NORMAL or given.get("epochs") is not None:
+        return spec
+    return dataclasses.replace(spec, train=dataclasses.replace(spec.train, epochs=effort.epochs))
+
+
+def _images(spec: StudySpec) -> ImageSource:
+    return open_images(
+        spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
+    )
+
+
+def _sides(spec: StudySpec, source: ImageSource, effort: Effort, own: int) -> list[int]:
+    """Return the image sizes that suit a model, images and an effort, ascending."""
+    config = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)
+    if config is not None and config.fixed_input_size:
+        return [own]
+    most = own_side(own, source)
+    return sides_up_to(most if effort.side is None else min(most, effort.side))
 
 
 def plan_within(
@@ -341,6 +410,7 @@ def plan_within(
     source: ImageSource | None = None,
     device: str = "auto",
     at_least: bool = False,
+    effort: Effort = NORMAL,
 ) -> tuple[StudySpec, Plan]:
     """Choose image size, epochs, trials and evidence for a time limit on this machine.
 
@@ -354,6 +424,7 @@ def plan_within(
         source: Images in memory, instead of ``spec.data``.
         device: Where to train.
         at_least: Take the least plan where even that takes longer, instead of refusing.
+        effort: The most of everything that is not given.
 
     Returns:
         The spec with image size and epochs, and the whole plan.
@@ -361,10 +432,9 @@ def plan_within(
     Raises:
         StudyError: If even the least plan takes longer.
     """
+    spec = _with_epochs(spec, effort, given)
     if source is None:
-        source = open_images(
-            spec.data, group_regex=spec.group_regex, skip_bad_images=spec.skip_bad_images
-        )
+        source = _images(spec)
     splits = split(spec, source)
     work = Work(
         n_train=len(splits.train),
@@ -374,18 +444,20 @@ def plan_within(
         reuse=spec.n_folds == 1,
     )
     model = create_model(spec.model, num_classes=len(source.classes), weights="none")
-    config = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)
-    own = int(model.data_config["input_size"][-1])
-    sides = sides_up_to(own_side(own, source))
     if given.get("image_size") is not None:
         sides = [int(given["image_size"])]
-    elif config is not None and config.fixed_input_size:
-        sides = [own]
+    else:
+        sides = _sides(spec, source, effort, int(model.data_config["input_size"][-1]))
     epochs = epochs_up_to(spec.train.epochs)
     if given.get("epochs") is not None:
         epochs = [int(given["epochs"])]
-    choice: dict[str, Any] = {"sides": sides, "epochs": epochs}
-    members = members_up_to(int(given.get("members") or MEMBERS))
+    choice: dict[str, Any] = {
+        "sides": sides,
+        "epochs": epochs,
+        "trials": trials_up_to(effort.trials),
+        "evidence": evidence_up_to(effort.top_k, effort.n_runs),
+    }
+    members = members_up_to(int(given.get("members") or effort.members))
     if given.get("trials") is not None:
         choice["trials"] = [int(given["trials"])]
     elif given.get("most_trials") is not None:

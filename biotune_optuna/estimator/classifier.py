@@ -25,6 +25,7 @@ from biotune_optuna.confirmation.confirm import TrainedWinner, confirm, train_wi
 from biotune_optuna.confirmation.plan import MEMBERS, ConfirmPlan, check_members
 from biotune_optuna.confirmation.protocol import Contest, Entrant
 from biotune_optuna.confirmation.timing import plan_study, timing_of
+from biotune_optuna.effort import NORMAL, effort_of
 from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator import persistence as keeping
 from biotune_optuna.estimator.inputs import InputError, images_of, training_images
@@ -63,6 +64,9 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         model: A timm architecture; or ``"auto"``, perhaps with limits as in ``"auto:30M,20ms"``:
             the one that suits these images best, of a short list. ``exported_.name`` tells it.
+        effort: ``"quick"``, ``"normal"`` or ``"thorough"`` (`biotune_optuna.effort`): sets
+            ``n_trials``, ``epochs``, ``members``, the evidence and the largest ``image_size``, each
+            where it has been left at its default. None is the normal one.
         n_trials: Finished trials that the study shall hold in all; None needs ``timeout``.
         timeout: Seconds for the search; None is no limit.
         time_limit: Seconds for everything. Image size (unless given), epochs, trials and evidence
@@ -111,6 +115,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         model: str = "resnet50",
         *,
+        effort: str | None = None,
         n_trials: int | None = 60,
         timeout: float | None = None,
         time_limit: float | None = None,
@@ -133,6 +138,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.model = model
+        self.effort = effort
         self.n_trials = n_trials
         self.timeout = timeout
         self.time_limit = time_limit
@@ -174,7 +180,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         began = time.monotonic()
         evidence = self._plan()
         self._check_time_limit()
-        check_end(plain_value(self.n_trials), plain_value(self.timeout), name="n_trials")
+        check_end(self._most_trials(), plain_value(self.timeout), name="n_trials")
         skip = bool((self.study_params or {}).get("skip_bad_images"))
         source, classes, scale = training_images(X, y, skip_bad_images=skip)
         backend = self.storage
@@ -182,21 +188,16 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             backend = open_storage(backend or "memory://")
         name = self.study_name or self._default_name(source)
         with _cache_folder(self.cache_dir) as cache_dir:
-            spec, plan = self._spec(source, self._seed(backend, name)), None
-            if self.time_limit is not None:
-                spec, plan = plan_study(
-                    float(self.time_limit),
-                    spec,
-                    storage=backend,
-                    name=name,
-                    given={
-                        "image_size": self.image_size,
-                        "most_trials": self.n_trials,
-                        "members": self.members,
-                    },
-                    source=source,
-                    device=self.device,
-                )
+            spec, plan = plan_study(
+                None if self.time_limit is None else float(self.time_limit),
+                self._spec(source, self._seed(backend, name)),
+                storage=backend,
+                name=name,
+                given=self._given(),
+                source=source,
+                device=self.device,
+                effort=effort_of(self.effort),
+            )
             study = create_study(
                 spec,
                 storage=backend,
@@ -216,6 +217,29 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.best_score_ = float(study.study.best_value)
         return self
 
+    def _given(self) -> dict[str, Any]:
+        """Return what no effort and no time limit may change, for `plan_study`."""
+        train = {**(self.train_params or {})}
+        usual = self.epochs == NORMAL.epochs and "epochs" not in train
+        levelled = effort_of(self.effort) != NORMAL
+        return {
+            "image_size": self.image_size,
+            "epochs": None if usual or not levelled else train.get("epochs", self.epochs),
+            "most_trials": self._most_trials(),
+            "members": self._members(),
+        }
+
+    def _most_trials(self) -> int | None:
+        """Return the total of the study, that of the effort where nobody gave another."""
+        trials = plain_value(self.n_trials)
+        return effort_of(self.effort).trials if trials == NORMAL.trials else trials
+
+    def _members(self) -> int:
+        """Return the number of members, that of the effort where nobody gave another."""
+        members: int = plain_value(self.members)
+        check_members(members)
+        return effort_of(self.effort).members if members == NORMAL.members else members
+
     def _check_time_limit(self) -> None:
         if self.time_limit is None:
             return
@@ -231,19 +255,24 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         callbacks = tuple(self.callbacks)
         shown = bool(self.verbose) and somebody_looks()
         if not shown and self.time_limit is None:
-            study.search(self.n_trials, timeout=self.timeout, callbacks=callbacks)
+            study.search(self._most_trials(), timeout=self.timeout, callbacks=callbacks)
             return self._train_best(study, evidence)
         timing = timing_of(
-            study, self.n_trials, evidence or ConfirmPlan(), limit=self.time_limit, plan=plan
+            study,
+            self._most_trials(),
+            evidence or ConfirmPlan(),
+            limit=self.time_limit,
+            plan=plan,
+            most=effort_of(self.effort).trials,
         )
         timing.began = began
         timing.store(study.study)
-        bar = Bar(timing, None if timing.limit else self.n_trials) if shown else None
+        bar = Bar(timing, None if timing.limit else self._most_trials()) if shown else None
         with contextlib.nullcontext() if bar is None else bar:
             if not (timing.done and timing.is_time_up):
                 clock = [timing.trial_finished, *([] if bar is None else [bar.trial_finished])]
                 study.search(
-                    timing.most_trials(self.n_trials),
+                    timing.most_trials(self._most_trials()),
                     timeout=self.timeout,
                     observer=bar,
                     callbacks=(*clock, *callbacks),
@@ -255,7 +284,10 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _default_name(self, source: ImageSource) -> str:
         """Model, data, and a digest of what makes a study another one."""
         # the data may be elsewhere tomorrow, and None as a seed takes that of the study
-        content = self._spec(source, 0).to_dict() | {"data": "", "skip_bad_images": False}
+        spec = self._spec(source, 0)
+        content = spec.to_dict() | {"data": "", "skip_bad_images": False}
+        if effort_of(self.effort) != NORMAL:
+            content["effort"] = self.effort
         del content["size_found"]  # not known before the images are opened
         text = json.dumps(content, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -290,13 +322,14 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
     def _plan(self) -> ConfirmPlan | None:
-        members = plain_value(self.members)
-        check_members(members)
+        members = self._members()
         if isinstance(self.confirm, ConfirmPlan):
             return dataclasses.replace(self.confirm, members=members)
         if self.confirm not in (True, False):
             raise StudyError(f"confirm {self.confirm!r} is neither true, false nor a ConfirmPlan")
-        return ConfirmPlan(members=members) if self.confirm else None
+        level = effort_of(self.effort)
+        plan = ConfirmPlan(top_k=level.top_k, n_runs=level.n_runs, members=members)
+        return plan if self.confirm else None
 
     def _train_best(
         self, study: TuningStudy, plan: ConfirmPlan | None, observer: Observer | None = None
@@ -314,7 +347,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         best_epochs = [run.best_epoch for run in TrialRecord(trial).runs]
         entrant = Entrant(name=f"trial {trial.number}", method="biotune", recipe=recipe)
         final = Contest(study.setup, [entrant]).finish(
-            entrant.name, epochs_of_final_run(best_epochs), members=plain_value(self.members)
+            entrant.name, epochs_of_final_run(best_epochs), members=self._members()
         )
         return TrainedWinner(recipe, final.members), None
 
