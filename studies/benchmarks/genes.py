@@ -6,8 +6,9 @@ the same seeds, on the training part; the test images are predicted by the last 
     python studies/benchmarks/genes.py TASK … --data-root FOLDER … --cache FOLDER
 
 Each training is kept in FOLDER/TASK.jsonl as soon as it is done. The same command goes on where it
-stopped; run twice at once, each takes another task. When all named tasks are done the page is
-written.
+stopped; run twice at once, each takes another task. ``--only`` trains some of the genes' values, as
+``--only "label_smoothing 0.1" --seeds 3`` trains these more often than the others. When all named
+tasks are done the page is written, of all trainings that there are.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from _tasks import TASKS
-from _trainings import cross_entropy, log_probabilities, test_part
+from _trainings import cross_entropy, log_probabilities, packed, test_part, unpacked
 from filelock import FileLock, Timeout
 from scipy.stats import t as student
 
@@ -130,10 +131,13 @@ def train(setup: Setup, recipe: Recipe, variant: Variant, seed: int) -> Row:
         "passes": result.images_forward + result.images_backward,
         "seconds": round(result.seconds, 3),
         "diverged": result.diverged,
+        "probs": packed(logs),
     }
 
 
-def measure(name: str, roots: Sequence[Path], cache: Path, seeds: int, mirror: bool) -> bool:
+def measure(
+    name: str, roots: Sequence[Path], cache: Path, seeds: int, variants: Sequence[Variant]
+) -> bool:
     """Makes what is missing of a task; False where another process does."""
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{name}.jsonl"
@@ -142,15 +146,12 @@ def measure(name: str, roots: Sequence[Path], cache: Path, seeds: int, mirror: b
             setup = TASKS[name].open(roots, cache)
             counts = np.bincount(setup.source.labels[setup.splits.train])
             skewed = counts.max() > SKEWED * counts.min()
-            done = {row["key"] for row in read(path)}
+            done = {row["key"] for row in read(path) if "probs" in row}
             for seed in range(seeds):
                 for kind, recipe in recipes(setup).items():
-                    for variant in (BASE, *VARIANTS):
+                    for variant in (BASE, *variants):
                         key = f"{kind} | {variant.name} | {seed}"
-                        left_out = (variant.mirrors and not mirror) or (
-                            variant.balances and not skewed
-                        )
-                        if key in done or left_out:
+                        if key in done or (variant.balances and not skewed):
                             continue
                         row = {"key": key, "recipe": kind, "variant": variant.name, "seed": seed}
                         row |= train(setup, recipe, variant, seed)
@@ -165,13 +166,14 @@ def measure(name: str, roots: Sequence[Path], cache: Path, seeds: int, mirror: b
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a task; a killed process may have left half a line."""
+    """The rows of a task, the last one of each training; a kill may have left half a line."""
     if not path.exists():
         return []
     text = path.read_bytes()
     with path.open("r+b") as file:
         file.truncate(text.rfind(b"\n") + 1)
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return list({row["key"]: row for row in rows}.values())
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,8 @@ class Effect:
         nll: The same of the cross-entropy, in nats.
         passes: Image passes over those of the recipe without it.
         by_task: Mean difference in accuracy of each task, in points.
+        pairs: How many trainings it is of.
+        members: As ``score``, of the mean of all seeds' probabilities; None with one seed.
     """
 
     variant: str
@@ -191,12 +195,14 @@ class Effect:
     nll: tuple[float, float]
     passes: float
     by_task: dict[str, float]
+    pairs: int
+    members: tuple[float, float] | None
 
 
-def effects(rows: dict[str, list[Row]]) -> Iterator[Effect]:
+def effects(rows: dict[str, list[Row]], labels: dict[str, list[int]]) -> Iterator[Effect]:
     """What each value of each gene changes; a recipe of a task is one of the means' values."""
     for variant in VARIANTS:
-        score, nll, passes, by_task = [], [], [], {}
+        score, nll, passes, by_task, members = [], [], [], {}, []
         for task, of_task in rows.items():
             pairs: dict[str, list[tuple[Row, Row]]] = {}
             plain = {(r["recipe"], r["seed"]): r for r in of_task if r["variant"] == BASE.name}
@@ -211,13 +217,32 @@ def effects(rows: dict[str, list[Row]]) -> Iterator[Effect]:
             score += cells[0]
             nll += cells[1]
             passes += [a["passes"] / b["passes"] for some in pairs.values() for a, b in some]
+            members += [
+                _together([a for a, _ in some], labels[task])
+                - _together([b for _, b in some], labels[task])
+                for some in pairs.values()
+                if len(some) > 1 and all("probs" in row for pair in some for row in pair)
+            ]
             if pairs:
                 by_task[task] = 100 * float(np.mean(cells[0]))
         if score:
             points = _interval(100 * np.array(score))
             yield Effect(
-                variant.name, points, _interval(np.array(nll)), float(np.mean(passes)), by_task
+                variant.name,
+                points,
+                _interval(np.array(nll)),
+                float(np.mean(passes)),
+                by_task,
+                len(passes),
+                _interval(100 * np.array(members)) if members else None,
             )
+
+
+def _together(rows: Sequence[Row], labels: Sequence[int]) -> float:
+    """Macro accuracy of the mean of several trainings' probabilities."""
+    n = max(labels) + 1
+    mean = np.mean([np.exp(unpacked(row["probs"], n)) for row in rows], axis=0)
+    return metrics.score("macro_accuracy", np.array(labels), mean, n)
 
 
 def _interval(values: np.ndarray[Any, Any]) -> tuple[float, float]:
@@ -227,7 +252,7 @@ def _interval(values: np.ndarray[Any, Any]) -> tuple[float, float]:
     return float(values.mean()), float(half)
 
 
-def page(rows: dict[str, list[Row]], command: str) -> str:
+def page(rows: dict[str, list[Row]], labels: dict[str, list[int]], command: str) -> str:
     """The page docs/benchmarks/genes.md."""
     tasks = list(rows)
     lines = [
@@ -235,12 +260,13 @@ def page(rows: dict[str, list[Row]], command: str) -> str:
             one.variant,
             f"{one.score[0]:+.1f} ± {one.score[1]:.1f}",
             f"{one.nll[0]:+.2f} ± {one.nll[1]:.2f}",
+            "" if one.members is None else f"{one.members[0]:+.1f} ± {one.members[1]:.1f}",
             f"{one.passes:.2f}",
+            str(one.pairs),
             *(f"{one.by_task[t]:+.1f}" if t in one.by_task else "" for t in tasks),
         ]
-        for one in effects(rows)
+        for one in effects(rows, labels)
     ]
-    n = {task: len({r["seed"] for r in some}) for task, some in rows.items()}
     return markdown(
         [
             Heading("What modes and training genes are worth", 1),
@@ -249,10 +275,14 @@ def page(rows: dict[str, list[Row]], command: str) -> str:
                 "each trained as they are and with one value of one gene, from the same seeds on "
                 "the same images; the last weights are tested. Accuracy in points of macro "
                 "accuracy on the test images, cross-entropy in nats; ± is half of the 95 % "
-                "interval over recipes and tasks. Passes: image passes over those of the recipe "
-                f"alone. Seeds: {', '.join(f'{task} {k}' for task, k in n.items())}."
+                "interval over recipes and tasks. Members: the same of the mean of the "
+                "probabilities of all seeds, where there are several. Passes: image passes over "
+                "those of the recipe alone. Pairs: trainings with the gene, each beside one "
+                "without. Then the tasks' own mean differences in accuracy."
             ),
-            Table(["Gene", "Accuracy", "Cross-entropy", "Passes", *tasks], lines),
+            Table(
+                ["Gene", "Accuracy", "Cross-entropy", "Members", "Passes", "Pairs", *tasks], lines
+            ),
             Markdown(f"Made by `{command}`."),
         ],
     )
@@ -266,17 +296,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--mirror", action="store_true", help="try mirrored images too")
+    parser.add_argument("--only", nargs="+", metavar="VALUE", help="such as 'augment crop'")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     args = parser.parse_args(argv)
-    done = [
-        measure(name, args.data_root, args.cache, args.seeds, args.mirror) for name in args.tasks
+    names = [variant.name for variant in VARIANTS]
+    for name in args.only or ():
+        if name not in names:
+            parser.error(f"no gene's value {name!r}; there are {', '.join(names)}")
+    variants = [
+        variant
+        for variant in VARIANTS
+        if (variant.name in args.only if args.only else args.mirror or not variant.mirrors)
     ]
+    done = [measure(name, args.data_root, args.cache, args.seeds, variants) for name in args.tasks]
     if not all(done):
         print("another process is at work on a task; the page is not written")
         return
     rows = {name: read(args.cache / f"{name}.jsonl") for name in args.tasks}
-    command = f"python studies/benchmarks/genes.py {' '.join(args.tasks)} --seeds {args.seeds} …"
-    (args.out / "genes.md").write_text(page(rows, command))
+    labels = {}
+    for name in args.tasks:
+        setup = TASKS[name].open(args.data_root, args.cache)
+        labels[name] = setup.source.labels[test_part(setup)].tolist()
+    command = f"python studies/benchmarks/genes.py {' '.join(args.tasks)} …"
+    (args.out / "genes.md").write_text(page(rows, labels, command))
 
 
 if __name__ == "__main__":
