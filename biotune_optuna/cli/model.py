@@ -99,6 +99,11 @@ def export(
     type=float,
     help="Leave out images whose confidence is below what this accuracy takes, as 0.95.",
 )
+@click.option(
+    "--adapt-norms",
+    is_flag=True,
+    help="Let BatchNorm layers know these images first: for images of another source.",
+)
 @_single_option
 @device_option
 def predict(
@@ -108,6 +113,7 @@ def predict(
     top_k: int,
     table: str | None,
     abstain: float | None,
+    adapt_norms: bool,
     single: bool,
     device: str,
 ) -> None:
@@ -115,6 +121,8 @@ def predict(
     from biotune_optuna.export import load_exported, write_csv
 
     model = load_exported(folder, device=device, single=single)
+    if adapt_norms:
+        model = model.adapted(images)
     least = 0.0 if abstain is None else model.confidence_for(abstain)
     everything = model.predict(images, top_k=top_k)
     predictions = [one for one in everything if one.error or one.probability >= least]

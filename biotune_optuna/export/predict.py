@@ -28,7 +28,7 @@ from biotune_optuna.data.decode import (
 from biotune_optuna.data.loaders import DeviceImages
 from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.scan import worker_count
-from biotune_optuna.errors import BioTuneError, DataError
+from biotune_optuna.errors import BioTuneError, DataError, ModelError
 from biotune_optuna.files import csv_cell, replace_text
 from biotune_optuna.finetune.calibration import tempered
 from biotune_optuna.finetune.device import (
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 
 _TIMED_IMAGES, _TIMES = 8, 3
+_FEWEST_TO_ADAPT = 16  # images: fewer say little of what the network sees
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -276,6 +277,64 @@ class Predictor:
                 waiting, readable = [], 0
         yield from self._predict_batch(waiting, top_k)
 
+    def adapted(self, images: Any, *, batch_size: int | None = None) -> Predictor:
+        """Return a predictor whose BatchNorm layers know these images instead of the training's.
+
+        For images of another source, as of another camera. No labels are needed. Each layer's
+        statistics become the mean over all images, which pass through the network once (a last
+        batch of a single image is left out). The calibration stays that of the images that it was
+        fitted on.
+
+        Args:
+            images: As in `predict`: many, of all classes, for their statistics rule every answer.
+            batch_size: Images at a time; None is what the export recommends.
+
+        Raises:
+            DataError: If fewer than 16 images can be read.
+            ModelError: If the network has no BatchNorm layers.
+        """
+        import torch
+        from torch.nn.modules.batchnorm import _NormBase
+
+        size = self.preprocessing.batch_size if batch_size is None else batch_size
+        other = copy.copy(self)
+        # One by one: layers that members share would be told of every batch several times.
+        other.model, *members = (copy.deepcopy(one) for one in (self.model, *self.members))
+        other.members, other._shared = tuple(members), None
+        networks = (other.model, *members)
+        norms = [m for one in networks for m in one.modules() if isinstance(m, _NormBase)]
+        if not norms:
+            raise ModelError(
+                f"{self.name} has no BatchNorm layers, so it cannot be adapted to images"
+            )
+        momenta = [norm.momentum for norm in norms]
+        amp = prediction_dtype(self.preprocessing.amp, self.device)  # type: ignore[arg-type]
+        seen, decoded = 0, self._decoded(images, size)
+        while chunk := list(islice(decoded, size)):
+            pixels = [content for _, content in chunk if not isinstance(content, str)]
+            if len(pixels) < 2:  # a single image has no variance
+                continue
+            seen += len(pixels)
+            batch = self._device_images(pixels).batch(np.arange(len(pixels)))
+            for norm in norms:
+                norm.train()
+                norm.momentum = len(pixels) / seen
+            with (
+                kernels(self.device, deterministic=False),
+                torch.no_grad(),
+                autocast(self.device, amp),
+            ):
+                for network in networks:
+                    network(batch)
+        if seen < _FEWEST_TO_ADAPT:
+            raise DataError(
+                f"{seen} images are too few to adapt to; give at least {_FEWEST_TO_ADAPT}"
+            )
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.eval()
+            norm.momentum = momentum
+        return other
+
     def cost(self) -> PredictionCost:
         """Measure what it costs to predict with all members, on a few images of noise."""
         import torch
@@ -418,19 +477,8 @@ class Predictor:
 
     def _probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Through the same normalisation, memory format and loop as in training, (n, k, C)."""
-        settings = self.preprocessing
-        # stacked channels last, as the pixel cache has them
-        stacked = np.stack([image.transpose(1, 2, 0) for image in pixels]).transpose(0, 3, 1, 2)
-        images = DeviceImages(
-            PixelStore(stacked),
-            np.zeros(len(pixels), dtype=np.int64),
-            mean=settings.mean,
-            std=settings.std,
-            device=self.device,
-            channels_last=settings.channels_last,
-            n_classes=len(self.classes),
-        )
-        amp = prediction_dtype(settings.amp, self.device)  # type: ignore[arg-type]
+        images = self._device_images(pixels)
+        amp = prediction_dtype(self.preprocessing.amp, self.device)  # type: ignore[arg-type]
         forward = self.shared if self.members else self.model
         with kernels(self.device, deterministic=False):
             found = probabilities(
@@ -441,6 +489,20 @@ class Predictor:
                 amp,
             )[0]
         return found if self.members else found[:, None]
+
+    def _device_images(self, pixels: Sequence[NDArray[np.uint8]]) -> DeviceImages:
+        settings = self.preprocessing
+        # stacked channels last, as the pixel cache has them
+        stacked = np.stack([image.transpose(1, 2, 0) for image in pixels]).transpose(0, 3, 1, 2)
+        return DeviceImages(
+            PixelStore(stacked),
+            np.zeros(len(pixels), dtype=np.int64),
+            mean=settings.mean,
+            std=settings.std,
+            device=self.device,
+            channels_last=settings.channels_last,
+            n_classes=len(self.classes),
+        )
 
 
 def write_csv(predictions: Iterable[Prediction], path: str | Path) -> Path:

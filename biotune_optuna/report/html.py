@@ -13,7 +13,7 @@ from biotune_optuna.page.parts import Heading, Part, Section, Text, texts
 from biotune_optuna.page.text import plural
 from biotune_optuna.report.figures import all_figures
 from biotune_optuna.report.sections import CHAPTERS, tiles
-from biotune_optuna.report.view import NothingToShow, StudyView, as_view
+from biotune_optuna.report.view import DoesNotApply, NothingToShow, StudyView, as_view
 from biotune_optuna.report.words import search_sentences, verdict
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def _figures(view: StudyView, chapter: str) -> list[Part]:
         if figure.chapter == chapter:
             try:
                 drawn.append(figure.part(view))
+            except DoesNotApply:
+                continue
             except NothingToShow as nothing:
                 missing[str(nothing)] = Text(str(nothing), "none")
     return [*drawn, *missing.values()]

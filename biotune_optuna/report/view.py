@@ -60,6 +60,10 @@ class NothingToShow(StudyError):  # noqa: N818 - it is no fault: the study is yo
     """A figure has no data yet; the message is the sentence to print in its place."""
 
 
+class DoesNotApply(NothingToShow):
+    """A figure is about what this study does not have; a report leaves it out without a word."""
+
+
 @dataclass(frozen=True)
 class StudyView:
     """What a study holds at one moment, read once.

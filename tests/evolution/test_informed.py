@@ -79,3 +79,12 @@ def test_features_are_finite_for_every_genome_and_depth():
         described = experience.features(logs)
         assert np.isfinite(described).all()
         assert described.shape == (200, len(experience.learned().weights))
+
+
+def test_norm_tuning_and_low_rank_are_starts_where_modes_are_searched():
+    plain, wide = (make_domain(6, modes=modes).space for modes in (False, True))
+    recipes = [genome.decode() for genome in informed.informed_genomes(wide)]
+    extra = recipes[len(informed.informed_genomes(plain)) :]
+    assert [set(recipe.modes.values()) for recipe in extra] == [{"norms"}, {"low-rank"}]
+    assert all(len(recipe.modes) == 5 for recipe in extra), "all but the head"
+    assert all(not recipe.modes for recipe in recipes[: -len(extra)])

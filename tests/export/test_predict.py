@@ -327,3 +327,37 @@ def test_senseless_preprocessing_is_refused(change, error, message):
         Preprocessing.from_dict(good.to_dict() | change)
     with pytest.raises(ModelError, match="lacks or garbles a field: 'std'"):
         Preprocessing.from_dict({k: v for k, v in good.to_dict().items() if k != "std"})
+
+
+def test_norms_adapt_to_images_of_another_source(tuned, exported, tmp_path):
+    """Darker images, whose statistics the network then has in place of the training's."""
+    paths = []
+    for number, path in enumerate(tuned["paths"]):
+        dark = Image.fromarray((np.asarray(Image.open(path)) * 0.3).astype(np.uint8))
+        paths.append(tmp_path / f"{number}.png")
+        dark.save(paths[-1])
+    model = load_exported(exported, device="cpu")
+    before = {k: v.clone() for k, v in model.model.state_dict().items()}
+    adapted = model.adapted(paths, batch_size=9)
+    assert all(torch.equal(v, before[k]) for k, v in model.model.state_dict().items())
+    first = next(m for m in adapted.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    seen = []
+    handle = first.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach()))
+    changed = adapted.predict(paths, batch_size=len(paths))
+    handle.remove()
+    torch.testing.assert_close(
+        first.running_mean, seen[0].float().mean((0, 2, 3)), rtol=1e-3, atol=1e-4
+    )
+    assert not np.allclose(probabilities(changed), probabilities(model.predict(paths)), atol=1e-3)
+    assert not any(m.training for m in adapted.model.modules())
+    with pytest.raises(DataError, match="8 images are too few to adapt to; give at least 16"):
+        model.adapted(paths[:8])
+
+
+def test_a_network_without_batch_norm_cannot_adapt(tuned):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(3))
+    plain = Predictor(
+        network, name="plain", classes=CLASSES, preprocessing=tuned["preprocessing"], device="cpu"
+    )
+    with pytest.raises(ModelError, match="plain has no BatchNorm layers"):
+        plain.adapted(tuned["paths"])

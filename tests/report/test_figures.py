@@ -21,7 +21,7 @@ from biotune_optuna.report.figures.accuracy_against_cost import pareto_front
 from biotune_optuna.report.figures.block_importance import importances
 from biotune_optuna.report.figures.single_blocks import worths
 from biotune_optuna.report.status import study_status
-from biotune_optuna.report.view import as_view
+from biotune_optuna.report.view import DoesNotApply, as_view
 from biotune_optuna.report.words import describe_trial, verdict
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import CONFIRM_KEY, ENDED_KEY
@@ -363,8 +363,10 @@ def test_confusion_of_many_classes_lists_the_most_frequent() -> None:
 def test_every_figure_draws_from_a_full_study(
     entry: StudyFigure, confirmed_study: optuna.Study
 ) -> None:
-    of_a_search = entry.name == "single-blocks"  # it needs genomes, not only recipes
-    figure = entry.draw(as_view(searched(0, 30) if of_a_search else confirmed_study))
+    # some need genomes, not only recipes
+    studies = {"single-blocks": lambda: searched(0, 30), "training-genes": wide_study}
+    study = studies.get(entry.name, lambda: confirmed_study)()
+    figure = entry.draw(as_view(study))
     assert figure.layout.title.text
     assert all(
         any(v is not None and len(v) for v in (t.x, t.y, getattr(t, "z", None)))
@@ -463,3 +465,56 @@ def test_roles_and_parents_of_somebody_elses_objective_are_drawn(
     assert {"random newcomer", "offspring"} & {t.name for t in figure.data}
     assert sum(sum(t.y) for t in figure.data if t.type == "bar") == 30
     assert figures.draw("lineage", own_objective).data
+
+
+def wide_study() -> optuna.Study:
+    study = optuna.create_study(direction="maximize", study_name="wide")
+    choices = {"train.augment": ("none", "crop"), "train.length": (1.0, 2.0)}
+    distributions = {k: optuna.distributions.CategoricalDistribution(v) for k, v in choices.items()}
+    for i in range(24):
+        params = {"train.augment": ("none", "crop")[i % 2], "train.length": (1.0, 2.0)[i // 12]}
+        recipe = {
+            "lr": 0.1,
+            "multipliers": {"a": 0.0, "b": 1.0, "c": 1.0 + i % 3},
+            "modes": {"b": "norms"} if i % 4 == 0 else {},
+            "training": {k.removeprefix("train."): v for k, v in params.items()},
+        }
+        value = 0.5 + 0.2 * (i % 2) + 0.001 * i
+        study.add_trial(
+            create_trial(
+                value=value, params=params, distributions=distributions,
+                user_attrs={"recipe": recipe},
+            )
+        )  # fmt: skip
+    return study
+
+
+def test_training_genes_are_drawn_with_the_middle_of_each_value() -> None:
+    figure = figures.draw("training-genes", wide_study())
+    medians = [t for t in figure.data if t.name == "median"]
+    by_value = dict(zip(medians[0].x, medians[0].y, strict=True))
+    assert by_value["crop"] - by_value["none"] == pytest.approx(0.201)
+    assert [a.text for a in figure.layout.annotations][:2] == ["augment", "length"]
+
+
+def test_a_study_without_training_genes_has_no_such_figure() -> None:
+    with pytest.raises(DoesNotApply, match="does not search how a recipe trains"):
+        figures.draw("training-genes", study_of([{"value": 0.5, "m": [1, 1, 1]}]))
+
+
+def test_modes_are_letters_in_the_heat_map() -> None:
+    figure = figures.draw("genome-heatmap", wide_study())
+    (letters,) = [t for t in figure.data if t.type == "scatter" and t.mode == "text"]
+    assert list(letters.text) == ["n"] * 6
+    assert set(letters.y) == {1}
+
+
+def test_training_genes_have_their_share_of_the_importance() -> None:
+    view = as_view(wide_study())
+    found = importances(view, view.complete)
+    assert found["gene", "train.augment"] > 0.8
+    assert sum(found.values()) == pytest.approx(1)
+    figure = figures.draw("block-importance", view)
+    assert list(trace(figure, "how it trains").y) == ["augment", "length"]
+    assert "TrivialAugment" not in describe_trial(view, view.complete[0])
+    assert "random crops" in describe_trial(view, view.complete[1])

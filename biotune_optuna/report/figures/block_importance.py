@@ -4,12 +4,13 @@ import logging
 import math
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 import plotly.graph_objects as go
 from optuna import Study
 from optuna.trial import FrozenTrial
 
-from biotune_optuna.page.style import BLUE, ORANGE, finish, shorten
+from biotune_optuna.page.style import BLUE, GREY, ORANGE, finish, shorten
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
 from biotune_optuna.report.figures.shared import thin, with_recipe
 from biotune_optuna.report.view import StudyView
@@ -53,13 +54,24 @@ def block_importance(
     shares = importances(view, used, seed=seed)
     labels = [shorten(b) for b in view.blocks]
     figure = go.Figure()
+    genes = [name for part, name in shares if part == "gene"]
+    if genes:
+        figure.add_bar(
+            x=[shares["gene", name] for name in genes],
+            y=[shorten(name.removeprefix("train.")) for name in genes],
+            orientation="h",
+            name="how it trains",
+            marker={"color": GREY},
+            hovertemplate="%{y}: %{x:.0%}<extra></extra>",
+        )
+        labels += [shorten(name.removeprefix("train.")) for name in genes]
     for part, words, colour, shape in (
         ("mask", "freeze or train", ORANGE, "/"),
         ("rate", "how fast", BLUE, ""),
     ):
         figure.add_bar(
             x=[shares[part, b] for b in view.blocks],
-            y=labels,
+            y=labels[: len(view.blocks)],
             orientation="h",
             name=words,
             marker={
@@ -80,7 +92,9 @@ def block_importance(
 def importances(
     view: StudyView, trials: Sequence[FrozenTrial], *, seed: int = 0
 ) -> dict[tuple[str, str], float]:
-    """Return the importance per ("mask" or "rate", block); all of them sum to 1.
+    """Return the importance per ("mask" or "rate", block) and ("gene", training gene).
+
+    All of them sum to 1.
 
     Args:
         view: The study read.
@@ -92,7 +106,7 @@ def importances(
     from optuna.trial import create_trial
 
     distributions: dict[str, BaseDistribution] = {}
-    columns: dict[str, list[float | bool]] = {}
+    columns: dict[str, list[Any]] = {}
     for block in view.blocks:
         rates = [view.recipes[t.number][block] for t in trials]
         trained = [math.log10(rate) for rate in rates if rate > 0]
@@ -103,6 +117,12 @@ def importances(
             middle = median(trained)
             distributions[f"rate {block}"] = FloatDistribution(min(trained), max(trained))
             columns[f"rate {block}"] = [math.log10(r) if r > 0 else middle for r in rates]
+    genes = [name for name in trials[0].params if name.startswith("train.")]
+    for name in genes:
+        values = [t.params.get(name) for t in trials]
+        if len(set(values)) > 1:
+            columns[name] = values
+            distributions[name] = CategoricalDistribution(sorted(set(values), key=str))
     if not distributions:
         raise NothingToShow("All trials used the same recipe, so no block explains a difference.")
     stand_in = _silent_study()
@@ -115,11 +135,12 @@ def importances(
         for i, trial in enumerate(trials)
     )
     found = get_param_importances(stand_in, evaluator=FanovaImportanceEvaluator(seed=seed))
-    return {
+    of_blocks = {
         (part, b): float(found.get(f"{part} {b}", 0.0))
         for part in ("mask", "rate")
         for b in view.blocks
     }
+    return of_blocks | {("gene", name): float(found.get(name, 0.0)) for name in genes}
 
 
 def _silent_study() -> Study:

@@ -6,19 +6,31 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 from plotly.subplots import make_subplots
 
-from biotune_optuna.page.style import BLUE, GREY, RATE_SCALE, RATE_TICKS, TOP, finish, shorten
+from biotune_optuna.page.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    RATE_SCALE,
+    RATE_TICKS,
+    TOP,
+    finish,
+    shorten,
+)
 from biotune_optuna.report.figures import StudyFigure
 from biotune_optuna.report.figures.shared import with_recipe
 from biotune_optuna.report.view import StudyView
+from biotune_optuna.schema import TrialRecord
 
 _BELOW = {"row": 2, "col": 1}
+_LETTERS = {"norms": "n", "low-rank": "r"}
 
 
 @StudyFigure(
     name="genome-heatmap",
     title="What was tried",
     caption="One column per recipe, one row per block from the input down to the classifier. Dark"
-    " trains fast, light trains slowly, hatched is frozen.",
+    " trains fast, light trains slowly, hatched is frozen. Where that is searched, n is a block of"
+    " which only norms and biases train, r one whose weights change by a low rank.",
     chapter="search",
     place=30,
     dashboard="3-genomes",
@@ -100,6 +112,23 @@ def _add_cells(figure: go.Figure, view: StudyView, trials: list[FrozenTrial]) ->
         hoverongaps=False,
         **_BELOW,
     )
+    modes = [
+        (x, y, _LETTERS[mode])
+        for x, t in enumerate(trials)
+        for y, block in enumerate(view.blocks)
+        if (mode := TrialRecord(t).recipe.modes.get(block, "full")) in _LETTERS
+    ]
+    if modes:
+        figure.add_scatter(
+            x=[x for x, _, _ in modes],
+            y=[y for _, y, _ in modes],
+            text=[letter for _, _, letter in modes],
+            mode="text",
+            textfont={"size": 10, "color": BLACK},
+            showlegend=False,
+            hoverinfo="skip",
+            **_BELOW,
+        )
     frozen = [(x, y) for y, row in enumerate(rows) for x, m in enumerate(row) if m <= 0]
     if frozen:
         figure.add_bar(
