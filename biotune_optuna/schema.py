@@ -77,6 +77,18 @@ STAGE_KEY: Final = "stage"
 """``{"stage": str, "detail": str, "done": int, "total": int, "time": str, "holder": str}``: the
 training outside the search that began last, and who began it; empty when all is over."""
 
+BOARD_KEY: Final = "trainings_of"
+"""``str``: the study whose trainings, after the search, are the trials of this one."""
+
+CLAIM_PREFIX: Final = "claim "
+"""Before the number of an attempt, a colon and a part's name, ``int``: the trial that claimed it
+first (`biotune_optuna.study.board.Board`)."""
+
+EVIDENCE_KEY: Final = "evidence"
+"""``{"plan": dict, "total": int, "out": str}``: how any worker confirms the study once it has its
+total of trials (`biotune_optuna.confirmation.plan.ConfirmPlan`), and where the model goes; empty
+where only the process that searches with a limit of time does so."""
+
 COMPARISON_KEY: Final = "comparison"
 """``dict``: what the cells of a comparison's task have in common."""
 
@@ -149,7 +161,8 @@ DONOR_KEY: Final = "donor"
 """``str``: the study and the trial that a genome was taken from."""
 
 CELL_KEY: Final = "cell"
-"""``str``: the cell of a comparison that the trial is."""
+"""``str``: which part of the work a trial of a board is: the cell of a comparison, or a training
+(`biotune_optuna.study.board.Board`)."""
 
 CONTENDER_KEY: Final = "contender"
 """``dict``: what the cell's contender was (`biotune_optuna.compare.plan.Contender`)."""

@@ -100,7 +100,9 @@ def study_name(storage: optuna.storages.BaseStorage, name: str | None) -> str:
     Raises:
         StudyError: If there is no such study, or a choice is left open.
     """
-    names = sorted(study.study_name for study in storage.get_all_studies())
+    from biotune_optuna.study.board import study_names
+
+    names = study_names(storage)
     if name is None and len(names) == 1:
         return names[0]
     if not names:

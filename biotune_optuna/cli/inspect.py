@@ -42,9 +42,10 @@ def studies(*, storage: str | None, as_json: bool) -> None:
 
     from biotune_optuna.report.status import list_studies
     from biotune_optuna.storage.open import open_storage
+    from biotune_optuna.study.board import study_names
 
     backend = open_storage(storage, create=False, read_only=True)
-    names = sorted(study.study_name for study in backend.get_all_studies())
+    names = study_names(backend)
     found = list_studies(optuna.load_study(study_name=name, storage=backend) for name in names)
     if as_json:
         click.echo(jsonlib.dumps(found, indent=1))

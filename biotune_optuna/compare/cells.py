@@ -1,40 +1,27 @@
-"""Who does what: one Optuna study per task, whose trials are the cells of its matrix.
-
-A worker claims a cell by writing its key on a trial of its own, then looks whether anybody else has
-written the same; of two that meet, both give way. Trials carry the lease of their worker, so that a
-cell whose worker died is open again.
-"""
+"""Who does what in a comparison: a board per task, whose parts are the cells of its matrix."""
 
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from optuna.distributions import IntDistribution
-from optuna.trial import FrozenTrial, TrialState
 
 from biotune_optuna._version import __version__
 from biotune_optuna.data.identity import is_early
 from biotune_optuna.errors import StudyError
 from biotune_optuna.schema import (
-    CELL_KEY,
     COMPARISON_KEY,
     CONTENDER_KEY,
-    ERROR_KEY,
     FINGERPRINTS_KEY,
-    RESULT_KEY,
 )
 from biotune_optuna.storage.open import keep_user_attr
-from biotune_optuna.storage.resilient import ResilientStorage
-from biotune_optuna.storage.urls import scrub
-from biotune_optuna.study.stale import StaleTrials, end_trial
+from biotune_optuna.study import board as work
 
 if TYPE_CHECKING:
+    import optuna
+
     from biotune_optuna.compare.plan import Cell
 
 
@@ -42,20 +29,7 @@ _REPEATS = IntDistribution(0, 10**6)
 _PAUSE = 0.2
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How a task stands.
-
-    Attributes:
-        done: Finished cells by key.
-        taken: Keys of cells that are being worked on.
-    """
-
-    done: Mapping[str, FrozenTrial]
-    taken: frozenset[str]
-
-
-class Board:
+class Board(work.Board):
     """The cells of one task.
 
     Args:
@@ -70,36 +44,13 @@ class Board:
     def __init__(
         self, storage: optuna.storages.BaseStorage, name: str, identity: Mapping[str, Any]
     ) -> None:
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction="maximize",
-            sampler=optuna.samplers.RandomSampler(),
-            load_if_exists=True,
-        )
-        self.stale_trials = StaleTrials(self.study)
+        super().__init__(storage, name)
         stored = keep_user_attr(self.study, COMPARISON_KEY, {"version": __version__, **identity})
         _check_same(name, stored, identity)
         self.is_elsewhere = any(
             stored["spec"][key] != identity["spec"][key] for key in ("data", "weights")
         )
         """Whether data or weights are looked for at another place than when the task was begun."""
-
-    def look(self) -> Standing:
-        """Read how the task stands, and opens the cells of dead workers."""
-        trials = self._trials()
-        running = [t for t in trials if t.state == TrialState.RUNNING]
-        if running and self.stale_trials.fail(running):
-            trials = self._trials()
-        done: dict[str, FrozenTrial] = {}
-        taken = set()
-        for trial in trials:
-            key = trial.user_attrs.get(CELL_KEY, "")
-            if trial.state == TrialState.COMPLETE:
-                done.setdefault(key, trial)
-            elif trial.state == TrialState.RUNNING and key:
-                taken.add(key)
-        return Standing(done, frozenset(taken))
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Refuses cells that another contender of the same name has finished.
@@ -137,52 +88,10 @@ class Board:
                     "same or another comparison name"
                 )
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self.study._storage.get_all_trials(self.study._study_id, deepcopy=False)
-
-    def claim(self, cell: Cell) -> optuna.Trial | None:
+    def claim_cell(self, cell: Cell) -> optuna.Trial | None:
         """Return a trial that holds the cell, None where somebody else does."""
-        trial = self.study.ask()
-        try:
-            trial.set_user_attr(CELL_KEY, cell.key)
-            for other in self._trials():
-                same = other.user_attrs.get(CELL_KEY) == cell.key and other.number != trial.number
-                if same and other.state in (TrialState.RUNNING, TrialState.COMPLETE):
-                    self.hand_back(trial, "surplus")
-                    time.sleep(_PAUSE * (1 + random.random()))  # noqa: S311 - two must not meet again
-                    return None
-            trial.set_user_attr(CONTENDER_KEY, cell.contender.to_dict())
-            # A lease that expires by mistake costs a trial without parameters its result.
-            self.study._storage.set_trial_param(trial._trial_id, "repeat", cell.repeat, _REPEATS)
-        except BaseException:
-            self.hand_back(trial, "stopped")
-            raise
-        return trial
-
-    def hand_back(self, trial: optuna.Trial, why: str) -> None:
-        """Give a cell up; it is open again."""
-        try:
-            end_trial(self.study, self.study._storage.get_trial(trial._trial_id), why)
-        finally:
-            self.forget(trial)  # where that failed, nobody works on it all the same
-
-    def forget(self, trial: optuna.Trial) -> None:
-        """Keep the lease of a cell no longer, so that it is open once the lease has run out."""
-        storage = self.study._storage
-        if isinstance(storage, ResilientStorage):
-            storage.heartbeat.remove(trial._trial_id)
-
-    def finish(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
-        """Write what came out."""
-        trial.set_user_attr(RESULT_KEY, dict(result))
-        self.study.tell(trial, float(result["score"]))
-
-    def fail(self, trial: optuna.Trial, error: Exception) -> str:
-        """Write why a cell failed, and returns it in one line."""
-        text = " ".join(scrub(f"{type(error).__name__}: {error}").split())[:1000]
-        trial.set_user_attr(ERROR_KEY, text)
-        self.study.tell(trial, state=TrialState.FAIL)
-        return text
+        contender = {CONTENDER_KEY: cell.contender.to_dict()}
+        return self.claim(cell.key, attributes=contender, param=("repeat", cell.repeat, _REPEATS))
 
 
 def _check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:

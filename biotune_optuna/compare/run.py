@@ -235,7 +235,7 @@ class _Worker:
     def _work(self, cell: Cell) -> None:
         setup = self._setup(cell)
         board = self.boards[cell.task]
-        trial = board.claim(cell)
+        trial = board.claim_cell(cell)
         if trial is None:
             return
         self._say(cell, "begins")
@@ -244,7 +244,7 @@ class _Worker:
             with self.stop.calling(lambda: None, lambda: _hand_back(board, trial)):
                 outcome = self._evaluate(cell, setup)
             row = _row(cell, setup, outcome)
-            board.finish(trial, row.to_dict())
+            board.finish(trial, row.to_dict(), row.score)
         except StorageError:
             board.forget(trial)
             raise

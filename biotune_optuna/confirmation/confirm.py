@@ -24,7 +24,7 @@ from biotune_optuna.confirmation.candidates import choose, leading
 from biotune_optuna.confirmation.known import evaluated_again, rates_known
 from biotune_optuna.confirmation.mistakes import list_mistakes
 from biotune_optuna.confirmation.plan import ConfirmPlan
-from biotune_optuna.confirmation.protocol import Contest, Entrant, Final
+from biotune_optuna.confirmation.protocol import Contest, Entrant, Final, Wanted
 from biotune_optuna.confirmation.record import (
     CalibrationResult,
     Confirmation,
@@ -32,6 +32,7 @@ from biotune_optuna.confirmation.record import (
     Ledger,
     Training,
 )
+from biotune_optuna.confirmation.shared import Shared
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.calibration import Trust, reliability, tempered
 from biotune_optuna.finetune.prefix.shared import mean_probabilities
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from torch import Tensor
 
+    from biotune_optuna.confirmation.shared import Sharing
     from biotune_optuna.recipe import Recipe
     from biotune_optuna.study.objective import Observer
     from biotune_optuna.study.study import TuningStudy
@@ -57,6 +59,7 @@ def confirm(
     *,
     observer: Observer | None = None,
     checkpoint: Callable[[], None] | None = None,
+    sharing: Sharing | None = None,
 ) -> Confirmation:
     """Confirm the best recipes, choose the winner and test it once.
 
@@ -73,6 +76,7 @@ def confirm(
         plan: How much evidence to gather.
         observer: Told of the progress.
         checkpoint: Called after each epoch; raises to stop.
+        sharing: How other workers help, with `help_confirm`; None trains everything here.
 
     Returns:
         What is stored in the study: candidates, rivals, the winner and why, test results with
@@ -87,7 +91,72 @@ def confirm(
     if stored := _stored(study, plan, len(finished)):
         return stored
     started = time.perf_counter()
-    contest = Contest(
+    contest = _contest(study, plan, finished, observer, checkpoint)
+    shared = Shared(contest, sharing) if sharing else None
+
+    def check() -> None:
+        """Look whether another process was sooner: one test is enough."""
+        if stored := _stored(study, plan, len(finished)):
+            raise _DoneElsewhere(stored)
+
+    try:
+        everyone = shared.contenders() if shared else contest.run()
+        check()
+        result = _chosen(study, plan, everyone, basis)
+        if shared:
+            shared.train(_models(plan, result))
+        if result.n_test:
+            result = _tested(study, plan, contest, result, check=check, shared=shared)
+        else:
+            if shared:
+                (model,) = _models(plan, result)
+                _trained[study] = ((result.time, result.chosen), shared.final(model))
+            result = dataclasses.replace(result, calibration=_trusted(study, result))
+    except _DoneElsewhere as done:
+        return done.result
+    seconds = time.perf_counter() - started + contest.seconds_before
+    result = dataclasses.replace(result, seconds=seconds)
+    result.store(study.study)
+    return result
+
+
+def help_confirm(
+    study: TuningStudy,
+    plan: ConfirmPlan,
+    sharing: Sharing,
+    *,
+    observer: Observer | None = None,
+) -> None:
+    """Train what `confirm` in another process wants, until nothing is left.
+
+    Which trainings those are follows from what is stored, so that each worker finds it by itself.
+
+    Args:
+        study: The study; its search is over.
+        plan: The plan of the other process.
+        sharing: How the work is shared.
+        observer: Told of the progress.
+
+    Raises:
+        StudyError: If no trial has finished.
+    """
+    finished = _finished(study)
+    if _stored(study, plan, len(finished)):
+        return
+    contest = _contest(study, plan, finished, observer, sharing.stop.check)
+    shared = Shared(contest, sharing)
+    result = _chosen(study, plan, shared.contenders(), plan.basis(len(finished)))
+    shared.train(_models(plan, result))
+
+
+def _contest(
+    study: TuningStudy,
+    plan: ConfirmPlan,
+    finished: Sequence[FrozenTrial],
+    observer: Observer | None,
+    checkpoint: Callable[[], None] | None,
+) -> Contest:
+    return Contest(
         study.setup,
         [*_recipes(study, plan, finished), *_rivals(study, plan, finished)],
         n_runs=plan.n_runs,
@@ -96,26 +165,6 @@ def confirm(
         observer=observer,
         checkpoint=checkpoint,
     )
-
-    def check() -> None:
-        """Look whether another process was sooner: one test is enough."""
-        if stored := _stored(study, plan, len(finished)):
-            raise _DoneElsewhere(stored)
-
-    try:
-        everyone = contest.run()
-        check()
-        result = _chosen(study, plan, everyone, basis)
-        if result.n_test:
-            result = _tested(study, plan, contest, result, check)
-        else:
-            result = dataclasses.replace(result, calibration=_trusted(study, result))
-    except _DoneElsewhere as done:
-        return done.result
-    seconds = time.perf_counter() - started + contest.seconds_before
-    result = dataclasses.replace(result, seconds=seconds)
-    result.store(study.study)
-    return result
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -274,31 +323,36 @@ def _chosen(
     )
 
 
+def _models(plan: ConfirmPlan, result: Confirmation) -> list[Wanted]:
+    """Return what is trained finally: all that are tested, the winner last; its weights remain."""
+    winner = result.winner
+    ours = Wanted(winner.name, winner.final_epochs, plan.members, plan.must_hold)
+    if not result.n_test:
+        return [ours]
+    found = max(result.candidates, key=lambda c: c.mean) if winner.is_rival else winner
+    others = [one for one in (*result.rivals, found) if one.name != winner.name]
+    return [*(Wanted(one.name, one.final_epochs, must_hold=False) for one in others), ours]
+
+
 def _tested(
     study: TuningStudy,
     plan: ConfirmPlan,
     contest: Contest,
     result: Confirmation,
+    *,
     check: Callable[[], None],
+    shared: Shared | None,
 ) -> Confirmation:
-    """Train all that are tested finally, and test them; the winner last: its weights remain."""
+    """Train all that are tested finally, unless others have, and test them."""
     winner = result.winner
-    found = max(result.candidates, key=lambda c: c.mean) if winner.is_rival else winner
-    order = [one for one in (*result.rivals, found) if one.name != winner.name] + [winner]
     probs: dict[str, list[NDArray[np.float32]]] = {}
     costs: dict[str, Cost] = {}
-    for one in order:
-        is_winner = one is winner
-        final = contest.finish(
-            one.name,
-            one.final_epochs,
-            members=plan.members if is_winner else 1,
-            must_hold=plan.must_hold and is_winner,
-        )
+    for model in _models(plan, result):
+        final = shared.final(model) if shared else contest.train_model(model)
         check()
-        _log_look(study, one.name)
-        probs[one.name] = contest.predict(final)
-        costs[one.name] = Cost.sum([final.training])  # no more of it than that
+        _log_look(study, model.name)
+        probs[model.name] = contest.predict(final)
+        costs[model.name] = Cost.sum([final.training])  # no more of it than that
     _trained[study] = ((result.time, winner.name), final)
     judged = _judged(contest, result, probs, most=plan.mistakes)
     trusted = _trusted(study, judged, probs[winner.name])

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biotune_optuna.confirmation.calibrate import pack
+from biotune_optuna.confirmation.kept import digest_of
 from biotune_optuna.confirmation.plan import further_rate
 from biotune_optuna.confirmation.record import Contender, Ledger, TestResult, Training
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.metrics import report, worst
-from biotune_optuna.finetune.results import charge
 from biotune_optuna.finetune.statistics import bootstrap_interval
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.schema import Cost, RecipeSummary, TrialRecord
@@ -205,6 +205,37 @@ class Standing:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model that is to be trained finally.
+
+    Attributes:
+        name: Name of the entrant.
+        epochs: Epochs to train.
+        members: Trainings that are wanted, each on a seed of its own.
+        must_hold: Whether a model is to come of it. If not, as for a rival that is only tested, a
+            training that diverges on three seeds stands as it is.
+    """
+
+    name: str
+    epochs: int
+    members: int = 1
+    must_hold: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalRecord(Training):
+    """One final training.
+
+    Attributes:
+        diverged: Whether it did.
+        weights: Digest of what it has made of the model; see `biotune_optuna.confirmation.kept`.
+    """
+
+    diverged: bool = False
+    weights: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Final:
     """The final trainings of an entrant: one, or several members of one model.
@@ -255,7 +286,7 @@ class Contest:
         self.ledger = ledger or Ledger()
         self.observer, self.checkpoint = observer, checkpoint
         self._seconds = 0.0  # of trainings on validation images that were made here
-        self._finished = 0
+        self.n_finished = 0  # final trainings that held, here or elsewhere
 
     # -- on validation images --------------------------------------------------------------------
 
@@ -289,6 +320,10 @@ class Contest:
         """Carry out all units that are wanted, here, and return what came of the entrants."""
         while units := self.wanted():  # read anew each time: another process may be at the same
             self.train(units[0])
+        return self.contenders()
+
+    def contenders(self) -> list[Contender]:
+        """Return what came of the entrants, all of which were repeated."""
         return [
             standing.contender(self._recipe(standing.entrant.name, standing.setting))
             for standing in self.standings()
@@ -352,59 +387,123 @@ class Contest:
     # -- the end ---------------------------------------------------------------------------------
 
     def finish(self, name: str, epochs: int, *, members: int = 1, must_hold: bool = True) -> Final:
-        """Train an entrant on training and validation images together; the trainer keeps the last.
+        """Train an entrant on training and validation images together, here.
 
         There is no early stop. Where a run diverges, the next seed takes its place. A method that
-        makes the same model of every seed is trained twice, and has one member.
-
-        Args:
-            name: Name of the entrant.
-            epochs: Epochs to train.
-            members: Trainings that are wanted, each on a seed of its own.
-            must_hold: Whether a model is to come of it. If not, as for a rival that is only tested,
-                a training that diverges on three seeds stands as it is.
+        makes the same model of every seed is trained twice, and has one member. The arguments are
+        those of `Wanted`.
 
         Raises:
             StudyError: If no training holds before three have diverged, and one must.
         """
-        setting = self._standing(self.entrants[name], self.ledger.read()).setting
-        recipe = self._recipe(name, setting)
-        told = f"{name} at {setting_words(setting)}" if recipe is None else recipe.describe()
-        earlier: RunResult | None = None
-        held: dict[int, Mapping[str, Tensor]] = {}
-        diverged = 0
-        for seed in self.setup.spec.final_seeds(members + _TRIES - 1):
-            which = f", member {len(held) + 1} of {members}" if members > 1 else ""
-            result = self._fit(Unit(name, "finish", setting, seed, epochs), which)
-            earlier = result if earlier is None else charge(result, earlier)
-            if result.diverged:
+        return self.train_model(Wanted(name, epochs, members, must_hold))
+
+    def train_model(self, model: Wanted) -> Final:
+        """Carry out all trainings of a model, here; raises as `finish`."""
+        known: dict[int, FinalRecord] = {}
+        weights: dict[int, Mapping[str, Tensor]] = {}
+        while units := self.missing(model, known):
+            seed = units[0].seed
+            known[seed], weights[seed] = self.train_finally(units[0], model.members)
+            self.n_finished += not known[seed].diverged
+        return self.final(model, known, weights.__getitem__)
+
+    def final_seeds(self, model: Wanted) -> tuple[int, ...]:
+        """Return the seeds that the trainings of a model may have, in turn."""
+        return self.setup.spec.final_seeds(model.members + _TRIES - 1)
+
+    def final_unit(self, model: Wanted, seed: int) -> Unit:
+        """Return one training of a model."""
+        setting = self._standing(self.entrants[model.name], self.ledger.read()).setting
+        return Unit(model.name, "finish", setting, seed, model.epochs)
+
+    def missing(self, model: Wanted, known: Mapping[int, FinalRecord]) -> list[Unit]:
+        """Return the trainings that a model still needs, as far as is known; any may come first.
+
+        Args:
+            model: The model.
+            known: What was trained, by seed.
+        """
+        lacking, held, diverged = [], set(), 0
+        for seed in self.final_seeds(model):
+            record = known.get(seed)
+            if record is None:
+                lacking.append(seed)
+            elif record.diverged:
                 diverged += 1
-                _log.warning(
-                    "the final training (%s, epochs %d) diverged on seed %d", told, epochs, seed
-                )
-                if diverged == _TRIES:
-                    break
-                continue
-            changed = self.setup.trainer.changed()
-            self._finished += 1
-            if any(_equal(changed, other) for other in held.values()):
+            elif record.weights in held:
                 break  # the seed decides nothing
-            held[seed] = changed
-            if len(held) == members:
+            else:
+                held.add(record.weights)
+            if diverged == _TRIES or len(held) + len(lacking) == model.members:
                 break
-        assert earlier is not None
+        return [self.final_unit(model, seed) for seed in lacking]
+
+    def train_finally(
+        self, unit: Unit, members: int = 1
+    ) -> tuple[FinalRecord, Mapping[str, Tensor]]:
+        """Carry out one final training; return its record and what it has made of the model.
+
+        Args:
+            unit: The training.
+            members: How many the model is to have, for the observer.
+        """
+        which = f", member {self.n_finished % members + 1} of {members}" if members > 1 else ""
+        result = self._fit(unit, which)
+        changed = self.setup.trainer.changed()
+        if result.diverged:
+            _log.warning(
+                "the final training (%s, epochs %d) diverged on seed %d",
+                *(self._told(unit.contender, unit.setting), unit.epochs, unit.seed),
+            )
+        training = Training.of((), result).to_dict()
+        record = {**training, "diverged": result.diverged, "weights": digest_of(changed)}
+        return FinalRecord.from_dict(record), changed
+
+    def final(
+        self,
+        model: Wanted,
+        known: Mapping[int, FinalRecord],
+        weights: Callable[[int], Mapping[str, Tensor]],
+    ) -> Final:
+        """Return a model all of whose trainings were made.
+
+        Args:
+            model: The model.
+            known: What was trained, by seed.
+            weights: Returns what the training of a seed has made of the model.
+
+        Raises:
+            StudyError: If none holds, and one must.
+        """
+        walked: list[FinalRecord] = []
+        held: dict[int, str] = {}
+        for seed in self.final_seeds(model):
+            walked.append(known[seed])
+            if not known[seed].diverged:
+                if known[seed].weights in held.values():
+                    break
+                held[seed] = known[seed].weights
+            if len(held) == model.members or len(walked) - len(held) == _TRIES:
+                break
         if not held:
-            if must_hold:
+            if model.must_hold:
+                unit = self.final_unit(model, seed)
                 raise StudyError(
-                    f"the final training ({told}, epochs {epochs}) diverged on {_TRIES} seeds; "
-                    "make another recipe win by more trials, or begin a study with a lower lr or "
-                    "with grad_clip"
+                    f"the final training ({self._told(model.name, unit.setting)}, epochs "
+                    f"{model.epochs}) diverged on {_TRIES} seeds; make another recipe win by more "
+                    "trials, or begin a study with a lower lr or with grad_clip"
                 )
-            self._finished += 1
-            held[seed] = self.setup.trainer.changed()
-        elif diverged == _TRIES and len(held) < members:
-            _log.warning("the model has %d of %d members", len(held), members)
-        return Final(Training.of((), earlier), tuple(held.values()), tuple(held))
+            held[seed] = known[seed].weights
+        elif len(held) < model.members and len(walked) - len(held) == _TRIES:
+            _log.warning("the model has %d of %d members", len(held), model.members)
+        last = Training.from_dict(walked[-1].to_dict())
+        training = replace(last, **Cost.sum(walked).to_dict())
+        return Final(training, tuple(weights(seed) for seed in held), tuple(held))
+
+    def _told(self, name: str, setting: Setting) -> str:
+        recipe = self._recipe(name, setting)
+        return f"{name} at {setting_words(setting)}" if recipe is None else recipe.describe()
 
     def predict(self, final: Final) -> list[NDArray[np.float32]]:
         """Look at the test images with every member; the trainer keeps the first.
@@ -468,18 +567,18 @@ class Contest:
         options: dict[str, Any] = {"seed": unit.seed, "epochs": unit.epochs}
         if entrant.recipe is not None:
             result = trainer.fit(entrant.recipe, *images, on_epoch=self._on_epoch, **options)
-            return self._told(unit.what, result)
+            return self._tell_result(unit.what, result)
         if "epochs" in unit.setting:
             trainer = trainer.with_settings(epochs=int(unit.setting["epochs"]))
         own, method = self._method_setting(unit.setting), get_method(entrant.method)
         result = method.run(trainer, *images, setting=own, on_epoch=self._on_epoch, **options)
-        return self._told(unit.what, result)
+        return self._tell_result(unit.what, result)
 
     def _on_epoch(self, _record: EpochRecord) -> None:
         if self.checkpoint:
             self.checkpoint()
 
-    def _told(self, what: str, result: RunResult) -> RunResult:
+    def _tell_result(self, what: str, result: RunResult) -> RunResult:
         """Tell an observer who wants to know what came of a training; return the result."""
         if tell := getattr(self.observer, "trained", None):
             tell(what, result.score, result.seconds)
@@ -489,19 +588,12 @@ class Contest:
         """Tell the observer what begins, how many trainings are done, and of how many."""
         if not self.observer:
             return
-        done, total = min(self._finished, max(0, self.n_final - 1)), self.n_final
+        done, total = min(self.n_finished, max(0, self.n_final - 1)), self.n_final
         for standing in self.standings():
             reused = sum(unit.kind == "search" for unit, _ in standing.repeats)
             done += len(standing.trained)
             total += len(standing.tunings) + self.n_runs - reused
         self.observer.stage(stage, what, done, total)
-
-
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether two trainings have made the same of a model, to the bit."""
-    return one.keys() == other.keys() and all(
-        tensor.equal(other[name]) for name, tensor in one.items()
-    )
 
 
 def setting_words(setting: Setting) -> str:

@@ -21,6 +21,7 @@ from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import LEFT_OUT_KEY, SPEC_KEY, TOTAL_KEY
 from biotune_optuna.storage.open import keep_user_attr, open_storage
 from biotune_optuna.study.auto import choose_model
+from biotune_optuna.study.board import study_names
 from biotune_optuna.study.choice import Choice, is_auto
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.rates import RateCheck, find_rates
@@ -265,7 +266,7 @@ def load_study(
     backend = _backend(storage)
     spec = _stored_spec(backend, name)
     if spec is None:
-        names = sorted(study.study_name for study in backend.get_all_studies())
+        names = study_names(backend)
         if name in names:
             raise StudyError(f"study {name!r} was not made by biotune_optuna: it stores no spec")
         known = f"it has {', '.join(map(repr, names))}" if names else "it has no studies"

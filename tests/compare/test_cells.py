@@ -26,34 +26,34 @@ def make_board(path: Path, plan: Comparison = PLAN) -> Board:
 
 def test_a_cell_is_claimed_once_and_done_once(tmp_path: Path) -> None:
     one, other = make_board(tmp_path), make_board(tmp_path)
-    trial = one.claim(CELL)
+    trial = one.claim_cell(CELL)
     assert trial is not None
-    assert other.claim(CELL) is None
-    assert other.look().taken == {"3/full"}
-    one.finish(trial, {"score": 0.75})
+    assert other.claim_cell(CELL) is None
+    assert other.look().taken.keys() == {"3/full"}
+    one.finish(trial, {"score": 0.75}, 0.75)
     standing = other.look()
     assert not standing.taken
     assert standing.done["3/full"].value == 0.75
     assert standing.done["3/full"].params == {"repeat": 3}
-    assert other.claim(CELL) is None
+    assert other.claim_cell(CELL) is None
 
 
 def test_a_cell_handed_back_or_failed_is_open(tmp_path: Path) -> None:
     board = make_board(tmp_path)
-    trial = board.claim(CELL)
+    trial = board.claim_cell(CELL)
     board.hand_back(trial, "stopped")
-    again = board.claim(CELL)
+    again = board.claim_cell(CELL)
     text = board.fail(again, ValueError("no\nluck"))
     assert text == "ValueError: no luck"
-    assert board.look().taken == frozenset()
-    assert board.claim(CELL) is not None
+    assert board.look().taken == {}
+    assert board.claim_cell(CELL) is not None
 
 
 def test_a_cell_is_kept_no_longer_though_handing_it_back_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = make_board(tmp_path)
-    trial = board.claim(CELL)
+    trial = board.claim_cell(CELL)
     storage = board.study._storage
     with monkeypatch.context() as patch:
 
@@ -64,20 +64,20 @@ def test_a_cell_is_kept_no_longer_though_handing_it_back_failed(
         with pytest.raises(StorageError):
             board.hand_back(trial, "stopped")
     assert not storage.heartbeat.trials()
-    assert make_board(tmp_path).look().taken == frozenset()
+    assert make_board(tmp_path).look().taken == {}
 
 
 def claimed_and_killed(path: Path) -> None:
-    assert make_board(path).claim(CELL) is not None
+    assert make_board(path).claim_cell(CELL) is not None
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_dead_workers_cell_is_open(tmp_path: Path) -> None:
     assert in_child(claimed_and_killed, tmp_path) == signal.SIGKILL
     board = make_board(tmp_path)
-    assert board.look().taken == frozenset()
+    assert board.look().taken == {}
     assert [t.system_attrs["biotune:ended"] for t in board.study.trials] == ["lost"]
-    assert board.claim(CELL) is not None
+    assert board.claim_cell(CELL) is not None
 
 
 def test_another_comparison_is_refused(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_another_comparison_is_refused(tmp_path: Path) -> None:
 
 def test_another_method_of_the_same_name_is_refused(tmp_path: Path) -> None:
     board = make_board(tmp_path)
-    board.finish(board.claim(CELL), {"score": 0.5})
+    board.finish(board.claim_cell(CELL), {"score": 0.5}, 0.5)
     board.check([CELL])
     other = Contender(name="full", kind="search", method="biotune", sampler={"momentum": 0.0})
     with pytest.raises(StudyError, match="another method by the name of 'full'"):
@@ -107,8 +107,8 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
 
 def test_a_cell_forgotten_is_open(tmp_path: Path) -> None:
     board = make_board(tmp_path)
-    trial = board.claim(CELL)
-    assert board.look().taken == {CELL.key}
+    trial = board.claim_cell(CELL)
+    assert board.look().taken.keys() == {CELL.key}
     board.forget(trial)
     assert not board.look().taken
-    assert board.claim(CELL) is not None
+    assert board.claim_cell(CELL) is not None
