@@ -241,15 +241,14 @@ def demo_spec(seed: int = 0) -> StudySpec:
 
 def run(job: Job) -> None:
     """Search, confirms, exports and reports; prints where things are and what to type next."""
+    from biotune_optuna.cli.finish import Finish, keep_evidence
     from biotune_optuna.cli.plan import plan_lines, planned
     from biotune_optuna.cli.progress import Marked, search
-    from biotune_optuna.confirmation.confirm import confirm
     from biotune_optuna.confirmation.donor import begin_like
     from biotune_optuna.confirmation.plan import ConfirmPlan
     from biotune_optuna.confirmation.timing import timing_of
-    from biotune_optuna.confirmation.winner import check_export, export_winner
+    from biotune_optuna.confirmation.winner import check_export
     from biotune_optuna.report.dashboard.attach import Attachments
-    from biotune_optuna.report.html import write_report
     from biotune_optuna.report.loggers import trial_logger
     from biotune_optuna.report.view import as_view
     from biotune_optuna.report.words import probe_sentence, rate_sentences
@@ -290,6 +289,8 @@ def run(job: Job) -> None:
     )
     timing.began = began
     timing.store(study.study)
+    timed = job.within is not None or job.timeout is not None
+    keep_evidence(study, evidence, None if timed else job.trials, job.out)
     for line in plan_lines(timing, job):
         click.echo(line, err=True)
     progress = Marked.of(spec, job.trials, job.timeout, job.display, timing=timing)
@@ -303,15 +304,11 @@ def run(job: Job) -> None:
             timing=timing,
             loggers=loggers,
         )
-        evidence = timing.confirm_plan(study)
-        result = confirm(study, evidence, observer=progress, checkpoint=stop.check)
-        model_dir = export_winner(study, job.out / "model", observer=progress)
-        progress.over()
-    attachments.finished(study.study, model_dir, result.winner.trial)
-    report = write_report(study.study, job.out / "report.html")
-    progress.result(result, report, model_dir)
+        plan_now = timing.confirm_plan(study)
+        end = Finish(study, plan_now, job.out, progress, attachments, stop).lead()
+    progress.result(end.result, end.report, end.model)
     if job.display != "json":
-        _say_result(as_view(study.study), report, model_dir, job)
+        _say_result(as_view(study.study), end.report, end.model, job)
 
 
 def check(job: Job) -> None:

@@ -40,8 +40,13 @@ def worker(
     display: str | None,
     **where: str | None,
 ) -> None:
-    """Work on a study that exists, beside other workers."""
-    from biotune_optuna.cli.progress import Progress, search
+    """Work on a study that exists, beside other workers.
+
+    A study with a total of trials is also confirmed by all its workers; the last one writes report
+    and model if nobody else does.
+    """
+    from biotune_optuna.cli.finish import Finish, evidence_of
+    from biotune_optuna.cli.progress import Marked, search
     from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
     from biotune_optuna.report.dashboard.attach import Attachments
 
@@ -53,12 +58,19 @@ def worker(
         raise StudyError(
             f"study {study.name!r} was begun with a time and no number of trials; give --trials"
         )
-    progress = Progress.of(study.spec, total, timeout, display)
+    progress = Marked.of(study.spec, total, timeout, display)
+    said = f"Study {study.name} has its trials; biotune tune confirms the winner."
     with stoppable("Stopped; everything finished is kept.") as stop, progress:
         search(study, total, timeout, stop, progress=progress, attachments=attachments)
-    over = f"The time for study {study.name} is over."
-    full = f"Study {study.name} has its trials; biotune tune confirms the winner."
-    click.echo(over if progress.is_late else full, err=True)
+        if progress.is_late:
+            said = f"The time for study {study.name} is over."
+        elif (known := evidence_of(study, total)) is not None:
+            plan, out = known
+            end = Finish(study, plan, out, progress, attachments, stop).follow()
+            said = f"Study {study.name} is confirmed."
+            if end is not None:
+                said += f" Report: {end.report}, model: {end.model}"
+    click.echo(said, err=True)
 
 
 _RESOURCES = together(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import make_plain
@@ -75,6 +76,18 @@ class ConfirmPlan:
         check_members(self.members)
         if self.rivals and not self.rates:
             raise StudyError("the rivals need at least one base rate to try")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` returned, perhaps in another version."""
+        known = {one.name for one in dataclasses.fields(cls)}
+        found: dict[str, Any] = {key: value for key, value in data.items() if key in known}
+        lists = {key: tuple(value) for key, value in found.items() if isinstance(value, list)}
+        return cls(**found | lists)
 
     def basis(self, trials: int) -> dict[str, Any]:
         """Return what a confirmation stands on as JSON-ready data; one with an equal basis holds.
