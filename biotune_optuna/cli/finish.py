@@ -95,7 +95,7 @@ class Finish:
         """Name what is done once: the confirmation of these trials with this evidence."""
         trials = len(self.study.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         basis = json.dumps(self.plan.basis(trials), sort_keys=True)
-        return f"finish: {hashlib.sha256(basis.encode()).hexdigest()[:16]}"
+        return f"end: {hashlib.sha256(basis.encode()).hexdigest()[:16]}"
 
 
 def keep_evidence(study: TuningStudy, plan: ConfirmPlan, total: int | None, out: Path) -> None:

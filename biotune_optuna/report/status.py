@@ -17,7 +17,9 @@ from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.view import StudyView, as_view, seconds
 from biotune_optuna.report.words import search_totals, verdict
 from biotune_optuna.schema import (
+    CELL_KEY,
     CLOCK_KEY,
+    EVIDENCE_KEY,
     HOLDER_KEY,
     STAGE_KEY,
     TOTAL_KEY,
@@ -25,6 +27,7 @@ from biotune_optuna.schema import (
     as_mapping,
 )
 from biotune_optuna.storage.lease import read_holder
+from biotune_optuna.study.board import parts_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -35,13 +38,15 @@ _STATES = ("complete", "pruned", "fail", "running", "waiting")
 
 
 class WorkerStatus(TypedDict):
-    """One running trial and who holds it.
+    """One running trial, or one training after the search, and who holds it.
 
-    ``alive`` is None where it cannot be told from here: the worker is on another machine.
+    ``trial`` is None for a training, ``training`` for a trial. ``alive`` is None where it cannot be
+    told from here: the worker is on another machine.
     """
 
     holder: str | None
-    trial: int
+    trial: int | None
+    training: str | None
     seconds: float | None
     alive: bool | None
 
@@ -66,7 +71,7 @@ class StudyStatus(TypedDict):
         goal: Total asked for, when the study says so.
         generation: The latest one.
         best: The best trial.
-        workers: The running trials and who holds them.
+        workers: The running trials and trainings and who holds them.
         trials_per_hour: Rate over the last 20 finished trials, while trials run.
         seconds_left: Until the goal at that rate.
         seconds: Computing so far, summed over workers.
@@ -127,6 +132,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
     view = as_view(study)
     moment = now or datetime.now()
     running = view.in_state(TrialState.RUNNING)
+    parts = [one for one in parts_of(view.study) if one.state == TrialState.RUNNING]
     generations = [g for g in (TrialRecord(t).generation for t in view.trials) if g is not None]
     rate = _trials_per_hour(view, moment) if running else None
     goal = view.user_attrs.get(TOTAL_KEY)
@@ -135,7 +141,8 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
     if limit is not None:  # time ends the search, not a number
         goal = None
     stage = _stage(view)
-    left = _left(view, rate, goal) if running or (stage and stage["alive"] is not False) else None
+    at_work = running or parts or (stage and stage["alive"] is not False)
+    left = _left(view, rate, goal, max(1, len(running) + len(parts))) if at_work else None
     return {
         "study": view.name,
         "metric": view.metric,
@@ -144,7 +151,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
         "goal": goal,
         "generation": max(generations, default=None),
         "best": _best(view),
-        "workers": [_worker(t, moment) for t in running],
+        "workers": [_worker(t, moment) for t in (*running, *parts)],
         "trials_per_hour": rate,
         "seconds_left": left,
         "seconds": sum(time_spent(view).values()),
@@ -261,8 +268,11 @@ def _stage_words(stage: Mapping[str, Any]) -> str:
     return f"{stage['stage']}{part}: {stage['detail']} ({stage['holder'] or 'someone'}{dead})"
 
 
-def _left(view: StudyView, rate: float | None, goal: int | None) -> float | None:
-    """Return the seconds until all is done: the search at its rate, and what follows it."""
+def _left(view: StudyView, rate: float | None, goal: int | None, workers: int) -> float | None:
+    """Return the seconds until all is done: the search at its rate, and what follows it.
+
+    What follows is shared by the workers where any worker may confirm the study.
+    """
     search = 3600 * max(0, goal - view.evaluated) / rate if rate and goal is not None else None
     stored = as_mapping(view.user_attrs.get(CLOCK_KEY))
     if not stored:
@@ -279,6 +289,8 @@ def _left(view: StudyView, rate: float | None, goal: int | None) -> float | None
     clock.shares = [trial_share(trial, clock.plan, clock.work) for trial in view.complete]
     parts = clock.forecast()
     after = max(parts.report, parts.after - view.confirm_seconds)
+    if view.user_attrs.get(EVIDENCE_KEY):
+        after = parts.report + (after - parts.report) / workers
     return (parts.search if search is None else search) + after
 
 
@@ -314,12 +326,22 @@ def _worker(trial: FrozenTrial, now: datetime) -> WorkerStatus:
     holder = read_holder(trial.system_attrs)
     dead = holder.is_dead() if holder else None
     begun = trial.datetime_start
+    training = _training(trial)
     return {
         "holder": holder.label if holder else None,
-        "trial": trial.number,
+        "trial": None if training else trial.number,
+        "training": training,
         "seconds": max(0.0, (now - begun).total_seconds()) if begun else None,
         "alive": None if dead is None else not dead,
     }
+
+
+def _training(trial: FrozenTrial) -> str | None:
+    """Say which training a trial of a board is, None for one of a search."""
+    part = str(trial.user_attrs.get(CELL_KEY, ""))
+    if part.startswith("end: "):
+        return "report and model"
+    return part.rpartition(" | ")[0] or None
 
 
 def _worker_words(workers: Sequence[WorkerStatus]) -> str:
@@ -328,7 +350,8 @@ def _worker_words(workers: Sequence[WorkerStatus]) -> str:
         name = worker["holder"] or "someone"
         since = f" for {duration(worker['seconds'])}" if worker["seconds"] is not None else ""
         dead = ", dead" if worker["alive"] is False else ""
-        said.append(f"{name} (trial {worker['trial']}{since}{dead})")
+        what = worker["training"] or f"trial {worker['trial']}"
+        said.append(f"{name} ({what}{since}{dead})")
     more = f" and {len(workers) - 8} more" if len(workers) > 8 else ""
     return ", ".join(said) + more
 

@@ -25,11 +25,11 @@ from biotune_optuna.schema import HOLDER_KEY
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-NAME = "biotune:proxy"  # a study's name, by which a client asks which server this is
+NAME = "biotune-proxy"  # a study's name, by which a client asks which server this is
 VERSION = 1
-KEEP = "biotune:proxy:keep:"  # before the key of a study's attribute
-START = "biotune:proxy:start"
-END = "biotune:proxy:end"
+KEEP = "biotune-proxy:keep:"  # before the key of a study's attribute
+START = "biotune-proxy:start"
+END = "biotune-proxy:end"
 
 PING_SECONDS = 30  # so that a host that is cut off is noticed within a minute
 _CLIENT_OPTIONS = (
