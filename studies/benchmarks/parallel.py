@@ -2,13 +2,13 @@
 
     python studies/benchmarks/parallel.py [--seeds 10] [--landscapes NAME …] [--no-write]
 
-On the landscapes of real trainings (`landscapes.py` made their tables) each search keeps a number of
-evaluations in flight: the next one begins when the first of them ends. How long each takes is drawn,
-lognormal, so that they end in another order than they began; nothing waits in real time. What counts
-is the noise-free value of the genome that the searcher would choose after 16, 32 and 64 evaluations,
-less that of the same seed with one at a time. Beside it Optuna's TPE with `constant_liar`. Every
-search is kept in the cache, and the same command goes on where it stopped. Unless told not to, it
-writes docs/benchmarks/parallel.md.
+On the landscapes of real trainings (`landscapes.py` made their tables) each search keeps a number
+of evaluations in flight: the next one begins when the first of them ends. How long each takes is
+drawn, lognormal, so that they end in another order than they began; nothing waits in real time.
+What counts is the noise-free value of the genome that the searcher would choose after 16, 32 and 64
+evaluations, less that of the same seed with one at a time. Beside it Optuna's TPE with
+`constant_liar`. Every search is kept in the cache, and the same command goes on where it stopped.
+Unless told not to, it writes docs/benchmarks/parallel.md.
 """
 
 from __future__ import annotations
