@@ -5,17 +5,20 @@
 Each target gets mutations of sound files, drawn from a seed that is printed, for so many seconds of
 CPU time each. A finding is any error but `BioTuneError`, an answer that takes over 10 seconds, a
 file outside the target's folder, or a process of over a gibibyte more than it began with. The
-offending bytes are printed, to become a test.
+offending bytes are printed, to become a test. Files lie in memory where the system has such a
+folder: on a disk most of the time would be spent on waiting, which is no CPU time.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
 import os
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -24,13 +27,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from biotune_optuna.data.decode import decode_image
 from biotune_optuna.data.sources.manifest import open_manifest
+from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import BioTuneError
+from biotune_optuna.export import Preprocessing, export_model, load_exported
+from biotune_optuna.export.folder import CARD, FILES
+from biotune_optuna.finetune.calibration import Calibration
+from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.models.states import read_state_dict
-from biotune_optuna.recipe import Recipe
+from biotune_optuna.models.weights import create_model
+from biotune_optuna.recipe import BlockRecipe, Recipe
 from biotune_optuna.storage.open import open_storage
 from tests.kit.rasters import bmp, png, pnm, tiff
 
@@ -134,6 +144,63 @@ def read_recipe(content: bytes, folder: Path) -> None:
     Recipe.load(folder / "recipe.json")
 
 
+def read_dataset(content: bytes, folder: Path) -> None:
+    """Look at a folder of images, one of which is the content, as a study does first."""
+    place = folder / "images"
+    for label in "ab":
+        (place / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "0.png", place / label / "sound.png")
+    (place / "a" / "other.png").write_bytes(content)
+    source = open_images(place, skip_bad_images=True)
+    for i in range(len(source)):
+        source.load(i)
+
+
+def exports(folder: Path) -> dict[str, Target]:
+    """Return an exported model of two members: a target for each of its files that is read."""
+    loaded = create_model("test_vit", num_classes=2, weights="none", seed=0)
+    twin = copy.deepcopy(loaded.model)
+    with torch.no_grad():
+        twin.get_parameter("head.weight").add_(1.0)
+    sound = export_model(
+        folder / "sound",
+        model=loaded.model,
+        members=[twin],
+        model_name="test_vit",
+        classes=["a", "b"],
+        preprocessing=Preprocessing(
+            size=160, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0, interpolation="bicubic"
+        ),
+        recipe=Recipe.full(model_blocks(loaded.model), lr=1e-3),
+        calibration={name: Calibration.fit(*predictions()) for name in ("single", "members")},
+    )
+
+    def reader(name: str) -> Callable[[bytes, Path], object]:
+        def read(content: bytes, place: Path) -> None:
+            broken = place / "export"
+            if not broken.exists():
+                shutil.copytree(sound, broken)
+            whole = (broken / name).read_bytes()
+            try:
+                (broken / name).write_bytes(content)
+                load_exported(broken, device="cpu")
+            finally:
+                (broken / name).write_bytes(whole)
+
+        return read
+
+    read = [name for name in sorted(FILES) if (sound / name).exists() and name != CARD]
+    return {f"export {name}": ([(sound / name).read_bytes()], reader(name)) for name in read}
+
+
+def predictions() -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and probabilities to calibrate."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    right = np.clip(0.7 + 0.2 * draw.standard_normal(40), 0.05, 0.95)
+    return labels, np.stack([np.where(labels == k, right, 1 - right) for k in (0, 1)], axis=1)
+
+
 def study_files(kind: str) -> list[bytes]:
     """Return a small study, as a file."""
     import optuna
@@ -151,7 +218,6 @@ def study_files(kind: str) -> list[bytes]:
 
 def weights() -> list[bytes]:
     """Return sound files of weights."""
-    import torch
     from safetensors.torch import save
 
     state = {"a.weight": torch.zeros(2, 3), "b.bias": torch.zeros(4)}
@@ -166,7 +232,8 @@ def targets(folder: Path) -> dict[str, Target]:
         picture = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(picture).save(folder / f"{number}.png")
     table = "path,label,split,group\n" + "".join(f"{i}.png,{'ab'[i % 2]},,g{i}\n" for i in range(4))
-    recipe = {"schema_version": 1, "lr": 0.01, "weight_decay": 0.0, "multipliers": {"stem": 1.0}}
+    blocks = [BlockRecipe(name, 1.0, (f"{name}.w",), (), "norms") for name in ("stem", "head")]
+    recipe = Recipe(tuple(blocks), lr=0.01, training={"augment": "crop"}).to_dict()
     return {
         "image": (images(), lambda content, _: decode_image(content, name="x")),
         "manifest": ([table.encode(), table.replace(",", ";").encode()], read_manifest),
@@ -174,6 +241,8 @@ def targets(folder: Path) -> dict[str, Target]:
         "database": (study_files("db"), read_database),
         "weights": (weights(), read_weights),
         "recipe": ([json.dumps(recipe).encode()], read_recipe),
+        "dataset": (images(), read_dataset),
+        **exports(folder),
     }
 
 
@@ -210,7 +279,8 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    with tempfile.TemporaryDirectory() as place:
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as place:
         os.environ["BIOTUNE_CACHE"] = f"{place}/cache"
         folder = Path(place) / "files"
         folder.mkdir()
