@@ -113,6 +113,7 @@ def with_adapters(trainer: Trainer, *, rank: int, alpha: int, seed: int) -> nn.M
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
 
     from biotune_optuna.finetune.device import isolated_randomness
 
@@ -121,6 +122,10 @@ def with_adapters(trainer: Trainer, *, rank: int, alpha: int, seed: int) -> nn.M
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=whole_names)
     with isolated_randomness(seed, torch.device("cpu")):
         adapted: nn.Module = inject_adapter_in_model(config, copy.deepcopy(trainer.model))
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            # autocast casts for each adapter anyway; peft would first cast the other way
+            module.cast_input_dtype_enabled = False
     return adapted
 
 
@@ -128,11 +133,13 @@ def merge_into(model: nn.Module, adapted: nn.Module) -> None:
     """Merge adapters into their layers and copy all values into the plain network."""
     from peft.tuners.lora import LoraLayer
 
+    from biotune_optuna.finetune.device import full_precision
     from biotune_optuna.models.states import all_tensors, copy_into
 
-    for module in adapted.modules():
-        if isinstance(module, LoraLayer):
-            module.merge()
+    with full_precision(next(model.parameters()).device):
+        for module in adapted.modules():
+            if isinstance(module, LoraLayer):
+                module.merge()
     values = {
         name.replace(_BASE, "."): tensor
         for name, tensor in all_tensors(adapted).items()

@@ -77,8 +77,11 @@ def norm_parameters(model: nn.Module) -> set[nn.Parameter]:
 def relative_gradient_norms(run: Run) -> dict[nn.Parameter, float]:
     """Mean ``||gradient|| / ||value||`` of each training tensor over five training batches.
 
-    A tensor of zeros counts 0. Buffers are left as they were; the passes are charged to the run.
+    The device is waited for once a batch. A tensor of zeros counts 0. Buffers are left as they
+    were; the passes are charged to the run.
     """
+    import torch
+
     from biotune_optuna.models.states import copy_into
 
     training = [p for p in run.model.parameters() if p.requires_grad]
@@ -87,10 +90,16 @@ def relative_gradient_norms(run: Run) -> dict[nn.Parameter, float]:
     batches = run.sampler.epoch(run.settings.batch_size)[:BATCHES]
     for idx in batches:
         run.gradients(idx)
-        for p in training:
-            size = float(p.detach().norm())
-            if p.grad is not None and size > 0:
-                sums[p] += float(p.grad.norm()) / size / len(batches)
+        reached = [p for p in training if p.grad is not None]
+        if reached:
+            values: list[Any] = [p.detach() for p in reached]
+            gradients: list[Any] = [p.grad for p in reached]
+            norms = (*torch._foreach_norm(gradients), *torch._foreach_norm(values))
+            lengths = torch.stack(norms).tolist()
+            for p, slope, size in zip(
+                reached, lengths[: len(reached)], lengths[len(reached) :], strict=True
+            ):
+                sums[p] += slope / size / len(batches) if size > 0 else 0.0
     run.model.zero_grad(set_to_none=True)
     copy_into(run.model, buffers)
     return {p: value if math.isfinite(value) else 0.0 for p, value in sums.items()}

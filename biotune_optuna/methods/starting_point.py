@@ -47,30 +47,35 @@ class Pull(Hooks):
 
     def __init__(self, norm: int, alpha: float, beta: float) -> None:
         self._norm, self._alpha, self._beta = norm, alpha, beta
-        self._held: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self._held: list[nn.Parameter] = []
+        self._starts: list[torch.Tensor] = []
         self._head: list[nn.Parameter] = []
+        self._zeros: list[torch.Tensor] = []
 
     def groups(self, run: Run) -> list[dict[str, Any]]:
         """Keep the weights that the run starts from."""
+        import torch
+
         new = new_parameters(run.model, run.recipe)
         weights = {n: p for n, p in run.model.named_parameters() if p.ndim > 1}
         self._head = [p for n, p in weights.items() if n in new]
-        self._held = [(p, p.detach().clone()) for n, p in weights.items() if n not in new]
+        self._held = [p for n, p in weights.items() if n not in new]
+        self._starts = [p.detach().clone() for p in self._held]
+        self._zeros = [torch.zeros_like(p) for p in self._head]
         return super().groups(run)
 
-    def penalty(self, run: Run) -> torch.Tensor | None:
+    def penalty(self, run: Run) -> torch.Tensor | None:  # noqa: ARG002 - a hook's signature
         """Return the penalty of the weights as they are."""
-        import torch
+        from biotune_optuna.finetune.pull import pull
 
-        total = torch.zeros((), device=run.device)
-        for weight, start in self._held:
-            moved = weight - start
-            if self._norm == 2:
-                total = total + self._alpha / 2 * moved.square().sum()
-            else:
-                total = total + self._alpha * moved.abs().sum()
-        for weight in self._head:
-            total = total + self._beta / 2 * weight.square().sum()
+        total: torch.Tensor | None = None
+        for weights, starts, norm, strength in (
+            (self._held, self._starts, self._norm, self._alpha),
+            (self._head, self._zeros, 2, self._beta),
+        ):
+            if weights:
+                part = pull(weights, starts, norm=norm, strength=strength)
+                total = part if total is None else total + part
         return total
 
 
