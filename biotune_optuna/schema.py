@@ -317,6 +317,7 @@ class RunRecord(Cost):
         cache_hits: Image passes whose frozen blocks' outputs came from memory.
         cache_misses: Images whose frozen blocks' outputs were computed for that.
         batch_size: Images held at once.
+        device: What it ran on and in which type, as ``"NVIDIA H200, bf16"``; "" in early studies.
         stopped: Why the run ended.
     """
 
@@ -329,6 +330,7 @@ class RunRecord(Cost):
     cache_hits: int = 0
     cache_misses: int = 0
     batch_size: int = 0
+    device: str = ""
     stopped: str = ""
 
 

@@ -330,6 +330,12 @@ def _say_images(setup: Setup) -> None:
     click.echo(_images_line(setup), err=True)
     for note in setup.source.notes:
         click.echo(note, err=True)
+    click.echo(device_line(setup), err=True)
+
+
+def device_line(setup: Setup) -> str:
+    """Say what trains, and in which type."""
+    return f"Training on {setup.trainer.device} ({setup.trainer.kind})"
 
 
 def _images_line(setup: Setup) -> str:

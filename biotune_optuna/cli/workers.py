@@ -47,10 +47,12 @@ def worker(
     """
     from biotune_optuna.cli.finish import Finish, evidence_of
     from biotune_optuna.cli.progress import Marked, search
+    from biotune_optuna.cli.tune import device_line
     from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
     from biotune_optuna.report.dashboard.attach import Attachments
 
     study = load_tuning(storage, name, **where)
+    click.echo(device_line(study.setup), err=True)
     check_apart(study.spec.data, default_artifact_dir(storage), advice="have the storage elsewhere")
     attachments = Attachments(storage, study.setup.classes)
     total = trials if trials is not None else study.total

@@ -80,7 +80,8 @@ class StudyStatus(TypedDict):
         bill: What each part took, and what tuned full fine-tuning alone would have: ``part``,
             image ``passes`` and ``seconds`` of computing.
         search: What the trainings of the search came to: how many, their epochs, the image passes
-            whose frozen prefix came from the cache, and the largest one's memory in MiB.
+            whose frozen prefix came from the cache, the largest one's memory in MiB, and how many
+            ran on which device and in which type.
         confirmed: Name of the confirmed winner.
         verdict: What came out, in a sentence.
         test_looks: How often the test data was looked at.
@@ -107,7 +108,7 @@ class StudyStatus(TypedDict):
     forward: int
     backward: int
     bill: list[dict[str, Any]]
-    search: dict[str, float]
+    search: dict[str, Any]
     confirmed: str | None
     verdict: str
     test_looks: int
@@ -219,8 +220,7 @@ def format_status(status: StudyStatus) -> str:
     if status["seconds_left"] is not None:
         lines.append(("time left", duration(status["seconds_left"])))
     lines += _cost_lines(status)
-    if status["search"]["trainings"]:
-        lines.append(("trainings", _training_words(status["search"])))
+    lines += _search_lines(status["search"])
     if status["test_looks"]:
         lines.append(("test", f"looked at in {plural(status['test_looks'], 'test')}"))
     if status["left_out"]:
@@ -356,11 +356,21 @@ def _worker_words(workers: Sequence[WorkerStatus]) -> str:
     return ", ".join(said) + more
 
 
-def _training_words(search: Mapping[str, float]) -> str:
+def _search_lines(search: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say what the trainings of the search came to, and what they ran on."""
+    if not search["trainings"]:
+        return []
     said = f"{count(search['trainings'])} in the search, {count(search['epochs'])} epochs"
     if search["cached"]:
         said += f", {count(search['cached'])} passes from cached prefixes"
-    return f"{said}, at most {count(search['peak_mb'])} MiB"
+    lines = [("trainings", f"{said}, at most {count(search['peak_mb'])} MiB")]
+    if devices := search["devices"]:
+        each = "; ".join(f"{kind} ({plural(n, 'training')})" for kind, n in devices.items())
+        alike = len(devices) == 1
+        lines.append(
+            ("device", next(iter(devices)) if alike else f"{each}: they round differently")
+        )
+    return lines
 
 
 def _trials_per_hour(view: StudyView, now: datetime) -> float | None:

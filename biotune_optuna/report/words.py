@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
@@ -326,12 +327,14 @@ class SearchTotals(NamedTuple):
         epochs: Their epochs.
         cached: Image passes forward whose frozen blocks' outputs came from memory.
         peak_mb: The most memory that one of them took, in MiB.
+        devices: How many ran on what, as ``{"NVIDIA H200, bf16": 60}``, most first.
     """
 
     trainings: int
     epochs: int
     cached: int
     peak_mb: float
+    devices: dict[str, int]
 
     @property
     def sentence(self) -> str:
@@ -339,7 +342,16 @@ class SearchTotals(NamedTuple):
         said = f"The search took {plural(self.trainings, 'training')}, {count(self.epochs)} epochs"
         if self.cached:
             said += f"; in {count(self.cached)} image passes frozen blocks were not run again"
-        return f"{said}; the most memory taken was {count(self.peak_mb)} MiB."
+        return f"{said}; the most memory taken was {count(self.peak_mb)} MiB.{self._where}"
+
+    @property
+    def _where(self) -> str:
+        if not self.devices:
+            return ""
+        if len(self.devices) == 1:
+            return f" They ran on {next(iter(self.devices))}."
+        each = "; ".join(f"{plural(n, 'training')} on {kind}" for kind, n in self.devices.items())
+        return f" They ran on devices that round differently: {each}."
 
 
 def search_totals(view: StudyView) -> SearchTotals:
@@ -349,9 +361,11 @@ def search_totals(view: StudyView) -> SearchTotals:
         view: The study read.
     """
     runs = [run for trial in view.trials for run in TrialRecord(trial).runs]
+    kinds = Counter(run.device for run in runs if run.device)
     return SearchTotals(
         trainings=len(runs),
         epochs=sum(run.epochs for run in runs),
         cached=sum(run.cache_hits for run in runs),
         peak_mb=max((run.peak_mb for run in runs), default=0.0),
+        devices=dict(kinds.most_common()),
     )

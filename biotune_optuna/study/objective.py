@@ -219,5 +219,6 @@ def run_record(run: SearchRun, result: RunResult) -> RunRecord:
         cache_hits=result.cache_hits,
         cache_misses=result.cache_misses,
         batch_size=result.batch_size,
+        device=result.device,
         stopped=result.stopped,
     )

@@ -18,7 +18,7 @@ from biotune_optuna.data.identity import is_early
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import plain_value
 from biotune_optuna.sampler.sampler import BioTuneSampler
-from biotune_optuna.schema import LEFT_OUT_KEY, SPEC_KEY, TOTAL_KEY
+from biotune_optuna.schema import LEFT_OUT_KEY, SPEC_KEY, TOTAL_KEY, TrialRecord
 from biotune_optuna.storage.open import keep_user_attr, open_storage
 from biotune_optuna.study.auto import choose_model
 from biotune_optuna.study.board import study_names
@@ -97,6 +97,7 @@ class TuningStudy:
         check_end(total, timeout)
         if total is not None and total != self.total:
             self.study.set_user_attr(TOTAL_KEY, total)
+        self._warn_of_other_devices()
         objective = Objective(
             self.setup,
             observer=observer,
@@ -107,6 +108,19 @@ class TuningStudy:
             self.study, objective, n_trials=total, timeout=timeout, callbacks=callbacks, stop=stop
         )
         return self
+
+    def _warn_of_other_devices(self) -> None:
+        """Say so where earlier trainings of the study ran on another kind of device than these."""
+        trials = self.study.get_trials(deepcopy=False)
+        kinds = {run.device for trial in trials for run in TrialRecord(trial).runs}
+        if other := sorted(kinds - {"", self.setup.trainer.kind}):
+            logger.warning(
+                "study %r has trainings on %s, and this worker trains on %s: their numbers round "
+                "differently, and so may their scores",
+                self.name,
+                "; ".join(other),
+                self.setup.trainer.kind,
+            )
 
 
 def check_end(total: int | None, timeout: float | None, *, name: str = "total") -> None:

@@ -14,6 +14,7 @@ from biotune_optuna.clock import Plan, Work
 from biotune_optuna.confirmation.timing import Timing
 from biotune_optuna.report.status import format_status, study_status
 from biotune_optuna.report.view import as_view
+from biotune_optuna.report.words import search_totals
 from biotune_optuna.schema import HOLDER_KEY, STAGE_KEY
 from biotune_optuna.storage.holder import current_holder
 
@@ -100,6 +101,23 @@ def test_text_is_for_people(running: optuna.Study) -> None:
     assert current_holder().label in lines["workers"]
 
 
+def test_what_trained_is_told_and_that_kinds_round_differently(running: optuna.Study) -> None:
+    add(running, 8, TrialState.COMPLETE, value=0.6, runs=[{"device": "NVIDIA H200, bf16"}] * 2)
+    status = study_status(running)
+    assert status["search"]["devices"] == {"NVIDIA H200, bf16": 2}
+    lines = dict(line.split(maxsplit=1) for line in format_status(status).splitlines())
+    assert lines["device"] == "NVIDIA H200, bf16"
+    assert search_totals(as_view(running)).sentence.endswith("They ran on NVIDIA H200, bf16.")
+    add(running, 9, TrialState.COMPLETE, value=0.6, runs=[{"device": "CPU, float32"}, {}])
+    lines = dict(
+        line.split(maxsplit=1) for line in format_status(study_status(running)).splitlines()
+    )
+    both = "NVIDIA H200, bf16 (2 trainings); CPU, float32 (1 training): they round differently"
+    assert lines["device"].replace("\u00a0", " ") == both
+    said = search_totals(as_view(running)).sentence.replace("\u00a0", " ")
+    assert "differently: 2 trainings on NVIDIA H200, bf16; 1 training on CPU, float32." in said
+
+
 def test_trainings_of_the_search_are_added_up(running: optuna.Study) -> None:
     runs = [
         {"epochs": 10, "cache_hits": 900, "peak_mb": 812.4},
@@ -108,7 +126,13 @@ def test_trainings_of_the_search_are_added_up(running: optuna.Study) -> None:
     add(running, 8, TrialState.COMPLETE, value=0.6, runs=runs)
     add(running, 9, TrialState.PRUNED, value=0.2, runs=runs[1:])
     status = study_status(running)
-    assert status["search"] == {"trainings": 3, "epochs": 24, "cached": 900, "peak_mb": 930.6}
+    assert status["search"] == {
+        "trainings": 3,
+        "epochs": 24,
+        "cached": 900,
+        "peak_mb": 930.6,
+        "devices": {},
+    }
     line = (
         "trainings   3 in the search, 24 epochs, 900 passes from cached prefixes, at most 931 MiB"
     )

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from biotune_optuna.finetune.results import RunResult
@@ -18,9 +18,10 @@ from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.genome import Genome, GenomeSpace
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
-from biotune_optuna.schema import TRAINABLE_KEY, TrialRecord
+from biotune_optuna.schema import RUNS_KEY, TRAINABLE_KEY, TrialRecord
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup, prepare
+from biotune_optuna.study.study import TuningStudy
 from tests.kit.studies import tiny_spec
 
 
@@ -112,6 +113,7 @@ def test_value_and_attributes_agree(setup: Setup) -> None:
     study.optimize(Objective(setup), n_trials=1)
     trial = study.trials[0]
     runs = trial.user_attrs["runs"]
+    assert {run["device"] for run in runs} == {setup.trainer.kind} == {"CPU, float32"}
     scores = [run["score"] for run in runs]
     assert len(runs) == len(setup.spec.search_runs()) == 2
     assert [r["seed"] for r in runs] == [r.seed for r in setup.spec.search_runs(index=0)]
@@ -134,6 +136,20 @@ def test_value_and_attributes_agree(setup: Setup) -> None:
     done = sum(run["epochs"] for run in runs)
     assert trial.user_attrs["backward"] == done * n_train
     assert trial.user_attrs["forward"] == done * (n_train + n_val)
+
+
+def test_trainings_on_another_kind_of_device_are_told_of(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = optuna.create_study(direction="maximize")
+    for device in ("", setup.trainer.kind):
+        study.add_trial(create_trial(value=0.5, user_attrs={RUNS_KEY: [{"device": device}]}))
+    TuningStudy(study, setup)._warn_of_other_devices()
+    assert not caplog.text
+    other = [{"device": "NVIDIA H200, bf16"}]
+    study.add_trial(create_trial(value=0.5, user_attrs={RUNS_KEY: other}))
+    TuningStudy(study, setup)._warn_of_other_devices()
+    assert "trainings on NVIDIA H200, bf16, and this worker trains on CPU, float32" in caplog.text
 
 
 def test_the_same_seed_gives_the_same_study(setup: Setup) -> None:
