@@ -108,6 +108,10 @@ class Loss:
         total: torch.Tensor = self._sum(logits.float(), targets)
         return total
 
+    def is_steady(self, *, mixed: bool) -> bool:
+        """Whether batches of one size have one `mass`."""
+        return self._weights is None or mixed
+
     def mass(self, labels: Indices, *, mixed: bool) -> float:
         """Return what a batch's summed loss is divided by, as `torch.nn.CrossEntropyLoss` does.
 

@@ -257,6 +257,35 @@ def isolated_randomness(seed: int, device: torch.device) -> Iterator[None]:
             torch.mps.set_rng_state(on_metal)
 
 
+def rewinder(device: torch.device, generator: torch.Generator | None) -> Callable[[], None]:
+    """Return what sets generators back to where they are now: torch's own and one more.
+
+    Args:
+        device: The device.
+        generator: Another generator on the CPU, or None.
+    """
+    on_cuda = device.type == "cuda"
+    state, other = torch.get_rng_state(), None if generator is None else generator.get_state()
+    there = torch.cuda.get_rng_state(device) if on_cuda else None
+
+    def rewind() -> None:
+        torch.set_rng_state(state)
+        if there is not None:
+            torch.cuda.set_rng_state(there, device)
+        if generator is not None and other is not None:
+            generator.set_state(other)
+
+    return rewind
+
+
+def evaluated_at_once(batch_size: int, device: torch.device) -> int:
+    """Return how many images are looked at together, without gradients: twice a batch to train on.
+
+    On CUDA at least 256, for small batches leave a card idle.
+    """
+    return max(256, 2 * batch_size) if device.type == "cuda" else 2 * batch_size
+
+
 @contextlib.contextmanager
 def kernels(device: torch.device, *, deterministic: bool) -> Iterator[None]:
     """Choose torch's kernels for a run and restore the choice afterwards.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -74,13 +75,20 @@ class PixelFeed:
     def begin_epoch(self, epoch: int) -> None:
         """Nothing changes from epoch to epoch."""
 
-    def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, C) of augmented, mixed images, and labels (n,) or probabilities (n, C)."""
+    def inputs(self, idx: Indices) -> tuple[Features, torch.Tensor]:
+        """Augmented, mixed images, and their labels (n,) or probabilities (n, C).
+
+        They are the same in every type that a network may compute in.
+        """
         batch = self.images.batch(idx, augmentation=self.augmentation, generator=self.generator)
         targets = self.images.labels(idx)
         if self.mix is not None:
             batch, targets = self.mix(batch, targets)
-        return self.forward(batch), targets
+        return (batch,), targets
+
+    def logits(self, inputs: Features) -> torch.Tensor:
+        """Logits (n, C) of such inputs."""
+        return self.forward(*inputs)
 
     def evaluate(self, idx: Indices) -> torch.Tensor:
         """Logits (n, C), without augmentation."""
@@ -100,6 +108,7 @@ class PrefixFeed:
     """
 
     mixed = False
+    generator = None  # its views are drawn once, when they are cached
     suffix: Callable[[Features], torch.Tensor]
     labels: Indices
     device: torch.device
@@ -110,11 +119,15 @@ class PrefixFeed:
         """Take the next view of the training images."""
         self.epoch = epoch
 
-    def train(self, idx: Indices) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, C) and labels (n,)."""
+    def inputs(self, idx: Indices) -> tuple[Features, torch.Tensor]:
+        """Features of images, and their labels (n,)."""
         labels = to_device(torch.from_numpy(self.labels[idx]), self.device)
         views = self.cached.train
-        return self.suffix(views[self.epoch % len(views)](idx)), labels
+        return views[self.epoch % len(views)](idx), labels
+
+    def logits(self, inputs: Features) -> torch.Tensor:
+        """Logits (n, C) of such inputs."""
+        return self.suffix(inputs)
 
     def evaluate(self, idx: Indices) -> torch.Tensor:
         """Logits (n, C)."""
@@ -171,10 +184,12 @@ def outputs(
     """
 
     def attempt() -> torch.Tensor:
+        step = batch_size
+        if device.type == "cuda" and len(idx):  # parts of one size: each size has its own kernels
+            step = math.ceil(len(idx) / math.ceil(len(idx) / batch_size))
         with torch.inference_mode(), autocast(device, amp):
             found = [
-                forward(idx[start : start + batch_size]).float()
-                for start in range(0, len(idx), batch_size)
+                forward(idx[start : start + step]).float() for start in range(0, len(idx), step)
             ]
             return torch.cat(found)
 

@@ -13,19 +13,31 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
+from biotune_optuna.data.transfer import to_device
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.batches import parts
 from biotune_optuna.finetune.device import (
     PeakMemory,
     autocast,
+    kind_of,
     out_of_memory,
     release_memory,
+    rewinder,
+    tried_out,
     with_less,
 )
 from biotune_optuna.finetune.feeds import probabilities
+from biotune_optuna.finetune.graph import WARM_UP, WORTH, RecordedStep, recorder_for
+from biotune_optuna.finetune.hooks import Hooks
 from biotune_optuna.finetune.lowrank import LowRank
-from biotune_optuna.finetune.optim import Schedule, build_optimizer, carry_state, with_base
+from biotune_optuna.finetune.optim import (
+    Schedule,
+    build_optimizer,
+    carry_state,
+    put_rates_on,
+    with_base,
+)
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.models.states import copy_into
 
@@ -35,7 +47,8 @@ if TYPE_CHECKING:
 
     from biotune_optuna.finetune.batches import BatchSampler, Indices, Loss
     from biotune_optuna.finetune.feeds import Feed
-    from biotune_optuna.finetune.hooks import Hooks
+    from biotune_optuna.finetune.graph import Mass
+    from biotune_optuna.finetune.prefix.cut import Features
     from biotune_optuna.finetune.settings import TrainSettings
     from biotune_optuna.recipe import Recipe
 
@@ -52,6 +65,7 @@ _CHECK_EVERY = 20  # steps between looks at the loss where a look makes the devi
 _GRADIENT_SCALE = 2.0**10  # keeps float16 gradients of a look from vanishing
 _SAMPLE_EVERY = 5  # epochs between looks at the memory in use
 _SMALLEST_BATCH = 2
+_MOST_RECORDINGS = 4  # of one run: some methods begin a new optimiser each epoch
 
 
 class _BatchNorm(NamedTuple):
@@ -100,6 +114,19 @@ class _Diverged(Exception):  # noqa: N818 - ends a run, is no failure
 
 
 @dataclass(eq=False)
+class Held:
+    """Images at once that memory has sufficed for; a trainer's runs of one kind share it.
+
+    Attributes:
+        training: In a forward and backward pass.
+        evaluating: In validation, where there are no gradients.
+    """
+
+    training: int
+    evaluating: int
+
+
+@dataclass(eq=False)
 class Run:
     """One training of one model, from its reset weights on.
 
@@ -115,6 +142,7 @@ class Run:
         val_idx: Positions of the validation images, or None.
         hooks: What a method does differently.
         amp: Autocast type or None.
+        held: Images at once to begin with; less where memory runs out.
         seed: Seed of the first values of low-rank factors.
     """
 
@@ -129,15 +157,19 @@ class Run:
     val_idx: Indices | None
     hooks: Hooks
     amp: torch.dtype | None
+    held: Held
     seed: int = 0
 
     def __post_init__(self) -> None:
         self.optimizer: torch.optim.Optimizer
+        self._rates: torch.Tensor | None = None
         self.device = next(self.model.parameters()).device
         self._on_cpu = self.device.type == "cpu"
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
-        self._held = self.settings.batch_size  # images in memory at once
-        self._held_evaluating = 2 * self.settings.batch_size  # no gradients, so more fit
+        self._recorder = recorder_for(self.device) if self._may_record() else None
+        self._recorded: RecordedStep | None = None
+        self._recordings = 0
+        self._full_steps = 0  # made with this optimiser
         self._best: dict[str, torch.Tensor] = {}
         self._low_rank = LowRank(self.seed)
         self._average = _Average((), 0.0)
@@ -147,7 +179,7 @@ class Run:
         self._schedule: Schedule | None = None
         self._epoch_start = 0.0
         self._probabilities: NDArray[np.float32] | None = None
-        self.result = RunResult(score=math.nan)
+        self.result = RunResult(score=math.nan, device=kind_of(self.device, self.amp))
 
     # -- for hooks -------------------------------------------------------------------------------
 
@@ -156,6 +188,10 @@ class Run:
         self._low_rank = LowRank(self.seed)
         groups = self._low_rank.groups(groups)
         self.optimizer = build_optimizer(groups, self.settings.optimizer, self.device)
+        # also for steps made one by one, or they would round otherwise than recorded ones
+        on_device = self.device.type == "cuda" or self._recorder is not None
+        self._rates = put_rates_on(self.optimizer, self.device) if on_device else None
+        self._recorded, self._full_steps = None, 0
 
     def use_recipe(self, recipe: Recipe) -> None:
         """Train by another recipe from here on.
@@ -183,10 +219,10 @@ class Run:
         self.model.zero_grad(set_to_none=True)
         scale = _GRADIENT_SCALE if self._scaler.is_enabled() else 1.0
         for part, mass in self._portions(idx):
-            loss, n = self._forward(part, mass)
+            loss = self._loss(*self.feed.inputs(part), mass)
             (scale * loss).backward()  # type: ignore[no-untyped-call]
-            self.result.images_forward += n
-            self.result.images_backward += n
+            self.result.images_forward += len(part)
+            self.result.images_backward += len(part)
         if scale != 1.0:
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
@@ -206,6 +242,7 @@ class Run:
                 validation images.
         """
         result = self.result
+        self._epochs = epochs
         self.use_groups(self.hooks.groups(self))
         self._find_modes()
         self._count_parameters()
@@ -233,10 +270,12 @@ class Run:
             self._end_diverged()
         except StopTraining:
             result.stopped = "callback"
+        finally:
+            self._recorded = None  # a graph holds the memory of a whole step
         copy_into(self.model, self._best)
         self._set_momentum(None)
         result.peak_memory_mb = self._memory.megabytes
-        result.batch_size = self._held
+        result.batch_size = self.held.training
         return result
 
     def _out_of_patience(self, epoch: int) -> bool:
@@ -247,7 +286,8 @@ class Run:
 
     def _check_weights(self) -> None:
         """Look at what the last step left, which no loss has seen without validation images."""
-        if not all(bool(p.detach().isfinite().all()) for p in self.model.parameters()):
+        finite = [p.detach().isfinite().all() for p in self.model.parameters()]
+        if not bool(torch.stack(finite).all()):
             raise _Diverged
 
     def _end_diverged(self) -> None:
@@ -277,8 +317,14 @@ class Run:
         schedule = self._schedule = self._schedule or Schedule(self.settings, len(batches))
         total = torch.zeros((), device=self.device, dtype=torch.float64 if self._on_cpu else None)
         for step, idx in enumerate(batches):
-            schedule.apply(self.optimizer, epoch, step)
-            loss = self._step(idx, sample=step == 0 and epoch % _SAMPLE_EVERY == 0)
+            schedule.apply(self.optimizer, epoch, step, self._rates)
+            is_full = len(idx) == self.settings.batch_size
+            with tried_out(on=is_full and not self._on_cpu):
+                if is_full and self._is_recorded(batches):
+                    loss = self._replay(idx)
+                else:
+                    loss = self._step(idx, sample=step == 0 and epoch % _SAMPLE_EVERY == 0)
+            self._full_steps += is_full
             total += loss * len(idx)
             if self._on_cpu or step % _CHECK_EVERY == _CHECK_EVERY - 1:
                 _check(float(loss))
@@ -286,10 +332,65 @@ class Run:
         _check(mean)
         return mean
 
-    def _step(self, idx: Indices, *, sample: bool) -> torch.Tensor:
-        loss = with_less(
-            lambda: self._accumulate(idx, sample=sample), lambda: self._halve(len(idx))
+    # -- steps -----------------------------------------------------------------------------------
+
+    def _may_record(self) -> bool:
+        """Whether a step of this run does nothing that a graph could not repeat."""
+        return (
+            self.settings.cuda_graph == "auto"
+            and not self.settings.compile
+            and self.amp is not torch.float16  # its scale is looked at after each step
+            and type(self.hooks).penalty is Hooks.penalty
+            and self.settings.norm_statistics == "running"  # else momentum changes at each step
         )
+
+    def _is_recorded(self, batches: list[Indices]) -> bool:
+        """Whether the next full step is replayed; has it recorded once it is time to."""
+        if self._recorder is None or self._rates is None:
+            return False
+        if self._recorded is None:
+            n_full = sum(len(idx) == self.settings.batch_size for idx in batches)
+            worth = self._epochs * n_full >= WORTH and self._recordings < _MOST_RECORDINGS
+            fits = self.held.training >= self.settings.batch_size
+            if not (worth and fits and self._full_steps >= WARM_UP):
+                return False
+            self._recorded = RecordedStep(self._whole_step, self._recorder, self.device)
+            self._recordings += 1
+        return True
+
+    def _replay(self, idx: Indices) -> torch.Tensor:
+        assert self._recorded is not None
+        inputs, targets = self.feed.inputs(idx)
+        loss = self._recorded(inputs, targets, self._mass(idx))
+        self.result.images_forward += len(idx)
+        self.result.images_backward += len(idx)
+        self._average.add()
+        return loss
+
+    def _whole_step(self, inputs: Features, targets: torch.Tensor, mass: Mass) -> torch.Tensor:
+        """Make a step on a batch that fits into memory; what a graph records."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(inputs, targets, mass)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._advance()
+        return loss.detach()
+
+    def _step(self, idx: Indices, *, sample: bool) -> torch.Tensor:
+        """Make a step kernel by kernel, in portions where memory does not suffice for the whole."""
+        rewind = self._rewinder() if not self.result.images_backward else None
+
+        def less() -> None:
+            self._halve(len(idx))
+            if rewind is not None:
+                rewind()
+
+        def attempt() -> torch.Tensor:
+            return self._accumulate(idx, sample=sample)
+
+        if self._recorder is None:
+            loss = with_less(attempt, less)
+        else:
+            loss = self._recorder.run(lambda: with_less(attempt, less))
         try:
             self._advance()
             self._average.add()
@@ -307,16 +408,16 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         total: torch.Tensor | None = None
         for part, mass in self._portions(idx):
-            loss, n = self._forward(part, mass)
+            loss = self._loss(*self.feed.inputs(part), mass)
             if sample:
                 self._memory.sample()
-            self.result.images_forward += n
+            self.result.images_forward += len(part)
             objective = loss
             if total is None:
                 penalty = self.hooks.penalty(self)
                 objective = loss if penalty is None else loss + penalty
             self._scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
-            self.result.images_backward += n
+            self.result.images_backward += len(part)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
@@ -332,35 +433,57 @@ class Run:
         self._scaler.update()
         self._low_rank.push()
 
-    def _portions(self, idx: Indices) -> list[tuple[Indices, float]]:
+    def _portions(self, idx: Indices) -> list[tuple[Indices, Mass]]:
         """Return the batch in portions that fit, each with the whole batch's divisor."""
-        mass = self.loss.mass(self.labels[idx], mixed=self.feed.mixed)
-        return [(idx[part], mass) for part in parts(len(idx), self._held)]
+        mass = self._mass(idx)
+        return [(idx[part], mass) for part in parts(len(idx), self.held.training)]
 
-    def _forward(self, part: Indices, mass: float) -> tuple[torch.Tensor, int]:
+    def _mass(self, idx: Indices) -> Mass:
+        """Return the divisor of a batch's summed loss, on the device where a graph must read it."""
+        mass = self.loss.mass(self.labels[idx], mixed=self.feed.mixed)
+        if self._rates is None or self.loss.is_steady(mixed=self.feed.mixed):
+            return mass
+        return to_device(torch.tensor(mass, dtype=torch.float32), self.device)
+
+    def _loss(self, inputs: Features, targets: torch.Tensor, mass: Mass) -> torch.Tensor:
         self._seen += 1
         self._set_momentum(1.0 / self._seen)
         with autocast(self.device, self.amp):
-            logits, targets = self.feed.train(part)
-        return self.loss(logits, targets) / mass, len(part)
+            logits = self.feed.logits(inputs)
+        return self.loss(logits, targets) / mass
+
+    def _rewinder(self) -> Callable[[], None]:
+        """Return what undoes a forward pass: the run then goes as one that began with less."""
+        inside = [b for m in self._in_training for b in m.buffers(recurse=False)]
+        before = [b.clone() for b in inside]
+        draw_again, seen = rewinder(self.device, self.feed.generator), self._seen
+
+        def rewind() -> None:
+            self._seen = seen
+            with torch.no_grad():
+                for buffer, value in zip(inside, before, strict=True):
+                    buffer.copy_(value)
+            draw_again()
+
+        return rewind
 
     def _halve(self, n: int) -> None:
         """Hold half as many images; a step still sees its whole batch, in portions."""
-        held = min(n, self._held)
+        held = min(n, self.held.training)
         if held <= _SMALLEST_BATCH:
             raise BioTuneError(
                 f"memory ran out with {held} images at once; use a smaller model or image size"
             )
-        self._held = max(_SMALLEST_BATCH, held // 2)
-        _log.warning("memory ran out with %d images at once; going on with %d", held, self._held)
+        self.held.training = fewer = max(_SMALLEST_BATCH, held // 2)
+        _log.warning("memory ran out with %d images at once; going on with %d", held, fewer)
         self.optimizer.zero_grad(set_to_none=True)
         release_memory(self.device)
 
     def _validate(self, idx: Indices) -> float:
         self._set_training(training=False)
         self.optimizer.zero_grad(set_to_none=True)  # their memory is of use here
-        probs, self._held_evaluating = probabilities(
-            self.feed.evaluate, idx, self._held_evaluating, self.device, self.amp
+        probs, self.held.evaluating = probabilities(
+            self.feed.evaluate, idx, self.held.evaluating, self.device, self.amp
         )
         self.result.images_forward += len(idx)
         if not np.isfinite(probs).all():

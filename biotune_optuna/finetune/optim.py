@@ -59,6 +59,29 @@ def build_optimizer(
     return optimizer
 
 
+def put_rates_on(optimizer: torch.optim.Optimizer, device: torch.device) -> torch.Tensor | None:
+    """Keep the rates of an optimiser's groups in one tensor on the device, for graphs to read.
+
+    Args:
+        optimizer: Its groups' ``lr`` become views of that tensor.
+        device: Where its parameters are.
+
+    Returns:
+        The rates, (groups,); None where the optimiser has no fused kernel that could read them.
+    """
+    groups = optimizer.param_groups
+    if not all(group.get("fused") for group in groups):
+        return None
+    # a CPU's kernels read float64, those of CUDA float32
+    dtype = torch.float64 if device.type == "cpu" else torch.float32
+    rates = torch.tensor([group["lr"] for group in groups], dtype=dtype).to(device)
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+        if "capturable" in group:
+            group["capturable"] = True
+    return rates
+
+
 def with_base(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
     """Return the optimiser, and the one that it steers, as Lookahead does."""
     base = getattr(optimizer, "_base_optimizer", None)
@@ -129,10 +152,28 @@ class Schedule:
             self._scheduler.step_update(epoch * self._steps + step)
         return float(self._stand_in.param_groups[0]["lr"])
 
-    def apply(self, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:
-        """Set every group's ``lr`` to its ``initial_lr`` times the `factor` at a step."""
+    def apply(
+        self,
+        optimizer: torch.optim.Optimizer,
+        epoch: int,
+        step: int,
+        rates: torch.Tensor | None = None,
+    ) -> None:
+        """Set every group's ``lr`` to its ``initial_lr`` times the `factor` at a step.
+
+        Args:
+            optimizer: The optimiser.
+            epoch: Counted from 0.
+            step: Step within the epoch, counted from 0.
+            rates: The tensor that holds the rates, where `put_rates_on` has put them into one.
+        """
         factor = self.factor(epoch, step)
-        for group in optimizer.param_groups:
+        groups = optimizer.param_groups
+        if rates is not None:
+            values = torch.tensor([g["initial_lr"] * factor for g in groups], dtype=rates.dtype)
+            rates.copy_(values, non_blocking=rates.device.type == "cuda")
+            return
+        for group in groups:
             group["lr"] = group["initial_lr"] * factor
 
 

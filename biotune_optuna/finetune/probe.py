@@ -18,6 +18,7 @@ from torch import nn
 
 from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune import metrics
+from biotune_optuna.finetune.device import evaluated_at_once, kind_of
 from biotune_optuna.finetune.feeds import outputs, probabilities
 from biotune_optuna.finetune.logistic import fit_logistic
 from biotune_optuna.finetune.results import EpochRecord, RunResult
@@ -189,12 +190,15 @@ def fit_head(
         network's, and nothing has been changed.
     """
     start = time.perf_counter()
-    device, size = layer.weight.device, 2 * settings.batch_size
+    device = layer.weight.device
+    size = evaluated_at_once(settings.batch_size, device)
     with LastFeatures(layer).watching() as last:
-        features = last.of(lambda few: feed.train(few)[0], train, size, device, amp)
+        features = last.of(lambda few: feed.logits(feed.inputs(few)[0]), train, size, device, amp)
     if features is None:
         return None
-    result = RunResult(score=math.nan, images_forward=len(train), batch_size=size)
+    result = RunResult(
+        score=math.nan, images_forward=len(train), batch_size=size, device=kind_of(device, amp)
+    )
     result.trainable_parameters = sum(p.numel() for p in layer.parameters())
     result.total_parameters = sum(p.numel() for p in model.parameters())
     if not np.isfinite(features).all():

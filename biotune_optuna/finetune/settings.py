@@ -19,6 +19,7 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "class_weights": ("none", "balanced"),
     "sampling": ("shuffle", "balanced"),
     "amp": ("auto", "off", "bf16", "fp16"),
+    "cuda_graph": ("auto", "off"),
 }
 
 # The alphas of timm's own recipes.
@@ -47,7 +48,7 @@ class TrainSettings:
     """Everything that decides how a recipe is trained.
 
     Two runs with equal settings, recipe, images and seed give equal results, so all fields belong
-    to a study's identity.
+    to a study's identity, but for ``prefix_cache_mb``, which changes rounding alone.
 
     Attributes:
         epochs: Most epochs of a run.
@@ -78,7 +79,8 @@ class TrainSettings:
         amp: Autocast: ``"auto"`` is bf16 on CUDA devices that have it, fp16 on older ones, off
             elsewhere.
         prefix_cache_mb: Memory for the outputs of frozen prefixes, in MiB; 0 switches the cache
-            off.
+            off. ``"auto"`` is 512 on a CPU, and on CUDA a fifth of the card's memory, divided among
+            the workers that ``biotune launch --per-device`` has put there.
         cached_views: With augmentation and a frozen prefix: 0 augments afresh each epoch and does
             not cache; k > 0 trains such recipes on k fixed augmented views of each image, which
             can be cached.
@@ -86,6 +88,10 @@ class TrainSettings:
         deterministic: Ask torch for deterministic kernels: bit-identical runs on CUDA too, slower.
             Runs on the CPU are bit-identical either way (same thread count).
         grad_clip: Largest gradient norm; None does not clip.
+        cuda_graph: ``"auto"`` records a step on a full batch as a CUDA graph and replays it, where
+            that can be: on CUDA, with a fused optimiser (``adamw``, ``adam``, ``sgd``, …), in any
+            type but fp16, with running ``norm_statistics``, for methods without a penalty.
+            ``"off"`` never does.
         norm_statistics: What BatchNorm layers that train know at the end of an epoch.
             ``"running"`` is their own moving average, which the pre-trained statistics still rule
             after few steps; ``"epoch"`` is the plain mean over the batches of that epoch.
@@ -116,11 +122,12 @@ class TrainSettings:
     class_weights: Literal["none", "balanced"] = "none"
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    prefix_cache_mb: float = 512
+    prefix_cache_mb: float | Literal["auto"] = "auto"
     cached_views: int = 0
     compile: bool = False
     deterministic: bool = False
     grad_clip: float | None = None
+    cuda_graph: Literal["auto", "off"] = "auto"
     norm_statistics: Literal["running", "epoch"] = "running"
     drop_path: float = 0.0
     ema: float = 0.0
@@ -228,8 +235,8 @@ class TrainSettings:
 def _check_number(name: str, value: object, kind: str) -> None:
     """Refuse what is below a field's bound, or not of its annotated kind, as ``int | None``."""
     least, inclusive = _LOWER[name]
-    optional, whole = "None" in kind, "int" in kind
-    if value is None and optional:
+    optional, whole, auto = "None" in kind, "int" in kind, "auto" in kind
+    if (value is None and optional) or (auto and value == "auto"):
         return
     number = "a whole number" if whole else "a number"
     bound = f"{number} {'of at least' if inclusive else 'above'} {least}"
@@ -240,5 +247,5 @@ def _check_number(name: str, value: object, kind: str) -> None:
         and (value >= least if inclusive else value > least)
     )
     if not fits:
-        suffix = " or None" if optional else ""
+        suffix = " or None" if optional else " or 'auto'" if auto else ""
         raise BioTuneError(f"{name} {value!r} is not {bound}{suffix}")

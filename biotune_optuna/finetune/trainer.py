@@ -21,16 +21,18 @@ from biotune_optuna.finetune.device import (
     ONE_AT_A_TIME,
     amp_dtype,
     channels_last,
+    evaluated_at_once,
     isolated_randomness,
     kernels,
+    kind_of,
     resolve_device,
 )
 from biotune_optuna.finetune.drop_path import dropping
 from biotune_optuna.finetune.feeds import PixelFeed, PrefixFeed, probabilities
 from biotune_optuna.finetune.hooks import Hooks
-from biotune_optuna.finetune.loop import Run
+from biotune_optuna.finetune.loop import Held, Run
 from biotune_optuna.finetune.optim import check_optimizer
-from biotune_optuna.finetune.prefix.cache import PrefixCache
+from biotune_optuna.finetune.prefix.cache import PrefixCache, budget_mb
 from biotune_optuna.finetune.prefix.plan import Prefixes
 from biotune_optuna.finetune.probe import (
     LastFeatures,
@@ -40,7 +42,13 @@ from biotune_optuna.finetune.probe import (
 )
 from biotune_optuna.finetune.results import EpochRecord, RunResult, StopTraining
 from biotune_optuna.finetune.settings import TrainSettings
-from biotune_optuna.models.states import all_tensors, fresh_eval, restore, with_values
+from biotune_optuna.models.states import (
+    all_tensors,
+    fresh_eval,
+    out_of_place,
+    restore,
+    with_values,
+)
 from biotune_optuna.models.weights import reset_head
 from biotune_optuna.recipe import Recipe
 
@@ -103,15 +111,23 @@ class Trainer:
         self._amp = amp_dtype(settings.amp, self.device)
         self._labels = images.labels(np.arange(len(images))).cpu().numpy().astype(np.int64)
         self._pristine = {n: t.detach().clone() for n, t in all_tensors(self.model).items()}
+        self._held: dict[object, Held] = {}
         self._compiled: tuple[object, Callable[[torch.Tensor], torch.Tensor]] | None = None
         self._prefixes = Prefixes(
             self.model,
             self.blocks,
             images,
             settings,
-            cache=PrefixCache(settings.prefix_cache_mb) if cache is None else cache,
+            cache=PrefixCache(budget_mb(settings.prefix_cache_mb, self.device))
+            if cache is None
+            else cache,
             pristine=self._pristine,
         )
+
+    @property
+    def kind(self) -> str:
+        """What it trains on and in which type, as ``"NVIDIA H200, bf16"`` or ``"CPU, float32"``."""
+        return kind_of(self.device, self._amp)
 
     @property
     def settings(self) -> TrainSettings:
@@ -220,7 +236,7 @@ class Trainer:
         Returns:
             (n, C) float32, in the order of ``idx``.
         """
-        size = 2 * self.settings.batch_size
+        size = evaluated_at_once(self.settings.batch_size, self.device)
         positions = self._indices(idx)
 
         def forward(few: Indices) -> torch.Tensor:
@@ -254,14 +270,15 @@ class Trainer:
             cached = plain._prefixes.find(recipe, positions, None)
             self.reset(0)
             found = None
-            size = 2 * self.settings.batch_size
+            size = evaluated_at_once(self.settings.batch_size, self.device)
             if layer is not None:
                 with (
                     plain._feed(cached, recipe, 0, Hooks()) as feed,
                     LastFeatures(layer).watching() as last,
                 ):
                     found = last.of(
-                        lambda few: feed.train(few)[0], positions, size, self.device, self._amp
+                        lambda few: feed.logits(feed.inputs(few)[0]),
+                        *(positions, size, self.device, self._amp),
                     )
             if found is None:
                 found = features_before_head(
@@ -424,6 +441,10 @@ class Trainer:
         hooks: Hooks,
     ) -> Run:
         labels, balanced = self._labels[train], self.settings.class_weights == "balanced"
+        size = self.settings.batch_size
+        # what takes memory; a run then begins with what sufficed for those before it
+        kind = (recipe.frozen, size, type(feed), type(hooks), self._amp)
+        at_first = Held(size, evaluated_at_once(size, self.device))
         return Run(
             self.model,
             recipe,
@@ -442,6 +463,7 @@ class Trainer:
             val_idx=val,
             hooks=hooks,
             amp=self._amp,
+            held=self._held.setdefault(kind, at_first),
             seed=_derived(seed, _LOW_RANK),
         )
 
@@ -489,6 +511,7 @@ def _place(model: nn.Module, device: torch.device, images: Images) -> nn.Module:
     if sample.device != device:
         raise DataError(f"the images are on {sample.device} and training is on {device}")
     model = model.to(device)
+    out_of_place(model)
     if sample.is_contiguous(memory_format=torch.channels_last):
         model = channels_last(model)
     # Some networks make a buffer to the images' size when they first see one: not within a run.

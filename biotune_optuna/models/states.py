@@ -233,6 +233,17 @@ def restore(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
     fresh_eval(model)
 
 
+# their gradient needs their input, so in training autograd copies it before it is overwritten
+_OVERWRITING = (nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Mish)
+
+
+def out_of_place(model: nn.Module) -> None:
+    """Have those activations write elsewhere whose input would be copied first; same numbers."""
+    for module in model.modules():
+        if type(module) in _OVERWRITING:
+            module.inplace = False  # type: ignore[assignment]
+
+
 def fresh_eval(model: nn.Module) -> None:
     """Put a model into eval mode without what its modules derived from earlier weights.
 

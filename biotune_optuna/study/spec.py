@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 # Where the same thing may be found at another place, or looked for in another way, the study goes
 # on; what it *is* is settled by the fingerprints. What the study knows better is the study's.
 MAY_CHANGE = frozenset(
-    {"data", "weights", "skip_bad_images", "size_found", "lr_found", "own_seeds"}
+    {
+        *("data", "weights", "skip_bad_images", "size_found", "lr_found", "own_seeds"),
+        "train.prefix_cache_mb",  # of the machine's memory; changes rounding alone
+    }
 )
 
 # The training settings that a gene searches.
@@ -70,8 +73,8 @@ class StudySpec:
     The spec is stored in the study, so that a worker needs only the database and the study's name.
     All fields are identity, a study goes on only where they agree, except ``data`` and ``weights``,
     which say where to look (the fingerprints say what must be found there), ``skip_bad_images``,
-    and ``lr_found`` and ``own_seeds``, which the study knows. NumPy's numbers and paths become
-    Python's numbers and text.
+    the training's ``prefix_cache_mb``, and ``lr_found`` and ``own_seeds``, which the study knows.
+    NumPy's numbers and paths become Python's numbers and text.
 
     Attributes:
         model: A timm architecture, such as ``"resnet50"``.

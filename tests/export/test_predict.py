@@ -1,6 +1,7 @@
 """Predictions: those of the model in memory, and bad images cost only themselves."""
 
 import csv
+import dataclasses
 import json
 import os
 import pickle
@@ -44,6 +45,12 @@ def test_an_empty_path_is_no_folder(tuned, exported, monkeypatch):
 def test_another_batch_size_gives_the_same_but_for_rounding(tuned, exported):
     found = load_exported(exported, device="cpu").predict(tuned["paths"], batch_size=1)
     np.testing.assert_allclose(probabilities(found), tuned["probabilities"], atol=1e-5)
+
+
+def test_a_model_that_was_trained_in_fp16_predicts_on_a_cpu(tuned, exported):
+    loaded = load_exported(exported, device="cpu")
+    loaded.preprocessing = dataclasses.replace(loaded.preprocessing, amp="fp16")
+    assert np.array_equal(probabilities(loaded.predict(tuned["paths"])), tuned["probabilities"])
 
 
 def test_a_batch_that_does_not_fit_is_halved(tuned, exported, monkeypatch):

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 
 from biotune_optuna.data.transfer import to_device
+from biotune_optuna.errors import BioTuneError
+from biotune_optuna.finetune.device import out_of_memory
+from biotune_optuna.finetune.sharing import sharers
 
 if TYPE_CHECKING:
     from biotune_optuna.finetune.batches import Indices
@@ -24,8 +27,29 @@ if TYPE_CHECKING:
 
 
 _MIB = 2**20
+_SHARE = 0.2  # of a card's memory
+_ELSEWHERE_MB = 512.0
 CHUNK = 64
 """Images of one forward pass through a prefix."""
+
+
+def budget_mb(setting: float | str, device: torch.device) -> float:
+    """Return the memory for cached prefixes in MiB.
+
+    Args:
+        setting: MiB, or ``"auto"``: a fifth of a card's memory, divided among the workers that
+            share it; 512 elsewhere.
+        device: Where the features are kept.
+    """
+    if not isinstance(setting, str):
+        return setting
+    if device.type != "cuda":
+        return _ELSEWHERE_MB
+    return _SHARE * torch.cuda.get_device_properties(device).total_memory / _MIB / sharers()
+
+
+class DoesNotFitError(BioTuneError):
+    """The device has no memory for the features of a set of images."""
 
 
 class CachedFeatures:
@@ -50,13 +74,17 @@ class CachedFeatures:
         return sum(store.numel() * store.element_size() for store in self._stores)
 
     def write(self, start: int, features: Features) -> None:
-        """Store the features of the images from the start-th on."""
+        """Store the features of the images from the start-th on.
+
+        Raises:
+            DoesNotFitError: If there is no memory for those of all images.
+        """
         for position, tensor in enumerate(features):
             if position == len(self._stores):
                 # kept in the order of its memory, so that a row is one piece in any format
                 order = _memory_order(tensor)
                 shape = (self._n, *(tensor.shape[d] for d in order[1:]))
-                self._stores.append(torch.empty(shape, dtype=tensor.dtype, device=tensor.device))
+                self._stores.append(_empty(shape, tensor))
                 self._orders.append(order)
                 self._backs.append(tuple(order.index(d) for d in range(len(order))))
             part = self._stores[position][start : start + len(tensor)]
@@ -95,17 +123,17 @@ class PrefixCache:
             return sum(entry.nbytes for entry in self._entries.values())
 
     def get(
-        self, key: Hashable, make: Callable[[], CachedFeatures], nbytes: int
-    ) -> tuple[CachedFeatures, bool]:
+        self, key: Hashable, make: Callable[[], CachedFeatures | None], nbytes: int
+    ) -> tuple[CachedFeatures | None, bool]:
         """Look features up, or make room and compute them.
 
         Args:
             key: Everything that the features depend on.
-            make: Computes them.
+            make: Computes them; None where they do not fit.
             nbytes: Memory they will take.
 
         Returns:
-            The features, and whether they were there.
+            What is there or was made, and whether it was there.
         """
         with self._lock:
             if key in self._entries:
@@ -113,6 +141,8 @@ class PrefixCache:
                 return self._entries[key], True
             self._make_room(nbytes)
         made = make()
+        if made is None:
+            return None, False
         with self._lock:
             self._entries[key] = made
             self._make_room(0)
@@ -152,13 +182,25 @@ def compute_features(
         chunk: Images of one forward pass.
     """
     found = CachedFeatures(idx, len(images))
-    with torch.no_grad(), autocast():
+    with torch.no_grad():
         for start in range(0, len(idx), chunk):
             batch = images.batch(
                 idx[start : start + chunk], augmentation=augmentation, generator=generator
             )
-            found.write(start, cut.prefix(batch))
+            with autocast():
+                features = cut.prefix(batch)
+            found.write(start, features)
     return found
+
+
+def _empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    try:
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    # outside the handler, whose traceback would keep tensors alive
+    raise DoesNotFitError(f"memory ran out for {shape[0]} images' features")
 
 
 def _memory_order(tensor: torch.Tensor) -> tuple[int, ...]:

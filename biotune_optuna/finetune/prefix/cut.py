@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
+from biotune_optuna.finetune.device import is_lost, out_of_memory
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -32,6 +34,9 @@ stay far below."""
 ALIKE = 1e-2
 """The same between what only rounding may tell apart; dropout, batch statistics and an adapter that
 is merged wrongly move values by far more."""
+
+_NOTHING = 1e-3
+"""Gradients that are so much smaller than the largest of all are compared with this share of it."""
 
 CHECKED_IMAGES = 4
 """Images on which two networks are compared: enough for batch statistics, and quickly done."""
@@ -181,9 +186,16 @@ class PrefixCut:
         try:
             with self.installed() as suffix:
                 cut = _probe(lambda: suffix(features), parameters)
-        except RuntimeError:  # code between modules that cannot work on dummies
-            return False
-        return all(close(a, b) for a, b in zip(whole, cut, strict=True))
+        except RuntimeError as error:
+            if out_of_memory(error) or is_lost(error):
+                raise
+            return False  # code between modules that cannot work on dummies
+        (logits, *gradients), (cut_logits, *cut_gradients) = whole, cut
+        # some gradients are zero but for rounding, as those of an attention's key biases
+        least = _NOTHING * max((float(g.abs().max()) for g in gradients if g.numel()), default=0.0)
+        return close(logits, cut_logits) and all(
+            close(a, b, least=least) for a, b in zip(gradients, cut_gradients, strict=True)
+        )
 
     # -- the suffix ------------------------------------------------------------------------------
 
@@ -356,7 +368,16 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = EXACT) -> bool:
-    """Whether b is finite and nowhere further from a than a share of a's largest value."""
-    scale = max(float(a.abs().max()), 1e-6)
+def close(
+    a: torch.Tensor, b: torch.Tensor, tolerance: float = EXACT, *, least: float = 0.0
+) -> bool:
+    """Whether b is finite and nowhere further from a than a share of a's largest value.
+
+    Args:
+        a: Values.
+        b: Others of that shape.
+        tolerance: The share.
+        least: Take the largest value for at least that.
+    """
+    scale = max(float(a.abs().max()), least, 1e-6)
     return bool(torch.isfinite(b).all()) and float((a - b).abs().max()) <= tolerance * scale

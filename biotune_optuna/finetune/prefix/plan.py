@@ -19,8 +19,15 @@ from biotune_optuna.finetune.device import (
     full_precision,
     isolated_randomness,
     out_of_memory,
+    release_memory,
+    with_less,
 )
-from biotune_optuna.finetune.prefix.cache import CHUNK, compute_features
+from biotune_optuna.finetune.prefix.cache import (
+    CHUNK,
+    DoesNotFitError,
+    budget_mb,
+    compute_features,
+)
 from biotune_optuna.finetune.prefix.cut import ALIKE, CHECKED_IMAGES, close, find_cut
 from biotune_optuna.models.states import digest, restore
 from biotune_optuna.recipe import Recipe
@@ -62,8 +69,9 @@ class CachedPrefix:
 class Prefixes:
     """Finds cuts, checks them, and decides what is cached.
 
-    The decision depends on recipe, settings, model and number of images alone. Where the cut behind
-    the last frozen block cannot be used, the next earlier one that can is taken.
+    The decision depends on recipe, settings, model, device and number of images alone, unless the
+    device's memory runs out. Where the cut behind the last frozen block cannot be used, the next
+    earlier one that can is taken.
 
     Attributes:
         model: The network, on its device.
@@ -95,6 +103,7 @@ class Prefixes:
 
     def _use(self, settings: TrainSettings) -> None:
         self.settings = settings
+        self._budget_mb = budget_mb(settings.prefix_cache_mb, self._device)
         self._amp = amp_dtype(settings.amp, self._device)
         self._cuts = self._cuts_by_precision.setdefault(self._amp, {})
 
@@ -122,7 +131,7 @@ class Prefixes:
             if cut is None:
                 continue
             nbytes = cut.bytes_per_image * (passes * n_train + n_val)
-            if nbytes <= settings.prefix_cache_mb * _MIB:
+            if nbytes <= self._budget_mb * _MIB:
                 return self._collect(cut, length, train, val, passes)
         return None
 
@@ -136,7 +145,8 @@ class Prefixes:
 
     def _collect(
         self, cut: PrefixCut, length: int, train: Indices, val: Indices | None, passes: int
-    ) -> CachedPrefix:
+    ) -> CachedPrefix | None:
+        """Return the features, or None where the device has no memory for them."""
         policy = self.settings.augment
         wanted = [(train, policy, view) for view in range(passes)]
         if val is not None:
@@ -149,6 +159,8 @@ class Prefixes:
                 functools.partial(self._compute, cut, members, augmentation, view),
                 cut.bytes_per_image * len(members),
             )
+            if features is None:
+                return None
             found.append(features)
             computed += 0 if there else len(members)
         evaluation = None if val is None else found.pop()
@@ -165,30 +177,58 @@ class Prefixes:
 
     def _compute(
         self, cut: PrefixCut, members: Indices, augmentation: str, view: int
-    ) -> CachedFeatures:
+    ) -> CachedFeatures | None:
+        """Compute features; None, with a warning, where the device has no memory for them."""
         restore(self.model, self.pristine)
         chunk = CHUNK
-        while True:
-            try:
-                return compute_features(
-                    cut,
-                    self.images,
-                    members,
-                    autocast=functools.partial(autocast, self._device, self._amp),
-                    augmentation=augmentation,
-                    generator=torch.Generator().manual_seed(view),
-                    chunk=chunk,
-                )
-            except RuntimeError as error:
-                if not out_of_memory(error) or chunk == 1:
-                    raise
+
+        def attempt() -> CachedFeatures:
+            return compute_features(
+                cut,
+                self.images,
+                members,
+                autocast=functools.partial(autocast, self._device, self._amp),
+                augmentation=augmentation,
+                generator=torch.Generator().manual_seed(view),
+                chunk=chunk,
+            )
+
+        def less() -> None:
+            nonlocal chunk
+            if chunk == 1:
+                raise DoesNotFitError("memory ran out with 1 image at once")
             chunk //= 2
             _log.warning(
                 "memory ran out while a frozen prefix was cached; older features are dropped and "
                 "%d images taken at once",
                 chunk,
             )
-            self.cache.clear()
+            self._make_room()
+
+        def fitting() -> CachedFeatures | None:
+            try:
+                return with_less(attempt, less)
+            except DoesNotFitError:
+                return None
+
+        found = fitting()
+        if found is None and len(self.cache):
+            self._make_room()
+            found = fitting()
+        if found is not None:
+            return found
+        _log.warning(
+            "the outputs of a frozen prefix for %d images do not fit into memory (%.0f MiB): "
+            "training without the prefix cache",
+            len(members),
+            cut.bytes_per_image * len(members) / _MIB,
+        )
+        self._make_room()
+        return None
+
+    def _make_room(self) -> None:
+        self.cache.clear()
+        release_memory(self._device)
 
     # -- cuts ------------------------------------------------------------------------------------
 
@@ -197,8 +237,14 @@ class Prefixes:
         if length not in self._cuts:
             with isolated_randomness(0, self._device), full_precision(self._device):
                 restore(self.model, self.pristine)
-                cut = self._checked_cut(length)
-                restore(self.model, self.pristine)
+                try:
+                    cut = self._checked_cut(length)
+                except RuntimeError as error:
+                    if not out_of_memory(error):
+                        raise
+                    return None  # another time there may be memory for the check
+                finally:
+                    restore(self.model, self.pristine)
             self._cuts[length] = cut
             cost = "not cached" if cut is None else f"{cut.bytes_per_image} bytes an image"
             _log.debug("prefix of %d blocks: %s", length, cost)
