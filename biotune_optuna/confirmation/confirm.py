@@ -21,7 +21,7 @@ import optuna
 
 from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.candidates import choose, leading
-from biotune_optuna.confirmation.known import evaluated_again, rates_known
+from biotune_optuna.confirmation.known import counted_runs, rates_known
 from biotune_optuna.confirmation.mistakes import list_mistakes
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.protocol import Contest, Entrant, Final, Wanted
@@ -30,7 +30,6 @@ from biotune_optuna.confirmation.record import (
     Confirmation,
     Contender,
     Ledger,
-    Training,
 )
 from biotune_optuna.confirmation.shared import Shared
 from biotune_optuna.errors import StudyError
@@ -265,27 +264,11 @@ def _recipes(
     """
     confirmed = Confirmation.of(study.study.user_attrs).candidates
     before = [one.trial for one in confirmed if one.trial is not None]
-    counted = _counted(study, plan, finished)
+    counted, others = counted_runs(study, plan, finished)
     return [
         dataclasses.replace(Entrant.of_trial(trial, recipe), counted=counted.get(recipe.key()))
-        for trial, recipe in leading(study, plan.top_k, finished, before=before)
+        for trial, recipe in leading(study, plan.top_k, others, before=before)
     ]
-
-
-def _counted(
-    study: TuningStudy, plan: ConfirmPlan, finished: Sequence[FrozenTrial]
-) -> dict[tuple[Any, ...], tuple[int, Training]]:
-    """Return the runs of the search that count as repeats, and their seeds, by recipe.
-
-    A recipe must be among the best without such a run too: else its luck chose it.
-    """
-    if not plan.reuse:
-        return {}
-    again = evaluated_again(study, finished)
-    later = {trial.number for trial, *_ in again.values()}
-    others = [trial for trial in finished if trial.number not in later]
-    best = {recipe.key() for _, recipe in leading(study, plan.top_k, others)}
-    return {key: (seed, one) for key, (_, seed, one) in again.items() if key in best}
 
 
 def _rivals(

@@ -133,6 +133,30 @@ def rates_known(
     return found if len(found.known) > 1 else None
 
 
+def counted_runs(
+    study: TuningStudy, plan: ConfirmPlan, finished: Sequence[FrozenTrial]
+) -> tuple[dict[tuple[Any, ...], tuple[int, Training]], list[FrozenTrial]]:
+    """Set runs of the search aside that count as runs of a confirmation.
+
+    The recipes to confirm are to be chosen by the other trials: else the luck of such a run would
+    help to choose its recipe, and then speak for it.
+
+    Args:
+        study: The study.
+        plan: Says whether there are any.
+        finished: The study's COMPLETE trials.
+
+    Returns:
+        Seed and run by `Recipe.key`, and the trials to choose by.
+    """
+    if not plan.reuse or plan.n_runs < 2:
+        return {}, list(finished)
+    again = evaluated_again(study, finished)
+    later = {trial.number for trial, *_ in again.values()}
+    counted = {key: (seed, training) for key, (_, seed, training) in again.items()}
+    return counted, [trial for trial in finished if trial.number not in later]
+
+
 def evaluated_again(
     study: TuningStudy, finished: Sequence[FrozenTrial]
 ) -> dict[tuple[Any, ...], tuple[FrozenTrial, int, Training]]:

@@ -28,6 +28,7 @@ import numpy as np
 import optuna
 import torch
 from _cost_page import page
+from _parts import kept
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -300,7 +301,9 @@ def main() -> None:
         for name in LADDER
     }
     if args.only is None:
-        args.out.write_text(page(rows, ladder, TASK, REMARKS), encoding="utf-8")
+        others = kept(args.out)
+        whole = page(rows, ladder, TASK, REMARKS)
+        args.out.write_text(f"{whole.rstrip()}\n\n{others}".rstrip() + "\n", encoding="utf-8")
         print(args.out)
 
 

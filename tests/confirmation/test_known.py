@@ -10,8 +10,14 @@ import numpy as np
 import optuna
 import pytest
 
+from biotune_optuna.confirmation.candidates import leading
 from biotune_optuna.confirmation.confirm import confirm
-from biotune_optuna.confirmation.known import ModelledRates, evaluated_again, rates_known
+from biotune_optuna.confirmation.known import (
+    ModelledRates,
+    counted_runs,
+    evaluated_again,
+    rates_known,
+)
 from biotune_optuna.confirmation.plan import ConfirmPlan, rates_around
 from biotune_optuna.confirmation.protocol import Contest, Entrant
 from biotune_optuna.confirmation.record import Confirmation, Ledger, Training, trainings
@@ -155,6 +161,20 @@ def test_rates_that_were_trained_before_are_known(study: TuningStudy) -> None:
     contest = Contest(study.setup, [entrant], n_runs=1, ledger=ledger)
     assert [unit.kind for unit in contest.wanted()] == ["repeat"]
     assert len(contest.standings()[0].graded) == len(RATES)
+
+
+def test_a_run_that_counts_does_not_choose_its_recipe(study: TuningStudy) -> None:
+    recipe, plan = Recipe.full(study.setup.blocks, lr=1e-2), ConfirmPlan(top_k=1)
+    add(study, recipe, 0.1, 20)
+    add(study, recipe, 0.99, 21)
+    finished = study.study.trials
+    counted, others = counted_runs(study, plan, finished)
+    assert [seed for seed, _ in counted.values()] == [21]
+    assert others == finished[:-1]
+    ((_, best),) = leading(study, 1, others)
+    assert best.key() != recipe.key()
+    for plan in (ConfirmPlan(reuse=False), ConfirmPlan(n_runs=1)):
+        assert counted_runs(study, plan, finished) == ({}, finished)
 
 
 # -- runs of the search that count ---------------------------------------------------------------
