@@ -66,7 +66,7 @@ members' weights, where there are some; ``"single": True`` where they were left 
 
 PREDICTION_COST_KEY: Final = "prediction_cost"
 """``dict``: what predicting with all members of the exported model costs
-(`biotune_optuna.export.predict.PredictionCost`)."""
+(`biotune_optuna.export.cost.PredictionCost`)."""
 
 CLOCK_KEY: Final = "clock"
 """``{"plan": dict, "work": dict, "full": float, "limit": float}``: how long the study was expected
@@ -91,6 +91,10 @@ where only the process that searches with a limit of time does so."""
 
 COMPARISON_KEY: Final = "comparison"
 """``dict``: what the cells of a comparison's task have in common."""
+
+CHOICE_PREFIX: Final = "choice: "
+"""Before a repeat's number, ``dict``: the network that was chosen for that repeat of a comparison's
+task (`biotune_optuna.study.choice.Choice`)."""
 
 FINGERPRINTS_KEY: Final = "fingerprints"
 """``{"data": str, "weights": str}``: what a comparison's task was begun with."""

@@ -31,7 +31,7 @@ _COUNT = click.IntRange(min=1)
 
 @click.command(cls=RivalsCommand)
 @click.option("--data", multiple=True, help="Folder, CSV file or name; may be repeated.")
-@click.option("--model", multiple=True, help="A timm architecture; may be repeated.")
+@click.option("--model", multiple=True, help="A timm architecture, or auto; may be repeated.")
 @click.option(
     "--methods", help="Names with commas between.  [default: biotune and every rival of its table]"
 )

@@ -14,7 +14,6 @@ from biotune_optuna.data.sources.named import NAMED, split_root
 from biotune_optuna.errors import ModelError, StudyError
 from biotune_optuna.jsonable import plain_value
 from biotune_optuna.methods.registry import methods
-from biotune_optuna.study.choice import is_auto
 from biotune_optuna.study.spec import StudySpec, default_name
 
 SEARCHERS: Final = ("random", "tpe", "cma-es", "gp", "nsga-ii")
@@ -122,7 +121,9 @@ class Comparison:
     """A matrix of tasks, contenders and repeats.
 
     Attributes:
-        tasks: A spec for each pair of model and data; repeat r has the spec's seed plus r.
+        tasks: A spec for each pair of model and data; repeat r has the spec's seed plus r. Where
+            the model is ``"auto"``, each repeat chooses a network on its own training and
+            validation images; all methods have that one, and are charged for the choice.
         contenders: Who competes; names, or `Contender` objects.
         repeats: Repeats of each task: fresh splits, or seeds where the data have a test part.
         trials: Trials of each search.
@@ -154,12 +155,6 @@ class Comparison:
         check_members(self.members)
         if not self.tasks:
             raise StudyError("a comparison needs a task: a model and data")
-        for spec in self.tasks:
-            if is_auto(spec.model):
-                raise StudyError(
-                    f"model {spec.model!r} cannot be compared: chosen on the images of one repeat, "
-                    "it would know another one's test; name a model, which `biotune models` ranks"
-                )
         if not self.contenders:
             raise StudyError("a comparison needs a method, such as biotune or full")
         tasks = [self.task_name(spec) for spec in self.tasks]

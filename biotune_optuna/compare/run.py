@@ -21,10 +21,13 @@ from biotune_optuna.confirmation.baseline import run_baseline
 from biotune_optuna.confirmation.protocol import setting_words
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import LostDeviceError, StorageError, StudyError
+from biotune_optuna.models.candidates import Limits
 from biotune_optuna.models.weights import check_name
-from biotune_optuna.schema import RESULT_KEY
-from biotune_optuna.storage.open import open_storage
+from biotune_optuna.schema import CHOICE_PREFIX, RESULT_KEY, Cost
+from biotune_optuna.storage.open import keep_user_attr, open_storage
 from biotune_optuna.storage.resilient import ResilientStorage
+from biotune_optuna.study.auto import choose_model
+from biotune_optuna.study.choice import Choice, is_auto
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.stop import Stopped, StopRequest
 
@@ -205,7 +208,10 @@ class _Worker:
         unfinished = {cell.task for cell in self.cells if cell.key not in done.get(cell.task, {})}
         specs = [spec for task, spec in self.specs.items() if task in unfinished]
         for spec in specs:
-            check_name(spec.model)
+            if is_auto(spec.model):
+                Limits.parse(spec.model.partition(":")[2])
+            else:
+                check_name(spec.model)
         for spec in reversed(specs):  # the first task's images are kept for it
             self._source(spec)
 
@@ -243,7 +249,7 @@ class _Worker:
         try:
             with self.stop.calling(lambda: None, lambda: _hand_back(board, trial)):
                 outcome = self._evaluate(cell, setup)
-            row = _row(cell, setup, outcome)
+            row = _row(cell, setup, outcome, self.specs[cell.task])
             board.finish(trial, row.to_dict(), row.score)
         except StorageError:
             board.forget(trial)
@@ -283,6 +289,9 @@ class _Worker:
             spec = self.specs[cell.task]
             # without a size given the model's own, so that tables can be gone on with
             spec = dataclasses.replace(spec, seed=spec.seed + cell.repeat, size_found=0)
+            follows_seed = spec.weights == "none" or is_auto(spec.model)
+            if is_auto(spec.model):
+                spec = dataclasses.replace(spec, model=self._choice(cell, spec).chosen)
             setup = prepare(
                 spec, source=self._source(spec), device=self.device, cache_dir=self.cache_dir
             )
@@ -292,10 +301,30 @@ class _Worker:
                 )
             self.held = ((cell.task, cell.repeat), setup)
             found = {name: setup.spec.fingerprints[name] for name in ("data", "weights")}
-            if spec.weights == "none":  # random ones follow the seed
+            if follows_seed:
                 found["weights"] = "none"
             self.boards[cell.task].pin(found, early=setup.source.early_fingerprint)
         return self.held[1]
+
+    def _choice(self, cell: Cell, spec: StudySpec | None = None) -> Choice:
+        """Return how a repeat's network was chosen; where it was not yet, choose it.
+
+        Args:
+            cell: A cell of the repeat.
+            spec: The repeat's spec; None where the choice has been made.
+        """
+        study, key = self.boards[cell.task].study, f"{CHOICE_PREFIX}{cell.repeat}"
+        stored = study.user_attrs.get(key)
+        if stored is None and spec is not None:
+            made = choose_model(
+                spec,
+                source=self._source(spec),
+                device=self.device,
+                cache_dir=self.cache_dir,
+                checkpoint=self.stop.check,
+            )
+            stored = keep_user_attr(study, key, made.to_dict())  # another process may be first
+        return Choice.of(stored)
 
     def _source(self, spec: StudySpec) -> ImageSource:
         key = (spec.data, spec.group_regex, spec.skip_bad_images)
@@ -308,6 +337,21 @@ class _Worker:
         return self.source[1]
 
     def _evaluate(self, cell: Cell, setup: Setup) -> Outcome:
+        if not is_auto(self.specs[cell.task].model):
+            return self._tuned(cell, setup)
+        choice = self._choice(cell)
+        found = self._tuned(cell, setup, before=choice.cost)
+        cost = choice.cost
+        return dataclasses.replace(
+            found,
+            setting=f"{choice.chosen}: {found.setting}",
+            forward=found.forward + cost.forward,
+            backward=found.backward + cost.backward,
+            seconds=found.seconds + cost.seconds,
+        )
+
+    def _tuned(self, cell: Cell, setup: Setup, before: Cost = Cost()) -> Outcome:  # noqa: B008
+        """Return what a method makes of a repeat, which has cost something before."""
         from biotune_optuna.compare.budget import run_budget
         from biotune_optuna.compare.search import run_search
 
@@ -320,6 +364,7 @@ class _Worker:
             return run_search(setup, one, self.plan, **options)
         done = self.boards[cell.task].look().done[f"{cell.repeat}/biotune"]
         spent = _as_row(cell.task, done.user_attrs[RESULT_KEY]).passes
+        spent -= before.forward + before.backward
         return run_budget(setup, one.method, self.plan, budget=spent, **options)
 
 
@@ -355,7 +400,8 @@ def _run_rival(setup: Setup, method: str, plan: Comparison, stop: StopRequest) -
     )
 
 
-def _row(cell: Cell, setup: Setup, outcome: Outcome) -> Row:
+def _row(cell: Cell, setup: Setup, outcome: Outcome, asked: StudySpec) -> Row:
+    chosen = is_auto(asked.model)
     splits, spec, given = setup.splits, setup.spec, setup.source.splits
     parts = [] if given is None else given.tolist()
     official = "test" in parts
@@ -365,8 +411,8 @@ def _row(cell: Cell, setup: Setup, outcome: Outcome) -> Row:
     return Row(
         task=cell.task,
         data=data_name(spec.data),
-        model=spec.model,
-        weights=setup.loaded.weights,
+        model=asked.model,
+        weights="of the network that is chosen" if chosen else setup.loaded.weights,
         metric=spec.train.metric,
         classes=len(setup.classes),
         train=len(splits.train),

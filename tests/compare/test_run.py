@@ -26,7 +26,9 @@ from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.trainer import Trainer
+from biotune_optuna.models.candidates import Candidate
 from biotune_optuna.storage.open import open_storage
+from biotune_optuna.study.choice import Choice
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.stop import Stopped, StopRequest
 from tests.kit.images import digit_folder
@@ -377,3 +379,35 @@ def test_tasks_that_group_the_same_data_otherwise_read_them_anew(
     plan = make_plan(tasks=tasks, contenders=("linear-probe",))
     run_comparison(plan, storage=optuna.storages.InMemoryStorage())
     assert opened[-2:] == [None, r"\d+"]
+
+
+def test_a_network_is_chosen_once_for_each_repeat_and_charged_to_all(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("test_efficientnet", "test_resnet")
+    monkeypatch.setattr(
+        "biotune_optuna.study.auto.select",
+        lambda _among, _limits: [Candidate(n, 1_000_000) for n in names],
+    )
+    calls: list[int] = []
+    choose = work.choose_model
+
+    def counted(spec: Any, **options: Any) -> Any:
+        calls.append(spec.seed)
+        return choose(spec, **options)
+
+    monkeypatch.setattr(work, "choose_model", counted)
+    storage = optuna.storages.InMemoryStorage()
+    task = tiny_spec(**SMALL | {"model": "auto", "weights": "none"})
+    plan = make_plan(tasks=(task,), contenders=("full", "linear-probe"), repeats=2)
+    rows, _ = run(plan, storage, cache_dir)
+    assert len(calls) == 2, "one choice a repeat"
+    assert len(rows) == 4
+    assert {row.model for row in rows} == {"auto"}
+    board = optuna.load_study(study_name=f"{plan.name}/{rows[0].task}", storage=storage)
+    for row in rows:
+        choice = Choice.of(board.user_attrs[f"choice: {row.repeat}"])
+        assert row.setting.startswith(f"{choice.chosen}: ")
+        assert row.forward > choice.cost.forward > 0
+    run(plan, storage, cache_dir)
+    assert len(calls) == 2, "nothing is chosen again"

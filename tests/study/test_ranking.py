@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from biotune_optuna.cli import cli
-from biotune_optuna.compare import Comparison
 from biotune_optuna.errors import ModelError, StudyError
 from biotune_optuna.models.candidates import Candidate
 from biotune_optuna.report.html import page
@@ -232,5 +231,3 @@ def test_where_a_network_must_be_named_that_is_said(
     assert result.exit_code == 2
     assert "model 'auto:20ms'" in result.stderr
     assert "`biotune models` ranks" in result.stderr
-    with pytest.raises(StudyError, match="model 'auto' cannot be compared"):
-        Comparison(tasks=(auto_spec(),))
