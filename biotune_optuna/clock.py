@@ -172,7 +172,7 @@ def forecast_of(
         done: Trials that are over.
     """
     one = SEARCH_SHARE * full * work.runs if trial is None else trial
-    after = trainings_after(plan, work, full, trial=trial)
+    after = trainings_after(plan, work, full)
     left = max(0, plan.trials - done)
     return Forecast(
         search=left * one / max(1, work.workers),
@@ -208,9 +208,12 @@ class After:
         return ([usual] * rates + rest)[-total:][done:] if total else []
 
 
-def trainings_after(plan: Plan, work: Work, full: float, *, trial: float | None = None) -> After:
-    """Return the trainings after the search; arguments as in `forecast_of`."""
-    repeat = SEARCH_SHARE * full if trial is None else trial / work.runs
+def trainings_after(plan: Plan, work: Work, full: float) -> After:
+    """Return the trainings after the search; arguments as in `forecast_of`.
+
+    The best recipes take as long as recipes on average, whatever the first trials have frozen.
+    """
+    repeat = SEARCH_SHARE * full
     rivals = [full if name != "linear-probe" else PROBE_SHARE * full for name in work.rivals]
     known = work.reuse and plan.trials >= RATES_KNOWN
     tried = min(plan.rates, RATES_TRAINED) if known else plan.rates + 1

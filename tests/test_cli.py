@@ -227,6 +227,17 @@ def test_help_needs_no_heavy_library() -> None:
     assert "demo" in done.stdout
 
 
+@pytest.mark.parametrize("module", ["report.status", "report.view", "storage.open"])
+def test_looking_at_a_study_loads_no_pytorch(module: str) -> None:
+    code = (
+        f"import sys, biotune_optuna.{module}\n"
+        "heavy = {'torch', 'timm', 'sklearn', 'plotly'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_command_is_installed() -> None:
     command = shutil.which("biotune", path=str(Path(sys.executable).parent))
     assert command is not None

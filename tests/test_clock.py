@@ -12,6 +12,7 @@ from biotune_optuna.clock import (
     FINAL_SHARE,
     MARGIN,
     PROBE_SHARE,
+    SEARCH_SHARE,
     Plan,
     Speed,
     Work,
@@ -105,26 +106,26 @@ def test_the_parts_of_a_forecast_by_hand() -> None:
     plan = Plan(image_size=10, epochs=10, trials=4, top_k=1, n_runs=2, rates=3)
     full = full_training(plan, work, speed)
     assert full == pytest.approx(0.9 * 10 * (100 * 1e-2 + 40 * 0.5e-2))
-    told = forecast_of(plan, work, full, trial=5.0, done=1)
+    told, repeat = forecast_of(plan, work, full, trial=5.0, done=1), SEARCH_SHARE * full
     assert told.search == 3 * 5.0
-    assert told.confirmation == pytest.approx(4 * full + 2 * (full + 5.0))
-    assert told.final == pytest.approx(FINAL_SHARE * 1.4 * 5.0)  # no test, so the winner alone
+    assert told.confirmation == pytest.approx(4 * full + 2 * (full + repeat))
+    assert told.final == pytest.approx(FINAL_SHARE * 1.4 * repeat)  # no test, so the winner alone
     assert told.total == told.search + told.after
 
 
 def test_what_is_left_after_the_search_is_counted_training_by_training() -> None:
     plan = Plan(image_size=64, epochs=5, trials=4, top_k=1, n_runs=2, rates=1, members=2)
-    after = trainings_after(plan, Work(100, 0, n_test=9), 10.0, trial=5.0)
-    probe = PROBE_SHARE * 10
+    after = trainings_after(plan, Work(100, 0, n_test=9), 10.0)
+    probe, recipe = PROBE_SHARE * 10, SEARCH_SHARE * 10
     assert after.tuned == [10.0, 10.0]
-    assert after.repeated == [5.0, 5.0, 10.0, 10.0, probe, probe]
-    last = [FINAL_SHARE * cost for cost in (10.0, probe, 5.0, 5.0)]
+    assert after.repeated == [recipe, recipe, 10.0, 10.0, probe, probe]
+    last = [FINAL_SHARE * cost for cost in (10.0, probe, recipe, recipe)]
     assert after.final == pytest.approx(last)
     told = forecast_of(plan, Work(100, 0, n_test=9), 10.0, trial=5.0)
     assert told.confirmation + told.final == pytest.approx(sum(after.left(0, 12)))
     assert after.left(9, 12) == pytest.approx(last[1:])
     assert after.left(0, 13)[:3] == [10.0] * 3, "a rival tried one rate more"
-    assert after.left(0, 11)[:2] == [10.0, 5.0], "or one less"
+    assert after.left(0, 11)[:2] == [10.0, recipe], "or one less"
     assert after.left(12, 12) == []
 
 

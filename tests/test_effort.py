@@ -14,7 +14,7 @@ from biotune_optuna.cli.tune import Job
 from biotune_optuna.clock import evidence_up_to
 from biotune_optuna.compare import Comparison
 from biotune_optuna.confirmation.plan import ConfirmPlan
-from biotune_optuna.confirmation.timing import plan_study, plan_within, with_effort
+from biotune_optuna.confirmation.planning import plan_study, plan_within, with_effort
 from biotune_optuna.effort import EFFORTS, NORMAL, QUICK, THOROUGH, effort_of
 from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator.classifier import BioTuneClassifier

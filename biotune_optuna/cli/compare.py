@@ -137,7 +137,7 @@ def _with_effort(
     context: click.Context, tasks: list[StudySpec], counts: dict[str, Any]
 ) -> tuple[list[StudySpec], dict[str, Any]]:
     """Return tasks and counts as an effort sets them where nobody else has."""
-    from biotune_optuna.confirmation.timing import with_effort
+    from biotune_optuna.confirmation.planning import with_effort
 
     given = context.params
     effort = effort_for(context, given["preset"])

@@ -25,7 +25,7 @@ def planned(job: Job) -> tuple[StudySpec, Plan | None]:
     Args:
         job: The call of ``tune``.
     """
-    from biotune_optuna.confirmation.timing import plan_study
+    from biotune_optuna.confirmation.planning import plan_study
     from biotune_optuna.storage.open import open_storage
 
     if job.within is not None:

@@ -246,7 +246,7 @@ def run(job: Job) -> None:
     from biotune_optuna.cli.progress import Marked, search
     from biotune_optuna.confirmation.donor import begin_like
     from biotune_optuna.confirmation.plan import ConfirmPlan
-    from biotune_optuna.confirmation.timing import timing_of
+    from biotune_optuna.confirmation.planning import timing_of
     from biotune_optuna.confirmation.winner import check_export
     from biotune_optuna.report.dashboard.attach import Attachments
     from biotune_optuna.report.loggers import trial_logger

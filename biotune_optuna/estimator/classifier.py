@@ -23,8 +23,8 @@ from sklearn.utils.validation import check_is_fitted
 from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.confirm import TrainedWinner, confirm, train_winner
 from biotune_optuna.confirmation.plan import MEMBERS, ConfirmPlan, check_members
+from biotune_optuna.confirmation.planning import plan_study, timing_of
 from biotune_optuna.confirmation.protocol import Contest, Entrant
-from biotune_optuna.confirmation.timing import plan_study, timing_of
 from biotune_optuna.effort import NORMAL, effort_of
 from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator import persistence as keeping

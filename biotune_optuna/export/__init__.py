@@ -6,19 +6,10 @@ The folder has timm's hub layout, so using it elsewhere needs nothing of this pa
     timm.create_model(NAME, num_classes=N, checkpoint_path="DIR/model.safetensors")
 
 Beside the weights lie the class names, the exact preprocessing, the recipe and a model card.
+
+Its names are imported when they are first used, so that a report loads no PyTorch.
 """
 
-from biotune_optuna.data.preprocessing import Preprocessing
-from biotune_optuna.export.evaluate import Evaluation
-from biotune_optuna.export.folder import export_model, load_exported
-from biotune_optuna.export.predict import Prediction, Predictor, write_csv
+import lazy_loader
 
-__all__ = [
-    "Evaluation",
-    "Prediction",
-    "Predictor",
-    "Preprocessing",
-    "export_model",
-    "load_exported",
-    "write_csv",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

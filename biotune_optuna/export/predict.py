@@ -7,12 +7,12 @@ import csv
 import io
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from biotune_optuna.data.loaders import DeviceImages
 from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
+from biotune_optuna.export.cost import PredictionCost
 from biotune_optuna.files import csv_cell, replace_text
 from biotune_optuna.finetune.calibration import tempered
 from biotune_optuna.finetune.device import (
@@ -79,51 +80,6 @@ class Prediction:
     probabilities: NDArray[np.float32]
     disagreement: float | None = None
     error: str | None = None
-
-
-class PredictionCost(NamedTuple):
-    """What it costs to predict with all members of a model.
-
-    Attributes:
-        members: How many there are.
-        shared_blocks: Leading blocks that run once for all of them.
-        blocks: Blocks in all; 0 where they are not known.
-        passes: Cost of one image, in passes of it through one network: counted multiplications.
-        single_ms: Milliseconds an image takes through the first member alone, measured.
-        members_ms: The same through all members.
-    """
-
-    members: int
-    shared_blocks: int
-    blocks: int
-    passes: float
-    single_ms: float
-    members_ms: float
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> PredictionCost | None:
-        """Read what a study stores; None where something is missing or no number.
-
-        Args:
-            stored: The stored mapping.
-        """
-        values = [stored.get(name) for name in cls._fields]
-        known = all(isinstance(one, (int, float)) for one in values)
-        return cls(*values) if known else None  # type: ignore[arg-type]
-
-    @property
-    def words(self) -> str:
-        """The cost in a sentence."""
-        once = (
-            f"the first {self.shared_blocks} of {self.blocks} blocks run once, the rest"
-            if self.shared_blocks
-            else "each image runs"
-        )
-        return (
-            f"With its {self.members} members {once} {self.members} times: {self.passes:.2f} passes"
-            f" an image instead of 1, here {self.members_ms:.2f} ms instead of"
-            f" {self.single_ms:.2f} ms."
-        )
 
 
 class Predictor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.export.predict import PredictionCost
+from biotune_optuna.export.cost import PredictionCost
 from biotune_optuna.genome import USUAL_RATES
 from biotune_optuna.methods.registry import methods
 from biotune_optuna.page.parts import Verdict

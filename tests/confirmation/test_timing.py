@@ -11,7 +11,8 @@ import pytest
 
 from biotune_optuna.clock import SEARCH_SHARE, Plan, Work
 from biotune_optuna.confirmation.plan import ConfirmPlan
-from biotune_optuna.confirmation.timing import Timing, plan_of, plan_within, timing_of, work_of
+from biotune_optuna.confirmation.planning import plan_within, timing_of
+from biotune_optuna.confirmation.timing import Timing, plan_of, work_of
 from biotune_optuna.errors import StudyError
 from biotune_optuna.schema import CLOCK_KEY
 from biotune_optuna.study.study import TuningStudy

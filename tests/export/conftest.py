@@ -7,8 +7,8 @@ import pytest
 
 from biotune_optuna.data.loaders import DeviceImages
 from biotune_optuna.data.pixels import PixelStore
+from biotune_optuna.data.preprocessing import Preprocessing
 from biotune_optuna.data.sources.open import open_images
-from biotune_optuna.export import Preprocessing
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.models.blocks import model_blocks
