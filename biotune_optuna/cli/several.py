@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from biotune_optuna.study.race import Race, Raced
     from biotune_optuna.study.stop import StopRequest
 
-_FRESH = 3
-"""Fresh seeds on which the last two networks are compared."""
-
 
 def winner_of(job: Job, models: Sequence[str]) -> Job:
     """Search several networks, the trials moved towards the better ones; return the last one's job.
@@ -62,7 +59,7 @@ def winner_of(job: Job, models: Sequence[str]) -> Job:
         for total in totals[race.rounds : -1]:
             last = len(race.alive) <= 2
             found = [
-                _searched(job, one, total, fresh=_FRESH if last else 0, stop=stop)
+                _searched(job, one, total, fresh=job.effort.n_runs if last else 0, stop=stop)
                 for one in race.alive
             ]
             race = race.after(found)

@@ -12,6 +12,7 @@ from tests.kit.examples import run_script
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(3600)  # minutes of an idle core
 @pytest.mark.parametrize("page", ["README.md", "docs/sklearn.md"])
 def test_blocks_run_as_printed(page: str, tmp_path: Path) -> None:
     text = (ROOT / page).read_text()
