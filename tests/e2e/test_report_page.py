@@ -104,6 +104,14 @@ def test_on_a_phone_the_test_column_is_in_view(page: Any, finished: Path) -> Non
         assert 0 <= box["x"] <= box["x"] + box["width"] <= 390
 
 
+def test_on_a_phone_no_table_is_cut(page: Any, finished: Path) -> None:
+    page.set_viewport_size({"width": 390, "height": 900})
+    open_report(page, finished)
+    for table in page.query_selector_all(".scroll"):
+        hidden = table.evaluate("e => e.scrollWidth - e.clientWidth")
+        assert hidden <= 1, table.inner_text()[:80]
+
+
 def test_a_colleague_finds_the_answers(page: Any, finished: Path) -> None:
     open_report(page, finished)
     text = page.inner_text("main")
