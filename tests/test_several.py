@@ -38,7 +38,7 @@ def test_one_network_is_left_and_tested(tmp_path: Path, monkeypatch: pytest.Monk
         one.study_name: optuna.load_study(study_name=one.study_name, storage=one_storage())
         for one in one_storage().get_all_studies()
     }
-    assert set(studies) == {"two-test_efficientnet", "two-test_resnet"}
+    assert {"two-test_efficientnet", "two-test_resnet"} <= set(studies)
     winner, other = studies[left["study"]], studies[behind["study"]]
     assert (len(winner.trials), len(other.trials)) == (3, 1)
     assert CONFIRM_KEY in winner.user_attrs
