@@ -160,6 +160,11 @@ class StudySpec:
         make_plain(self)
         if self.own_seeds is None:
             object.__setattr__(self, "own_seeds", self.preset != "paper")
+        if not isinstance(self.model, str):
+            raise StudyError(
+                f"model {self.model!r} is no name; give one architecture, such as 'resnet50' "
+                "(`biotune tune` searches several side by side)"
+            )
         at_least("n_seeds", self.n_seeds, 1)
         at_least("n_folds", self.n_folds, 2 if self.scheme == "kfold" else 1)
         at_least("max_blocks", self.max_blocks, MIN_MAX_BLOCKS)

@@ -162,6 +162,7 @@ def test_the_study_of_another_major_version_is_refused(setup: Setup, tmp_path: P
     [
         ({"n_seeds": 0}, "n_seeds 0"),
         ({"n_folds": 1, "scheme": "kfold"}, "n_folds 1"),
+        ({"model": ["resnet18", "resnet50"]}, "is no name; give one architecture"),
         ({"max_blocks": 2}, "max_blocks 2 is too small; give at least 3"),
         ({"image_size": 4}, "image_size 4"),
         ({"scheme": "loo"}, "'loo'"),

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from optuna.storages import BaseStorage
 
 from biotune_optuna.confirmation.record import Confirmation
-from biotune_optuna.schema import CONFIRM_KEY, LEDGER_KEY, MODEL_KEY, RECIPE_KEY, RUNS_KEY, SPEC_KEY
+from biotune_optuna.schema import (
+    CONFIRM_KEY,
+    LEDGER_KEY,
+    MODEL_KEY,
+    RACE_KEY,
+    RECIPE_KEY,
+    RUNS_KEY,
+    SPEC_KEY,
+)
 
 if TYPE_CHECKING:
     from optuna.study._frozen import FrozenStudy
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 
 _DIGITS = 3
 _LONG_OF_TRIALS = (RUNS_KEY,)
-_LONG_OF_STUDIES = (SPEC_KEY, CONFIRM_KEY, LEDGER_KEY, MODEL_KEY)
+_LONG_OF_STUDIES = (SPEC_KEY, CONFIRM_KEY, LEDGER_KEY, MODEL_KEY, RACE_KEY)
 
 
 class ShortStorage:
