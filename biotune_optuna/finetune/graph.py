@@ -73,7 +73,7 @@ class CudaRecorder:
         try:
             with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
                 found = work()
-        except RuntimeError:
+        except (RuntimeError, AssertionError):
             generator.graphsafe_set_state(before)  # or it would wait for the end of the recording
             raise
 
@@ -137,7 +137,7 @@ class RecordedStep:
 
         try:
             return self._recorder.record(work)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             _log.info(
                 "steps of this network cannot be recorded, and are made one by one: %s",
                 one_line(error),

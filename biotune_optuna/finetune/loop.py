@@ -169,6 +169,7 @@ class Run:
         self._recorder = recorder_for(self.device) if self._may_record() else None
         self._recorded: RecordedStep | None = None
         self._recordings = 0
+        self._records = False  # whether this epoch's full steps are worth recording
         self._full_steps = 0  # made with this optimiser
         self._best: dict[str, torch.Tensor] = {}
         self._low_rank = LowRank(self.seed)
@@ -316,11 +317,12 @@ class Run:
         batches = self.sampler.epoch(self.settings.batch_size)
         schedule = self._schedule = self._schedule or Schedule(self.settings, len(batches))
         total = torch.zeros((), device=self.device, dtype=torch.float64 if self._on_cpu else None)
+        self._records = self._is_worth_recording(batches)
         for step, idx in enumerate(batches):
             schedule.apply(self.optimizer, epoch, step, self._rates)
             is_full = len(idx) == self.settings.batch_size
             with tried_out(on=is_full and not self._on_cpu):
-                if is_full and self._is_recorded(batches):
+                if is_full and self._is_recorded():
                     loss = self._replay(idx)
                 else:
                     loss = self._step(idx, sample=step == 0 and epoch % _SAMPLE_EVERY == 0)
@@ -344,15 +346,21 @@ class Run:
             and self.settings.norm_statistics == "running"  # else momentum changes at each step
         )
 
-    def _is_recorded(self, batches: list[Indices]) -> bool:
-        """Whether the next full step is replayed; has it recorded once it is time to."""
+    def _is_worth_recording(self, batches: list[Indices]) -> bool:
+        """Whether the run has so many full steps, and an optimiser whose steps can be recorded."""
         if self._recorder is None or self._rates is None:
             return False
+        n_full = sum(len(idx) == self.settings.batch_size for idx in batches)
+        again = self._recorded is not None or self._recordings < _MOST_RECORDINGS
+        return again and self._epochs * n_full >= WORTH
+
+    def _is_recorded(self) -> bool:
+        """Whether the next full step is replayed; has it recorded once it is time to."""
+        if self._recorder is None or not self._records:
+            return False
         if self._recorded is None:
-            n_full = sum(len(idx) == self.settings.batch_size for idx in batches)
-            worth = self._epochs * n_full >= WORTH and self._recordings < _MOST_RECORDINGS
             fits = self.held.training >= self.settings.batch_size
-            if not (worth and fits and self._full_steps >= WARM_UP):
+            if self._full_steps < WARM_UP or not fits:
                 return False
             self._recorded = RecordedStep(self._whole_step, self._recorder, self.device)
             self._recordings += 1
@@ -387,9 +395,9 @@ class Run:
         def attempt() -> torch.Tensor:
             return self._accumulate(idx, sample=sample)
 
-        if self._recorder is None:
+        if self._recorder is None or not self._records:
             loss = with_less(attempt, less)
-        else:
+        else:  # a recording wants what is lazy set up on its own stream
             loss = self._recorder.run(lambda: with_less(attempt, less))
         try:
             self._advance()
