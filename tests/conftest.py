@@ -25,6 +25,31 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported, which reads i
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--device``: where the tests of the engine and of the methods train."""
+    words = "where the engine's tests train: cpu, cuda, cuda:N or mps"
+    parser.addoption("--device", default="cpu", help=words)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say in the environment where to train, before anything that trains is imported."""
+    device = config.getoption("--device")
+    os.environ["BIOTUNE_TEST_DEVICE"] = device
+    if device == "cpu":
+        return
+    import torch
+
+    from biotune_optuna.errors import BioTuneError
+    from biotune_optuna.finetune.device import resolve_device
+
+    try:
+        os.environ["BIOTUNE_TEST_DEVICE"] = str(resolve_device(device))
+    except BioTuneError as error:
+        raise pytest.UsageError(str(error)) from None
+    torch.backends.cudnn.allow_tf32 = False  # tests compare by float32's rounding
+
+
 LONGEST = ("test_main_job", "test_studies", "test_kill")
 
 

@@ -31,7 +31,7 @@ def test_a_buffer_that_is_made_at_the_first_image_is_the_same_in_every_run(image
     fresh.load_state_dict(trainer.model.state_dict())
     fresh.eval()
     with torch.no_grad():
-        expected = fresh(images.batch(split[1])).softmax(1).numpy()
+        expected = fresh(images.batch(split[1])).softmax(1).cpu().numpy()
     np.testing.assert_allclose(trainer.predict(split[1]), expected, rtol=1e-4, atol=1e-6)
 
 

@@ -12,15 +12,15 @@ from biotune_optuna.finetune.prefix.cut import find_cut
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
-from tests.kit.networks import make_images, make_model
+from tests.kit.networks import DEVICE, SETTINGS, make_images, make_model
 
 VIT = {"img_size": 32, "proj_drop_rate": 0.1, "drop_path_rate": 0.1}
 
 
 def make_trainer(images, name="test_resnet", options=None, cache=None, **settings):
     model, blocks = make_model(name, n_classes=images.n_classes, **(options or {}))
-    chosen = {"epochs": 3, "batch_size": 16, "patience": None, **settings}
-    return Trainer(model, blocks, images, TrainSettings(**chosen), device="cpu", cache=cache)
+    chosen = {"epochs": 3, "batch_size": 16, "patience": None, **SETTINGS, **settings}
+    return Trainer(model, blocks, images, TrainSettings(**chosen), device=DEVICE, cache=cache)
 
 
 def freezing(trainer, length, lr=1e-3):
@@ -164,7 +164,7 @@ def test_trainers_share_a_cache_and_other_weights_do_not_match(images, split):
     with torch.no_grad():
         model.get_parameter(blocks[0].parameter_names[0]).mul_(1.01)
     settings = first.settings
-    other = Trainer(model, blocks, images, settings, device="cpu", cache=cache)
+    other = Trainer(model, blocks, images, settings, device=DEVICE, cache=cache)
     assert other.fit(recipe, *split, seed=0).cache_misses == 60
     pixels = make_images(seed=9)
     foreign = make_trainer(pixels, cache=cache)
@@ -300,7 +300,7 @@ def plain_trainer(images, model):
     for name, _ in model.named_parameters():
         parts.setdefault(name.split(".")[0].replace("scale", "body"), []).append(name)
     blocks = [Part(n, tuple(parts[n])) for n in ("stem", "body", "head")]
-    return Trainer(model, blocks, images, TrainSettings(epochs=1), device="cpu")
+    return Trainer(model, blocks, images, TrainSettings(epochs=1), device=DEVICE)
 
 
 @pytest.mark.parametrize(("model", "cached"), [(Plain, True), (Skipping, False), (Scaled, False)])

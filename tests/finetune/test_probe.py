@@ -35,7 +35,7 @@ def test_only_the_output_layer_moves_and_one_pass_is_enough(images, split, name)
     assert len(result.epochs) == result.best_epoch == 1
     probs = trainer.predict(val)
     assert np.array_equal(probs.argmax(1), result.predictions)
-    labels = images.labels(val).numpy()
+    labels = images.labels(val).cpu().numpy()
     recalls = [(probs.argmax(1) == labels)[labels == c].mean() for c in range(3)]
     assert result.score == pytest.approx(np.mean(recalls))
 

@@ -265,7 +265,7 @@ def test_keep_weights_puts_the_best_epoch_back(images, split):
     recipe = recipe_for(trainer, [0], lr=2e-2)
     result = trainer.fit(recipe, *split, seed=3, keep_weights=True)
     assert result.best_epoch < 5
-    labels = images.labels(split[1]).numpy()
+    labels = images.labels(split[1]).cpu().numpy()
     kept = metrics.score("macro_accuracy", labels, trainer.predict(split[1]), 3)
     assert kept == result.score
     np.testing.assert_array_equal(result.predictions, trainer.predict(split[1]).argmax(1))

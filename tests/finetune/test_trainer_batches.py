@@ -14,8 +14,16 @@ from biotune_optuna.errors import BioTuneError, DataError, ModelError
 from biotune_optuna.finetune.batches import BatchSampler, Loss, class_weights
 from biotune_optuna.finetune.optim import Schedule
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
+from biotune_optuna.models.states import out_of_place
 from biotune_optuna.recipe import Recipe
-from tests.kit.networks import TensorImages, make_images, make_trainer, recipe_for
+from tests.kit.networks import (
+    DEVICE,
+    SETTINGS,
+    TensorImages,
+    make_images,
+    make_trainer,
+    recipe_for,
+)
 
 
 @pytest.mark.parametrize("n", [33, 17, 2])
@@ -189,7 +197,7 @@ def test_each_option_trains_and_changes_the_run(images, split, settings):
     changed = make_trainer(images, **settings)
     recipe = Recipe.full(plain.blocks, lr=1e-3)
     # a skewed part of the images, so that weights and balance matter
-    labels = images.labels(split[0]).numpy()
+    labels = images.labels(split[0]).cpu().numpy()
     train = np.concatenate([split[0][labels == 0], split[0][labels == 1][:5]])
     base, other = (t.fit(recipe, train, split[1], seed=0) for t in (plain, changed))
     assert not other.diverged
@@ -260,6 +268,39 @@ def test_images_are_mixed_as_strongly_as_was_asked(kind, least):
     assert all(least < share < 1 - least for share in mixed)
 
 
+@pytest.mark.parametrize(("make", "views"), [(Recipe.full, 0), (Recipe.linear_probe, 2)])
+def test_images_are_the_same_whatever_type_the_network_computes_in(images, split, make, views):
+    """No batch is made under autocast, in which a blur would round to bf16."""
+    trainer = make_trainer(images, amp="bf16", augment="flip", cached_views=views)
+    served, lower = images.batch, []
+
+    def batch(idx, **options):
+        if options.get("augmentation", "none") != "none":
+            lower.append(torch.is_autocast_enabled(torch.device(DEVICE).type))
+        return served(idx, **options)
+
+    images.batch = batch
+    trainer.fit(make(trainer.blocks, lr=1e-3), *split, seed=0)
+    assert lower
+    assert not any(lower)
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Mish])
+def test_activations_copy_nothing_and_give_the_same_numbers(kind):
+    found = []
+    for inplace in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), kind(inplace=True), nn.Linear(8, 2))
+        if not inplace:
+            out_of_place(model)
+        with torch.profiler.profile() as seen:
+            model(torch.ones(3, 6)).square().sum().backward()
+        copies = sum(event.name == "aten::clone" for event in seen.events())
+        found.append((copies, [p.grad for p in model.parameters()]))
+    assert found[0][0] > found[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+
+
 def test_bf16_follows_full_precision(images, split):
     results = []
     for amp in ("off", "bf16"):
@@ -302,6 +343,6 @@ def test_a_plain_module_trains_too(images, split):
         buffer_names: tuple = ()
 
     blocks = [Part("conv", ("0.weight", "0.bias")), Part("head", ("3.weight", "3.bias"))]
-    trainer = Trainer(model, blocks, images, TrainSettings(epochs=8), device="cpu")
+    trainer = Trainer(model, blocks, images, TrainSettings(epochs=8, **SETTINGS), device=DEVICE)
     result = trainer.fit(Recipe.full(blocks, lr=1e-1), *split, seed=0)
     assert result.score > 0.6

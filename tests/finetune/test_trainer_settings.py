@@ -28,7 +28,7 @@ from biotune_optuna.finetune.hooks import Hooks
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
-from tests.kit.networks import make_model, make_trainer
+from tests.kit.networks import DEVICE, make_model, make_trainer
 
 
 def test_settings_go_through_json_and_name_what_is_wrong():
@@ -121,8 +121,8 @@ def test_images_elsewhere_than_the_training_are_refused(images):
     model, blocks = make_model()
     served = images.batch
     images.batch = lambda *a, **k: served(*a, **k).to("meta")
-    with pytest.raises(DataError, match="images are on meta and training is on cpu"):
-        Trainer(model, blocks, images, TrainSettings(), device="cpu")
+    with pytest.raises(DataError, match="images are on meta and training is on"):
+        Trainer(model, blocks, images, TrainSettings(), device=DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_an_operation_without_deterministic_kernel_is_named_in_one_line(images, 
     recipe = Recipe.full(blocks, lr=1e-3)
     for deterministic in (True, False):
         settings = TrainSettings(epochs=1, deterministic=deterministic)
-        trainer = Trainer(Unpooled(), blocks, images, settings, device="cpu")
+        trainer = Trainer(Unpooled(), blocks, images, settings, device=DEVICE)
         if deterministic:
             with pytest.raises(BioTuneError, match="kernel for max_unpool") as caught:
                 trainer.fit(recipe, *split, seed=0)

@@ -1,6 +1,11 @@
-"""A tiny real task: random images whose classes differ in brightness, and timm's small networks."""
+"""A tiny real task: random images whose classes differ in brightness, and timm's small networks.
+
+They are on the device that ``pytest --device`` names, by default the CPU.
+"""
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import timm
@@ -12,13 +17,17 @@ from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.models.blocks import model_blocks
 from biotune_optuna.recipe import Recipe
 
+DEVICE = os.environ.get("BIOTUNE_TEST_DEVICE", "cpu")
+# what makes runs on a GPU equal to the bit, as those on a CPU are by themselves, and as exact
+SETTINGS = {} if DEVICE == "cpu" else {"deterministic": True, "amp": "off"}
+
 
 class TensorImages:
     """The least that a trainer asks of images: tensors in memory."""
 
     def __init__(self, pixels, labels, n_classes):
-        self.pixels = pixels
-        self._labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.pixels = pixels.to(DEVICE)
+        self._labels = torch.as_tensor(labels, dtype=torch.int64).to(DEVICE)
         self.n_classes = n_classes
         self.served = []
 
@@ -27,14 +36,14 @@ class TensorImages:
 
     def batch(self, idx, *, augmentation="none", generator=None):
         self.served.append(np.array(idx))
-        batch = self.pixels[torch.as_tensor(idx)].clone()
+        batch = self.pixels[torch.as_tensor(idx).to(self.pixels.device)].clone()
         if augmentation == "flip":
-            mirrored = torch.rand(len(batch), generator=generator) < 0.5
+            mirrored = (torch.rand(len(batch), generator=generator) < 0.5).to(batch.device)
             batch[mirrored] = batch[mirrored].flip(3)
         return batch
 
     def labels(self, idx):
-        return self._labels[torch.as_tensor(idx)]
+        return self._labels[torch.as_tensor(idx).to(self._labels.device)]
 
 
 def make_images(n=60, n_classes=3, size=32, seed=0):
@@ -62,8 +71,8 @@ def make_model(name="test_resnet", n_classes=3, **kwargs):
 
 def make_trainer(images, name="test_resnet", model_options=None, **settings):
     model, blocks = make_model(name, n_classes=images.n_classes, **(model_options or {}))
-    defaults = {"epochs": 3, "batch_size": 16, "patience": None}
-    return Trainer(model, blocks, images, TrainSettings(**{**defaults, **settings}), device="cpu")
+    defaults = {"epochs": 3, "batch_size": 16, "patience": None, **SETTINGS}
+    return Trainer(model, blocks, images, TrainSettings(**{**defaults, **settings}), device=DEVICE)
 
 
 def recipe_for(trainer, multipliers, **options):

@@ -11,7 +11,7 @@ from biotune_optuna.errors import ModelError
 from biotune_optuna.finetune.trainer import Trainer, TrainSettings
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.models.blocks import model_blocks
-from tests.kit.networks import make_trainer, state_of
+from tests.kit.networks import DEVICE, SETTINGS, make_trainer, state_of
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_nfnet"])
@@ -25,7 +25,7 @@ def test_lora_merged_equals_unmerged(images, split, name, monkeypatch):
     def watch(model, adapted):
         adapted.eval()
         with torch.no_grad():
-            unmerged.append(adapted(images.batch(split[1])).softmax(1).numpy())
+            unmerged.append(adapted(images.batch(split[1])).softmax(1).cpu().numpy())
         merge_into(model, adapted)
 
     monkeypatch.setattr(lora, "merge_into", watch)
@@ -71,7 +71,7 @@ def test_lora_does_not_count_adapters_that_the_network_passes_by(images, split, 
             return self.head(nn.functional.linear(x, self.second.weight))
 
     blocks = model_blocks(Mixed(), patterns={n: n for n in ("first", "second", "head")})
-    trainer = Trainer(Mixed(), blocks, images, TrainSettings(epochs=1), device="cpu")
+    trainer = Trainer(Mixed(), blocks, images, TrainSettings(epochs=1, **SETTINGS), device=DEVICE)
     with caplog.at_level("INFO", "biotune_optuna.finetune"):
         result = get_method("lora").run(trainer, *split, setting={"lr": 1e-3}, seed=0)
     assert result.trainable_parameters == 8 * (3 * 32 * 32 + 8) + 9 * images.n_classes
@@ -88,7 +88,7 @@ def test_lora_refuses_a_network_that_its_merged_adapters_change(images, split):
 
     model = nn.Sequential(nn.Flatten(), Tripled(3 * 32 * 32, 8), nn.Linear(8, images.n_classes))
     blocks = model_blocks(model, patterns={"first": r"1\.", "head": r"2\."})
-    trainer = Trainer(model, blocks, images, TrainSettings(epochs=2), device="cpu")
+    trainer = Trainer(model, blocks, images, TrainSettings(epochs=2, **SETTINGS), device=DEVICE)
     assert lora.adaptable_layers(trainer) == ["1"]
     with pytest.raises(ModelError, match="lora cannot train Sequential"):
         get_method("lora").run(trainer, *split, setting={"lr": 1e-1}, seed=0)
@@ -114,7 +114,7 @@ def test_lora_adapts_layers_by_their_whole_names(images):
     model = Deep()
     patterns = {"conv": "conv", "inner": "inner", "head": "fc"}
     blocks = model_blocks(model, patterns=patterns)
-    trainer = Trainer(model, blocks, images, TrainSettings(), device="cpu")
+    trainer = Trainer(model, blocks, images, TrainSettings(**SETTINGS), device=DEVICE)
     adapted = lora.with_adapters(trainer, rank=2, alpha=2, seed=0)
     found = {n.partition(".lora_")[0] for n, _ in adapted.named_parameters() if ".lora_" in n}
     assert found == set(lora.adaptable_layers(trainer)) == {"conv"}
