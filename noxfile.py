@@ -115,6 +115,9 @@ def bench(session: nox.Session) -> None:
     if options and len(names) != 1:
         session.error(f"options {options} need one benchmark: {', '.join(scripts)}")
     for name in names or scripts:
+        if not names and name == "gpu":
+            session.log("skipped gpu: nox -s gpu runs it, where there is a GPU")
+            continue
         if not names and name in NEEDS_DATA:
             session.log(
                 f"skipped {name}: its data are yours to give: nox -s bench -- {name} "
@@ -122,6 +125,22 @@ def bench(session: nox.Session) -> None:
             )
             continue
         run(session, str(scripts[name]), *options)
+
+
+@nox.session(python=False, default=False)
+def gpu(session: nox.Session) -> None:
+    """Checks and measures the engine on a GPU, into docs/benchmarks/gpu.md; eight minutes.
+
+    ``nox -s gpu -- pytest`` runs the tests of the engine there instead, ``nox -s gpu -- --parts
+    equal`` a part of the check, without writing the page.
+    """
+    if session.posargs[:1] == ["pytest"]:
+        where = session.posargs[1:] or ["tests/finetune", "tests/methods", "tests/data"]
+        run(session, "-m", "pytest", "-q", "--device", "cuda", *where, env=ONE_THREAD)
+        return
+    out = ["--out", str(Path(session.create_tmp()) / "gpu.json")]
+    options = session.posargs or ["--page", "docs/benchmarks/gpu.md"]
+    run(session, str(BENCHMARKS / "gpu.py"), *out, *options)
 
 
 @nox.session(python=False, default=False)

@@ -168,6 +168,7 @@ def main(  # noqa: PLR0917 - one argument an option
 ) -> None:
     """Prints one Markdown table a model."""
     torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = device != "cpu"  # as the engine does for full batches
     for name in models.split(","):
         images = made_up_images(n, size, device)
         n_blocks = len(layers_by_block(name, make_model(name)))
