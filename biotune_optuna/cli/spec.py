@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 _TASK = (
-    click.option("--data", help="Folder with a folder per class, CSV file or name."),
+    click.option("--data", help="Folder with a folder per class, CSV file, name or URL."),
     click.option(
         "--model",
         help="A timm architecture, such as resnet50.",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,8 @@ def confirm(
             raise _DoneElsewhere(stored)
 
     try:
-        everyone = shared.contenders() if shared else contest.run()
+        ahead = functools.partial(_guessed, study, plan, contest)
+        everyone = shared.contenders(ahead) if shared else contest.run()
         check()
         result = _chosen(study, plan, everyone, basis)
         if shared:
@@ -144,7 +146,8 @@ def help_confirm(
         return
     contest = _contest(study, plan, finished, observer, sharing.stop.check)
     shared = Shared(contest, sharing)
-    result = _chosen(study, plan, shared.contenders(), plan.basis(len(finished)))
+    everyone = shared.contenders(functools.partial(_guessed, study, plan, contest))
+    result = _chosen(study, plan, everyone, plan.basis(len(finished)))
     shared.train(_models(plan, result))
 
 
@@ -315,6 +318,19 @@ def _models(plan: ConfirmPlan, result: Confirmation) -> list[Wanted]:
     found = max(result.candidates, key=lambda c: c.mean) if winner.is_rival else winner
     others = [one for one in (*result.rivals, found) if one.name != winner.name]
     return [*(Wanted(one.name, one.final_epochs, must_hold=False) for one in others), ours]
+
+
+def _guessed(study: TuningStudy, plan: ConfirmPlan, contest: Contest) -> list[Wanted]:
+    """Return what will be trained finally, by those that have been repeated so far.
+
+    Of the search's recipes nothing is known before all of them have been.
+    """
+    done = contest.contenders(complete=True)
+    recipes = [one for one in contest.entrants.values() if one.method == "biotune"]
+    if sum(not one.is_rival for one in done) < len(recipes):
+        rivals = [one for one in done if one.is_rival and len(study.setup.splits.test)]
+        return [Wanted(one.name, one.final_epochs, must_hold=False) for one in rivals]
+    return _models(plan, _chosen(study, plan, done, {}))
 
 
 def _tested(

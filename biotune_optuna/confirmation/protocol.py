@@ -322,11 +322,16 @@ class Contest:
             self.train(units[0])
         return self.contenders()
 
-    def contenders(self) -> list[Contender]:
-        """Return what came of the entrants, all of which were repeated."""
+    def contenders(self, *, complete: bool = False) -> list[Contender]:
+        """Return what came of the entrants.
+
+        Args:
+            complete: Only those that were repeated; else all of them must have been.
+        """
         return [
             standing.contender(self._recipe(standing.entrant.name, standing.setting))
             for standing in self.standings()
+            if not complete or (standing.repeats and all(one for _, one in standing.repeats))
         ]
 
     def key(self, unit: Unit) -> tuple[str, ...]:

@@ -123,31 +123,39 @@ class Shared:
     def __init__(self, contest: Contest, sharing: Sharing) -> None:
         self.contest, self.sharing = contest, sharing
 
-    def contenders(self) -> list[Contender]:
-        """Carry out, with others, all trainings on validation images; return what came of them."""
+    def contenders(self, ahead: Callable[[], Sequence[Wanted]] = tuple) -> list[Contender]:
+        """Carry out, with others, all trainings on validation images; return what came of them.
+
+        Args:
+            ahead: Returns the models that will be trained finally, as far as can be guessed. While
+                others are at all that is left, a worker begins with them; what comes of a training
+                depends on its seed alone, so that a wrong guess costs nothing but its time.
+        """
 
         def train(unit: Unit) -> tuple[Mapping[str, Any], float]:
             training = self.contest.train(unit)
             return {"seconds": training.seconds}, training.score
 
-        self._work(lambda _standing: self.contest.wanted(), train)
+        def guessed(standing: Standing) -> list[Unit]:
+            return self._missing(ahead(), standing)
+
+        self._work(lambda _standing: self.contest.wanted(), train, guessed)
         return self.contest.contenders()
 
     def train(self, models: Sequence[Wanted]) -> None:
         """Carry out, with others, the final trainings of several models."""
+        self._work(lambda standing: self._missing(models, standing), self._train_finally)
 
-        def missing(standing: Standing) -> list[Unit]:
-            known = [self._known(model, standing) for model in models]
-            self.contest.n_finished = sum(map(len, known))
-            pairs = zip(models, known, strict=True)
-            return [unit for model, one in pairs for unit in self.contest.missing(model, one)]
+    def _missing(self, models: Sequence[Wanted], standing: Standing) -> list[Unit]:
+        known = [self._known(model, standing) for model in models]
+        self.contest.n_finished = sum(map(len, known))
+        pairs = zip(models, known, strict=True)
+        return [unit for model, one in pairs for unit in self.contest.missing(model, one)]
 
-        def train(unit: Unit) -> tuple[Mapping[str, Any], float]:
-            record, changed = self.contest.train_finally(unit)
-            self.sharing.weights.put(changed)
-            return record.to_dict(), 0.0
-
-        self._work(missing, train)
+    def _train_finally(self, unit: Unit) -> tuple[Mapping[str, Any], float]:
+        record, changed = self.contest.train_finally(unit)
+        self.sharing.weights.put(changed)
+        return record.to_dict(), 0.0
 
     def final(self, model: Wanted) -> Final:
         """Return a model that was trained; what is not kept where this process can read it, anew.
@@ -183,26 +191,32 @@ class Shared:
         self,
         wanted: Callable[[Standing], list[Unit]],
         train: Callable[[Unit], tuple[Mapping[str, Any], float]],
+        guessed: Callable[[Standing], list[Unit]] | None = None,
     ) -> None:
         """Train what is wanted until nothing is.
 
         Args:
             wanted: The trainings that nobody has finished, in order, from what is known now.
             train: Carries out one; returns what the board keeps of it.
+            guessed: Final trainings to begin with while others are at all that is wanted.
         """
         board, (pause, longest) = self.sharing.board, _PAUSES
         standing = board.look()  # first: what is done there has been written down before
         while units := wanted(standing):
             self.sharing.stop.check()
             free = [unit for unit in units if self._key(unit) not in standing.taken]
+            carry_out = train
+            if not free and guessed is not None:
+                further, carry_out = guessed(standing), self._train_finally
+                free = [unit for unit in further if self._key(unit) not in standing.taken]
             if not free:
                 self.sharing.wait(pause)
                 pause = min(2 * pause, longest)
             elif self._key(free[0]) in standing.done:
-                train(free[0])  # its record was lost since
+                carry_out(free[0])  # its record was lost since
             elif (trial := board.claim(self._key(free[0]))) is not None:
                 pause = _PAUSES[0]
                 with self.sharing.held(trial):
-                    result, value = train(free[0])
+                    result, value = carry_out(free[0])
                     board.finish(trial, result, value)
             standing = board.look()

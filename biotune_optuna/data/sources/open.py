@@ -16,6 +16,7 @@ from biotune_optuna.data.sources.folder import open_folder
 from biotune_optuna.data.sources.image_source import ImageSource
 from biotune_optuna.data.sources.manifest import open_manifest
 from biotune_optuna.data.sources.named import NAMED, open_named
+from biotune_optuna.data.sources.remote import is_remote, open_remote
 from biotune_optuna.data.sources.scan import path_of
 from biotune_optuna.data.sources.timm_names import PREFIXES, open_timm
 from biotune_optuna.errors import DataError
@@ -39,6 +40,8 @@ def open_images(
             - the name of a public data set: ``flowers102``, ``aircraft``, ``dtd``, ``cifar10``,
               ``stl10``, ``mnist``, ``usps``, ``svhn``, ``isic2020``, each also as ``NAME:ROOT``
               with the folder it is, or is to be, stored in;
+            - a URL of such a folder, or of an archive of one, that fsspec understands: ``s3://…``,
+              ``gs://…``, ``https://….zip``; copied once a host into the cache;
             - a name that ``timm.data.create_dataset`` reads: ``torch/...`` or ``hfds/...``;
             - an array or tensor of images, a list of paths, or a list of PIL pictures, with
               ``labels``;
@@ -69,6 +72,8 @@ def _open(data: Any, labels: Any, skip_bad_images: bool) -> ImageSource:
     if not os.fspath(data):
         raise DataError("the name of the data is empty; give a folder, a CSV file or a data set")
     name = str(data)
+    if isinstance(data, str) and is_remote(name):
+        return open_remote(name, skip_bad_images=skip_bad_images)
     path = path_of(name)
     if isinstance(data, str):
         if name == "digits":

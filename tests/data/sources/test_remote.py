@@ -1,0 +1,157 @@
+"""Images at a URL: copied once, from any file system, and nothing outside the folder."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from biotune_optuna.data.sources.open import open_images
+from biotune_optuna.errors import DataError
+from tests.kit.cli import tree
+
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    return tree(tmp_path / "flowers", {"rose": 3, "tulip": 2})
+
+
+@pytest.fixture
+def memory(home: Path, local: Path) -> Iterator[str]:
+    """The same images in a file system of fsspec's in memory."""
+    filesystem = fsspec.filesystem("memory")
+    for path in local.rglob("*.png"):
+        filesystem.pipe(f"/bucket/flowers/{path.relative_to(local).as_posix()}", path.read_bytes())
+    yield "memory://bucket/flowers"
+    filesystem.rm("/bucket", recursive=True)
+
+
+def copies(home: Path) -> list[Path]:
+    return [path for path in (home / "cache" / "remote").iterdir() if path.is_dir()]
+
+
+def test_a_folder_is_what_it_is_here(memory: str, local: Path, home: Path) -> None:
+    there, here = open_images(memory), open_images(str(local))
+    assert there.name == memory
+    assert there.classes == here.classes == ("rose", "tulip")
+    assert there.fingerprint == here.fingerprint
+    assert len(copies(home)) == 1
+
+
+def test_it_is_copied_once(memory: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_images(memory)
+    filesystem = type(fsspec.filesystem("memory"))
+
+    def again(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("copied again")
+
+    monkeypatch.setattr(filesystem, "get_file", again)
+    assert len(open_images(memory)) == 5
+
+
+def test_what_changes_there_is_copied_anew(memory: str, local: Path, home: Path) -> None:
+    before = open_images(memory)
+    image = (local / "rose" / "0.png").read_bytes()
+    fsspec.filesystem("memory").pipe("/bucket/flowers/rose/more.png", image + b"\n")
+    assert len(open_images(memory)) == len(before) + 1
+    assert len(copies(home)) == 2
+
+
+def pack(kind: str, local: Path, *, top: str = "flowers/") -> bytes:
+    packed = io.BytesIO()
+    files = sorted(local.rglob("*.png"))
+    if kind == "zip":
+        with zipfile.ZipFile(packed, "w") as archive:
+            for path in files:
+                archive.write(path, top + path.relative_to(local).as_posix())
+    else:
+        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+            for path in files:
+                archive.add(path, top + path.relative_to(local).as_posix())
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+@pytest.mark.parametrize("top", ["", "flowers/"])
+def test_an_archive_is_unpacked(home: Path, local: Path, kind: str, top: str) -> None:
+    fsspec.filesystem("memory").pipe(f"/packed/f.{kind}", pack(kind, local, top=top))
+    found = open_images(f"memory://packed/f.{kind}")
+    assert found.fingerprint == open_images(str(local)).fingerprint
+
+
+def test_an_archive_over_http(home: Path, local: Path, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "f.zip").write_bytes(pack("zip", local))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "served")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert len(open_images(f"{address}/f.zip")) == 5
+        with pytest.raises(DataError, match=f"nothing is at {address}/none.zip"):
+            open_images(f"{address}/none.zip")
+        server.shutdown()
+
+
+@pytest.mark.parametrize("name", ["../out.png", "/out.png", "a/../../out.png", "..\\out.png"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_nothing_is_written_outside(home: Path, local: Path, kind: str, name: str) -> None:
+    packed = io.BytesIO()
+    image = next(local.rglob("*.png")).read_bytes()
+    if kind == "zip":
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr(name, image)
+    else:
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(image)
+            archive.addfile(entry, io.BytesIO(image))
+    fsspec.filesystem("memory").pipe(f"/evil/f.{kind}", packed.getvalue())
+    with pytest.raises(DataError, match="would lie outside the folder of the data"):
+        open_images(f"memory://evil/f.{kind}")
+    assert not copies(home)
+    assert not list(home.rglob("out.png"))
+
+
+def test_links_of_an_archive_are_left_out(home: Path, local: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for path in sorted(local.rglob("*.png")):
+            archive.add(path, path.relative_to(local).as_posix())
+        link = tarfile.TarInfo("rose/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    fsspec.filesystem("memory").pipe("/linked/f.tar", packed.getvalue())
+    assert len(open_images("memory://linked/f.tar")) == 5
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("memory://nowhere/flowers", "nothing is at memory://nowhere/flowers"),
+        ("memory://nowhere/f.zip", "nothing is at memory://nowhere/f.zip"),
+        ("nosuch://bucket/f", "nosuch://bucket/f cannot be read: Protocol not known: nosuch"),
+        ("https://me:abracadabra@host/f.zip", r"https://\*\*\*@host holds a user or password"),
+        ("memory://bucket/labels.csv", "a CSV file at a URL is not read"),
+    ],
+)
+def test_what_cannot_be_had_is_said(home: Path, url: str, said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        open_images(url)
+    assert "abracadabra" not in str(caught.value)
+
+
+def test_what_is_no_archive_is_said(home: Path) -> None:
+    fsspec.filesystem("memory").pipe("/bad/f.zip", b"no archive")
+    with pytest.raises(DataError, match="is no archive that can be read"):
+        open_images("memory://bad/f.zip")
+    assert not copies(home)
