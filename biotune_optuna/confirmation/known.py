@@ -16,6 +16,7 @@ from biotune_optuna.confirmation.record import Training
 from biotune_optuna.methods.registry import get_method
 from biotune_optuna.sampler.ranking import Belief
 from biotune_optuna.schema import TrialRecord
+from biotune_optuna.study.losers import BEHIND
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -179,7 +180,8 @@ def evaluated_again(
         recipe, record = space.genome(trial.params).decode(), TrialRecord(trial)
         earlier = seeds.setdefault(recipe.key(), set())
         run = next(iter(record.runs), None)
-        if earlier and run is not None and run.fold is None and run.seed not in earlier:
+        whole = run is not None and run.fold is None and run.stopped != BEHIND
+        if earlier and run is not None and whole and run.seed not in earlier:
             found[recipe.key()] = trial, run.seed, _training(recipe, record)
         earlier.update(one.seed for one in record.runs)
     return found

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Stopped = Literal["finished", "patience", "diverged", "callback"]
+Stopped = Literal["finished", "patience", "diverged", "callback", "behind"]
 
 
 class StopTraining(Exception):  # noqa: N818 - a request, not a failure
@@ -62,7 +62,7 @@ class RunResult:
         batch_size: Images held at once in training: the settings' batch size, or less after memory
             ran out.
         device: What it ran on and in which type, as ``"NVIDIA H200, bf16"``.
-        stopped: Why the run ended.
+        stopped: Why the run ended; ``"behind"`` others, see `biotune_optuna.study.losers`.
         predictions: Class predicted for each validation image at the best epoch, (n_val,); None
             without validation images.
         probabilities: What that prediction was made of, (n_val, C); None likewise.

@@ -28,6 +28,7 @@ from biotune_optuna.schema import (
     RecipeSummary,
     RunRecord,
 )
+from biotune_optuna.study.losers import BEHIND, Others, others_of
 from biotune_optuna.study.racing import make_race
 
 if TYPE_CHECKING:
@@ -89,23 +90,35 @@ class Objective:
         slot = slot_of(trial)
         runs = spec.search_runs(generation=slot.generation, repeat=slot.repeat, index=slot.index)
         made: list[RunResult] = []
+        others = Others(())
 
         def train(run: SearchRun) -> RunResult:
-            made.append(self._run(trial, recipe, run))
+            made.append(self._run(trial, recipe, run, others))
             return made[-1]
 
+        first = slot.repeat == 0  # what is evaluated again is among the best
+        if first and spec.stop_losers and len(runs) == 1:
+            states = (optuna.trial.TrialState.COMPLETE,)
+            others = others_of(trial.study.get_trials(deepcopy=False, states=states))
         try:
-            return judge(trial, setup, runs, train, racing=slot.repeat == 0)
+            return judge(trial, setup, runs, train, racing=first)
         finally:
             if self.on_evaluated and made:
                 self.on_evaluated(trial, self._confusion(runs[0], made[0]))
 
-    def _run(self, trial: optuna.Trial, recipe: Recipe, run: SearchRun) -> RunResult:
-        """Make one training; ``callback`` stops it where Optuna's pruner does."""
+    def _run(
+        self, trial: optuna.Trial, recipe: Recipe, run: SearchRun, others: Others
+    ) -> RunResult:
+        """Make one training; ``callback`` stops it where Optuna's pruner does, or it is beaten."""
         setup = self.setup
         train, val = setup.splits.run(run.fold)
 
+        scores: list[float] = []
+        is_behind = False
+
         def on_epoch(record: EpochRecord) -> None:
+            nonlocal is_behind
+            scores.append(record.score)
             step = run.index * setup.spec.most_epochs + record.epoch
             if math.isfinite(record.score):
                 trial.report(record.score, step)
@@ -115,8 +128,14 @@ class Objective:
                 self.checkpoint()
             if run.index == 0 and trial.should_prune():
                 raise StopTraining
+            is_behind = record.epoch < setup.spec.train.epochs and others.beat(scores)
+            if is_behind:
+                raise StopTraining
 
-        return setup.trainer.fit(recipe, train, val, seed=run.seed, on_epoch=on_epoch)
+        result = setup.trainer.fit(recipe, train, val, seed=run.seed, on_epoch=on_epoch)
+        if is_behind:
+            result.stopped = BEHIND
+        return result
 
     def _confusion(self, run: SearchRun, result: RunResult) -> list[list[int]] | None:
         if result.predictions is None:

@@ -117,6 +117,8 @@ class StudySpec:
         seed: Seed of the whole study.
         own_seeds: Whether each trial trains on seeds of its own, so that one seed's luck is not
             shared by all recipes; None (default) is yes, and no with preset "paper".
+        stop_losers: Whether a training ends that is behind most others at the same epoch
+            (`biotune_optuna.study.losers`), where an evaluation is one training. Default no.
         fingerprints: ``{"data", "splits", "weights"}``: what was found, filled in by `prepare`.
         size_found: The side that ``image_size=None`` came to, filled in by `prepare`; 0 is the
             model's own whatever the images are, as in studies made before it was looked for.
@@ -152,6 +154,7 @@ class StudySpec:
     racing: bool = True
     seed: int = 0
     own_seeds: bool | None = None
+    stop_losers: bool = False
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     lr_found: tuple[float, float] | None = None
     size_found: int | None = None

@@ -1,12 +1,12 @@
-"""What does a whole study cost before and after the confirmation uses what the search knows?
+"""What does a whole study cost when nothing is tuned twice, and when losers are stopped too?
 
     python studies/benchmarks/halved.py [--repeats 10] [--trials 28] [--data FOLDER] [--model NAME]
 
-A repeat is a study of its own seed: other images to train and to validate on, other luck. Its
-search is made once and confirmed twice from the same trials: training everything anew
-(``ConfirmPlan(reuse=False)``), and using what the search has trained. Each chooses its winner,
-trains its members and tests them. Counted are trainings and image passes; compared is the tested
-score of the two models, paired by repeat.
+A repeat is a study of its own seed: other images to train and to validate on, other luck. It is
+confirmed twice from the same trials: training everything anew (``ConfirmPlan(reuse=False)``), and
+as by default. A third arm has a search of its own on the same images, whose losers are stopped
+(``StudySpec(stop_losers=True)``). Each chooses its winner, trains its members and tests them.
+Counted are trainings and image passes; compared is the tested score, paired by repeat.
 
 Every repeat is kept in the cache when it is done, and the same command goes on where it stopped.
 It puts its part into docs/benchmarks/study_cost.md.
@@ -15,6 +15,7 @@ It puts its part into docs/benchmarks/study_cost.md.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import warnings
@@ -40,9 +41,12 @@ from biotune_optuna.study.study import TuningStudy
 if TYPE_CHECKING:
     from biotune_optuna.study.setup import Setup
 
+ENOUGH = 10
+"""Repeats that say something of accuracy."""
+
 Row = dict[str, Any]
-ARMS = {"before": False, "after": True}
-"""Whether the confirmation uses what the search has trained."""
+ARMS = {"before": (False, False), "after": (False, True), "losers stopped": (True, True)}
+"""Whether losers are stopped, and whether the confirmation uses what the search has trained."""
 
 
 def spec_of(args: argparse.Namespace, seed: int) -> StudySpec:
@@ -64,7 +68,8 @@ def spec_of(args: argparse.Namespace, seed: int) -> StudySpec:
 def searched(setup: Setup, trials: int) -> optuna.Study:
     """A search in memory."""
     sampler = BioTuneSampler(space=setup.space, seed=setup.spec.seed)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    pruner = optuna.pruners.NopPruner()
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
     study.optimize(Objective(setup), n_trials=trials)
     return study
 
@@ -100,10 +105,14 @@ def one_repeat(args: argparse.Namespace, seed: int) -> Row:
             return row
         raise SystemExit(f"{path} was made with other options; give another --cache")
     setup = prepare(spec_of(args, seed), cache_dir=args.cache / "pixels")
-    search = searched(setup, args.trials)
     row = {"asked": asked, "seed": seed}
-    for arm, reuse in ARMS.items():
-        row[arm] = confirmed(setup, search, ConfirmPlan(reuse=reuse, members=args.members))
+    searches: dict[bool, optuna.Study] = {}
+    for arm, (stop, reuse) in ARMS.items():
+        own = dataclasses.replace(setup, spec=dataclasses.replace(setup.spec, stop_losers=stop))
+        if stop not in searches:
+            searches[stop] = searched(own, args.trials)
+        plan = ConfirmPlan(reuse=reuse, members=args.members)
+        row[arm] = confirmed(own, searches[stop], plan)
     new = path.with_suffix(".new")
     new.write_text(json.dumps(row))
     new.replace(path)
@@ -120,7 +129,9 @@ def part(rows: Sequence[Row], args: argparse.Namespace) -> str:
         "",
         f"{args.model} on {args.data} at {args.image_size} px: {args.train_size} images to train"
         f" on, {args.val_size} to validate on, {args.epochs} epochs, {args.trials} trials,"
-        f" {args.members} members. Both confirm the same trials; *before* trains everything anew."
+        f" {args.members} members. *Before*: the confirmation trains everything anew. *After*, the"
+        " default: it uses what the same search has trained. *Losers stopped*: that, and a search"
+        " with `--stop-losers`."
         f" Means over {len(rows)} repeats, each with other images.",
         "",
         "| | trainings that confirm | rates of full fine-tuning | passes: search | confirmation |"
@@ -134,13 +145,21 @@ def part(rows: Sequence[Row], args: argparse.Namespace) -> str:
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     alone = float(np.mean([row["after"]["passes"][ALONE] for row in rows]))
     lines += ["", f"Tuned full fine-tuning alone would take about {alone:,.0f} passes."]
-    apart = np.array([row["after"]["test"] - row["before"]["test"] for row in rows])
-    scores = ", ".join(f"{arm} {_mean(rows, arm, 'test'):.4f}" for arm in ARMS)
-    said = f"Tested score of the model: {scores}; the difference {apart.mean():+.4f}"
-    if len(rows) > 1:
-        half = student.ppf(0.975, len(rows) - 1) * apart.std(ddof=1) / math.sqrt(len(rows))
-        said += f" ({apart.mean() - half:+.4f} to {apart.mean() + half:+.4f}, 95 % t interval)"
-    return "\n".join([*lines, "", f"{said}.", "", f"Made by `{_command(args)}`."])
+    said = [f"Tested score of the model: before {_mean(rows, 'before', 'test'):.4f}."]
+    for arm in list(ARMS)[1:]:
+        apart = np.array([row[arm]["test"] - row["before"]["test"] for row in rows])
+        words = f"{arm.capitalize()}: {_mean(rows, arm, 'test'):.4f}, that is {apart.mean():+.4f}"
+        if len(rows) > 2:
+            half = student.ppf(0.975, len(rows) - 1) * apart.std(ddof=1) / math.sqrt(len(rows))
+            low, high = apart.mean() - half, apart.mean() + half
+            words += f" ({low:+.4f} to {high:+.4f}, 95 % t interval)"
+        said.append(f"{words}.")
+    if len(rows) < ENOUGH:
+        said.append(
+            f"With {len(rows)} repeats in miniature that says nothing of accuracy: it shows what is"
+            f" counted. {ENOUGH} repeats at full size take CPU hours, and have not been run."
+        )
+    return "\n".join([*lines, "", " ".join(said), "", f"Made by `{_command(args)}`."])
 
 
 def _mean(rows: Sequence[Row], arm: str, key: str) -> float:

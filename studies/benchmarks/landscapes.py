@@ -111,6 +111,7 @@ def describe(task: Task, setup: Setup) -> Row:
     spec = setup.spec.to_dict()
     del spec["size_found"]  # tables were made of sizes that were given
     del spec["own_seeds"]  # all trainings of a table have the same seeds
+    del spec["stop_losers"]  # and all go on to their end
     spec["data"], spec["weights"] = task.data, task.pretrained_on or "ImageNet, pip package"
     labels = setup.source.labels
     return {
