@@ -34,6 +34,7 @@ def test_one_network_is_left_and_tested(tmp_path: Path, monkeypatch: pytest.Monk
     (behind,) = [one for one in networks.values() if not one["goes_on"]]
     assert left["fresh"] >= behind["fresh"]
     assert events[-1]["event"] == "result"
+    assert "Study two-test_resnet, until it has 1 trials, about " in result.stderr
     studies = {
         one.study_name: optuna.load_study(study_name=one.study_name, storage=one_storage())
         for one in one_storage().get_all_studies()

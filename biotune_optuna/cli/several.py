@@ -11,6 +11,7 @@ import click
 
 from biotune_optuna.cli.checks import quieten_optuna, stoppable
 from biotune_optuna.errors import StudyError
+from biotune_optuna.page.text import duration
 
 if TYPE_CHECKING:
     from biotune_optuna.cli.tune import Job
@@ -79,6 +80,8 @@ def _searched(job: Job, network: Raced, total: int, *, fresh: int, stop: StopReq
     from biotune_optuna.cli.plan import planned
     from biotune_optuna.cli.progress import Marked, search
     from biotune_optuna.confirmation.donor import begin_like
+    from biotune_optuna.confirmation.plan import ConfirmPlan
+    from biotune_optuna.confirmation.planning import timing_of
     from biotune_optuna.confirmation.several import standing
     from biotune_optuna.report.dashboard.attach import Attachments
     from biotune_optuna.report.loggers import trial_logger
@@ -87,8 +90,11 @@ def _searched(job: Job, network: Raced, total: int, *, fresh: int, stop: StopReq
     own = dataclasses.replace(job.spec, model=network.name)
     spec, _ = planned(dataclasses.replace(job, spec=own, name=network.study))
     loggers = [trial_logger(one, network.study, spec.train.metric) for one in job.log]
-    click.echo(f"Study {network.study}, until it has {total} trials", err=True)
     study = create_study(spec, storage=job.storage, name=network.study, device=job.device)
+    clock = timing_of(study, total, ConfirmPlan())
+    left = max(0, total - clock.done) * clock.trial
+    told = f", about {duration(left)}" if left else ""
+    click.echo(f"Study {network.study}, until it has {total} trials{told}", err=True)
     if job.like is None and (said := begin_like(study)):
         click.echo(said, err=True)
     progress = Marked.of(spec, total, None, job.display)
