@@ -29,6 +29,7 @@ from _gpu_common import (
     trainer_of,
 )
 
+from biotune_optuna.data.augment import AUGMENTATIONS
 from biotune_optuna.data.preprocessing import Preprocessing
 from biotune_optuna.export.folder import export_model, load_exported
 from biotune_optuna.finetune import loop
@@ -196,10 +197,7 @@ def waits(found: Found, how: How) -> None:
     """How often a training step waits for the device, by PyTorch's own debug mode."""
     batch, few, many = 16, 10, 18  # below 20 steps the loss is not looked at
     cases: dict[str, dict[str, Any]] = {
-        "plain": {},
-        "flip": {"augment": "flip"},
-        "crop-flip": {"augment": "crop-flip"},
-        "trivial": {"augment": "trivial"},
+        **{f"augment {kind}": {"augment": kind} for kind in AUGMENTATIONS},
         "mixup and cutmix": {"mixup": 0.4, "cutmix": 1.0},
         "clipped": {"grad_clip": 1.0},
         "balanced weights": {"class_weights": "balanced"},

@@ -29,6 +29,7 @@ from _gpu_common import (
     trainer_of,
 )
 
+from biotune_optuna.data.augment import AUGMENTATIONS
 from biotune_optuna.finetune import loop
 from biotune_optuna.finetune.results import StopTraining
 from biotune_optuna.finetune.sharing import SHARING
@@ -387,12 +388,12 @@ def augmentation(found: Found, how: How) -> None:
     images = images_of(n, size, how.device)
     trainers = {
         kind: trainer_of(how.net(name), images, augment=kind, batch_size=batch)
-        for kind in ("none", "flip", "crop-flip", "trivial")
+        for kind in AUGMENTATIONS
     }
     recipe = Recipe.full(trainers["none"].blocks, lr=1e-4)
     seconds = in_turns(
         {k: partial(epoch_seconds, t, recipe, n, how.device, 2) for k, t in trainers.items()},
         how.pick(2, 1),
     )
-    for kind in ("flip", "crop-flip", "trivial"):
+    for kind in AUGMENTATIONS[1:]:
         found.figure(f"time with {kind} over none", ratio(seconds[kind], seconds["none"]))

@@ -68,7 +68,7 @@ def test_numbers_of_numpy_become_pythons():
         ({"label_smoothing": 1.0}, "not in"),
         ({"metric": "auc"}, "metric 'auc' is not one of macro_accuracy"),
         ({"schedule": "plateau"}, "schedule 'plateau' is not one of constant"),
-        ({"augment": "crop_flip"}, "augment 'crop_flip' is not one of none, flip, crop-flip, triv"),
+        ({"augment": "crop_flip"}, "augment 'crop_flip' is not one of none, flip, crop"),
         ({"augment": None}, "augment None is not one of none"),
         ({"epochs": 9, "schedule_epochs": 8}, "schedule_epochs 8 is below epochs 9"),
         ({"epochs": 3, "warmup_epochs": 3}, "warmup_epochs 3 is not below epochs 3"),
