@@ -6,12 +6,14 @@ import logging
 import os
 import types
 
+import numpy as np
 import pytest
 import torch
 
 from biotune_optuna.errors import BioTuneError, LostDeviceError
 from biotune_optuna.finetune import device as module
 from biotune_optuna.finetune.device import (
+    evaluated_at_once,
     full_precision,
     is_lost,
     kernels,
@@ -22,6 +24,7 @@ from biotune_optuna.finetune.device import (
     tried_out,
     with_less,
 )
+from biotune_optuna.finetune.feeds import outputs
 
 CUDA = torch.device("cuda", 0)
 BUILT = ["sm_75", "sm_80", "sm_90a", "compute_120"]
@@ -214,3 +217,22 @@ def test_a_deterministic_run_fills_no_memory_and_asks_cublas_in_time():
     with kernels(torch.device("cpu"), deterministic=True):
         assert not memory.fill_uninitialized_memory
     assert memory.fill_uninitialized_memory == before
+
+
+@pytest.mark.parametrize(
+    ("device", "sizes"), [(CUDA, [150, 150]), (torch.device("cpu"), [256, 44])], ids=str
+)
+def test_a_gpu_looks_at_parts_of_one_size(device, sizes):
+    """Each size of batch has kernels of its own; on a CPU the export's batches are followed."""
+    seen = []
+
+    def forward(few):
+        seen.append(len(few))
+        return torch.from_numpy(few).float().view(-1, 1)
+
+    found, fitted = outputs(forward, np.arange(300), 256, device, None)
+    assert seen == sizes
+    assert fitted == 256
+    assert found.flatten().tolist() == list(range(300))
+    assert evaluated_at_once(16, device) == (256 if device == CUDA else 32)
+    assert evaluated_at_once(200, device) == 400

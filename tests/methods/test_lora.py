@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -118,3 +120,29 @@ def test_lora_adapts_layers_by_their_whole_names(images):
     adapted = lora.with_adapters(trainer, rank=2, alpha=2, seed=0)
     found = {n.partition(".lora_")[0] for n, _ in adapted.named_parameters() if ".lora_" in n}
     assert found == set(lora.adaptable_layers(trainer)) == {"conv"}
+
+
+def test_adapters_are_merged_in_float32_and_cast_once(images, monkeypatch):
+    """TF32 would round what is added to the weights; autocast casts for each adapter anyway."""
+    pytest.importorskip("peft")
+    from peft.tuners.lora import LoraLayer
+
+    from biotune_optuna.finetune import device
+    from biotune_optuna.methods.lora import merge_into, with_adapters
+
+    trainer = make_trainer(images)
+    adapted = with_adapters(trainer, rank=2, alpha=2, seed=0)
+    layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    assert layers
+    assert not any(layer.cast_input_dtype_enabled for layer in layers)
+    exact = []
+
+    @contextlib.contextmanager
+    def full_precision(_device):
+        exact.append([layer.merged for layer in layers])
+        yield
+        exact.append([layer.merged for layer in layers])
+
+    monkeypatch.setattr(device, "full_precision", full_precision)
+    merge_into(trainer.model, adapted)
+    assert exact == [[False] * len(layers), [True] * len(layers)]
