@@ -98,6 +98,7 @@ def finished(place: Path) -> Path:
     process = start(place, *TUNE)
     said, log = process.communicate(timeout=300)
     assert process.returncode == 0, log
+    assert "Training on cpu (CPU, float32)" in log
     after = {t.number: t.value for t in trials(place)}
     assert all(after[t.number] == t.value for t in before)
     (place / "said.txt").write_text(said)
@@ -199,6 +200,7 @@ def test_status_and_report_from_the_database_alone(finished: Path) -> None:
     text = run(finished, "status")
     assert text.exit_code == 0, text.stderr
     assert "digits" in text.stdout
+    assert "device      CPU, float32" in text.stdout.splitlines()
     done = run(finished, "report", "--to", "again.html")
     assert done.exit_code == 0, done.stderr
     assert (finished / "again.html").is_file()
