@@ -92,7 +92,8 @@ def recorder_for(device: torch.device) -> Recorder | None:
 class RecordedStep:
     """A step that is recorded when it is first called, and replayed from then on.
 
-    Where it cannot be recorded, it is made as it is.
+    Attributes:
+        failed: Whether it could not be recorded. It is then made as it is.
 
     Args:
         step: Forward pass, backward pass and optimiser of one batch; maps inputs, targets and the
@@ -108,6 +109,7 @@ class RecordedStep:
         device: torch.device,
     ) -> None:
         self._step, self._recorder, self._device = step, recorder, device
+        self.failed = False
         self._places: list[torch.Tensor] = []
         self._replay: Work | None = None
 
@@ -142,5 +144,6 @@ class RecordedStep:
                 "steps of this network cannot be recorded, and are made one by one: %s",
                 one_line(error),
             )
+        self.failed = True
         release_memory(self._device)
         return work

@@ -370,6 +370,8 @@ class Run:
         assert self._recorded is not None
         inputs, targets = self.feed.inputs(idx)
         loss = self._recorded(inputs, targets, self._mass(idx))
+        if self._recorded.failed:
+            self._recorder = None  # from here on as usual, in portions where memory runs out
         self.result.images_forward += len(idx)
         self.result.images_backward += len(idx)
         self._average.add()

@@ -140,6 +140,7 @@ def test_batches_that_do_not_fit_are_not_recorded(images, split, recorder):
 
 class Refuses(StandIn):
     def record(self, work):
+        self.recorded += 1
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
 
@@ -147,12 +148,14 @@ def test_a_network_that_cannot_be_recorded_trains_one_by_one(images, split, monk
     plain = make_trainer(images, epochs=EPOCHS, cuda_graph="off")
     recipe = Recipe.full(plain.blocks, lr=1e-3)
     expected = curve(plain.fit(recipe, *split, seed=0))
-    monkeypatch.setattr(loop, "recorder_for", lambda _device: Refuses())
+    refuses = Refuses()
+    monkeypatch.setattr(loop, "recorder_for", lambda _device: refuses)
     monkeypatch.setattr(loop, "WORTH", 1)
     trainer = make_trainer(images, epochs=EPOCHS)
     with caplog.at_level(logging.INFO):
         assert curve(trainer.fit(recipe, *split, seed=0)) == expected
-    assert caplog.text.count("cannot be recorded") == 1
+    assert caplog.text.count("cannot be recorded") == refuses.recorded == 1
+    assert refuses.ran == WARM_UP + 1, "the odd batch among them; none afterwards"
     assert "operation not permitted when stream is capturing" in caplog.text
 
 
