@@ -306,15 +306,27 @@ class Contest:
         repeats = [pair for standing in standings for pair in standing.repeats]
         return [unit for unit, training in tunings + repeats if training is None]
 
-    def train(self, unit: Unit) -> Training:
-        """Carry out a unit and write it down."""
+    def train(self, unit: Unit, *, keep: bool = True) -> Training:
+        """Carry out a unit; write it down, unless it is only guessed that it will be wanted."""
         result = self._fit(unit)
         training = Training.of(self.key(unit), result)
         if unit.kind == "repeat" and result.probabilities is not None:
             training = replace(training, probabilities=pack(result.probabilities))
         self._seconds += training.seconds
-        self.ledger.add(unit.name, training)
+        if keep:
+            self.ledger.add(unit.name, training)
         return training
+
+    def likely(self) -> list[Unit]:
+        """Return repeats of entrants whose rate a model chooses, at the one that it now prefers."""
+        found = []
+        for standing in self.standings():
+            pending = [unit for unit, training in standing.tunings if training is None]
+            if standing.entrant.rates is not None and pending:
+                name, setting = standing.entrant.name, pending[-1].setting
+                runs = self.setup.spec.confirm_runs(self.n_runs)
+                found += [Unit(name, "repeat", setting, run.seed) for run in runs]
+        return found
 
     def run(self) -> list[Contender]:
         """Carry out all units that are wanted, here, and return what came of the entrants."""

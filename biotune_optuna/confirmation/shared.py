@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from biotune_optuna.confirmation.kept import KeptWeights
 from biotune_optuna.confirmation.protocol import Final, FinalRecord
+from biotune_optuna.confirmation.record import Training
 from biotune_optuna.errors import StorageError
 from biotune_optuna.schema import RESULT_KEY
 from biotune_optuna.storage.resilient import ResilientStorage
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from biotune_optuna.confirmation.protocol import Contest, Unit, Wanted
     from biotune_optuna.confirmation.record import Contender
 
+_Kept = tuple[Mapping[str, Any], float]
 _PAUSES = (0.1, 2.0)  # seconds between two looks where others are at all that is left
 
 
@@ -128,18 +130,26 @@ class Shared:
 
         Args:
             ahead: Returns the models that will be trained finally, as far as can be guessed. While
-                others are at all that is left, a worker begins with them; what comes of a training
-                depends on its seed alone, so that a wrong guess costs nothing but its time.
+                others are at all that is left, a worker begins with them, or with repeats of a
+                rival at the rate that is being tried. What comes of a training depends on its seed
+                alone, so that a wrong guess costs nothing but its time.
         """
 
         def train(unit: Unit) -> tuple[Mapping[str, Any], float]:
             training = self.contest.train(unit)
-            return {"seconds": training.seconds}, training.score
+            return training.to_dict(), training.score
+
+        def guess(unit: Unit) -> tuple[Mapping[str, Any], float]:
+            if unit.kind == "finish":
+                return self._train_finally(unit)
+            training = self.contest.train(unit, keep=False)
+            return training.to_dict(), training.score
 
         def guessed(standing: Standing) -> list[Unit]:
-            return self._missing(ahead(), standing)
+            units = [*self.contest.likely(), *self._missing(ahead(), standing)]
+            return [unit for unit in units if self._key(unit) not in standing.done]
 
-        self._work(lambda _standing: self.contest.wanted(), train, guessed)
+        self._work(lambda _standing: self.contest.wanted(), train, (guessed, guess))
         return self.contest.contenders()
 
     def train(self, models: Sequence[Wanted]) -> None:
@@ -190,30 +200,33 @@ class Shared:
     def _work(
         self,
         wanted: Callable[[Standing], list[Unit]],
-        train: Callable[[Unit], tuple[Mapping[str, Any], float]],
-        guessed: Callable[[Standing], list[Unit]] | None = None,
+        train: Callable[[Unit], _Kept],
+        ahead: tuple[Callable[[Standing], list[Unit]], Callable[[Unit], _Kept]] | None = None,
     ) -> None:
         """Train what is wanted until nothing is.
 
         Args:
             wanted: The trainings that nobody has finished, in order, from what is known now.
-            train: Carries out one; returns what the board keeps of it.
-            guessed: Final trainings to begin with while others are at all that is wanted.
+            train: Carries out one; returns what the board keeps of it, and a value.
+            ahead: The same of trainings to begin with while others are at all that is wanted.
         """
         board, (pause, longest) = self.sharing.board, _PAUSES
         standing = board.look()  # first: what is done there has been written down before
         while units := wanted(standing):
             self.sharing.stop.check()
-            free = [unit for unit in units if self._key(unit) not in standing.taken]
+            if guessed := [unit for unit in units if self._key(unit) in standing.done]:
+                for unit in guessed:  # before it was known to be wanted
+                    result = standing.done[self._key(unit)].user_attrs[RESULT_KEY]
+                    self.contest.ledger.add(unit.name, Training.from_dict(result))
+                continue
             carry_out = train
-            if not free and guessed is not None:
-                further, carry_out = guessed(standing), self._train_finally
+            free = [unit for unit in units if self._key(unit) not in standing.taken]
+            if not free and ahead is not None:
+                further, carry_out = ahead[0](standing), ahead[1]
                 free = [unit for unit in further if self._key(unit) not in standing.taken]
             if not free:
                 self.sharing.wait(pause)
                 pause = min(2 * pause, longest)
-            elif self._key(free[0]) in standing.done:
-                carry_out(free[0])  # its record was lost since
             elif (trial := board.claim(self._key(free[0]))) is not None:
                 pause = _PAUSES[0]
                 with self.sharing.held(trial):

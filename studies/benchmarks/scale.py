@@ -1,80 +1,86 @@
 """How near the wall time of a whole study comes to the ideal with many workers.
 
-    python studies/benchmarks/scale.py [--workers 8 16 32 64] [--seconds 10] [--no-write]
+    python studies/benchmarks/scale.py [--workers 1 2 4 8 16 32 64] [--seeds 2] [--no-write]
 
-A study of 64 trials, its confirmation and the members of its model on PostgreSQL (from pip), with
-trainings that only sleep: how long follows from recipe and seed, lognormal with a mean of
-``--seconds``. Their scores come from a smooth function of the genome with noise. All else is real:
-sampler, claims, leases, ledger, the choice of the winner, its test and export are as `biotune tune`
-and `biotune worker` run them. Workers are threads of one process, each with a storage of its own.
-The ideal is the sum of all lengths divided by the number of workers. Unless told not to, it writes
-docs/benchmarks/scale.md.
+A study of 64 trials, its confirmation and the members of its model, with trainings that only take
+time: how long follows from recipe and seed, all the same or lognormal. Their scores come from a
+smooth function of the genome with noise. Sampler, the choice of what is confirmed, the order of
+trainings and what is begun ahead are those of `biotune tune` and `biotune worker`; time is counted,
+not waited for, so that the page says what the order of work costs and neither the machine nor the
+database has a part in it. The ideal is the sum of all lengths divided by the number of workers.
+Unless told not to, it writes docs/benchmarks/scale.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import sys
-import tempfile
-import threading
+import functools
+import heapq
 import time
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 import torch
 
-from biotune_optuna.confirmation.confirm import confirm, help_confirm
-from biotune_optuna.confirmation.kept import KeptWeights
+from biotune_optuna.confirmation import confirm
 from biotune_optuna.confirmation.plan import ConfirmPlan
-from biotune_optuna.confirmation.shared import Sharing
-from biotune_optuna.finetune import device
+from biotune_optuna.confirmation.record import Training
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.settings import TrainSettings
 from biotune_optuna.page.parts import Heading, Part, Table, Text, markdown
-from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup, prepare
 from biotune_optuna.study.spec import StudySpec
-from biotune_optuna.study.study import study_of
-from biotune_optuna.study.worker import run_trials
+from biotune_optuna.study.study import TuningStudy, study_of
 
-sys.path.append(str(Path(__file__).parents[2]))
-from tests.kit.postgres import Postgres
+if TYPE_CHECKING:
+    from biotune_optuna.confirmation.protocol import Contest, FinalRecord, Unit
 
 DOC = Path(__file__).parents[2] / "docs" / "benchmarks" / "scale.md"
 TRIALS = 64
-SPREAD = 0.5  # standard deviation of the logarithm of a training's length
+SPREADS = {"all the same": 0.0, "lognormal": 0.5}  # standard deviation of the logarithm
 PLAN = ConfirmPlan(rivals=("full",))  # a linear probe is fitted, not trained by the trainer
 
 
 class Sleeper:
-    """A trainer that sleeps; has what studies and confirmations use of one.
+    """A trainer that takes time and does nothing; has what studies and confirmations use of one.
 
     Args:
         setup: The real setup, for what a prediction looks like.
         seconds: Mean length of a training.
+        spread: Standard deviation of the logarithm of a length.
+        sleep: Called with each length.
         log: Gets the length of every training.
     """
 
-    def __init__(self, setup: Setup, seconds: float, log: list[tuple[float, float]]) -> None:
-        self.setup, self.seconds, self.log = setup, seconds, log
+    def __init__(
+        self,
+        setup: Setup,
+        seconds: float,
+        *,
+        spread: float = 0.5,
+        sleep: Callable[[float], object] = time.sleep,
+        log: list[float] | None = None,
+    ) -> None:
+        self.setup, self.seconds, self.spread, self.sleep = setup, seconds, spread, sleep
         self.settings, self.blocks = setup.trainer.settings, setup.trainer.blocks
+        self.log = [] if log is None else log
         self.seed = 0
 
     def fit(self, recipe: Any, train: Any, val: Any, *, seed: int, **_: Any) -> RunResult:
         rng = np.random.default_rng([zlib.crc32(repr(recipe.key()).encode()), seed])
-        length = self.seconds * float(np.exp(SPREAD * rng.standard_normal() - SPREAD**2 / 2))
-        began = time.monotonic()
-        time.sleep(length)
-        self.log.append((began, length))
+        drawn = self.spread * rng.standard_normal() - self.spread**2 / 2
+        length = self.seconds * float(np.exp(drawn))
+        self.sleep(length)
+        self.log.append(length)
         self.seed = seed
-        logs = np.array([np.log10(max(float(rate), 1e-6)) for rate in recipe.multipliers.values()])
+        logs = np.array([np.log10(max(float(r), 1e-6)) for r in recipe.multipliers.values()])
         base = np.log10(recipe.lr)
         score = 0.8 - 0.01 * float(np.mean((logs + 1.0) ** 2)) - 0.05 * (base + 2.3) ** 2
         score = float(np.clip(score + 0.01 * rng.standard_normal(), 0.05, 0.99))
@@ -104,7 +110,7 @@ class Sleeper:
         return rng.dirichlet(np.ones(len(self.setup.classes)), n).astype(np.float32)
 
 
-def spec() -> StudySpec:
+def spec(seed: int = 0) -> StudySpec:
     return StudySpec(
         model="test_efficientnet",
         data="digits",
@@ -116,137 +122,163 @@ def spec() -> StudySpec:
         test_fraction=0.1,
         lr=(1e-3, 3e-2),
         train=TrainSettings(epochs=3, batch_size=20),
+        seed=seed,
     )
 
 
-def measure(setup: Setup, url: str, workers: int, seconds: float, folder: Path) -> dict[str, Any]:
-    """Run a whole study with so many workers; wall times and the ideal, in seconds."""
-    log: list[tuple[float, float]] = []
-    name = f"w{workers}"
-    searched: list[float] = []
-    failures: list[BaseException] = []
-    cpu, began = time.process_time(), time.monotonic()
+class Clock:
+    """Workers that begin one thing after the other; time passes from end to end."""
 
-    def study_for(_: int) -> Any:
-        own = dataclasses.replace(setup, trainer=Sleeper(setup, seconds, log))  # type: ignore[arg-type]
-        return study_of(own, storage=open_storage(url), name=name)
+    def __init__(self, workers: int) -> None:
+        self.idle, self.now, self.longest = workers, 0.0, 0.0
+        self._running: list[tuple[float, int, Callable[[], None]]] = []
+        self._begun = 0
 
-    studies = [study_for(i) for i in range(workers)]  # opened before the clock runs
+    def begin(self, length: float, then: Callable[[], None]) -> None:
+        self.idle, self._begun = self.idle - 1, self._begun + 1
+        self.longest = max(self.longest, length)
+        heapq.heappush(self._running, (self.now + length, self._begun, then))
 
-    def work(place: int) -> None:
-        try:
-            study = studies[place]
-            run_trials(study.study, Objective(study.setup), n_trials=TRIALS)
-            searched.append(time.monotonic())
-            sharing = Sharing.of(study.study)
-            assert sharing is not None
-            sharing.weights = KeptWeights(folder / name)
-            if place:
-                help_confirm(study, PLAN, sharing)
-            else:
-                confirm(study, PLAN, sharing=sharing)
-        except BaseException as error:
-            failures.append(error)
-            raise
+    def go_on(self) -> None:
+        self.now, _, then = heapq.heappop(self._running)
+        self.idle += 1
+        then()
 
-    began, cpu = time.monotonic(), time.process_time()
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(workers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    wall = time.monotonic() - began
-    total = sum(length for _, length in log)
-    search_end = max(searched) - began
-    after = sum(length for start, length in log if start - began >= min(searched) - began)
+
+def search(study: TuningStudy, clock: Clock, log: list[float]) -> None:
+    """All trials, as many at a time as there are workers."""
+    objective = Objective(study.setup)
+    ended = begun = 0
+    while ended < TRIALS:
+        while clock.idle and begun < TRIALS:
+            trial = study.study.ask()
+            value = objective(trial)
+            clock.begin(log[-1], functools.partial(study.study.tell, trial, value))
+            begun += 1
+        clock.go_on()
+        ended += 1
+
+
+def confirmed(study: TuningStudy, clock: Clock, *, ahead: bool) -> None:
+    """All that follows the search, as `biotune_optuna.confirmation.shared` orders it."""
+    finished = confirm._finished(study)
+    contest: Contest = confirm._contest(study, PLAN, finished, None, None)
+    known: dict[str, FinalRecord] = {}
+    done: dict[str, Training] = {}
+    taken: set[str] = set()
+
+    def key(unit: Unit) -> str:
+        return f"{unit.kind} {unit.name} {unit.epochs} {contest.key(unit)}"
+
+    def missing(models: Any) -> list[Unit]:
+        found = []
+        for model in models:
+            seeds = contest.final_seeds(model)
+            held = {seed: known.get(key(contest.final_unit(model, seed))) for seed in seeds}
+            found += contest.missing(model, {s: one for s, one in held.items() if one is not None})
+        return found
+
+    def begin(unit: Unit) -> None:
+        taken.add(key(unit))
+        if unit.kind == "finish":
+            record, _ = contest.train_finally(unit)
+            clock.begin(record.seconds, lambda: known.__setitem__(key(unit), record))
+            return
+        training = Training.of(contest.key(unit), contest._fit(unit))
+        clock.begin(training.seconds, lambda: done.__setitem__(key(unit), training))
+
+    while units := contest.wanted():
+        if ready := [unit for unit in units if key(unit) in done]:
+            for unit in ready:
+                contest.ledger.add(unit.name, done[key(unit)])
+            continue
+        free = [unit for unit in units if key(unit) not in taken]
+        if not free and ahead:
+            guessed = [*contest.likely(), *missing(confirm._guessed(study, PLAN, contest))]
+            free = [unit for unit in guessed if key(unit) not in taken]
+        if free and clock.idle:
+            begin(free[0])
+        else:
+            clock.go_on()
+    result = confirm._chosen(study, PLAN, contest.contenders(), {})
+    models = confirm._models(PLAN, result)
+    while units := missing(models):
+        free = [unit for unit in units if key(unit) not in taken]
+        if free and clock.idle:
+            begin(free[0])
+        else:
+            clock.go_on()
+
+
+def measure(setup: Setup, workers: int, *, spread: float, ahead: bool = True) -> dict[str, float]:
+    """Count the time of a whole study with so many workers, in mean lengths of a training."""
+    log: list[float] = []
+    sleeper = Sleeper(setup, 1.0, spread=spread, sleep=lambda _: None, log=log)
+    own = dataclasses.replace(setup, trainer=sleeper)  # type: ignore[arg-type]
+    storage = optuna.storages.InMemoryStorage()
+    study = study_of(own, storage=storage, name="s")
+    clock = Clock(workers)
+    search(study, clock, log)
+    searched, of_search = clock.now, len(log)
+    confirmed(study, clock, ahead=ahead)
+    after = sum(log[of_search:])
     return {
-        "workers": workers,
-        "seconds": seconds,
+        "ideal": sum(log) / workers,
+        "search": searched,
+        "wall": clock.now,
+        "alone": searched + after,
         "trainings": len(log),
-        "wall": wall,
-        "ideal": total / workers,
-        "search": search_end,
-        "alone": search_end + after,
-        "longest": max(length for _, length in log),
-        "cpu": time.process_time() - cpu,
+        "longest": clock.longest,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", type=int, nargs="*", default=[8, 16, 32, 64])
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--no-write", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    # A process trains one network at a time; of sleeping there may be any number.
-    device.ONE_AT_A_TIME = contextlib.nullcontext()  # type: ignore[assignment]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    setup = prepare(spec(), device="cpu")
-    server = Postgres()
-    rows = []
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="biotune-scale-"))
+    setups = [prepare(spec(seed), device="cpu") for seed in range(args.seeds)]
+    rows: dict[str, list[list[str]]] = {}
+    for words, spread in SPREADS.items():
         for workers in args.workers:
-            url = server.create_database(f"scale{workers}")
-            rows.append(measure(setup, url, workers, args.seconds, folder))
-            print(rows[-1], flush=True)
-    finally:
-        server.close()
-    text = page(rows)
+            found = [measure(setup, workers, spread=spread) for setup in setups]
+            mean = {key: float(np.mean([one[key] for one in found])) for key in found[0]}
+            ratios = [mean[key] / mean["ideal"] for key in ("wall", "alone")]
+            numbers = [mean[key] for key in ("ideal", "search", "wall", "longest")]
+            row = [str(workers), f"{mean['trainings']:.0f}", *(f"{one:.1f}" for one in numbers)]
+            rows.setdefault(words, []).append([*row, *(f"{one:.2f}" for one in ratios)])
+            print(words, rows[words][-1], flush=True)
+    text = page(rows, args.seeds)
     print(text)
     if not args.no_write:
         DOC.write_text(text)
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(rows: dict[str, list[list[str]]], seeds: int) -> str:
     """The page: wall time over ideal, by number of workers."""
-    table = [
-        [
-            str(row["workers"]),
-            f"{row['seconds']:g}",
-            str(row["trainings"]),
-            f"{row['ideal']:.1f}",
-            f"{row['search']:.1f}",
-            f"{row['wall']:.1f}",
-            f"{row['wall'] / row['ideal']:.2f}",
-            f"{row['alone'] / row['ideal']:.2f}",
-            f"{row['longest']:.1f}",
-            f"{row['cpu']:.1f}",
-        ]
-        for row in rows
-    ]
     parts: list[Part] = [
         Heading("Many workers on one study", level=1),
         Text(
-            f"A study of {TRIALS} trials, its confirmation and the members of its model, on "
-            "PostgreSQL, with trainings that only sleep: lognormal lengths, with a standard "
-            f"deviation of the logarithm of {SPREAD}. Workers are threads of one process on two "
-            "cores, so that sampler and database calls of all of them share one interpreter; CPU "
-            "is what that process used. The ideal is the sum of all lengths divided by the number "
-            "of workers. Confirmed alone is what the same study would have taken if one worker had "
-            "trained all that comes after the search: the wall time of the search and the sum of "
-            "the other lengths."
+            f"A study of {TRIALS} trials, its confirmation (three recipes and full fine-tuning) "
+            f"and the five members of its model; means of {seeds} studies. Times are counted in "
+            "mean lengths of a training, and not waited for: they say what the order of work "
+            "costs, without machine and database. The ideal is the sum of all lengths divided by "
+            "the number of workers. The last column is how it was before workers shared what "
+            "follows the search: one of them trained all of it."
+        ),
+        Text(
+            "A confirmation has parts that wait for each other: the rates of full fine-tuning one "
+            "after the other, its repeats, the final training. With many workers that chain, and "
+            "the longest single training, are what is left."
         ),
         Text("Made by `python studies/benchmarks/scale.py`; see its first lines."),
-        Table(
-            [
-                "workers",
-                "mean length, s",
-                "trainings",
-                "ideal, s",
-                "search, s",
-                "all, s",
-                "all / ideal",
-                "confirmed alone / ideal",
-                "longest training, s",
-                "CPU, s",
-            ],
-            table,
-        ),
     ]
+    heads = ["workers", "trainings", "ideal", "search", "all", "longest training", "all / ideal"]
+    for words, table in rows.items():
+        parts += [Heading(f"Lengths: {words}"), Table([*heads, "one confirms / ideal"], table)]
     return markdown(parts)
 
 

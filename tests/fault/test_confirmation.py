@@ -49,7 +49,7 @@ def server() -> Iterator[Postgres]:
 def work(url: str, folder: Path, setup: object, place: int) -> None:
     """One worker, to its end."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sleeper = scale.Sleeper(setup, SECONDS, [])  # type: ignore[arg-type]
+    sleeper = scale.Sleeper(setup, SECONDS)  # type: ignore[arg-type]
     own = dataclasses.replace(setup, trainer=sleeper)  # type: ignore[type-var]
     study = study_of(own, storage=open_storage(url), name="s")
     run_trials(study.study, Objective(study.setup), n_trials=TRIALS)
