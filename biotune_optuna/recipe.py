@@ -251,8 +251,12 @@ class Recipe:
             f"{self.weight_decay:.6g}",
             *(("fitted",) if self.fitted else ()),
             *self.modes.items(),
-            *sorted((k, v) for k, v in self.training.items() if v != UNUSED[k]),
+            *sorted((k, v) for k, v in self.training.items() if v != UNUSED[k] and self._acts(k)),
         )
+
+    def _acts(self, gene: str) -> bool:
+        """Whether a training gene can act: what is frozen leaves out no branch."""
+        return gene != "drop_path" or any(not block.frozen for block in self.blocks[:-1])
 
     def frozen_summary(self) -> str:
         """Which blocks are frozen: ``"stem to blocks.2 (4 of 9)"``, ``"none of 9"``."""

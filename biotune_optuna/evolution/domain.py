@@ -75,6 +75,9 @@ class Domain:
             return np.round(genes, 9).tobytes()  # equal but for the codec's rounding
         rates = self.log_rates(genes[None, :])[0]
         rest = [i for i in range(self.space.n_genes, self.size) if i != self.lr_index]
+        if "drop_path" in self.space.training and not np.isfinite(rates[:-1]).any():
+            # what is frozen leaves out no branch
+            rest.remove(self.training.start + list(self.space.training).index("drop_path"))
         # -99 stands for a frozen block, as no rate has it; six digits are those of `Recipe.key`.
         parts = np.concatenate([np.where(np.isfinite(rates), rates, -99.0), genes[rest]])
         if self.genomes.modes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from biotune_optuna.recipe import Recipe
+from biotune_optuna.sampler import codec
 from tests.kit.evolution import make_domain
 
 
@@ -17,3 +19,25 @@ def test_genomes_that_mean_the_same_have_one_key():
         other = genes.copy()
         other[position] = 0.8
         assert domain.key(genes) != domain.key(other), domain.names[position]
+
+
+def test_drop_path_means_nothing_where_only_the_head_trains():
+    domain = make_domain(3, training={"drop_path": (0.0, 0.1), "ema": (0.0, 0.9)})
+    space = domain.space
+
+    def both(multipliers, **training):
+        recipe = Recipe.from_multipliers(
+            space.blocks, multipliers, lr=1e-3, training={"drop_path": 0.0, "ema": 0.0} | training
+        )
+        genes = codec.to_unit(space.distributions(), space.encode(recipe).params)
+        return domain.key(genes), recipe.key()
+
+    probe, body = [0, 0, 1], [0, 1, 1]
+    assert both(probe, drop_path=0.1) == both(probe)
+    different = [
+        (both(body, drop_path=0.1), both(body)),
+        (both(probe, ema=0.9), both(probe)),
+        (both(probe), both(body)),
+    ]
+    for one, other in different:
+        assert all(a != b for a, b in zip(one, other, strict=True))
