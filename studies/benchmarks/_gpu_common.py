@@ -184,19 +184,6 @@ def epoch_seconds(trainer: Trainer, recipe: Recipe, n: int, device: str, epochs:
     return statistics.median(np.diff(marks))
 
 
-def in_turns(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each candidate a round, after a round to warm up; each round begins elsewhere."""
-    found: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(rounds + 1):
-        names = list(candidates)
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            seconds = candidates[name]()
-            if turn:
-                found[name].append(seconds)
-    return found
-
-
 def ratio(a: list[float], b: list[float]) -> list[float]:
     """Median, least and largest of the ratios within each round."""
     each = sorted(x / y for x, y in zip(a, b, strict=True))

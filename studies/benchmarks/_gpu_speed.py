@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from _engine_common import interleaved
 from _gpu_common import (
     MEAN,
     STD,
     epoch_seconds,
     forked,
     images_of,
-    in_turns,
     model_of,
     ratio,
     settled,
@@ -127,7 +127,7 @@ def small_images(found: Found, how: How) -> None:
                 module.inplace = True
         plain = Recipe.full(blocks, lr=1e-3)
         candidates["bf16, in place"] = partial(epoch_seconds, copied, plain, n, how.device)
-        seconds = in_turns(candidates, how.pick(3, 1))
+        seconds = interleaved(candidates, how.pick(3, 1))
         label = f"{size} px, batches of {batch}"
         for kind, values in seconds.items():
             speed = round(n / statistics.median(values), 1)
@@ -184,7 +184,7 @@ def throughput(found: Found, how: How) -> None:
             }
             recipe = Recipe.full(both["off"].blocks, lr=1e-4)
             bare, theirs = (Bare(name, images, batch) for _ in range(2))
-            seconds = in_turns(
+            seconds = interleaved(
                 {
                     "engine": partial(epoch_seconds, both["off"], recipe, n, how.device, 3),
                     "recorded": partial(epoch_seconds, both["auto"], recipe, n, how.device, 6),
@@ -212,7 +212,7 @@ def throughput(found: Found, how: How) -> None:
             str(kind): trainer_of(name, images, batch_size=batch, deterministic=kind)
             for kind in (False, True)
         }
-        seconds = in_turns(
+        seconds = interleaved(
             {k: partial(epoch_seconds, t, recipe, n, how.device, 2) for k, t in kinds.items()},
             how.pick(2, 1),
         )
@@ -304,7 +304,7 @@ def prefix(found: Found, how: How) -> None:
             n = how.pick(256, 32)
             images = images_of(n, size, how.device)
             blocks = len(layers_by_block(name, model_of(name, size)))
-            seconds = in_turns(turns(name, images, 32, list(lengths)), how.pick(3, 1))
+            seconds = interleaved(turns(name, images, 32, list(lengths)), how.pick(3, 1))
             for length in lengths:
                 label = f"{name}, {size} px, {length} of {blocks} frozen"
                 cached = seconds[f"cached {length}"]
@@ -391,7 +391,7 @@ def augmentation(found: Found, how: How) -> None:
         for kind in AUGMENTATIONS
     }
     recipe = Recipe.full(trainers["none"].blocks, lr=1e-4)
-    seconds = in_turns(
+    seconds = interleaved(
         {k: partial(epoch_seconds, t, recipe, n, how.device, 2) for k, t in trainers.items()},
         how.pick(2, 1),
     )
