@@ -1,9 +1,9 @@
 """What a proxy carries: many light workers on one study, through it and straight to the database.
 
-    python studies/benchmarks/proxy.py [--workers 50 200] [--seconds 20] [--no-write]
+    python studies/benchmarks/proxy.py [--workers 48 200] [--length 30] [--no-write]
 
 Each worker is a thread that asks for a trial, suggests 7 parameters, reports 3 values, sets 4
-attributes and tells, without a pause, through a storage of its own. Four processes hold the
+attributes, sleeps and tells, through a storage of its own. Four processes hold the
 threads. The database is PostgreSQL (from pip), the proxy `biotune proxy`. CPU is that of the
 servers' processes by the kernel's count; connections are those that PostgreSQL shows. Unless told
 not to, it writes docs/benchmarks/proxy.md.
@@ -36,7 +36,7 @@ PROCESSES = 4
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def trial_of(study: optuna.Study) -> float:
+def trial_of(study: optuna.Study, length: float) -> float:
     """One trial; how long asking took, in seconds."""
     began = time.monotonic()
     trial = study.ask()
@@ -47,11 +47,12 @@ def trial_of(study: optuna.Study) -> float:
         trial.report(0.5, step)
     for name in "wxyz":
         trial.set_user_attr(name, 1)
+    time.sleep(length)
     study.tell(trial, 0.5)
     return asked
 
 
-def work(url: str, threads: int, ready: Any, seconds: float, results: Any) -> None:
+def work(url: str, threads: int, ready: Any, length: float, results: Any) -> None:
     """Be so many workers for so long."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.RandomSampler
@@ -61,13 +62,14 @@ def work(url: str, threads: int, ready: Any, seconds: float, results: Any) -> No
     ]
     asks: list[float] = []
     ready.wait()
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 3 * length
 
-    def loop(study: optuna.Study) -> None:
+    def loop(place: int, study: optuna.Study) -> None:
+        time.sleep(length * place / threads)  # they do not all begin in one moment
         while time.monotonic() < end:
-            asks.append(trial_of(study))
+            asks.append(trial_of(study, length))
 
-    running = [threading.Thread(target=loop, args=(study,)) for study in studies]
+    running = [threading.Thread(target=loop, args=pair) for pair in enumerate(studies)]
     for thread in running:
         thread.start()
     for thread in running:
@@ -93,7 +95,7 @@ def below(pid: int) -> list[int]:
     return [pid, *map(int, children)]
 
 
-def measure(server: Postgres, workers: int, seconds: float, *, proxied: bool) -> dict[str, Any]:
+def measure(server: Postgres, workers: int, length: float, *, proxied: bool) -> dict[str, Any]:
     """Run so many workers; what came through and what it cost the servers."""
     name = f"db{workers}{proxied}"
     url = server.create_database(name)
@@ -112,19 +114,22 @@ def measure(server: Postgres, workers: int, seconds: float, *, proxied: bool) ->
     ready, results = context.Barrier(PROCESSES + 1), context.Queue()
     each = workers // PROCESSES
     children = [
-        context.Process(target=work, args=(place, each, ready, seconds, results))
+        context.Process(target=work, args=(place, each, ready, length, results))
         for _ in range(PROCESSES)
     ]
     for child in children:
         child.start()
     ready.wait(300)
+    time.sleep(length)  # until each has begun
+    count = "SELECT count(*) FROM trials WHERE state = 'COMPLETE'"
+    ((earlier,),) = server.sql(count, name)
     before = cpu_of(below(postmaster)), cpu_of([proxy.pid] if proxy else [])
     began = time.monotonic()
-    time.sleep(seconds * 0.8)
+    time.sleep(1.5 * length)
     took = time.monotonic() - began
     database = cpu_of(below(postmaster)) - before[0]
     own = cpu_of([proxy.pid] if proxy else []) - before[1]
-    ((done,),) = server.sql("SELECT count(*) FROM trials WHERE state = 'COMPLETE'", name)
+    ((done,),) = server.sql(count, name)
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
     ((connections,),) = server.sql(query, name)
     connections -= 1  # this one
@@ -137,7 +142,7 @@ def measure(server: Postgres, workers: int, seconds: float, *, proxied: bool) ->
     return {
         "workers": workers,
         "through": "proxy" if proxied else "nothing",
-        "trials": done / took,
+        "trials": (done - earlier) / took,
         "ask": statistics.median(asks),
         "database": database / took,
         "proxy": own / took,
@@ -147,8 +152,8 @@ def measure(server: Postgres, workers: int, seconds: float, *, proxied: bool) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", type=int, nargs="*", default=[50, 200])
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--workers", type=int, nargs="*", default=[48, 200])
+    parser.add_argument("--length", type=float, default=30.0, help="of a trial, in seconds")
     parser.add_argument("--no-write", action="store_true")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -159,25 +164,24 @@ def main() -> None:
         rows = []
         for workers in args.workers:
             for proxied in (True, False):
-                rows.append(measure(server, workers, args.seconds, proxied=proxied))
+                rows.append(measure(server, workers, args.length, proxied=proxied))
                 print(rows[-1], flush=True)
     finally:
         server.close()
-    text = page(rows)
+    text = page(rows, args.length)
     print(text)
     if not args.no_write:
         DOC.write_text(text)
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(rows: list[dict[str, Any]], length: float) -> str:
     """The page: throughput, CPU and connections, through a proxy and without."""
     parts: list[Part] = [
         Heading("Many workers through a proxy", level=1),
         Text(
-            "Light workers without a pause between their trials: each asks, suggests 7 parameters, "
-            "reports 3 values, sets 4 attributes and tells. They, the proxy and PostgreSQL shared "
-            f"{os.cpu_count()} cores, so that the rates are what all of them together can do "
-            "there, and no limit of the proxy's. CPU is in cores."
+            "Light workers, one trial after the other: each asks, suggests 7 parameters, reports 3 "
+            f"values, sets 4 attributes, sleeps {length:g} s and tells. They, the proxy and "
+            f"PostgreSQL shared {os.cpu_count()} cores with other programs. CPU is in cores."
         ),
         Text("Made by `python studies/benchmarks/proxy.py`; see its first lines."),
         Table(

@@ -19,6 +19,7 @@ from typing import Any
 
 from biotune_optuna._version import __version__
 from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.sharing import SHARING
 from biotune_optuna.storage.urls import ENVIRONMENT
 from biotune_optuna.study.engines.base import (
     USER_ERROR,
@@ -110,7 +111,8 @@ class _Run:
             max_concurrency=2,  # one runs the worker, one may stop it
         )
         versions = _versions()
-        facts = (job.command, url, str(Path.cwd()), versions)
+        sharing = round(1 / gpus) if 0 < gpus < 1 else 1
+        facts = (job.command, url, str(Path.cwd()), versions, sharing)
         n = int(job.options.get("workers", 1))
         self.actors = [actor.remote(*facts) for _ in range(n)]
         self.running = {one.run.remote(): one for one in self.actors}
@@ -181,12 +183,19 @@ class Worker:
         url: The storage's URL; not an environment variable of Ray's, which its dashboard shows.
         folder: Where the command was typed; used where the node has it too.
         versions: Those of this package and of Python there.
+        sharing: Workers that share its GPU.
     """
 
     def __init__(
-        self, command: list[str], url: str, folder: str, versions: tuple[str, str]
+        self,
+        command: list[str],
+        url: str,
+        folder: str,
+        versions: tuple[str, str],
+        sharing: int,
     ) -> None:
         self.command, self.url, self.folder, self.versions = command, url, folder, versions
+        self.sharing = sharing
         self.process: subprocess.Popen[str] | None = None
         self.is_stopped = False
 
@@ -200,7 +209,9 @@ class Worker:
         own = _versions()
         if own != self.versions:
             return USER_ERROR, host, f"it has {_words(own)}, and you have {_words(self.versions)}"
-        environment = dict(os.environ) | ({ENVIRONMENT: self.url} if self.url else {})
+        environment = {**os.environ, SHARING: str(self.sharing)}
+        if self.url:
+            environment[ENVIRONMENT] = self.url
         self.process = start_worker(
             [sys.executable, *self.command],
             environment,
