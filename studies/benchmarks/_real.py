@@ -275,6 +275,9 @@ def rates_of(recipe: Recipe) -> Vector:
 
 
 def landscapes(names: list[str] | None = None) -> list[RealLandscape]:
-    """All that there are tables of, or those named."""
+    """All whose tables repeat some trainings, from which noise can be drawn, or those named."""
     paths = sorted(HERE.glob("*-*.csv"))
-    return [RealLandscape(Table.read(p)) for p in paths if names is None or p.stem in names]
+    tables = [Table.read(p) for p in paths if names is None or p.stem in names]
+    repeats = [any(len(scores) > 1 for scores in table.scores) for table in tables]
+    chosen = [t for t, is_noisy in zip(tables, repeats, strict=True) if names or is_noisy]
+    return [RealLandscape(table) for table in chosen]

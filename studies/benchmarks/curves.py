@@ -246,7 +246,7 @@ def main() -> None:
         return [replay(one, order, rule) for one, order in orders]
 
     drawn = compared(replayed, np.array(replayed(None)))
-    repeated = [one for one in landscapes() if any(len(s) > 1 for s in one.table.scores)]
+    repeated = landscapes()
     shapes = {one.name: Shapes(one) for one in repeated}
     columns = {}
     base: Vector | None = None

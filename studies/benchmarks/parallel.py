@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--no-write", action="store_true")
     args = parser.parse_args()
     # A table in which no recipe was trained twice knows no noise.
-    names = args.landscapes or [one.name for one in landscapes() if one.table.luck()[1]]
+    names = args.landscapes or [one.name for one in landscapes()]
     wanted = [
         (searcher, name, in_flight, seed)
         for in_flight in args.in_flight
