@@ -157,6 +157,7 @@ def _boundary(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> No
     if new < prefix:
         meaning.mask[new:prefix] = True
         meaning.logs[new:prefix] = meaning.logs[prefix]
+        meaning.modes[new:prefix] = meaning.modes[prefix]
     else:
         meaning.mask[:new] = False
         if not meaning.mask.any():
@@ -171,9 +172,9 @@ def _add(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
     b = int(frozen[rng.integers(len(frozen))])
     active = np.flatnonzero(meaning.mask)
     near = rng.random() < _AS_NEIGHBOUR and len(active)
-    meaning.logs[b] = (
-        meaning.logs[active[np.argmin(np.abs(active - b))]] if near else rng.uniform(*_LOG_BOUNDS)
-    )
+    nearest = active[np.argmin(np.abs(active - b))] if near else None
+    meaning.logs[b] = rng.uniform(*_LOG_BOUNDS) if nearest is None else meaning.logs[nearest]
+    meaning.modes[b] = len(MODES) - 1 if nearest is None else meaning.modes[nearest]
     meaning.mask[b] = True
 
 
@@ -192,6 +193,7 @@ def _swap(domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:
         gone, new = active[rng.integers(len(active))], frozen[rng.integers(len(frozen))]
         meaning.mask[[gone, new]] = False, True
         meaning.logs[new] = meaning.logs[gone]
+        meaning.modes[new] = meaning.modes[gone]
 
 
 def _retune(_domain: Domain, meaning: Meaning, rng: np.random.Generator) -> None:

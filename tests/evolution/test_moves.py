@@ -246,3 +246,21 @@ def test_strangers_have_the_usual_values_half_of_the_time():
     trains = domain.space.mask(genes[:, : domain.space.n_genes])[:, :-1]
     assert set(modes[:, :-1][trains]) == {0, 1, 2}
     assert (modes[:, -1] == 2).all()
+
+
+def test_a_block_that_begins_to_train_does_so_as_its_neighbour_does():
+    """Not as the gene that it had while it was frozen happens to say."""
+    domain = make_domain(8, modes=True)
+    full = len(MODES) - 1
+    mask = np.arange(8) >= 4
+    written = moves.write(domain, trains_in_full(mask, np.zeros(8), np.zeros(1)))
+    for move in (moves._add, moves._boundary, moves._swap):
+        began = 0
+        for seed in range(60):
+            meaning = moves.read(domain, written)
+            before = meaning.mask.copy()
+            move(domain, meaning, np.random.default_rng(seed))
+            new = meaning.mask & ~before
+            began += new.sum()
+            assert (meaning.modes[new] == full).all()
+        assert began, move
