@@ -112,6 +112,10 @@ class GenomeSpace:
         names = [block.name for block in self.blocks]
         if modes and variant != "exponential":
             raise StudyError(f"modes need the variant 'exponential', not {variant!r}")
+        if modes and isinstance(threshold, (int, float)):
+            raise StudyError(
+                f"modes need the threshold 'gene' or None: at {threshold} some could not be reached"
+            )
         for name, values in self.training.items():
             if name not in UNUSED:
                 known = ", ".join(UNUSED)

@@ -126,9 +126,10 @@ class Recipe:
             raise ModelError(f"weight decay {self.weight_decay} is not a finite number >= 0")
         if self.fitted and any(not block.frozen for block in self.blocks[:-1]):
             raise ModelError("a recipe whose head is fitted must freeze all other blocks")
-        for name in self.training:
+        for name, value in self.training.items():
             if name not in UNUSED:
                 raise ModelError(f"training gene {name!r} is not one of {', '.join(UNUSED)}")
+            _check_value(name, value)
 
     # -- making one ----------------------------------------------------------------------------
 
@@ -509,6 +510,32 @@ _VALUE_WORDS = {
     "trivial": "TrivialAugment, mirrored",
     "trivial-noflip": "TrivialAugment",
 }
+
+
+_NAMED: Final = {
+    "balance": ("none", "weights", "sampling"),
+    "mix": ("none", "mixup", "cutmix"),
+}
+
+
+def _check_value(name: str, value: object) -> None:
+    """Refuse a training gene's value that means nothing.
+
+    Raises:
+        ModelError: It is none of the gene's names, or no number in its range.
+    """
+    if name == "augment":
+        known: tuple[str, ...] = tuple(_VALUE_WORDS)
+        if value != "none" and value not in known:
+            raise ModelError(f"augment {value!r} is not one of none, {', '.join(known)}")
+    elif name in _NAMED:
+        if value not in _NAMED[name]:
+            raise ModelError(f"{name} {value!r} is not one of {', '.join(_NAMED[name])}")
+    else:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        low, high = (1e-3, 1e3) if name == "length" else (0.0, 1.0)
+        if not (is_number and low <= float(value) <= high):  # type: ignore[arg-type]
+            raise ModelError(f"{name} {value!r} is no number from {low:g} to {high:g}")
 
 
 def mode_of(name: str) -> Mode:

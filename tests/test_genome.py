@@ -227,6 +227,7 @@ def test_a_wide_space_is_stored_and_its_parameters_are_asked_for() -> None:
             "give at least two different ones, the usual one first",
         ),
         ({"modes": True, "variant": "scaled"}, "modes need the variant 'exponential'"),
+        ({"modes": True, "threshold": 0.3}, "modes need the threshold 'gene' or None"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(options, said) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-_NAMES = ("drop_path", "drop_path1", "drop_path2")
+_NAMES = ("drop_path", "drop_path1", "drop_path2", "drop_path3")
 
 
 def places(model: Module) -> list[tuple[Module, str]]:

@@ -273,8 +273,8 @@ class Run:
             result.stopped = "callback"
         finally:
             self._recorded = None  # a graph holds the memory of a whole step
+            self._set_momentum(None)
         copy_into(self.model, self._best)
-        self._set_momentum(None)
         result.peak_memory_mb = self._memory.megabytes
         result.batch_size = self.held.training
         return result
@@ -303,8 +303,8 @@ class Run:
         self._epoch_start = time.perf_counter()
         self._average.take_out()
         self._set_training(training=True)
-        self._seen = 0
         self.hooks.before_epoch(self, epoch)
+        self._seen = 0  # what a hook looks at is no part of an epoch's statistics
         self.feed.begin_epoch(epoch)
         train_loss = self._train(epoch)
         self._average.put_in()
@@ -416,6 +416,7 @@ class Run:
     def _accumulate(self, idx: Indices, *, sample: bool) -> torch.Tensor:
         """Return the batch's gradient, and its loss."""
         self.optimizer.zero_grad(set_to_none=True)
+        self._low_rank.clear()
         total: torch.Tensor | None = None
         for part, mass in self._portions(idx):
             loss = self._loss(*self.feed.inputs(part), mass)
@@ -487,6 +488,7 @@ class Run:
         self.held.training = fewer = max(_SMALLEST_BATCH, held // 2)
         _log.warning("memory ran out with %d images at once; going on with %d", held, fewer)
         self.optimizer.zero_grad(set_to_none=True)
+        self._low_rank.clear()
         release_memory(self.device)
 
     def _validate(self, idx: Indices) -> float:

@@ -82,6 +82,11 @@ class LowRank:
             one.outer.grad = gradient @ one.inner.detach().T
             one.weight.grad = None
 
+    def clear(self) -> None:
+        """Forget the gradients of the weights, as of a step that has to be made again."""
+        for one in self._held:
+            one.weight.grad = None
+
     def push(self) -> None:
         """Give the weights their values, from those of their factors."""
         for one in self._held:

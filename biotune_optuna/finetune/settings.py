@@ -96,7 +96,7 @@ class TrainSettings:
             ``"running"`` is their own moving average, which the pre-trained statistics still rule
             after few steps; ``"epoch"`` is the plain mean over the batches of that epoch.
         drop_path: Chance of leaving a residual branch out of blocks that train, where the network
-            has such branches; the rates rise with depth as in timm. 0 leaves the network's own.
+            has such branches; the rates rise evenly from 0 at the first. 0 leaves its own.
         ema: Decay of an exponential average of the weights, which is validated and kept in place of
             the last step's; 0 switches it off. In the first steps it is (1 + t) / (10 + t), where
             that is less.

@@ -443,7 +443,8 @@ class Trainer:
         labels, balanced = self._labels[train], self.settings.class_weights == "balanced"
         size = self.settings.batch_size
         # what takes memory; a run then begins with what sufficed for those before it
-        kind = (recipe.frozen, size, type(feed), type(hooks), self._amp)
+        modes, drops = tuple(recipe.modes.items()), self.settings.drop_path > 0
+        kind = (recipe.frozen, modes, drops, size, type(feed), type(hooks), self._amp)
         at_first = Held(size, evaluated_at_once(size, self.device))
         return Run(
             self.model,
@@ -491,7 +492,11 @@ class Trainer:
         """
         if not self.settings.compile:
             return self.model
-        pattern = (recipe.frozen, type(hooks), hooks.prefix_is_fixed)
+        modes = tuple(recipe.modes.items())
+        pattern = (
+            *(recipe.frozen, modes, self.settings.drop_path),
+            *(type(hooks), hooks.prefix_is_fixed),
+        )
         if self._compiled is None or self._compiled[0] != pattern or not hooks.prefix_is_fixed:
             torch.compiler.reset()
             self._compiled = (pattern, torch.compile(self.model))

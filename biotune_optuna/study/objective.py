@@ -112,6 +112,7 @@ class Objective:
         """Make one training; ``callback`` stops it where Optuna's pruner does, or it is beaten."""
         setup = self.setup
         train, val = setup.splits.run(run.fold)
+        epochs = setup.spec.train.by(recipe.training).epochs
 
         scores: list[float] = []
         is_behind = False
@@ -128,7 +129,7 @@ class Objective:
                 self.checkpoint()
             if run.index == 0 and trial.should_prune():
                 raise StopTraining
-            is_behind = record.epoch < setup.spec.train.epochs and others.beat(scores)
+            is_behind = record.epoch < epochs and others.beat(scores)
             if is_behind:
                 raise StopTraining
 

@@ -201,6 +201,11 @@ class StudySpec:
             raise StudyError(
                 f"preset 'paper' has no gene {self.genes[0]!r}; leave it out or take another preset"
             )
+        if MODE in self.genes and isinstance(self.threshold, (int, float)):
+            raise StudyError(
+                f"gene 'mode' needs the threshold 'gene' or None: at {self.threshold} some modes "
+                "could not be reached"
+            )
         if MODE in self.genes and self.variant != "exponential":
             raise StudyError(f"gene 'mode' needs the variant 'exponential', not {self.variant!r}")
         usual = TrainSettings()

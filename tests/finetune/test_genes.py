@@ -216,3 +216,25 @@ def test_settings_out_of_range_are_refused():
             TrainSettings(**{name: 1.0})
     with pytest.raises(BioTuneError, match="augment 'sideways' is not one of none, flip, crop"):
         TrainSettings().by({"augment": "sideways"})
+
+
+@pytest.mark.parametrize(
+    "training",
+    [{"balance": "weight"}, {"mix": "mix-up"}, {"length": -3}, {"length": float("nan")},
+     {"ema": "x"}, {"drop_path": None}, {"label_smoothing": True}, {"augment": "sideways"}],
+)  # fmt: skip
+def test_a_value_that_means_nothing_is_refused(training):
+    (name,) = training
+    with pytest.raises(ModelError, match=f"{name} .* is no"):
+        Recipe(recipe_for_names([("0.weight",)]), lr=1e-3, training=training)
+
+
+def test_gradients_of_a_step_that_is_made_again_are_not_counted_twice():
+    layer = nn.Linear(8, 8, bias=False)
+    low = LowRank(seed=0)
+    low.groups([{"params": [layer.weight], "lr": 0.1, "mode": "low-rank"}])
+    layer(torch.ones(1, 8)).sum().backward()
+    once = layer.weight.grad.clone()
+    low.clear()
+    layer(torch.ones(1, 8)).sum().backward()
+    assert torch.equal(layer.weight.grad, once)
