@@ -80,6 +80,10 @@ training outside the search that began last, and who began it; empty when all is
 BOARD_KEY: Final = "trainings_of"
 """``str``: the study whose trainings, after the search, are the trials of this one."""
 
+BOARD_ID_KEY: Final = "trainings_id"
+"""``str``: drawn at random, a part of the name of the study with this one's trainings. A study that
+is deleted and begun anew under its name has other trainings."""
+
 CLAIM_PREFIX: Final = "claim "
 """Before the number of an attempt, a colon and a part's name, ``int``: the trial that claimed it
 first (`biotune_optuna.study.board.Board`)."""

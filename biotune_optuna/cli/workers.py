@@ -28,7 +28,11 @@ trials_option = click.option(
 @study_options
 @elsewhere_options
 @trials_option
-@click.option("--timeout", type=DURATION, help="Work for this long: 90s, 20m, 1h30m.")
+@click.option(
+    "--timeout",
+    type=DURATION,
+    help="Search for this long, as 90s or 1h30m; a confirmation that has begun is finished.",
+)
 @device_option
 @display_option
 def worker(

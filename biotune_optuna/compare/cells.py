@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 _REPEATS = IntDistribution(0, 10**6)
-_PAUSE = 0.2
 
 
 class Board(work.Board):

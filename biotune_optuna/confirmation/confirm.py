@@ -111,7 +111,10 @@ def confirm(
         else:
             if shared:
                 (model,) = _models(plan, result)
-                _trained[study] = ((result.time, result.chosen), shared.final(model))
+                _trained[study] = (
+                    (result.time, result.chosen, result.members),
+                    shared.final(model),
+                )
             result = dataclasses.replace(result, calibration=_trusted(study, result))
     except _DoneElsewhere as done:
         return done.result
@@ -212,8 +215,9 @@ def train_winner(
         raise StudyError(f"study {study.name!r} has no confirmed winner yet; finish it first")
     winner = confirmed.winner
     recipe = winner.rebuild(study.setup.blocks)
-    which, final = _trained.get(study, (("", ""), None))
-    if final is None or which != (confirmed.time, winner.name):
+    wanted = (confirmed.time, winner.name, confirmed.members)
+    which, final = _trained.get(study, (("", "", 0), None))
+    if final is None or which != wanted:
         entrant = Entrant(name=winner.name, method=winner.method, recipe=recipe)
         contest = Contest(
             study.setup,
@@ -223,13 +227,13 @@ def train_winner(
             checkpoint=checkpoint,
         )
         final = contest.finish(winner.name, winner.final_epochs, members=confirmed.members)
-        _trained[study] = ((confirmed.time, winner.name), final)
+        _trained[study] = (wanted, final)
     study.setup.trainer.put(final.members[0])
     return TrainedWinner(recipe, final.members)
 
 
-_trained: WeakKeyDictionary[TuningStudy, tuple[tuple[str, str], Final]] = WeakKeyDictionary()
-"""The final trainings of winners, with the time of the confirmation that chose them, and names."""
+_trained: WeakKeyDictionary[TuningStudy, tuple[tuple[str, str, int], Final]] = WeakKeyDictionary()
+"""The final trainings of winners: the confirmation's time, the name, the members asked for."""
 
 
 class _DoneElsewhere(Exception):  # noqa: N818 - no failure
@@ -352,7 +356,7 @@ def _tested(
         _log_look(study, model.name)
         probs[model.name] = contest.predict(final)
         costs[model.name] = Cost.sum([final.training])  # no more of it than that
-    _trained[study] = ((result.time, winner.name), final)
+    _trained[study] = ((result.time, winner.name, result.members), final)
     judged = _judged(contest, result, probs, most=plan.mistakes)
     trusted = _trusted(study, judged, probs[winner.name])
     return dataclasses.replace(judged, final_training=costs, calibration=trusted)

@@ -7,8 +7,10 @@ seeds and so, on a CPU, to the same bits.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,6 +71,8 @@ class KeptWeights:
 
     def get(self, digest: str) -> dict[str, Tensor] | None:
         """Return weights, None where they are not here or are damaged."""
+        if not _is_digest(digest):
+            return None
         try:
             found: dict[str, Tensor] = load_file(self._path(digest))
         except (OSError, safetensors.SafetensorError):
@@ -76,8 +80,15 @@ class KeptWeights:
         return found if digest_of(found) == digest else None
 
     def drop(self, digest: str) -> None:
-        """Keep weights no longer."""
-        self._path(digest).unlink(missing_ok=True)
+        """Keep weights no longer, as far as they can be removed."""
+        if _is_digest(digest):
+            with contextlib.suppress(OSError):
+                self._path(digest).unlink(missing_ok=True)
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.safetensors"
+
+
+def _is_digest(text: str) -> bool:
+    """Whether a text from a database may be the name of a file here."""
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None

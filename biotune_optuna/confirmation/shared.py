@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from optuna.exceptions import UpdateFinishedTrialError
+
 from biotune_optuna.confirmation.kept import KeptWeights
 from biotune_optuna.confirmation.protocol import Final, FinalRecord
 from biotune_optuna.confirmation.record import Training
@@ -87,7 +89,11 @@ class Sharing:
 
     @contextlib.contextmanager
     def held(self, trial: optuna.Trial) -> Iterator[None]:
-        """Within the block, hold a claim; give it up when the block fails."""
+        """Within the block, hold a claim; give it up when the block fails.
+
+        A claim may have been lost meanwhile, because its lease ran out. Then somebody else has the
+        training, and what came of it here is not needed.
+        """
         board = self.board
 
         def hand_back() -> None:
@@ -100,6 +106,8 @@ class Sharing:
             except StorageError:
                 board.forget(trial)
                 raise
+            except UpdateFinishedTrialError:
+                board.forget(trial)
             except Exception as error:
                 board.fail(trial, error)
                 raise

@@ -95,10 +95,10 @@ def parse_url(url: str | os.PathLike[str] | None = None) -> StorageURL:
 
 def _parse_grpc(rest: str) -> StorageURL:
     host, _, port = rest.rstrip("/").rpartition(":")
-    good = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    good = re.fullmatch(r"[0-9]{1,5}", port) is not None and 0 < int(port) < 65536
     if not good or not re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", host):
         raise StorageError(
-            f"the storage URL grpc://{scrub(rest)} is no address of a proxy; write grpc://HOST:PORT,"
+            f"the storage URL {scrub(f'grpc://{rest}')} is no address of a proxy; write grpc://HOST:PORT,"
             " such as grpc://10.0.0.1:13000"
         )
     need_grpc()

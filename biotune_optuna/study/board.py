@@ -8,6 +8,7 @@ of a dead worker is open again.
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.schema import BOARD_KEY, CELL_KEY, CLAIM_PREFIX, ERROR_KEY, RESULT_KEY
+from biotune_optuna.schema import (
+    BOARD_ID_KEY,
+    BOARD_KEY,
+    CELL_KEY,
+    CLAIM_PREFIX,
+    ERROR_KEY,
+    RESULT_KEY,
+)
 from biotune_optuna.storage.open import keep_user_attr
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.storage.urls import scrub
@@ -152,7 +160,8 @@ class Board:
 
 def board_of(study: optuna.Study) -> Board:
     """Return the board of what a study has trained after its search."""
-    board = Board(study._storage, _board_name(study.study_name))
+    token = keep_user_attr(study, BOARD_ID_KEY, uuid.uuid4().hex[:12])
+    board = Board(study._storage, _board_name(study.study_name, token))
     keep_user_attr(board.study, BOARD_KEY, study.study_name)
     return board
 
@@ -160,8 +169,9 @@ def board_of(study: optuna.Study) -> Board:
 def parts_of(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials of a study's board, only looked at; none where it has no board."""
     storage = study._storage
+    token = study.user_attrs.get(BOARD_ID_KEY)
     try:
-        study_id = storage.get_study_id_from_name(_board_name(study.study_name))
+        study_id = storage.get_study_id_from_name(_board_name(study.study_name, token))
     except KeyError:
         return []
     return storage.get_all_trials(study_id, deepcopy=False)
@@ -173,5 +183,5 @@ def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
     return sorted(one.study_name for one in every if BOARD_KEY not in one.user_attrs)
 
 
-def _board_name(study: str) -> str:
-    return f"{study} (trainings)"
+def _board_name(study: str, token: object) -> str:
+    return f"{study} (trainings {token})"

@@ -207,3 +207,32 @@ def test_damaged_weights_are_none(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     assert kept.get(digest) is None
     assert kept.get("0" * 64) is None
+
+
+def test_a_claim_that_was_lost_meanwhile_ends_nobody(url: str) -> None:
+    """As after a sleep that was longer than a lease: somebody else has the training."""
+    study = optuna.create_study(study_name="lost", storage=open_storage(url))
+    sharing = Sharing.of(study)
+    assert sharing is not None
+    trial = sharing.board.claim("full | 1")
+    assert trial is not None
+    with sharing.held(trial):
+        study._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
+        sharing.board.finish(trial, {"score": 0.9}, 0.9)
+    assert sharing.board.look().done == {}
+    assert sharing.board.claim("full | 1") is not None
+
+
+@pytest.mark.parametrize("digest", ["../victim", "/victim", "victim", "A" * 64])
+def test_no_text_of_a_database_names_another_file(tmp_path: Path, digest: str) -> None:
+    victim = tmp_path / "victim.safetensors"
+    victim.write_bytes(b"x")
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / f"{'A' * 64}.safetensors").write_bytes(b"x")
+    digest = digest.replace("/victim", f"{tmp_path}/victim") if digest[0] == "/" else digest
+    kept = KeptWeights(folder)
+    kept.drop(digest)
+    assert kept.get(digest) is None
+    assert victim.exists()
+    assert (folder / f"{'A' * 64}.safetensors").exists()

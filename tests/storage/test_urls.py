@@ -122,3 +122,11 @@ def test_a_path_is_as_good_as_its_text(tmp_path: Path, name: str) -> None:
     assert parse_url(tmp_path / name) == parse_url(str(tmp_path / name))
     open_storage(tmp_path / name)
     assert (tmp_path / name).exists()
+
+
+def test_a_proxy_has_no_password_and_shows_none() -> None:
+    with pytest.raises(StorageError) as error:
+        parse_url("grpc://bob:hunter2@db:13000")
+    assert "hunter2" not in str(error.value)
+    with pytest.raises(StorageError, match="no address of a proxy"):
+        parse_url("grpc://db:" + "1" * 5000)

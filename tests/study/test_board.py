@@ -6,10 +6,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import optuna
 import pytest
 
 from biotune_optuna.storage.open import open_storage
-from biotune_optuna.study.board import Board
+from biotune_optuna.study.board import Board, board_of, parts_of, study_names
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
@@ -43,3 +44,19 @@ def test_a_part_is_open_again_as_often_as_it_is_given_up(url: str) -> None:
     board.finish(last, {"x": 1}, 0.5)
     assert board.claim("a") is None
     assert board.look().done["a"].user_attrs["result"] == {"x": 1}
+
+
+def test_a_study_that_is_begun_anew_has_other_trainings(url: str) -> None:
+    storage = open_storage(url)
+    first = optuna.create_study(study_name="flowers", storage=storage)
+    board = board_of(first)
+    trial = board.claim("full | 1")
+    assert trial is not None
+    board.finish(trial, {"score": 0.9}, 0.9)
+    assert len(parts_of(first)) == 1
+    assert board_of(first).look().done.keys() == {"full | 1"}
+    optuna.delete_study(study_name="flowers", storage=storage)
+    again = optuna.create_study(study_name="flowers", storage=storage)
+    assert parts_of(again) == []
+    assert board_of(again).look().done == {}
+    assert study_names(storage) == ["flowers"]
