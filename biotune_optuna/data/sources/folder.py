@@ -63,7 +63,7 @@ def open_folder(root: str | Path, *, skip_bad_images: bool = False) -> ImageSour
     entries: list[_Entry] = []
     foreign: list[str] = []
     for split, folder in parts or [("", root)]:
-        class_folders = _listing(folder)[0]
+        class_folders = listing(folder)[0]
         if split:
             check_part(folder.name, [one.name for one in class_folders], repr(str(root)))
         for class_folder in class_folders:
@@ -103,7 +103,7 @@ def _beside(
 ) -> Iterator[str]:
     """Say of each image outside of the class folders that it is not used."""
     for folder in [root, *(folder for part, folder in given if (part, folder) not in used)]:
-        for path in filter(_is_image, _listing(folder)[1]):
+        for path in filter(_is_image, listing(folder)[1]):
             yield f"{_printable(path.relative_to(root).as_posix())!r} lies in no class folder"
 
 
@@ -130,7 +130,7 @@ def _check_entries(
 
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
     """Return the train, val and test folders of ``root``, or none if its folders are classes."""
-    folders = {folder.name: folder for folder in _listing(root)[0]}
+    folders = {folder.name: folder for folder in listing(root)[0]}
     shown = {_printable(name): name for name in folders}
     children = {name: _child(folders[real]) for name, real in shown.items()}
     parts = read_parts(children, repr(str(root)))
@@ -138,13 +138,13 @@ def _split_folders(root: Path) -> list[tuple[str, Path]]:
 
 
 def _child(folder: Path) -> Child:
-    folders, files = _listing(folder)
+    folders, files = listing(folder)
     return Child(tuple(_printable(one.name) for one in folders), any(map(_is_image, files)))
 
 
 def _is_divided(root: Path, split: str, folder: Path) -> bool:
     """Whether a part has class folders, or none but images, so that it is left aside."""
-    folders, files = _listing(folder)
+    folders, files = listing(folder)
     stray = [_printable(f.relative_to(root).as_posix()) for f in files if _is_image(f)]
     if not stray:
         return True
@@ -180,7 +180,7 @@ def _printable(name: str) -> str:
 
 def _files(folder: Path, root: Path) -> list[Path]:
     """All files below a class folder, each checked to lie inside ``root``."""
-    folders, files = _listing(folder)
+    folders, files = listing(folder)
     check_class(folder.name, [one.name for one in folders], repr(str(root)))
     for path in files:
         check_inside(path, root, path.as_posix())
@@ -197,8 +197,15 @@ def _check_folder(path: Path, root: Path) -> None:
         raise DataError(f"{path.as_posix()!r} is a link to another folder of the data; remove it")
 
 
-def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Folders and files of a folder, sorted by name, without what systems leave behind."""
+def listing(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return folders and files of a folder, sorted by name, without what systems leave behind.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     folders: list[Path] = []
     files: list[Path] = []
     try:

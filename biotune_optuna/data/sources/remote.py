@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from biotune_optuna.data.cache_dir import default_cache_dir
-from biotune_optuna.data.sources.folder import open_folder
+from biotune_optuna.data.sources.folder import listing, open_folder
 from biotune_optuna.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ def open_remote(url: str, *, skip_bad_images: bool) -> ImageSource:
 
 def fetch(url: str) -> Path:
     """Return the folder of a URL's images in the cache of this host; copies them if need be."""
-    shown = _shown(url)
+    try:
+        shown = _shown(url)
+    except ValueError as error:
+        raise DataError(f"the URL of the data cannot be read: {error}; mend it") from None
     with _told(shown):
         files, filesystem, root = _listing(url)
         if not files:
@@ -199,6 +202,8 @@ def _inside(target: Path, name: PurePosixPath) -> Path:
 
 def _inner(folder: Path) -> Path:
     """Return the folder of the classes: archives often hold one folder with everything in it."""
-    while len(inside := list(folder.iterdir())) == 1 and inside[0].is_dir():
-        folder = inside[0]
-    return folder
+    while True:
+        folders, files = listing(folder)
+        if files or len(folders) != 1:
+            return folder
+        (folder,) = folders

@@ -155,3 +155,21 @@ def test_what_is_no_archive_is_said(home: Path) -> None:
     with pytest.raises(DataError, match="is no archive that can be read"):
         open_images("memory://bad/f.zip")
     assert not copies(home)
+
+
+def test_what_a_system_puts_beside_the_folder_is_no_class(home: Path, local: Path) -> None:
+    """As Finder packs a folder."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for path in sorted(local.rglob("*")):
+            if path.is_file():
+                archive.write(path, f"flowers/{path.relative_to(local)}")
+        archive.writestr("__MACOSX/flowers/._1.png", b"x")
+        archive.writestr(".DS_Store", b"x")
+    fsspec.filesystem("memory").pipe("/mac/f.zip", stream.getvalue())
+    assert open_images("memory://mac/f.zip").classes == open_images(local).classes
+
+
+def test_a_url_that_is_none_is_said() -> None:
+    with pytest.raises(DataError, match="the URL of the data cannot be read: Invalid IPv6 URL"):
+        open_images("https://u:p@[::1/x.zip")
