@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from timm.models import PretrainedCfg
 
 from biotune_optuna._version import __version__
-from biotune_optuna.data.preprocessing import Preprocessing
+from biotune_optuna.data.preprocessing import Preprocessing as Preprocessing  # noqa: PLC0414 - handed on
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export.card import render_card
 from biotune_optuna.export.members import MEMBERS, MEMBERS_CONFIG, describe, read

@@ -237,8 +237,8 @@ class Predictor:
         """Return a predictor whose BatchNorm layers know these images instead of the training's.
 
         For images of another source, as of another camera. No labels are needed. Each layer's
-        statistics become the mean over all images, which pass through the network once (a last
-        batch of a single image is left out). The calibration stays that of the images that it was
+        statistics become the mean over all images, which pass through the network once (one that
+        is alone in its batch is left out). The calibration stays that of the images that it was
         fitted on.
 
         Args:
@@ -252,7 +252,7 @@ class Predictor:
         import torch
         from torch.nn.modules.batchnorm import _NormBase
 
-        size = self.preprocessing.batch_size if batch_size is None else batch_size
+        size = max(2, self.preprocessing.batch_size if batch_size is None else batch_size)
         other = copy.copy(self)
         # One by one: layers that members share would be told of every batch several times.
         other.model, *members = (copy.deepcopy(one) for one in (self.model, *self.members))

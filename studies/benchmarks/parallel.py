@@ -29,7 +29,7 @@ import optuna
 from _real import RealLandscape, landscapes
 from _searchers import SEARCHERS
 
-from biotune_optuna.page.parts import Heading, Part, Table, Text, markdown
+from biotune_optuna.page.parts import Heading, Markdown, Part, Table, Text, markdown
 from biotune_optuna.sampler.sampler import rank_finished
 
 DOC = Path(__file__).parents[2] / "docs" / "benchmarks" / "parallel.md"
@@ -86,7 +86,7 @@ def run(job: tuple[str, str, int, int]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--in-flight", type=int, nargs="*", default=list(IN_FLIGHT))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--landscapes", nargs="*", help="default: all")
@@ -130,7 +130,7 @@ def page(
             "chosen, as a mean over landscapes and seeds; below it the difference to one at a time "
             "on the same seeds, with its standard error over the searches."
         ),
-        Text("Made by `python studies/benchmarks/parallel.py`; see its first lines."),
+        Markdown("Made by `python studies/benchmarks/parallel.py`; see its first lines."),
     ]
     for searcher in MAKE:
         rows = []

@@ -25,7 +25,7 @@ from typing import Any
 
 import optuna
 
-from biotune_optuna.page.parts import Heading, Part, Table, Text, markdown
+from biotune_optuna.page.parts import Heading, Markdown, Part, Table, Text, markdown
 from biotune_optuna.storage.open import open_storage
 
 sys.path.append(str(Path(__file__).parents[2]))
@@ -152,7 +152,7 @@ def measure(server: Postgres, workers: int, length: float, *, proxied: bool) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", type=int, nargs="*", default=[48, 200])
+    parser.add_argument("--workers", type=int, nargs="*", default=[200])
     parser.add_argument("--length", type=float, default=30.0, help="of a trial, in seconds")
     parser.add_argument("--no-write", action="store_true")
     args = parser.parse_args()
@@ -183,7 +183,7 @@ def page(rows: list[dict[str, Any]], length: float) -> str:
             f"values, sets 4 attributes, sleeps {length:g} s and tells. They, the proxy and "
             f"PostgreSQL shared {os.cpu_count()} cores with other programs. CPU is in cores."
         ),
-        Text("Made by `python studies/benchmarks/proxy.py`; see its first lines."),
+        Markdown("Made by `python studies/benchmarks/proxy.py`; see its first lines."),
         Table(
             [
                 "workers",

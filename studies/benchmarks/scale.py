@@ -33,7 +33,7 @@ from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.record import Training
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.settings import TrainSettings
-from biotune_optuna.page.parts import Heading, Part, Table, Text, markdown
+from biotune_optuna.page.parts import Heading, Markdown, Part, Table, Text, markdown
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup, prepare
 from biotune_optuna.study.spec import StudySpec
@@ -235,7 +235,7 @@ def measure(setup: Setup, workers: int, *, spread: float, ahead: bool = True) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--no-write", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -274,7 +274,7 @@ def page(rows: dict[str, list[list[str]]], seeds: int) -> str:
             "after the other, its repeats, the final training. With many workers that chain, and "
             "the longest single training, are what is left."
         ),
-        Text("Made by `python studies/benchmarks/scale.py`; see its first lines."),
+        Markdown("Made by `python studies/benchmarks/scale.py`; see its first lines."),
     ]
     heads = ["workers", "trainings", "ideal", "search", "all", "longest training", "all / ideal"]
     for words, table in rows.items():
