@@ -40,7 +40,7 @@ def measure_speed(
         sides: One or two image sizes in pixels, such as the smallest and the largest in question;
             those between are interpolated by area.
     """
-    model = channels_last(model.to(device))
+    model = channels_last(model.to(device)).requires_grad_(True)  # all of it, whatever ran before
     amp = amp_dtype(settings.amp, device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     trained, looked = [], []
