@@ -107,14 +107,7 @@ class Proxied(GrpcStorageProxy):
     def end_trial(
         self, study_id: int, trial_id: int, why: tuple[str, str], requeue: FrozenTrial | None
     ) -> bool:
-        """Fail a running trial that nobody finishes; False when it has been finished otherwise.
-
-        Args:
-            study_id: Study of the trial.
-            trial_id: Trial to fail.
-            why: Key and value of the system attribute that tells the reason.
-            requeue: A WAITING trial to create in the same transaction.
-        """
+        """Fail a running trial that nobody finishes: see `Database.end_trial`."""
         if self.get_trial(trial_id).state != TrialState.RUNNING:
             return False
         again = requeue and [requeue.system_attrs, requeue.user_attrs]
