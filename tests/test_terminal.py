@@ -5,14 +5,22 @@ from __future__ import annotations
 import io
 import os
 import stat
+import sys
 import threading
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biotune_optuna.cli.terminal import PlainStream, terminal_of, visible
+from biotune_optuna.cli.terminal import (
+    PlainStream,
+    one_line,
+    show_text_only,
+    terminal_of,
+    visible,
+)
 from biotune_optuna.files import csv_cell, replace_text
 
 
@@ -23,6 +31,8 @@ from biotune_optuna.files import csv_cell, replace_text
         ("\x1b[2J\x9b2J", r"\x1b[2J\x9b2J"),
         ("one\rtwo", r"one\rtwo"),
         ("a\u202egnp.exe", r"a\u202egnp.exe"),
+        ("a\u200bb\ufeff\u200f\U000e0041", r"a\u200bb\ufeff\u200f\U000e0041"),  # takes no space
+        ("می\u200cخواهم \U0001f469\u200d\U0001f33e", "می\u200cخواهم \U0001f469\u200d\U0001f33e"),
         ("plain\ttext\r\nand\nmore é 花 \U0001f600", "plain\ttext\r\nand\nmore é 花 \U0001f600"),
     ],
 )
@@ -34,6 +44,21 @@ def test_control_characters_are_written_out(text: str, shown: str) -> None:
     assert stream.getvalue() == shown + r"x\x1b"
     assert terminal_of(plain) is stream  # type: ignore[arg-type]
     assert plain.closed is False
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_encoding_lets_escapes_past(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
+    show_text_only()
+    click.echo("\x1b]0;x\x07 \u82b1 \udcff")
+    sys.stdout.flush()
+    flower = "\u82b1" if encoding == "utf-8" else r"\u82b1"
+    assert raw.getvalue().decode(encoding) == rf"\x1b]0;x\x07 {flower} \udcff" + "\n"
+
+
+def test_a_name_shows_no_lines_of_its_own() -> None:
+    assert one_line("a\nTrial 7\r\n\tx\x1b") == r"a\nTrial 7\r\n\tx\x1b"
 
 
 @given(st.text())

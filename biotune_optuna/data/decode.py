@@ -205,7 +205,7 @@ def _open(content: bytes, name: str) -> Image.Image:
     # Pillow warns about big pictures before it can be asked how big they are. Filters are global
     # to the process, hence the lock; decoding itself runs outside of it.
     with _OPEN_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")  # what is wrong is raised, or does no harm
         try:
             picture = Image.open(io.BytesIO(content), formats=formats())
         except Image.DecompressionBombError:

@@ -36,6 +36,7 @@ _MAGIC = (
     (b"MM\0+", "TIFF"),
     (b"\0\0\0\x0cjP  ", "JPEG2000"),
     (b"\xffO\xffQ", "JPEG2000"),
+    (b"RIFF", "WEBP"),
 )
 _STRANGERS = (
     (b"%PDF", "PDF"),
@@ -48,6 +49,7 @@ _STRANGERS = (
     (b"<!DOCTYPE html", "a web page, as a failed download leaves it"),
     (b"<html", "a web page, as a failed download leaves it"),
 )
+_AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -82,9 +84,15 @@ def why_unreadable(content: bytes) -> str:
     for magic, what in _STRANGERS:
         if content.lstrip()[: len(magic)].lower() == magic.lower():
             return f"is not an image but {what}"
-    for magic, kind in _MAGIC:
-        if content.startswith(magic) and kind in formats():
-            return f"is a {kind} that cannot be read: {_reason(kind, content)}; {_CURE}"
+    kinds = [kind for magic, kind in _MAGIC if content.startswith(magic)]
+    if content[4:8] == b"ftyp" and content[8:12] in _AVIF_BRANDS:
+        kinds = ["AVIF"]
+    for kind in kinds:
+        if kind == "WEBP" and content[8:12] != b"WEBP":  # a sound or a film
+            continue
+        if kind in formats():
+            what = f"{'an' if kind == 'AVIF' else 'a'} {kind}"
+            return f"is {what} that cannot be read: {_reason(kind, content)}; {_CURE}"
     return "is not an image of a supported format (JPEG, PNG, TIFF, WebP, BMP, GIF, ...)"
 
 

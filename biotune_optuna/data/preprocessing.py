@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from biotune_optuna.data.decode import check_geometry
+from biotune_optuna.data.views import VIEWS, is_views
 from biotune_optuna.errors import DataError, ModelError
 
 SCHEMA_VERSION = 1
@@ -28,6 +29,8 @@ class Preprocessing:
             bits, so it is part of what makes two predictions the same to the bit.
         channels_last: Memory format of network and images; of influence on the last bits too.
         amp: Autocast as in `TrainSettings.amp`: ``auto`` (CUDA only), ``off``, ``bf16``, ``fp16``.
+        views: How each image is shown besides, see `biotune_optuna.data.views`; predictions are
+            the mean over all views. Default none.
 
     Raises:
         DataError: If a setting is out of range.
@@ -41,6 +44,7 @@ class Preprocessing:
     batch_size: int = 64
     channels_last: bool = True
     amp: str = "auto"
+    views: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_geometry(size=self.size, crop_pct=self.crop_pct, interpolation=self.interpolation)
@@ -50,10 +54,15 @@ class Preprocessing:
             raise DataError(f"batch size {self.batch_size!r} is not a positive whole number")
         if self.amp not in _AMP:
             raise DataError(f"amp {self.amp!r} is unknown; known are {', '.join(_AMP)}")
+        if not is_views(self.views):
+            raise DataError(f"views {self.views!r} are unknown; known are {', '.join(VIEWS)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data with ``schema_version``."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        """JSON-ready data with ``schema_version``; ``views`` where there are some."""
+        data = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        if not self.views:  # as earlier versions wrote it
+            del data["views"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
@@ -70,7 +79,9 @@ class Preprocessing:
                 f"this version reads {SCHEMA_VERSION}"
             )
         try:
-            values = {field.name: data[field.name] for field in fields(cls)}
+            values = {one.name: data[one.name] for one in fields(cls) if one.name != "views"}
+            views = data.get("views", ())
+            values["views"] = tuple(views) if isinstance(views, list) else views
             values["mean"] = tuple(float(value) for value in data["mean"])
             values["std"] = tuple(float(value) for value in data["std"])
             return cls(**values)

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,16 @@ logger = logging.getLogger("biotune_optuna.models")
 
 # Where training scripts put the state dict inside a checkpoint; averaged weights first, as timm.
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
+_DEEPEST = 3
 _WRAPPERS = ("module.", "_orig_mod.")
-_SAVE_TENSORS = 'torch.save(torch.load(FILE, weights_only=False)["state_dict"], "weights.pth")'
+_SAVE_TENSORS = 'torch.save(torch.load(FILE, weights_only=False){}, "weights.pth")'
+_STRANGERS = (
+    (b"version https://git-lfs", "it is a pointer of Git LFS: run git lfs pull"),
+    (b"<!doctype html", "it is a web page, as a failed download leaves it"),
+    (b"<html", "it is a web page, as a failed download leaves it"),
+    (b"\x1f\x8b", "it is packed by gzip: unpack it"),
+    (b"\x89HDF", "it is an HDF5 file, as of Keras; give weights of timm's model"),
+)
 _COUNTER = ".num_batches_tracked"  # old files lack it, and the usual BatchNorm has no use for it
 
 
@@ -47,36 +56,111 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"weights {str(path)!r}: no such file; give 'auto', 'hub', 'none' "
             "or a .safetensors or .pth file"
         )
-    if path.suffix.lower() == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    # Sizes of a header that is JSON come first in safetensors, whatever the file is called.
+    head = _head(path)
+    for magic, why in _STRANGERS:
+        if head.lower().startswith(magic.lower()):
+            raise ModelError(f"weights {str(path)!r} cannot be read: {why}")
+    if head[8:9] == b"{" or (path.suffix.lower() == ".safetensors" and not _is_torch(head)):
+        content: Any = _read_safetensors(path)
+    else:
+        content = _read_checkpoint(path)
+    return {_strip(str(key)): value for key, value in _state_dict(content, str(path)).items()}
 
-        try:
-            return {_strip(key): value for key, value in load_file(path).items()}
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"weights {str(path)!r} cannot be read: {one_line(error)}") from error
+
+def _head(path: Path) -> bytes:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as stream:
+            return stream.read(32)
+    except OSError as error:
+        raise ModelError(f"weights {str(path)!r} cannot be read: {error.strerror}") from None
+
+
+def _is_torch(head: bytes) -> bool:
+    """Whether a file begins as a ZIP archive or a pickle does."""
+    return head.startswith((b"PK\x03\x04", b"\x80\x02"))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"weights {str(path)!r} cannot be read: {one_line(error)}") from error
+
+
+def _read_checkpoint(path: Path) -> Any:
+    try:
+        # By its name alone, PyTorch would take some files for others.
+        with path.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about what is refused anyhow
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:
-        foreign = re.findall(r"(?:GLOBAL|global|class) `?([A-Za-z_][\w.]*\.[\w.]+)", str(error))
-        if foreign:
+        said = str(error)
+        foreign = re.findall(r"(?:GLOBAL|global|class) `?([A-Za-z_][\w.]*\.[\w.]+)", said)
+        cure = ""
+        if "TorchScript" in said:
+            why = "it is a TorchScript program"
+            cure = "; save the state_dict of the model that it was made of"
+        elif foreign:
             why = f"it holds {foreign[0]}, and nothing but tensors is loaded"
-            cure = "; if you trust the file, save its state_dict alone: " + _SAVE_TENSORS
+            cure = "; if you trust the file, save its state_dict alone: "
+            is_model = re.search(r"(?i)\b(timm|torchvision|torch\.nn)\b", foreign[0])
+            cure += _SAVE_TENSORS.format(".state_dict()" if is_model else '["state_dict"]')
+        elif not isinstance(error, OSError) and (
+            len(said) < 8 or "Weights only" in said or "PytorchStreamReader" in said
+        ):
+            why = "it is damaged, or no checkpoint of PyTorch"
         else:
-            why, cure = one_line(error), ""
+            why = one_line(error)
         raise ModelError(
             f"weights {str(path)!r} cannot be read as tensors alone: {why}{cure}"
         ) from error
-    for key in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+
+
+def _state_dict(content: Any, shown: str) -> Mapping[str, Tensor]:
+    """Return the state dict of a checkpoint: all of it, or what lies under some key.
+
+    Raises:
+        ModelError: There is none, or several, none of them under a usual key.
+    """
+    found = _state_dicts(content)
+    for key in ("", *_CONTAINERS):
+        if key in found:
+            return found[key]
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise ModelError(
+            f"weights {shown!r} hold several state dicts: {_list(sorted(found))}; save one of them "
+            "in a file of its own"
+        )
+    while isinstance(content, Mapping):
+        inner = next((c for k in _CONTAINERS if isinstance(c := content.get(k), Mapping)), None)
+        if inner is None:
             break
+        content = inner
     if not isinstance(content, Mapping) or not content:
-        raise ModelError(f"weights {str(path)!r} hold no state dict but {type(content).__name__}")
+        raise ModelError(f"weights {shown!r} hold no state dict but {type(content).__name__}")
     foreign = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if foreign:
-        raise ModelError(f"weights {str(path)!r} hold other things than tensors: {_list(foreign)}")
-    return {_strip(str(key)): value for key, value in content.items()}
+    raise ModelError(f"weights {shown!r} hold other things than tensors: {_list(foreign)}")
+
+
+def _state_dicts(content: Any, depth: int = 0) -> dict[str, Mapping[str, Tensor]]:
+    """Return what holds tensors alone, by its key at the top; under "" if all of it does."""
+    if not isinstance(content, Mapping) or not content or depth > _DEEPEST:
+        return {}
+    if all(isinstance(value, Tensor) for value in content.values()):
+        return {"": content}
+    found = {}
+    for key, value in content.items():
+        if isinstance(key, str) and (inner := _state_dicts(value, depth + 1)):
+            known = next((inner[one] for one in ("", *_CONTAINERS) if one in inner), None)
+            if known is not None or len(inner) == 1:
+                found[key] = next(iter(inner.values())) if known is None else known
+    return found
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], described: str) -> bool:
@@ -94,6 +178,7 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], described: str) ->
         ModelError: If any tensor is missing, unknown or of another shape.
     """
     target = model.state_dict()
+    state = _without_prefix(state, target)
     problems = _misfits(model, state, target)
     if problems:
         # Checkpoints in the layout of a model's original authors: timm knows how to translate.
@@ -104,12 +189,46 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], described: str) ->
         raise ModelError(
             f"weights ({described}) do not fit {type(model).__name__}: {_list(problems)}"
         )
+    _check_values(model, state, described)
     replaced = _replaced_head(model, state, target)
     if replaced:
         logger.info("new classifier: %s had another size in %s", ", ".join(replaced), described)
     own = {k: value for k, value in target.items() if k in replaced or k not in state}
     model.load_state_dict({k: own[k] if k in own else state[k] for k in target})
     return not replaced
+
+
+def _without_prefix(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take away what all names begin with where the model was part of another: ``backbone.``."""
+    parts = {name.partition(".")[0] for name in target}
+    while state and len(first := {name.partition(".")[0] for name in state}) == 1 - len(
+        first & parts
+    ):
+        (prefix,) = first
+        if any(len(name) <= len(prefix) + 1 for name in state):
+            break
+        state = {name[len(prefix) + 1 :]: value for name, value in state.items()}
+    return state
+
+
+def _check_values(model: nn.Module, state: Mapping[str, Tensor], described: str) -> None:
+    """Refuse what loading would turn into other numbers, or numbers that are none.
+
+    Raises:
+        ModelError: There is such a tensor.
+    """
+    for name, own in model.named_parameters():
+        tensor = state.get(name, own)
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
+            raise ModelError(
+                f"weights ({described}): {name} is of type {tensor.dtype}, whose scale is not "
+                "known; give weights in float16, bfloat16 or float32"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"weights ({described}): {name} holds NaN or infinite values, as of a training "
+                "that diverged; give others"
+            )
 
 
 def _misfits(

@@ -211,6 +211,8 @@ def check_name(name: str) -> None:
         raise ModelError(f"unknown model {name!r}{hint} (timm.list_models() has them all)")
     architecture, _, tag = name.partition(".")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and not tags and (now := current_name(architecture)) != architecture:
+        raise ModelError(f"model {name!r}: timm calls it {now!r} now")
     if tag and tag not in tags:
         raise ModelError(
             f"unknown pre-trained tag {tag!r} of {architecture}: "

@@ -61,7 +61,8 @@ def sizes(check: ImageCheck) -> str:
     (w1, w2, w3), (h1, h2, h3) = check.widths, check.heights
     if (w1, h1) == (w3, h3):
         return f"all of {w1} x {h1} pixels"
-    return f"{w1} to {w3} pixels wide (median {w2}), {h1} to {h3} high (median {h2})"
+    wide = f"{w1} pixels wide" if w1 == w3 else f"{w1} to {w3} pixels wide (median {w2})"
+    return f"{wide}, {h1} high" if h1 == h3 else f"{wide}, {h1} to {h3} high (median {h2})"
 
 
 def table(check: ImageCheck) -> Iterator[str]:
@@ -93,40 +94,45 @@ def problems(check: ImageCheck) -> list[tuple[str, list[str]]]:
     small = [
         f"{name}: {plural(n, 'image')}" for name, n in check.classes.items() if n < SMALL_CLASS
     ]
-    kinds: list[tuple[str, list[str]]] = [
+    kinds: list[tuple[str, str, list[str]]] = [
         (
-            "{n} cannot be used. Mend or remove them, or train with --skip-bad-images:",
+            "file",
+            "cannot be used. Mend or remove them, or train with --skip-bad-images:",
             list(check.skipped),
         ),
         (
-            "{n} of equal images with different labels. One of the two is wrong:",
+            "pair",
+            "of equal images with different labels. One of the two is wrong:",
             [_pair(pair) for pair in exact if pair.conflicts],
         ),
         (
-            "{n} of equal images in different parts. The test is too easy by them:",
+            "pair",
+            "of equal images in different parts. The test is too easy by them:",
             [_pair(pair) for pair in exact if pair.leaks and not pair.conflicts],
         ),
         (
-            "{n} of equal images within a class. They are kept in one part:",
+            "pair",
+            "of equal images within a class. They are kept in one part:",
             [_pair(pair) for pair in exact if not pair.leaks and not pair.conflicts],
         ),
         (
-            "{n} of similar images with different labels. Look at them:",
+            "pair",
+            "of similar images with different labels. Look at them:",
             [_pair(pair) for pair in near if pair.conflicts],
         ),
         (
-            "{n} of similar images in different parts. Are they of one scene?",
+            "pair",
+            "of similar images in different parts. Are they of one scene?",
             [_pair(pair) for pair in near if pair.leaks and not pair.conflicts],
         ),
         (
-            "{n} of similar images. Keep those of one scene together: --group-regex:",
+            "pair",
+            "of similar images. Keep those of one scene together by --group-regex:",
             [_pair(pair) for pair in near if not pair.leaks and not pair.conflicts],
         ),
     ]
     found = [
-        (title.format(n=plural(len(cases), "pair" if "images" in title else "file")), cases)
-        for title, cases in kinds
-        if cases
+        (f"{plural(len(cases), noun)} {title}", cases) for noun, title, cases in kinds if cases
     ]
     for what, cases in by_oddness.items():
         if cases:

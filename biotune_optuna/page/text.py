@@ -43,13 +43,3 @@ def plural(number: int, noun: str) -> str:
         noun: In the singular, of those that take an s.
     """
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def label(name: str, method: str) -> str:
-    """Return a contender's short name in tables and figures: ``BioTune, trial 12`` or ``full``.
-
-    Args:
-        name: Its name.
-        method: Its method.
-    """
-    return f"BioTune, {name}" if method == "biotune" else name

@@ -93,6 +93,16 @@ def parse_url(url: str | os.PathLike[str] | None = None) -> StorageURL:
     return _parse_sql(text)
 
 
+def default_artifact_dir(url: str | os.PathLike[str] | StorageURL | None) -> Path:
+    """Where a storage's artifacts lie: beside an SQLite or journal file, else in the work folder.
+
+    Args:
+        url: The storage's URL as in `biotune_optuna.open_storage`.
+    """
+    path = (url if isinstance(url, StorageURL) else parse_url(url)).path
+    return path.with_name(f"{path.stem}-artifacts") if path else Path("biotune-artifacts")
+
+
 def _parse_grpc(rest: str) -> StorageURL:
     host, _, port = rest.rstrip("/").rpartition(":")
     good = re.fullmatch(r"[0-9]{1,5}", port) is not None and 0 < int(port) < 65536

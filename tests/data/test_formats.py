@@ -430,6 +430,9 @@ def heic() -> bytes:
         (tiff(values(8) / 255.0, bits=64, photometric=1, sample_format=3), "a TIFF that cannot"),
         (bmp(values(2), bits=2, palette=bytes(16)), r"a BMP that cannot be read: .*depth \(2\)"),
         (b"\x89PNG\r\n\x1a\n", "a PNG that cannot be read"),
+        (b"RIFF\x10\0\0\0WEBPVP8L cut off", "a WEBP that cannot be read"),
+        (b"RIFF\x10\0\0\0WAVEfmt ", "not an image of a supported format"),
+        (b"\0\0\0\x1cftypavif" + bytes(20), "an AVIF that cannot be read|not an image of"),
     ],
 )
 def test_what_a_file_is_and_the_cure_are_said(

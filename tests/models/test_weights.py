@@ -68,11 +68,68 @@ def test_a_file_of_the_same_head_size_keeps_its_head(checkpoint, tmp_path):
     assert all(torch.equal(v, checkpoint[k]) for k, v in loaded.model.state_dict().items())
 
 
-@pytest.mark.parametrize("wrap", ["state_dict", "model", "state_dict_ema"])
-def test_training_checkpoints_are_unwrapped(checkpoint, tmp_path, wrap):
-    inner = {f"module._orig_mod.{key}": value for key, value in checkpoint.items()}
-    path = write({wrap: inner, "epoch": 3}, tmp_path / "w.pth")
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        *(("state_dict", "module._orig_mod."), ("model", "model."), ("net", "base.backbone.")),
+        *(("state_dict_ema", "module."), ("model_state_dict", "")),
+    ],
+)
+def test_training_checkpoints_are_unwrapped(checkpoint, tmp_path, wrap, prefix):
+    inner = {f"{prefix}{key}": value for key, value in checkpoint.items()}
+    others = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}
+    path = write({wrap: inner, **others}, tmp_path / "w.pth")
     assert_trunk_equal(create_model(SMALL, num_classes=3, weights=path).model, checkpoint)
+
+
+def test_several_state_dicts_are_not_chosen_among(checkpoint, tmp_path):
+    path = write({"teacher": checkpoint, "student": checkpoint}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="several state dicts: student; teacher; save one"):
+        create_model(SMALL, num_classes=3, weights=path)
+    averaged = {key: value * 2 for key, value in checkpoint.items()}
+    both = write({"model": {"state_dict": checkpoint}, "model_ema": averaged}, tmp_path / "b.pth")
+    assert torch.equal(read_state_dict(both)["fc.weight"], averaged["fc.weight"])
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_a_file_is_what_it_holds_not_what_it_is_called(checkpoint, tmp_path, name):
+    other = "x.pth" if name == "w.safetensors" else "x.safetensors"
+    path = write(checkpoint, tmp_path / name).rename(tmp_path / other)
+    assert_trunk_equal(create_model(SMALL, num_classes=3, weights=path).model, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: (w * 10).to(torch.int8), r"is of type torch\.int8, whose scale is not known"),
+        (lambda w: w.to(torch.float8_e4m3fn), "is of type torch.float8_e4m3fn"),
+        (lambda w: w.to(torch.complex64), "is of type torch.complex64"),
+        (lambda w: w * float("nan"), "holds NaN or infinite values"),
+        (lambda w: w * float("inf"), "holds NaN or infinite values"),
+    ],
+)
+def test_values_that_are_no_weights_are_refused(checkpoint, tmp_path, change, message):
+    changed = checkpoint | {"conv1.0.weight": change(checkpoint["conv1.0.weight"])}
+    with pytest.raises(ModelError, match=rf"conv1\.0\.weight {message}"):
+        create_model(SMALL, num_classes=3, weights=write(changed, tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"<!DOCTYPE html><title>404", "web page"),
+        (b"\x1f\x8b\x08", "packed by gzip"),
+        (b"", "damaged"),
+        (b"PK\x03\x04 cut off", "damaged"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_what_a_file_is_instead_of_weights_is_said(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=rf"{message}|header") as caught:
+        create_model(SMALL, num_classes=3, weights=tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod."])
@@ -247,6 +304,10 @@ def test_names_that_no_file_can_have_are_refused_in_one_line(name):
         ("zzzzzzzzzz", r"unknown model 'zzzzzzzzzz' \(timm.list_models"),
         ("resnet18.nowhere", "unknown pre-trained tag 'nowhere' of resnet18: there are a1_in1k"),
         ("hf-hub:someone/model", "unknown model"),
+        (
+            "tf_efficientnet_b0_ns.ns_jft_in1k",
+            r"timm calls it 'tf_efficientnet_b0\.ns_jft_in1k' now",
+        ),
     ],
 )
 def test_unknown_names_are_met_with_near_ones(name, message):

@@ -82,7 +82,12 @@ def test_every_trouble_is_found_at_once(troubled: Path) -> None:
         ("train/bees/dark.png", "very dark"),
     }
     said = str(found)
-    for words in ("cannot be used", "different labels", "different parts", "similar images"):
+    for words in (
+        "3 files cannot be used",
+        "1 pair of equal images with different labels",
+        "1 pair of equal images in different parts",
+        "1 pair of similar images",
+    ):
         assert words in said
 
 
@@ -92,6 +97,9 @@ def test_skew_and_small_classes_are_told(tmp_path: Path) -> None:
         scene(9000 + i).save(root / "bees" / f"more-{i}.png")
     found = check_images(root)
     assert found.skew == 9
+    assert "all of 96 x 96 pixels" in str(found)
+    Image.new("RGB", (99, 96)).save(root / "bees" / "wide.png")
+    assert "96 to 99 pixels wide (median 96), 96 high" in str(check_images(root))
     assert "ants: 5 images" in str(found)
     assert "class_weights=balanced" in str(found)
 

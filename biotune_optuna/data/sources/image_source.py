@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from biotune_optuna.data import identity
 from biotune_optuna.errors import DataError
+from biotune_optuna.names import control_characters
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +34,8 @@ class ImageSource:
         name: Short name for people and for file names.
         classes: Class names; ``labels`` index them.
         labels: Class index per image, shape (N,).
-        ids: Name per image, unique: path within the folder, or position.
+        ids: Name per image, unique: path within the folder, or position. One with control
+            characters is kept as Python writes it.
         content_hashes: Hexadecimal digest per image, of its content alone.
         splits: ``"train"``, ``"val"``, ``"test"`` or ``""`` (not said) per image; None if the data
             come undivided.
@@ -74,7 +76,7 @@ class ImageSource:
         self.name = name
         self.classes = tuple(classes)
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
-        self.ids = tuple(ids)
+        self.ids = tuple(ascii(one)[1:-1] if control_characters(one) else one for one in ids)
         self.content_hashes = tuple(content_hashes)
         self.splits = None if splits is None or not any(splits) else np.asarray(splits, dtype=str)
         self.groups = None if groups is None else np.asarray(groups, dtype=str)
@@ -97,6 +99,11 @@ class ImageSource:
                 f"{self.name}: labels run from {self.labels.min()} to {self.labels.max()}, but "
                 f"there are {len(self.classes)} classes, counted from 0"
             )
+        for name in self.classes:
+            if control_characters(name):
+                raise DataError(
+                    f"{self.name}: class {name!r} has control characters in its name; rename it"
+                )
         present = np.unique(self.labels)
         if len(present) < 2:
             only = self.classes[int(present[0])]

@@ -52,7 +52,7 @@ def open_manifest(file: str | Path, *, skip_bad_images: bool = False) -> ImageSo
             listed twice, or a bad image.
     """
     file = Path(file)
-    rows = _rows(file)
+    rows, unused = _rows(file)
     root = file.resolve().parent
     paths = []
     for row in rows:
@@ -77,10 +77,14 @@ def open_manifest(file: str | Path, *, skip_bad_images: bool = False) -> ImageSo
         splits=[row.split for row in rows],
         groups=[row.group or f"alone: {row.path}" for row in rows] if grouped else None,
         skip_bad_images=skip_bad_images,
+        notes=[f"columns of {file.name} that are not used: {', '.join(unused)}"] if unused else (),
     )
 
 
-def _rows(file: Path) -> list[_Row]:
+def _rows(file: Path) -> tuple[list[_Row], list[str]]:
+    """Return the rows, and the names of the columns that are not used."""
+    if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+        raise DataError(f"{str(file)!r} is not a file")
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(
@@ -113,7 +117,19 @@ def _rows(file: Path) -> list[_Row]:
                 "a comma or a tab between double quotes"
             )
         rows.append(row)
-    return rows
+    unused = {i: name for i, name in enumerate(header) if name and i not in at.values()}
+    for index, name in unused.items():
+        held = {cells[index].strip().lower() for _, cells in lines if index < len(cells)}
+        if "split" not in at and held - {""} and held - {""} <= SPLIT_ALIASES.keys():
+            raise DataError(
+                f"{str(file)!r}: column {name!r} holds {_first(held - {''})}, as of parts of the "
+                "data; call it split, or remove it"
+            )
+    return rows, list(unused.values())
+
+
+def _first(names: set[str]) -> str:
+    return " and ".join(map(repr, sorted(names)[:2]))
 
 
 def _delimiter(file: Path, text: TextIO) -> str:
@@ -137,6 +153,9 @@ def _numbered(reader: Reader) -> Iterator[tuple[int, list[str]]]:
 
 
 def _columns(file: Path, header: list[str]) -> dict[str, int]:
+    for name in filter(None, header):
+        if header.count(name) > 1:
+            raise DataError(f"{str(file)!r} has two columns {name!r}; rename or remove one")
     at = {
         column: header.index(alias)
         for column, aliases in _COLUMNS.items()

@@ -59,6 +59,8 @@ def open_images(
         DataError: One line that says what is wrong and what would be right.
     """
     source = _open(data, labels, skip_bad_images)
+    for note in source.notes:
+        _logger.warning("%s: %s", source.name, note)
     if said := left_out.sentence(left_out.summary(source.skipped)):
         _logger.warning("%s: %s", source.name, said)
     return source if group_regex is None else source.with_groups(group_regex)

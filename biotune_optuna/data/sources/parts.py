@@ -2,7 +2,8 @@
 
 A search over folders that were parts all along would learn to tell training from test images, and
 succeed. So a folder whose name looks like a part's is never taken for a class in silence: those of
-`SPLIT_ALIASES` are read, and about anything like them the user is asked.
+`SPLIT_ALIASES` are read, and about anything like them the user is asked; so it is about folders
+that hold the same folders, whatever they are called.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ _WORDS: dict[str, tuple[str, ...]] = {
         *("treino", "treinamento", "treinar"),  # Portuguese
         *("addestramento", "allenamento"),  # Italian
         *("trening", "treningowy", "treningowe", "uczacy", "trenovani"),  # Polish, Czech
+        *("traning", "træning", "opplæring", "koulutus", "tanito", "latihan", "pelatihan"),
         *("egitim", "ogrenme"),  # Turkish
         *("обучение", "обучающая", "тренировка", "тренировочная"),
         *("训练", "训练集", "訓練", "學習", "学習", "훈련", "학습", "تدريب", "प्रशिक्षण"),
+        *("εκπαιδευση", "אימון", "آموزش", "ฝึก", "тренировочный", "навчання", "トレーニング"),
     ),
     "val": (
         *("val", "valid", "validation", "validate", "validating", "valset", "valdata"),
@@ -50,9 +53,19 @@ _WORDS: dict[str, tuple[str, ...]] = {
         *("testdaten", "essai", "essais", "prueba", "pruebas", "teste", "testes"),
         *("testowy", "testowe", "testovani", "тест", "тестовая", "тестирование"),
         *("测试", "测试集", "測試", "テスト", "시험", "테스트", "اختبار", "परीक्षण"),
+        *("δοκιμη", "בדיקה", "آزمون", "ทดสอบ", "тестовый", "testi", "teszt", "ujian", "pengujian"),
     ),
 }
-_PART_OF = {word: part for part, words in _WORDS.items() for word in words}
+
+
+def _plain(name: str) -> str:
+    """Return a text in lower case, without accents and vowel signs."""
+    plain = unicodedata.normalize("NFKD", name).casefold()
+    plain = "".join(c for c in plain if unicodedata.category(c)[0] != "M").replace("ı", "i")
+    return unicodedata.normalize("NFC", plain)
+
+
+_PART_OF = {_plain(word): part for part, words in _WORDS.items() for word in words}
 _LONG = tuple(sorted((w for w in _PART_OF if not w.isascii()), key=len, reverse=True))
 # Words that say nothing more about a part.
 _FILLERS = frozenset(
@@ -98,7 +111,7 @@ def part_of(name: str) -> Part | None:
     if (alias := SPLIT_ALIASES.get(name.lower())) is not None:
         return Part(alias, "", exact=True)
     words = _words(name)
-    found = [(at, _PART_OF[word]) for at, word in enumerate(words) if word in _PART_OF]
+    found = [(at, part) for at, word in enumerate(words) if (part := _part(word)) is not None]
     numbers = [word for word in words if word.isdigit()]
     if not found:
         is_fold = any(word in _FOLDS for word in words) and (numbers or len(words) == 1)
@@ -110,14 +123,22 @@ def part_of(name: str) -> Part | None:
     return Part(part, " ".join(rest), exact=False)
 
 
+def _part(word: str) -> str | None:
+    """Return the part that a word means, perhaps as one with another: xtrain, testbilder."""
+    if word in _PART_OF:
+        return _PART_OF[word]
+    for filler in ("x", "y", *_FILLERS):
+        for rest in (word.removeprefix(filler), word.removesuffix(filler)):
+            if rest != word and rest in _PART_OF and (len(filler) > 1 or word[0] == filler):
+                return _PART_OF[rest]
+    return None
+
+
 def _words(name: str) -> list[str]:
     """Split a name into lower-case words without accents: ``"XTrain2017"`` is x, train, 2017."""
     name = re.sub(r"([a-z])([A-Z])|([A-Z])([A-Z][a-z])", r"\1\3 \2\4", name)
-    plain = unicodedata.normalize("NFKD", name).casefold()
-    plain = "".join(c for c in plain if not unicodedata.combining(c)).replace("ı", "i")
-    plain = unicodedata.normalize("NFC", plain)
     words: list[str] = []
-    for word in re.findall(r"\d+|[^\W\d_]+", plain):
+    for word in re.findall(r"\d+|[^\W\d_]+", _plain(name)):
         # Chinese and its like put no space between words.
         inner = next((long for long in _LONG if long in word and word != long), None)
         words += [inner, *filter(None, word.split(inner))] if inner else [word]
@@ -159,6 +180,7 @@ def read_parts(children: Mapping[str, Child], where: str) -> dict[str, str]:
     _check_masks(children, where)
     named = {name: part for name, part in like.items() if part.part != "fold"}
     if not named:
+        _check_alike(children, where)
         return {}
     if _are_classes(children, named):
         _logger.warning(
@@ -267,6 +289,22 @@ def _check_folds(children: Mapping[str, Child], like: Mapping[str, Part], where:
             f"{_list(folds[:2])} in {where} look like folds, not classes; put the images of all"
             " folds into one folder per class (folds are made here), or list them in a CSV file"
             " with the columns path, label and group"
+        )
+
+
+def _check_alike(children: Mapping[str, Child], where: str) -> None:
+    """Refuse folders that all hold folders of the same names: those may be the classes.
+
+    So parts are noticed whatever they are called, in any language. Folders such as ``day1`` are
+    no classes.
+    """
+    held = [set(child.folders) for child in children.values()]
+    shared = set.intersection(*held) if held else set()
+    shared = {n for n in shared if part_of(n) is None and (n.isdigit() or not re.search(r"\d", n))}
+    if len(children) > 1 and len(shared) > 1:
+        raise DataError(
+            f"{_list(tuple(children)[:2])} in {where} both hold {_list(sorted(shared)[:2])}, so it"
+            f" is not clear which are the classes; {_CURE}"
         )
 
 

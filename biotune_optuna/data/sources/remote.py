@@ -12,13 +12,14 @@ import importlib
 import logging
 import re
 import shutil
+import stat
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -35,6 +36,13 @@ _log = logging.getLogger("biotune_optuna.data")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DONE = ".complete"
+"""Marks a copy as whole; holds a line for each member of an archive that was left out."""
+
+# What file systems call that which changes with a file's content.
+_VERSIONS = frozenset(
+    {"etag", "md5hash", "contentmd5", "digest", "checksum", "crc", "chksum", "blobid", "sha"}
+    | {"lastmodified", "updated", "mtime", "modified", "created"}
+)
 
 
 def is_remote(name: str) -> bool:
@@ -52,13 +60,25 @@ def open_remote(url: str, *, skip_bad_images: bool) -> ImageSource:
     Raises:
         DataError: Nothing is there, it cannot be reached, or it is no such folder.
     """
-    source = open_folder(fetch(url), skip_bad_images=skip_bad_images)
+    folder, left_out = fetch(url)
+    source = open_folder(folder, skip_bad_images=skip_bad_images)
     source.name = url
+    source.skipped = (*left_out, *source.skipped)
     return source
 
 
-def fetch(url: str) -> Path:
-    """Return the folder of a URL's images in the cache of this host; copies them if need be."""
+def fetch(url: str) -> tuple[Path, list[str]]:
+    """Copy the images at a URL into the cache of this host, if need be.
+
+    Args:
+        url: See `open_remote`.
+
+    Returns:
+        Their folder, and a line for each member of an archive that was left out.
+
+    Raises:
+        DataError: See `open_remote`.
+    """
     try:
         shown = _shown(url)
     except ValueError as error:
@@ -76,7 +96,8 @@ def fetch(url: str) -> Path:
                 _check_room(folder.parent, sum(int(i.get("size") or 0) for _, i in files), shown)
                 _log.warning("copying %s into %s", shown, folder)
                 _copy(files, filesystem, root, folder)
-        return _inner(folder / "data")
+        left_out = (folder / _DONE).read_text(encoding="utf-8").splitlines()
+        return _inner(folder / "data"), left_out
 
 
 def _shown(url: str) -> str:
@@ -85,14 +106,15 @@ def _shown(url: str) -> str:
     Raises:
         DataError: It holds a password, which would be kept in the study.
     """
-    parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None:
+    for parts in map(urlsplit, url.split("::")):  # of chains such as zip://*::https://….zip
+        if parts.username is None and parts.password is None:
+            continue
         raise DataError(
             f"the URL of the data {parts.scheme}://***@{parts.hostname} holds a user or password, "
             "which the study would keep; give them where the file system looks for them, such as "
             "its environment variables or files"
         )
-    if parts.path.lower().endswith((".csv", ".tsv")):
+    if urlsplit(url).path.lower().endswith((".csv", ".tsv")):
         raise DataError(
             f"{url}: a CSV file at a URL is not read, since its images lie beside it; give the "
             "folder per class, or an archive of it"
@@ -124,16 +146,40 @@ def _listing(url: str) -> tuple[list[tuple[str, dict[str, Any]]], Any, str]:
     """Return the files at a URL with what is known of them, their file system and their root."""
     core: Any = importlib.import_module("fsspec.core")
     filesystem, root = core.url_to_fs(url)
-    if url.lower().endswith(ARCHIVES):
-        return [(root, dict(filesystem.info(root)))], filesystem, root
-    found = filesystem.find(root, detail=True)
+    if urlsplit(url).path.lower().endswith(ARCHIVES):
+        info = dict(filesystem.info(root))
+        if info.get("type") != "directory":  # as in zip://photos::https://….zip
+            return [(root, info)], filesystem, root
+    found = _linked(filesystem, root) if _is_web(root) else filesystem.find(root, detail=True)
     return sorted((name, dict(info)) for name, info in found.items()), filesystem, root
+
+
+def _is_web(root: str) -> bool:
+    return root.startswith(("http://", "https://"))
+
+
+def _linked(filesystem: Any, root: str) -> dict[str, Any]:
+    """Return the files below a page that lists a folder; other links of it are not followed."""
+    top = root.rstrip("/") + "/"
+    found: dict[str, Any] = {}
+    seen, pending = {top}, [top]
+    while pending:
+        for info in filesystem.ls(pending.pop(), detail=True):
+            name = str(info["name"])
+            if not name.startswith(top) or "?" in name:  # the folder above; links that sort
+                continue
+            if not name.endswith("/"):
+                found[name] = info
+            elif name not in seen:
+                seen.add(name)
+                pending.append(name)
+    return found
 
 
 def _version(info: dict[str, Any]) -> str:
     """Return what tells one version of a file from another, as far as its file system says."""
-    keys = ("ETag", "etag", "md5Hash", "checksum", "LastModified", "updated", "mtime", "created")
-    return next((str(info[key]) for key in keys if info.get(key)), "")
+    plain = {re.sub(r"[^a-z]", "", key.lower()): value for key, value in info.items()}
+    return " ".join(str(plain[key]) for key in sorted(_VERSIONS & plain.keys()) if plain[key])
 
 
 def _check_room(folder: Path, size: int, shown: str) -> None:
@@ -152,34 +198,61 @@ def _copy(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="part-") as part:
         target = Path(part, "made", "data")
         target.mkdir(parents=True)
+        left_out: list[str] = []
         for name, _ in files:
             if name == root:  # the archive, or a single file
                 archive = Path(part, PurePosixPath(name).name)
                 filesystem.get_file(name, str(archive))
-                _unpack(archive, target)
+                left_out += _unpack(archive, target)
                 continue
-            path = _inside(target, PurePosixPath(name).relative_to(PurePosixPath(root)))
+            below = PurePosixPath(name).relative_to(PurePosixPath(root))
+            path = _inside(target, PurePosixPath(unquote(str(below))) if _is_web(root) else below)
             path.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(name, str(path))
-        (target.parent / _DONE).touch()
+        (target.parent / _DONE).write_text("\n".join(left_out), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         target.parent.rename(folder)
 
 
-def _unpack(archive: Path, target: Path) -> None:
-    """Write the plain files of an archive; links, devices and the like are left out."""
-    if archive.name.lower().endswith(".zip"):
+def _unpack(archive: Path, target: Path) -> list[str]:
+    """Write the plain files of an archive; return a line for each link, device and the like."""
+    left_out: list[str] = []
+    if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
-            for member in opened.infolist():
-                if not member.is_dir():
-                    with opened.open(member) as file:
-                        _write(file, target, member.filename)
-        return
+            members = [member for member in opened.infolist() if not member.is_dir()]
+            _check_room(target, sum(member.file_size for member in members), archive.name)
+            for member in members:
+                name = _zip_name(member)
+                if stat.S_IFMT(member.external_attr >> 16) not in {0, stat.S_IFREG}:
+                    left_out.append(_no_file(name))
+                    continue
+                with opened.open(member) as file:
+                    _write(file, target, name)
+        return left_out
     with tarfile.open(archive) as packed:
         for entry in packed:
-            content = packed.extractfile(entry) if entry.isreg() else None
+            # A hard link is a file that another name in the archive has too.
+            content = packed.extractfile(entry) if entry.isreg() or entry.islnk() else None
             if content is not None:
                 _write(content, target, entry.name)
+            elif not entry.isdir():
+                left_out.append(_no_file(entry.name))
+    return left_out
+
+
+def _no_file(name: str) -> str:
+    """Say in one line that a member of an archive is left out."""
+    return f"{name!a} in the archive is a link or the like, not a file"
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """Return a member's name, which some programs write in UTF-8 without saying so."""
+    if member.flag_bits & 0x800:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode()
+    except UnicodeError:
+        return member.filename
 
 
 def _write(file: IO[bytes], target: Path, name: str) -> None:

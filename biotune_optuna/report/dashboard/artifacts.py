@@ -28,18 +28,6 @@ if TYPE_CHECKING:
 MAX_PICTURE_CLASSES = 60
 
 
-def default_artifact_dir(url: str | None) -> Path:
-    """Where a storage's artifacts lie: beside an SQLite or journal file, else in the work folder.
-
-    Args:
-        url: The storage's URL as in `biotune_optuna.open_storage`.
-    """
-    from biotune_optuna.storage.urls import parse_url
-
-    path = parse_url(url).path
-    return path.with_name(f"{path.stem}-artifacts") if path else Path("biotune-artifacts")
-
-
 def artifact_store(folder: str | Path) -> FileSystemArtifactStore:
     """Open a folder of artifacts, made when it is missing.
 

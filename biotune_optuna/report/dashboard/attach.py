@@ -22,12 +22,12 @@ from biotune_optuna.report.dashboard.artifacts import (
     artifact_store,
     attach_model,
     attach_trial_artifacts,
-    default_artifact_dir,
 )
 from biotune_optuna.report.figures import NothingToShow, all_figures
 from biotune_optuna.report.view import as_view
 from biotune_optuna.report.words import search_sentences, verdict
 from biotune_optuna.schema import SHOWN_KEY, TrialRecord
+from biotune_optuna.storage.urls import default_artifact_dir
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

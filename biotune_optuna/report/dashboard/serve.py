@@ -18,10 +18,12 @@ from urllib.parse import urlencode
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from biotune_optuna.errors import BioTuneError, StudyError
-from biotune_optuna.report.dashboard.artifacts import artifact_store, default_artifact_dir
+from biotune_optuna.report.dashboard.artifacts import artifact_store
 from biotune_optuna.report.dashboard.attach import refresh_study
 from biotune_optuna.report.dashboard.guard import LOCAL, WSGIApp, guard
 from biotune_optuna.report.dashboard.storage import ShortStorage
+from biotune_optuna.storage.urls import default_artifact_dir
+from biotune_optuna.study.board import study_names
 
 if TYPE_CHECKING:
     from optuna.artifacts import FileSystemArtifactStore
@@ -156,7 +158,7 @@ def _page_of(storage: BaseStorage, study: str | None, *, renew: bool) -> str:
     try:
         loaded = optuna.load_study(study_name=study, storage=storage)
     except KeyError:
-        names = ", ".join(repr(s.study_name) for s in storage.get_all_studies()) or "none"
+        names = ", ".join(map(repr, study_names(storage))) or "none"
         raise StudyError(f"there is no study {study!r}; the storage holds {names}") from None
     from optuna_dashboard import get_note
 

@@ -11,7 +11,10 @@ from optuna.storages import BaseStorage
 
 from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.schema import (
+    BOARD_KEY,
     CONFIRM_KEY,
+    KEPT_KEY,
+    KEPT_MODEL_KEY,
     LEDGER_KEY,
     MODEL_KEY,
     RACE_KEY,
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
 
 
 _DIGITS = 3
-_LONG_OF_TRIALS = (RUNS_KEY,)
-_LONG_OF_STUDIES = (SPEC_KEY, CONFIRM_KEY, LEDGER_KEY, MODEL_KEY, RACE_KEY)
+_LONG_OF_TRIALS = (RUNS_KEY, KEPT_MODEL_KEY)
+_LONG_OF_STUDIES = (SPEC_KEY, CONFIRM_KEY, KEPT_KEY, LEDGER_KEY, MODEL_KEY, RACE_KEY)
 
 
 class ShortStorage:
@@ -69,8 +72,9 @@ class ShortStorage:
         return self._short(self._storage.get_best_trial(study_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        """All studies, shortened."""
-        return [_short_study(study) for study in self._storage.get_all_studies()]
+        """All studies, shortened; without the boards of their trainings."""
+        every = self._storage.get_all_studies()
+        return [_short_study(one) for one in every if BOARD_KEY not in one.user_attrs]
 
     def _short(self, trial: FrozenTrial) -> FrozenTrial:
         known = self._finished.get(trial._trial_id)

@@ -247,3 +247,11 @@ def test_what_is_left_out_is_said_and_refused_by_strict(
     with pytest.raises(DataError, match=r"8 files were left out .*; mend or remove"):
         make_splits(source, seed=0, strict=True)
     make_splits(source, seed=0)
+
+
+def test_names_bring_no_lines_and_escapes(tree: Tree) -> None:
+    with pytest.raises(DataError, match=r"class 'c\\nat' has control characters in its name"):
+        open_images(tree({"c\nat": 1, "dog": 1}))
+    root = tree({"cat": 1, "dog": 1}, name="others")
+    (root / "cat" / "000.png").rename(root / "cat" / "a\nb\x1b.png")
+    assert open_images(root).ids == (r"cat/a\nb\x1b.png", "dog/000.png")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,11 @@ def test_row_order_does_not_matter(root: Path) -> None:
         ("", "has no column 'path'"),
         ("path,kind\nshots/000.png,a\n", r"has no column 'label'.*found: path, kind"),
         ("path,label\n", "lists no images"),
+        ("path,label,Label\nshots/000.png,a,b\n", "has two columns 'label'; rename or remove one"),
+        (
+            "path,label,set\nshots/000.png,a,Train\nshots/001.png,b,test\nshots/002.png,b,\n",
+            "column 'set' holds 'test' and 'train', as of parts of the data; call it split",
+        ),
         ("path,label\nshots/000.png,a\n,b\n", "list.csv line 3: path is empty"),
         ("path,label\nshots/000.png\n", "list.csv line 2: label is empty"),
         ("path,label,split\nshots/000.png,a,dev\n", "line 2: split 'dev' is not train, val, test"),
@@ -127,6 +133,19 @@ def test_bad_manifests_are_one_line(root: Path, text: str, what: str) -> None:
     with pytest.raises(DataError, match=what) as caught:
         open_images(write(root, text))
     assert "\n" not in str(caught.value)
+
+
+def test_columns_that_are_not_used_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "path,label,patient,split,\nshots/000.png,a,7,,\nshots/001.png,b,test,,\n"
+    note = "columns of list.csv that are not used: patient"
+    assert open_images(write(root, text)).notes == (note,)
+    assert note in caplog.text
+
+
+def test_a_pipe_is_no_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.csv")
+    with pytest.raises(DataError, match="is not a file"):
+        open_images(tmp_path / "list.csv")
 
 
 def test_link_that_leads_out(root: Path, tmp_path: Path) -> None:

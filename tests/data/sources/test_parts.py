@@ -29,6 +29,7 @@ Tree = Callable[..., Path]
             for name in ("addestramento", "обучение", "训练集", "訓練データ", "학습")
         ),
         *((name, "train") for name in ("Eğitim", "trening", "train val", "trainval", "01_train")),
+        *((name, "train") for name in ("träning", "प्रशिक्षण", "ฝึก", "xtrain", "Trainingsbilder")),
         *((name, "val") for name in ("val", "VALID", "flowers_val", "Val 2017", "dev", "my-eval")),
         *(
             (name, "val")
@@ -67,11 +68,15 @@ def test_names_of_parts(name: str, part: str | None) -> None:
         ("test_images", "cats"),
         ("dev", "test"),
         ("images", "masks"),
+        ("learn", "check"),  # the folders in them say it
+        ("đào tạo", "kiểm tra"),
+        ("client_0", "client_1"),
+        ("original", "augmented"),
     ],
 )
 def test_parts_that_hold_the_classes_are_asked_about(tree: Tree, folders: tuple[str, ...]) -> None:
     root = tree({f"{folder}/{c}": 2 for folder in folders for c in ("buildings", "sea")})
-    with pytest.raises(DataError, match=r"look|neither") as caught:
+    with pytest.raises(DataError, match=r"look|neither|not clear") as caught:
         open_images(root)
     assert "\n" not in str(caught.value)
 

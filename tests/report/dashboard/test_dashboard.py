@@ -12,10 +12,12 @@ import pytest
 
 from biotune_optuna.confirmation.record import Confirmation, Contender, Ledger, Training
 from biotune_optuna.report.dashboard import attach
-from biotune_optuna.report.dashboard.artifacts import artifact_store, default_artifact_dir
+from biotune_optuna.report.dashboard.artifacts import artifact_store
 from biotune_optuna.report.dashboard.attach import refresh_study
 from biotune_optuna.report.dashboard.serve import dashboard_app
 from biotune_optuna.report.dashboard.storage import ShortStorage
+from biotune_optuna.storage.urls import default_artifact_dir
+from biotune_optuna.study.board import board_of
 from tests.kit.dashboard import call, detail
 
 
@@ -181,14 +183,24 @@ def test_tables_are_spared_our_long_records(study: optuna.Study, tmp_path: Path)
     assert study.trials[0].user_attrs["runs"]  # only the view is short
 
 
+def test_the_board_of_a_studys_trainings_is_not_listed(study: optuna.Study) -> None:
+    board = board_of(study).study
+    names = [one.study_name for one in ShortStorage(study._storage).get_all_studies()]
+    assert study.study_name in names
+    assert board.study_name not in names
+    assert len(study._storage.get_all_studies()) == len(names) + 1
+
+
 def test_finished_trials_are_shortened_once_and_running_ones_anew(study: optuna.Study) -> None:
     short = ShortStorage(study._storage)
     before = short.get_all_trials(study._study_id)
     trial = study.ask()
     assert "role" not in short.get_all_trials(study._study_id)[-1].user_attrs
     trial.set_user_attr("role", "offspring")
+    trial.set_user_attr("kept_model", {"digest": "0" * 64, "bytes": 1})
     after = short.get_all_trials(study._study_id)
     assert after[-1].user_attrs["role"] == "offspring"
+    assert "kept_model" not in after[-1].user_attrs
     assert all(a is b for a, b in zip(before, after, strict=False))
 
 

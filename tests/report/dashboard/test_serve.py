@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
+import optuna
 import pytest
 from click.testing import CliRunner
 
@@ -18,6 +19,8 @@ from biotune_optuna.cli import cli
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.report.dashboard import serve as dashboard
 from biotune_optuna.report.dashboard.serve import run_dashboard
+from biotune_optuna.storage.open import open_storage
+from biotune_optuna.study.board import board_of
 from tests.kit.dashboard import N_TRIALS
 
 
@@ -93,10 +96,12 @@ def test_the_local_machine_is_served_by_ipv6_as_well(served: Any) -> None:
         assert json.load(answer)["name"] == "digits-tiny"
 
 
-def test_unknown_study_taken_port_and_foreign_host_are_one_clear_line(url: str) -> None:
-    with pytest.raises(
-        StudyError, match="there is no study 'nope'; the storage holds 'digits-tiny'"
-    ):
+def test_unknown_study_taken_port_and_foreign_host_are_one_clear_line(
+    url: str,
+) -> None:
+    board_of(optuna.load_study(study_name="digits-tiny", storage=open_storage(url)))
+    only = "there is no study 'nope'; the storage holds 'digits-tiny'$"  # the board is none
+    with pytest.raises(StudyError, match=only):
         run_dashboard(url, "nope", port=0)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -139,4 +144,4 @@ def test_the_command_serves_the_storage_that_it_is_given(url: str) -> None:
         assert result.exit_code == 2
         assert result.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port}")
     result = CliRunner().invoke(cli, ["dashboard", *options, "--study", "nobody"])
-    assert "there is no study 'nobody'; the storage holds 'digits-tiny'" in result.stderr
+    assert "there is no study 'nobody'; the storage holds 'digits-tiny'\n" in result.stderr
