@@ -77,16 +77,28 @@ def test_the_page_comes_from_trainings_that_are_made_once(
     line += ["--out", str(out)]
     script.main([*line, "--at-most", "3"])
     assert "not done, 3 trainings" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no draw is complete yet"):
+        script.main([*line, "--page"])
     assert not out.exists()
     file = cache / "tiny.jsonl"
     with file.open("a") as broken:
         broken.write('{"key": "half a li')
+    started = file.read_text()
+    script.main([*line[:-4], "--draws", "1", *line[-2:]])
+    assert not file.read_text().startswith(started), "half a line was taken away"
+    with file.open("a") as going_on:
+        going_on.write('{"key": "half a li')
+    before = file.read_text()
+    script.main([*line, "--page"])
+    assert file.read_text() == before, "another process may be writing it"
+    assert "tiny (1)" in out.read_text()
+    assert "1 of 2 draws" in capsys.readouterr().out
     script.main(line)
     made = [json.loads(row) for row in file.read_text().splitlines()]
     assert len({row["key"] for row in made}) == len(made)
     assert {json.loads(row["key"])[0] for row in made} == {"confirm", "final", "fold"}
     text = out.read_text()
-    assert "1 development tasks (tiny), 2 draws each" in text
+    assert "1 development tasks, each with so many draws: tiny (2)." in text
     for row in (
         "seeds of the winner, 5",
         "folds of the winner, 2",
@@ -98,25 +110,3 @@ def test_the_page_comes_from_trainings_that_are_made_once(
     before = file.read_text(), text
     script.main(line)
     assert (file.read_text(), out.read_text()) == before
-
-
-def test_greedy_takes_what_lowers_the_cross_entropy(script: ModuleType) -> None:
-    labels = np.array([0, 1, 0, 1])
-    right, wrong = np.log([[0.9, 0.1], [0.1, 0.9]]), np.log([[0.2, 0.8], [0.8, 0.2]])
-    first = np.stack([right[0], right[1], wrong[0], right[1]])  # each is wrong where
-    second = np.stack([right[0], wrong[1], right[0], right[1]])  # the other one is right
-    bad = np.stack([wrong[0], wrong[1], wrong[0], wrong[1]])
-    assert script.greedily([bad, first, second], labels, 2) == [1, 2]
-
-
-def test_views_are_what_they_are_called(script: ModuleType) -> None:
-    import torch
-
-    finals = sys.modules["_finals"]
-    batch = torch.arange(2 * 3 * 16 * 16, dtype=torch.float32).reshape(2, 3, 16, 16)
-    assert finals.shown(batch, "plain") is batch
-    assert torch.equal(finals.shown(finals.shown(batch, "mirror"), "mirror"), batch)
-    zoomed = finals.shown(batch, "zoom")
-    assert zoomed.shape == batch.shape
-    assert zoomed[0, 0, 0, 0] > batch[0, 0, 0, 0]
-    assert float(zoomed.mean()) == pytest.approx(float(batch.mean()), rel=1e-4)

@@ -1,7 +1,8 @@
 """From the predictions of a confirmation to probabilities that can be trusted.
 
 A confirmation trains the winner on fresh seeds without the validation images, so what these runs
-predict for them is honest: alone for a single model, as a mean for one of several members.
+predict for them is honest: alone for a single model, as a mean for one of several members. Models
+of the search have not been trained on them either, but were chosen by them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from biotune_optuna.confirmation.record import Confirmation, trainings
+from biotune_optuna.confirmation.record import Confirmation, Training, model_name, trainings
 from biotune_optuna.finetune.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 _MOST_NUMBERS = 16_000  # 43 KB as text; an attribute of a study holds 64 KB on MySQL
-_FEWEST_IMAGES = 30  # which say something about a temperature
+FEWEST_IMAGES = 30
+"""Validation images that say something about a temperature; with fewer none is fitted."""
 
 
 def rows_kept(n_images: int, n_classes: int) -> NDArray[np.int64]:
@@ -35,7 +37,7 @@ def rows_kept(n_images: int, n_classes: int) -> NDArray[np.int64]:
         Their places, evenly spaced; none where there would be too few.
     """
     room = min(n_images, _MOST_NUMBERS // n_classes)
-    if room < _FEWEST_IMAGES:
+    if room < FEWEST_IMAGES:
         return np.empty(0, dtype=np.int64)
     return np.arange(room) * n_images // room
 
@@ -73,21 +75,35 @@ def calibrations(study: TuningStudy, confirmed: Confirmation) -> Mapping[str, Ca
 
     Returns:
         ``"single"`` of one training and ``"members"`` of several together; nothing where no
-        predictions were kept: too few validation images, too many classes, an earlier version.
+        predictions were kept: too few validation images, too many classes, an earlier version, or
+        a confirmation that did not ask for the views.
     """
     setup, winner = study.setup, confirmed.winner
     known = trainings(study.study.user_attrs)
-    seeds = [run.seed for run in setup.spec.confirm_runs(len(winner.scores))]
-    runs = [known.get(f"{winner.name} | seed {seed}") for seed in seeds]
-    key = winner.rebuild(setup.blocks).key()
-    texts = [run.probabilities for run in runs if run is not None and run.key == key]
+
+    def shown(one: Training) -> bool:
+        return one.views == confirmed.views
+
+    if confirmed.from_search:
+        runs = [known.get(model_name(number)) for number in confirmed.from_search]
+        texts = [one.probabilities for one in runs if one is not None and shown(one)]
+        if len(texts) < len(runs):
+            return {}
+    else:
+        seeds = [run.seed for run in setup.spec.confirm_runs(len(winner.scores))]
+        runs = [known.get(f"{winner.name} | seed {seed}") for seed in seeds]
+        key = winner.rebuild(setup.blocks).key()
+        held = [one for one in runs if one is not None and one.key == key]
+        texts = [one.probabilities for one in held if shown(one)]
     val, n_classes = setup.splits.val, len(setup.classes)
     rows = rows_kept(len(val), n_classes)
     probs = [unpack(text, n_classes) for text in texts if text]
     if not probs or any(len(one) != len(rows) for one in probs):
         return {}
     labels = setup.source.labels[val[rows]]
+    alone = probs[:1] if confirmed.from_search else probs  # others are of other recipes
+    together = np.average(probs, axis=0, weights=confirmed.weights or None)
     return {
-        "single": Calibration.fit(np.tile(labels, len(probs)), np.concatenate(probs)),
-        "members": Calibration.fit(labels, np.mean(probs, axis=0)),
+        "single": Calibration.fit(np.tile(labels, len(alone)), np.concatenate(alone)),
+        "members": Calibration.fit(labels, together),
     }

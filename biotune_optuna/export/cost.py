@@ -15,7 +15,8 @@ class PredictionCost(NamedTuple):
         blocks: Blocks in all; 0 where they are not known.
         passes: Cost of one image, in passes of it through one network: counted multiplications.
         single_ms: Milliseconds an image takes through the first member alone, measured.
-        members_ms: The same through all members.
+        members_ms: The same through all members, in all views.
+        views: How often each image is shown.
     """
 
     members: int
@@ -24,6 +25,7 @@ class PredictionCost(NamedTuple):
     passes: float
     single_ms: float
     members_ms: float
+    views: int = 1
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> PredictionCost | None:
@@ -32,9 +34,9 @@ class PredictionCost(NamedTuple):
         Args:
             stored: The stored mapping.
         """
-        values = [stored.get(name) for name in cls._fields]
+        values = [stored.get(name, cls._field_defaults.get(name)) for name in cls._fields]
         known = all(isinstance(one, (int, float)) for one in values)
-        return cls(*values) if known else None  # type: ignore[arg-type]
+        return cls(*values) if known else None
 
     @property
     def words(self) -> str:
@@ -44,8 +46,11 @@ class PredictionCost(NamedTuple):
             if self.shared_blocks
             else "each image runs"
         )
-        return (
-            f"With its {self.members} members {once} {self.members} times: {self.passes:.2f} passes"
-            f" an image instead of 1, here {self.members_ms:.2f} ms instead of"
-            f" {self.single_ms:.2f} ms."
+        cost = (
+            f"{self.passes:.2f} passes an image instead of 1, here {self.members_ms:.2f} ms instead"
+            f" of {self.single_ms:.2f} ms."
         )
+        if self.members == 1:
+            return f"Each image is shown {self.views} times: {cost}"
+        shown = f" and each image is shown {self.views} times" * (self.views > 1)
+        return f"With its {self.members} members {once} {self.members} times{shown}: {cost}"

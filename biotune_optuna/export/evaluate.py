@@ -20,7 +20,7 @@ from biotune_optuna.data.sources.image_source import SPLIT_NAMES
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.data.thumbnail import thumbnail
 from biotune_optuna.errors import BioTuneError, DataError
-from biotune_optuna.export.evaluation_page import SEEN, TITLES, page
+from biotune_optuna.export.evaluation_page import SEEN, TITLES, page, percent, words
 from biotune_optuna.files import csv_cell, replace_file
 from biotune_optuna.finetune.metrics import calibration_error, mean_auc, mean_f1, score
 from biotune_optuna.finetune.statistics import Interval, proportion_interval, resampled_interval
@@ -333,13 +333,13 @@ def _lines(found: Evaluation) -> Iterator[str]:
     if found.seen:
         yield f"  {SEEN}"
     for name, value in found.values.items():
-        interval = f"(95 % {value.low:.3f} to {value.high:.3f})"
-        yield f"  {TITLES[name]:46} {value.value:.3f}  {interval}"
+        said, interval = words(name, value)
+        yield f"  {TITLES[name]:43} {said:>7}  (95 % {interval})"
     wide = min(32, max(len("class"), *map(len, found.classes)))
-    yield f"\n  {'class':{wide}}  images  found  right when said"
+    yield f"\n  {'class':{wide}}  images   recall  precision"
     for one in found.by_class:
-        cells = (f"{v:.3f}" if v is not None else "-" for v in (_value(one.recall), one.precision))
-        yield f"  {one.name:{wide}}  {one.n:6}  {'  '.join(f'{cell:>5}' for cell in cells)}"
+        recall, precision = percent(_value(one.recall)), percent(one.precision)
+        yield f"  {one.name:{wide}}  {one.n:6}  {recall:>7}  {precision:>9}"
     if found.skipped:
         yield f"\n{len(found.skipped)} left out, first: {found.skipped[0]}"
 

@@ -12,6 +12,7 @@ from biotune_optuna.page.text import plural
 
 if TYPE_CHECKING:
     from biotune_optuna.export.evaluate import ClassResult, Evaluation
+    from biotune_optuna.finetune.statistics import Interval
 
 TITLES = {
     "accuracy": "accuracy",
@@ -26,6 +27,25 @@ SEEN = (
     "are too good. Give images that it has never seen, or read the test in the report."
 )
 """What is said about such an evaluation."""
+
+
+def words(name: str, value: Interval) -> tuple[str, str]:
+    """Return one of `Evaluation.values` and its interval as pages say them.
+
+    Accuracies are in percent, as in the report; other scores are plain numbers.
+
+    Args:
+        name: The value's name.
+        value: The value with its interval.
+    """
+    if "accuracy" in name:
+        return percent(value.value), f"{100 * value.low:.1f} to {percent(value.high)}"
+    return f"{value.value:.3f}", f"{value.low:.3f} to {value.high:.3f}"
+
+
+def percent(share: float | None, none: str = "-") -> str:
+    """Return a share in percent: ``66.7 %``; ``none`` where there is none."""
+    return none if share is None else f"{100 * share:.1f} %"
 
 
 def page(found: Evaluation) -> str:
@@ -49,8 +69,9 @@ def _parts(found: Evaluation) -> Iterator[Part]:
         yield Text(SEEN)
     yield Tiles(
         [
-            (f"{value.value:.3f}", f"{TITLES[name]}, {value.low:.3f} to {value.high:.3f}")
+            (said, f"{TITLES[name]}, {interval}")
             for name, value in found.values.items()
+            for said, interval in [words(name, value)]
         ]
     )
     drawn = draw_confusion(found.confusion, found.classes, images="images")
@@ -74,11 +95,11 @@ def _parts(found: Evaluation) -> Iterator[Part]:
 def _classes(found: Evaluation) -> Iterator[Part]:
     """List the hardest class first, those without images last."""
     rows = sorted(found.by_class, key=lambda one: one.recall.value if one.recall else 2.0)
-    yield Table(("Class", "Images", "Found", "Right when said", "F1"), [_row(one) for one in rows])
+    yield Table(("Class", "Images", "Recall", "Precision", "F1"), [_row(one) for one in rows])
     yield Text(
-        "Found: share of the class's images that got its name (recall), with Wilson's 95 % "
-        "interval. Right when said: share of the images given this name that are of the class "
-        "(precision).",
+        "Recall: share of the class's images that got its name, with Wilson's 95 % interval. "
+        "Precision: share of the images given this name that are of the class. F1: their harmonic "
+        "mean.",
         "soft",
     )
 
@@ -86,8 +107,9 @@ def _classes(found: Evaluation) -> Iterator[Part]:
 def _row(one: ClassResult) -> tuple[str, ...]:
     recall = "–"
     if one.recall is not None:
-        recall = f"{one.recall.value:.3f} ({one.recall.low:.3f} to {one.recall.high:.3f})"
-    rest = ("–" if value is None else f"{value:.3f}" for value in (one.precision, one.f1))
+        low, high = 100 * one.recall.low, 100 * one.recall.high
+        recall = f"{percent(one.recall.value)} ({low:.1f} to {high:.1f})"
+    rest = (percent(one.precision, "–"), "–" if one.f1 is None else f"{one.f1:.3f}")
     return (one.name, f"{one.n:,}", recall, *rest)
 
 

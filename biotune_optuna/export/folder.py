@@ -18,12 +18,14 @@ from biotune_optuna._version import __version__
 from biotune_optuna.data.preprocessing import Preprocessing as Preprocessing  # noqa: PLC0414 - handed on
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export.card import render_card
-from biotune_optuna.export.members import MEMBERS, MEMBERS_CONFIG, describe, read
+from biotune_optuna.export.members import MEMBERS, MEMBERS_CONFIG, describe, read, shares_of
 from biotune_optuna.export.predict import Predictor
 from biotune_optuna.files import check_lookup
 from biotune_optuna.finetune.calibration import Calibration
+from biotune_optuna.jsonable import read_json
 from biotune_optuna.models.blocks import output_layers
 from biotune_optuna.models.weights import create_model
+from biotune_optuna.names import control_characters
 from biotune_optuna.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def export_model(
     origin: str | None = None,
     trained_on: str | None = None,
     members: Sequence[nn.Module] = (),
+    weights: Sequence[float] = (),
     calibration: Mapping[str, Calibration] | None = None,
 ) -> Path:
     """Write a tuned model as a folder in timm's hub layout.
@@ -92,6 +95,7 @@ def export_model(
         trained_on: `ImageSource.fingerprint` of the images; None where they are not known.
         members: Further networks of the same make; the model predicts the mean of their
             probabilities and those of ``model``.
+        weights: How much ``model`` and each of ``members`` count in it; none where all count alike.
         calibration: What its probabilities are tempered by: ``"single"`` of ``model`` alone,
             ``"members"`` of all together; what is absent leaves them as they are.
 
@@ -133,7 +137,9 @@ def export_model(
             tensors = {name: one.detach().cpu().contiguous().clone() for name, one in held}
             save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
             if members:
-                documents[MEMBERS_CONFIG], others = describe([model, *members], new / WEIGHTS)
+                documents[MEMBERS_CONFIG], others = describe(
+                    [model, *members], new / WEIGHTS, weights
+                )
                 save_file(others, new / MEMBERS, metadata={"format": "pt"})
             for name, content in documents.items():
                 written = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -180,6 +186,9 @@ def load_exported(
             "give a folder made by biotune export"
         )
     config, classes = _read_json(folder / CONFIG, dict), _read_json(folder / LABELS, list)
+    for name in classes:
+        if not isinstance(name, str) or control_characters(name):
+            raise ModelError(f"{LABELS} in {str(folder)!r} holds {name!r}, which is no class name")
     arguments = config.get("model_args") or {}
     if not isinstance(arguments, dict) or _FORBIDDEN_ARGS & arguments.keys():
         raise ModelError(f"{CONFIG} in {str(folder)!r} holds model_args that are not allowed")
@@ -195,9 +204,11 @@ def load_exported(
             f"which is not the number in {WEIGHTS}"
         )
     members: list[nn.Module] = []
+    weights: tuple[float, ...] = ()
     if not single and any((folder / name).exists() for name in (MEMBERS, MEMBERS_CONFIG)):
         how = _read_json(folder / MEMBERS_CONFIG, dict)
         _, *members = read(folder, how, loaded.model, WEIGHTS)
+        weights = shares_of(how, 1 + len(members), folder)
     calibration = None
     if (folder / CALIBRATION).exists():
         kinds = _read_json(folder / CALIBRATION, dict)
@@ -206,6 +217,7 @@ def load_exported(
     return Predictor(
         loaded.model,
         members=members,
+        weights=weights,
         calibration=calibration,
         name=loaded.name,
         classes=[str(name) for name in classes],
@@ -323,8 +335,8 @@ def _config(
 
 def _read_json(path: Path, kind: type) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested too deep
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{str(path)!r} cannot be read: {error}") from None
     if not isinstance(content, kind):
         raise ModelError(f"{str(path)!r} holds no JSON {kind.__name__}")

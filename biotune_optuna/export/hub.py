@@ -27,6 +27,9 @@ def push(
 ) -> str:
     """Put an exported model on the Hugging Face hub, its card included.
 
+    What an earlier model of this package left there and this one lacks, such as further members, is
+    removed in the same commit: it would belong to other weights. Other files stay.
+
     Who does so is whom `hf auth login` or ``$HF_TOKEN`` says.
 
     Args:
@@ -47,11 +50,13 @@ def push(
     check_name(name)
     hub = HfApi(endpoint=endpoint, library_name="biotune-optuna")
     try:
+        present = {path.name for path in Path(folder).iterdir()}
         hub.create_repo(name, private=private, exist_ok=True)
         hub.upload_folder(
             repo_id=name,
             folder_path=folder,
             allow_patterns=sorted(FILES),
+            delete_patterns=sorted(FILES - present),
             commit_message="Add the tuned model",
         )
     except Exception as error:

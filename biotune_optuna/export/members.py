@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,13 +24,18 @@ MEMBERS_CONFIG: Final = "members.json"
 
 SCHEMA_VERSION: Final = 1
 
+_MOST = 1000  # members of a folder from elsewhere
 
-def describe(networks: Sequence[nn.Module], weights: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+
+def describe(
+    networks: Sequence[nn.Module], weights: Path, shares: Sequence[float] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what `MEMBERS_CONFIG` and `MEMBERS` hold.
 
     Args:
         networks: The members, two at least.
         weights: The written weights of the first.
+        shares: How much each counts; none where all count alike.
 
     Returns:
         The configuration, JSON-ready, and the tensors.
@@ -39,7 +45,8 @@ def describe(networks: Sequence[nn.Module], weights: Path) -> tuple[dict[str, An
     config = {
         "schema_version": SCHEMA_VERSION,
         "members": len(networks),
-        "prediction": "mean of the members' probabilities",
+        "prediction": "mean of the members' probabilities" + ", weighted" * bool(shares),
+        **({"weights": list(shares)} if shares else {}),
         "first": {"file": weights.name, "sha256": digest(weights)},
         "others": {
             "file": MEMBERS,
@@ -80,7 +87,9 @@ def read(
             f"{where} has the schema version {config.get('schema_version')!r}; this version reads "
             f"{SCHEMA_VERSION}"
         )
-    if not isinstance(count, int) or count < 2 or not isinstance(names, list):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        names, count = [], None
+    if not isinstance(count, int) or not 2 <= count <= _MOST:
         raise ModelError(f"{where} does not say which members there are; export the model again")
     first = config.get("first")
     if not isinstance(first, Mapping) or first.get("sha256") != digest(folder / weights):
@@ -97,6 +106,30 @@ def read(
     if extra := sorted(stored.keys() - {f"{n}/{name}" for n in states for name in names}):
         raise ModelError(f"{MEMBERS} in {str(folder)!r} has {extra[0]!r}, which is no member's")
     return [model, *(with_values(model, state) for state in states.values())]  # type: ignore[arg-type]
+
+
+def shares_of(config: Mapping[str, Any], count: int, folder: Path) -> tuple[float, ...]:
+    """Return how much each member counts, none where all count alike.
+
+    Args:
+        config: What `MEMBERS_CONFIG` holds.
+        count: How many members there are.
+        folder: The folder.
+
+    Raises:
+        ModelError: If it does not say so of each.
+    """
+    shares = config.get("weights", [])
+    known = isinstance(shares, list) and all(
+        isinstance(one, (int, float)) and not isinstance(one, bool) and 0 < one < math.inf
+        for one in shares
+    )
+    if not known or len(shares) not in (0, count):
+        raise ModelError(
+            f"{MEMBERS_CONFIG} in {str(folder)!r} does not say how much each member counts; export "
+            "the model again, or use it with --single"
+        )
+    return tuple(shares)
 
 
 def digest(file: Path) -> str | None:

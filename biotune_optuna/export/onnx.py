@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from biotune_optuna.data.views import shown
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.models.states import one_line
 
@@ -45,9 +46,10 @@ def export_onnx(predictor: Predictor, path: str | Path) -> Path:
     """Write a model as an ONNX graph, and compare it with the model.
 
     Its input is ``images``, (n, H, W, 3) uint8, RGB, of the size that the network was trained with;
-    its output ``probabilities``, (n, C) float32. Normalisation, all members, their mean and the
-    temperature are inside; resizing and cropping are not. What all members have in common is there
-    once. Nothing is written unless ONNX Runtime gives the model's probabilities, within 1e-4.
+    its output ``probabilities``, (n, C) float32. Normalisation, all members and views, their mean
+    and the temperature are inside; resizing and cropping are not. What all members have in common
+    is there once. Nothing is written unless ONNX Runtime gives the model's probabilities, within
+    1e-4.
 
     Args:
         predictor: The model, on the CPU.
@@ -88,6 +90,10 @@ class _Graph(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList([predictor.model, *predictor.members])
         settings, trusted = predictor.preprocessing, predictor.calibration
+        shares = torch.tensor(predictor.weights or [1.0] * len(self.networks))
+        self.shares: torch.Tensor
+        self.register_buffer("shares", (shares / shares.sum()).reshape(-1, 1, 1))
+        self.views = ("", *settings.views)
         self.temperature = 1.0 if trusted is None else trusted.temperature
         self.mean: torch.Tensor
         self.std: torch.Tensor
@@ -97,9 +103,12 @@ class _Graph(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Probabilities (n, C) of images (n, H, W, 3)."""
         pixels = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        members = [network(pixels).softmax(dim=1) for network in self.networks]
-        mean = torch.stack(members).mean(dim=0)
+        mean = torch.stack([self._member_mean(shown(pixels, view)) for view in self.views]).mean(0)
         return (mean.clamp_min(1e-12).log() / self.temperature).softmax(dim=1)
+
+    def _member_mean(self, pixels: torch.Tensor) -> torch.Tensor:
+        members = [network(pixels).softmax(dim=1) for network in self.networks]
+        return (torch.stack(members) * self.shares).sum(dim=0)
 
 
 def _write(graph: nn.Module, example: torch.Tensor, path: Path) -> None:

@@ -28,6 +28,7 @@ from biotune_optuna.data.decode import (
 from biotune_optuna.data.loaders import DeviceImages
 from biotune_optuna.data.pixels import PixelStore
 from biotune_optuna.data.sources.scan import worker_count
+from biotune_optuna.data.views import shown
 from biotune_optuna.errors import BioTuneError, DataError, ModelError
 from biotune_optuna.export.cost import PredictionCost
 from biotune_optuna.files import csv_cell, replace_text
@@ -68,7 +69,8 @@ class Prediction:
         top: The most probable classes with their probabilities, best first.
         probabilities: Probability of every class, (C,) float32, in the order of the classes; empty
             if the image could not be read.
-        disagreement: Share of the members whose own most probable class is another; None where the
+        disagreement: Share of the members, as far as they count, whose own most probable class is
+            another; None where the
             model has one member, or the image could not be read.
         error: One line if the image could not be read, else None.
     """
@@ -95,6 +97,8 @@ class Predictor:
         model: The network; it is moved to the device and put into eval mode.
         members: Further networks of the same make. All together predict: the mean of their
             probabilities. The leading blocks in which they do not differ run once.
+        weights: How much ``model`` and each further member count in that mean; none where all count
+            alike.
         calibration: What the probabilities are tempered by; None leaves them as they are.
         name: timm's model name.
         classes: Class names in the order of the outputs.
@@ -106,6 +110,7 @@ class Predictor:
     Attributes:
         model: As given.
         members: As given, a tuple.
+        weights: As given, a tuple.
         calibration: As given.
         name: As given.
         classes: As given, a tuple.
@@ -120,6 +125,7 @@ class Predictor:
         model: nn.Module,
         *,
         members: Sequence[nn.Module] = (),
+        weights: Sequence[float] = (),
         calibration: Calibration | None = None,
         name: str,
         classes: Sequence[str],
@@ -134,6 +140,7 @@ class Predictor:
             networks = [channels_last(network) for network in networks]
         self.model, *others = networks
         self.members = tuple(others)
+        self.weights = tuple(weights) if others else ()
         self.calibration = calibration
         self._shared: SharedPrefix | None = None
         self.name = name
@@ -186,8 +193,8 @@ class Predictor:
         With the default batch size and all images readable, the probabilities of the same images in
         the same order are, on a CPU with the same number of threads, equal to the bit to those of
         `Trainer.predict` with the model in memory. Another order or batch size may change their
-        last bits. Those of several members are the mean of theirs, to rounding; where the model has
-        a calibration they are tempered by it.
+        last bits. Those of several members are the mean of theirs, to rounding, and so are those of
+        several views of an image; where the model has a calibration they are tempered by it.
 
         Args:
             images: Paths of image files or of folders (all images below it, by name, but hidden
@@ -292,12 +299,16 @@ class Predictor:
         return other
 
     def cost(self) -> PredictionCost:
-        """Measure what it costs to predict with all members, on a few images of noise."""
+        """Measure what it costs to predict with all members and views, on a few images of noise."""
         import torch
 
         images = self._sample(min(_TIMED_IMAGES, self.preprocessing.batch_size))
-        shared = self.shared
+        shared = self.shared if self.members else self.model
         settings = self.preprocessing
+        views = ("", *settings.views)
+
+        def together(batch: torch.Tensor) -> torch.Tensor:
+            return torch.stack([shared(shown(batch, view)) for view in views])
 
         def milliseconds(forward: Callable[[torch.Tensor], torch.Tensor]) -> float:
             took = []
@@ -313,14 +324,15 @@ class Predictor:
             torch.inference_mode(),
             autocast(self.device, amp),
         ):
-            single, together = milliseconds(self.model), milliseconds(shared)
+            single_ms, members_ms = milliseconds(self.model), milliseconds(together)
         return PredictionCost(
             members=1 + len(self.members),
-            shared_blocks=shared.blocks,
+            shared_blocks=self.shared.blocks if self.members else 0,
             blocks=len(self.recipe.blocks) if self.recipe is not None else 0,
-            passes=shared.passes(images[:1]),
-            single_ms=single,
-            members_ms=together,
+            passes=len(views) * (self.shared.passes(images[:1]) if self.members else 1.0),
+            single_ms=single_ms,
+            members_ms=members_ms,
+            views=len(views),
         )
 
     def confidence_for(self, accuracy: float) -> float:
@@ -423,27 +435,41 @@ class Predictor:
                 yield Prediction(name, None, 0.0, (), nothing, error=content)
                 continue
             members: NDArray[np.float32] = next(scores)
-            row = mean_probabilities(members) if len(members) > 1 else members[0]
+            several, weights = len(members) > 1, self.weights
+            row = mean_probabilities(members, weights) if several else members[0]
             if self.calibration is not None:
                 row = tempered(row, self.calibration.temperature)
             best = np.argsort(-row, kind="stable")[:top_k]
             top = tuple((self.classes[index], float(row[index])) for index in best)
-            others = float(np.mean(members.argmax(1) != best[0])) if len(members) > 1 else None
-            yield Prediction(name, top[0][0], top[0][1], top, row, others)
+            others = members.argmax(1) != best[0]
+            apart = float(np.average(others, weights=weights or None)) if several else None
+            yield Prediction(name, top[0][0], top[0][1], top, row, apart)
 
     def _probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Through the same normalisation, memory format and loop as in training, (n, k, C)."""
+        """Through the same normalisation, memory format and loop as in training, (n, k, C).
+
+        Of several views of an image the mean.
+        """
+        import torch
+
         images = self._device_images(pixels)
         amp = prediction_dtype(self.preprocessing.amp, self.device)  # type: ignore[arg-type]
         forward = self.shared if self.members else self.model
+        views = ("", *self.preprocessing.views)
+
+        def logits(idx: NDArray[np.int64]) -> torch.Tensor:
+            batch = images.batch(idx)
+            return torch.stack([forward(shown(batch, view)) for view in views], dim=1)
+
         with kernels(self.device, deterministic=False):
             found = probabilities(
-                lambda idx: forward(images.batch(idx)),
+                logits,
                 np.arange(len(pixels)),
                 len(pixels),
                 self.device,
                 amp,
             )[0]
+        found = mean_probabilities(found.swapaxes(0, 1)) if len(views) > 1 else found[:, 0]
         return found if self.members else found[:, None]
 
     def _device_images(self, pixels: Sequence[NDArray[np.uint8]]) -> DeviceImages:

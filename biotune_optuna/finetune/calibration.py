@@ -18,6 +18,8 @@ Probabilities = NDArray[np.floating[Any]]
 
 _LEAST = 1e-12  # a network may say 0
 _BOUNDS = (math.log(0.05), math.log(20.0))
+_PULL = 10
+"""Images that the pull towards 1 is worth: a hundred images, all of them right, say little."""
 
 
 def tempered(probs: Probabilities, temperature: float) -> NDArray[np.float32]:
@@ -35,20 +37,21 @@ def tempered(probs: Probabilities, temperature: float) -> NDArray[np.float32]:
     return shares
 
 
-def fit_temperature(labels: Labels, probs: Probabilities) -> float:
+def fit_temperature(labels: Labels, probs: Probabilities, *, pull: float = _PULL) -> float:
     """Return the temperature at which the cross-entropy of predictions is least.
 
-    A weak pull towards 1, worth one image, keeps it finite where all images are right.
+    A pull towards 1 keeps it from what few images cannot tell.
 
     Args:
         labels: True classes of images that the networks were not trained on, (n,).
         probs: Their probabilities, (n, C).
+        pull: Images that the pull is worth (10: docs/benchmarks/members.md).
     """
     from scipy.optimize import minimize_scalar
 
     def loss(log: float) -> float:
         found = cross_entropy(labels, tempered(probs, math.exp(log)))
-        return found + 0.5 * log**2 / len(labels)
+        return found + 0.5 * pull * log**2 / len(labels)
 
     return math.exp(minimize_scalar(loss, bounds=_BOUNDS, method="bounded").x)
 

@@ -197,7 +197,11 @@ def fit_head(
     if features is None:
         return None
     result = RunResult(
-        score=math.nan, images_forward=len(train), batch_size=size, device=kind_of(device, amp)
+        score=math.nan,
+        images_forward=len(train),
+        batch_size=size,
+        device=kind_of(device, amp),
+        fitted=True,
     )
     result.trainable_parameters = sum(p.numel() for p in layer.parameters())
     result.total_parameters = sum(p.numel() for p in model.parameters())

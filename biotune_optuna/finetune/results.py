@@ -66,6 +66,7 @@ class RunResult:
         predictions: Class predicted for each validation image at the best epoch, (n_val,); None
             without validation images.
         probabilities: What that prediction was made of, (n_val, C); None likewise.
+        fitted: Whether the head was fitted instead of trained by steps.
     """
 
     score: float
@@ -85,6 +86,7 @@ class RunResult:
     stopped: Stopped = "finished"
     predictions: NDArray[np.int64] | None = None
     probabilities: NDArray[np.float32] | None = None
+    fitted: bool = False
 
     @property
     def trainable_fraction(self) -> float:

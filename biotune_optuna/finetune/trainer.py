@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from biotune_optuna.data.views import shown
 from biotune_optuna.errors import DataError, ModelError
 from biotune_optuna.finetune import metrics
 from biotune_optuna.finetune.batches import BatchSampler, Loss, class_weights, mixer
@@ -34,6 +35,7 @@ from biotune_optuna.finetune.loop import Held, Run
 from biotune_optuna.finetune.optim import check_optimizer
 from biotune_optuna.finetune.prefix.cache import PrefixCache, budget_mb
 from biotune_optuna.finetune.prefix.plan import Prefixes
+from biotune_optuna.finetune.prefix.shared import mean_probabilities
 from biotune_optuna.finetune.probe import (
     LastFeatures,
     features_before_head,
@@ -227,11 +229,13 @@ class Trainer:
             }
         )
 
-    def predict(self, idx: ArrayLike) -> NDArray[np.float32]:
+    def predict(self, idx: ArrayLike, views: Sequence[str] = ()) -> NDArray[np.float32]:
         """Class probabilities with the weights last trained.
 
         Args:
             idx: Positions of images, (n,).
+            views: How each image is shown besides, see `biotune_optuna.data.views`; the
+                probabilities are the mean over all views.
 
         Returns:
             (n, C) float32, in the order of ``idx``.
@@ -240,12 +244,16 @@ class Trainer:
         positions = self._indices(idx)
 
         def forward(few: Indices) -> torch.Tensor:
-            logits: torch.Tensor = self.model(self.images.batch(few))
-            return logits
+            batch = self.images.batch(few)
+            if not views:
+                logits: torch.Tensor = self.model(batch)
+                return logits
+            return torch.stack([self.model(shown(batch, view)) for view in ("", *views)], dim=1)
 
         with ONE_AT_A_TIME, kernels(self.device, deterministic=self.settings.deterministic):
             fresh_eval(self.model)
-            return probabilities(forward, positions, size, self.device, self._amp)[0]
+            found = probabilities(forward, positions, size, self.device, self._amp)[0]
+        return mean_probabilities(found.swapaxes(0, 1)) if views else found
 
     def features(self, idx: ArrayLike) -> NDArray[np.float32]:
         """Return what the pre-trained network hands to its output layer; images as they are.

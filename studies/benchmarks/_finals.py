@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from _trainings import log_probabilities, packed, test_part, unpacked
 from sklearn.model_selection import StratifiedKFold
-from torch.nn.functional import interpolate
 
+from biotune_optuna.data.views import shown
 from biotune_optuna.finetune.device import ONE_AT_A_TIME
 from biotune_optuna.finetune.feeds import probabilities
 
@@ -59,7 +59,8 @@ class Finals:
     Args:
         setup: Images, model and trainer.
         path: The file.
-        at_most: Trainings that are made here; asking for a further one raises `Missing`.
+        at_most: Trainings that are made here; asking for a further one raises `Missing`. With 0 the
+            file is only read, so that another process may write it meanwhile.
     """
 
     def __init__(self, setup: Setup, path: Path, *, at_most: int) -> None:
@@ -68,9 +69,11 @@ class Finals:
         self._rows: dict[str, Row] = {}
         if path.exists():
             text = path.read_bytes()
-            with path.open("r+b") as file:  # a killed process may have left half a line
-                file.truncate(text.rfind(b"\n") + 1)
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            whole = text.rfind(b"\n") + 1
+            if at_most:
+                with path.open("r+b") as file:  # a killed process may have left half a line
+                    file.truncate(whole)
+            rows = [json.loads(line) for line in text[:whole].splitlines()]
             self._rows = {row["key"]: row for row in rows}
 
     def __len__(self) -> int:
@@ -168,18 +171,6 @@ class Finals:
 
 class Missing(Exception):  # noqa: N818 - it asks for a training
     """A training that has not been made, and that this call may not make any more."""
-
-
-def shown(batch: torch.Tensor, view: str) -> torch.Tensor:
-    """Images (n, 3, H, W) as a view shows them."""
-    if view == "mirror":
-        return batch.flip(3)
-    if view == "zoom":
-        height, width = batch.shape[2:]
-        top, left = height // 16, width // 16
-        middle = batch[:, :, top : height - top, left : width - left]
-        return interpolate(middle, size=(height, width), mode="bilinear", align_corners=False)
-    return batch
 
 
 def _logs(probs: NDArray[np.floating[Any]]) -> Vector:

@@ -10,12 +10,14 @@ images together. Then each model is tested.
 Each training is kept in FOLDER/TASK.jsonl as soon as it is done, and is made once however many
 draws ask for it. The same command goes on where it stopped; run twice at once, each takes another
 task. ``--at-most N`` stops after so many trainings. When all named tasks are done the page is
-written.
+written. ``--page`` writes it of the draws that are complete so far, and trains nothing; the other
+processes may go on meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -30,7 +32,7 @@ import optuna
 import torch
 from _finals import VIEWS, Finals, Made, Missing
 from _tasks import TASKS
-from _trainings import cross_entropy, temperature, test_part, unpacked
+from _trainings import cross_entropy, test_part, unpacked
 from filelock import FileLock, Timeout
 from optuna.trial import create_trial
 from scipy.special import logsumexp
@@ -38,11 +40,13 @@ from scipy.stats import t as student
 
 from biotune_optuna import Recipe
 from biotune_optuna.confirmation.candidates import choose, leading
+from biotune_optuna.confirmation.from_search import greedy
 from biotune_optuna.confirmation.record import Contender
 from biotune_optuna.errors import BioTuneError
 from biotune_optuna.evolution import surrogate
 from biotune_optuna.evolution.domain import Domain
 from biotune_optuna.finetune import metrics
+from biotune_optuna.finetune.calibration import fit_temperature
 from biotune_optuna.finetune.prefix.shared import SharedPrefix
 from biotune_optuna.finetune.results import epochs_of_final_run
 from biotune_optuna.models.states import with_values
@@ -64,6 +68,7 @@ TRIALS, TOP, RUNS = 28, 3, 3
 COUNTS = (1, 2, 3, 5, 8)
 FOLDS = (2, 3, 5)
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+PULLS = (0, 1, 10, 25)
 MOST = max(COUNTS)
 WINNER = "seeds of the winner"
 
@@ -246,7 +251,11 @@ class Draw:
     def seeds(self, one: One, count: int) -> Model:
         """The same recipe on several seeds."""
         members = [self.finals.final(one.recipe, seed, one.epochs) for seed in self.last[:count]]
-        return Model(members, [one.recipe] * count, one.val, self.val_labels)
+        if count > 1:
+            return Model(members, [one.recipe] * count, one.val, self.val_labels)
+        alone = [run.val for run in one.runs if run.val is not None]
+        labels = np.tile(self.val_labels, len(alone))
+        return Model(members, [one.recipe], np.concatenate(alone), labels)
 
     def recipes(self, count: int) -> Model:
         """The best recipes once each: by fresh trainings, then by the search."""
@@ -261,13 +270,14 @@ class Draw:
         parts = [
             self.seeds(one, n) for one, n in zip(self.contenders, counts, strict=True) if n > 0
         ]
-        val = mean([part.val for part in parts for _ in part.members if part.val is not None])
+        vals = [one.val for one, n in zip(self.contenders, counts, strict=True) for _ in range(n)]
+        val = mean(vals)
         members = [member for part in parts for member in part.members]
         return Model(members, [r for part in parts for r in part.recipes], val, self.val_labels)
 
     def greedy(self, count: int) -> Model:
         """Contenders added one by one, whichever lowers the cross-entropy most."""
-        picks = greedily([one.val for one in self.contenders], self.val_labels, count)
+        picks = greedy([np.exp(one.val) for one in self.contenders], self.val_labels, count)
         return self.allotted([picks.count(i) for i in range(len(self.contenders))])
 
     def undecided(self, count: int) -> Model:
@@ -296,8 +306,8 @@ class Draw:
         """Models of the search itself, chosen greedily: nothing is trained."""
         n = len(self.setup.classes)
         rows = [row for row in self.rows if row.get("test_probs")]
-        vals = [unpacked(row["val_probs"][row["best_epoch"] - 1], n) for row in rows]
-        picks = [rows[i] for i in greedily(vals, self.val_labels, count)]
+        vals = [np.exp(unpacked(row["val_probs"][row["best_epoch"] - 1], n)) for row in rows]
+        picks = [rows[i] for i in greedy(vals, self.val_labels, count)]
         members = [
             Made(
                 score=row["score"],
@@ -318,16 +328,17 @@ class Draw:
         """Accuracy, cross-entropy and cost of a model."""
         truth = self.labels[test_part(self.setup)]
         logs = mean([one.test[view] for one in model.members for view in views])
-        warmth = 1.0
+        pulled = {}
         if model.val is not None and model.val_labels is not None:
-            warmth = temperature(model.val, model.val_labels)
+            for pull in PULLS:
+                warmth = fit_temperature(model.val_labels, np.exp(model.val), pull=pull)
+                pulled[f"calibrated, {pull}"] = cross_entropy(logs / warmth, truth)
         n_classes = len(self.setup.classes)
         return {
             "accuracy": metrics.score("macro_accuracy", truth, np.exp(logs), n_classes),
             "nll": cross_entropy(logs, truth),
-            "calibrated": cross_entropy(logs / warmth, truth)
-            if model.val is not None
-            else math.nan,
+            "calibrated": pulled.get("calibrated, 10", math.nan),
+            **pulled,
             "passes": model.passes,
             "predicting": len(views) * self.predicting(model.recipes),
         }
@@ -362,24 +373,6 @@ class Draw:
                 words = " and ".join(view for view in views if view != "plain")
                 worth[f"{WINNER} with {words}, {count}"] = self.worth(model, views)
         return worth
-
-
-def greedily(vals: Sequence[Vector], labels: NDArray[np.int64], count: int) -> list[int]:
-    """Which predictions to take the mean of: one by one, whichever lowers the cross-entropy most.
-
-    Caruana et al., "Ensemble Selection from Libraries of Models" (2004), with replacement.
-    """
-    probs = np.exp(np.stack(vals))
-    total = np.zeros_like(probs[0])
-    picks: list[int] = []
-    for n in range(1, count + 1):
-        rows = np.arange(len(labels))
-        losses = [
-            -np.log(np.maximum((total + one)[rows, labels] / n, 1e-30)).mean() for one in probs
-        ]
-        picks.append(int(np.argmin(losses)))
-        total += probs[picks[-1]]
-    return picks
 
 
 def _prefix(recipe: Recipe) -> int:
@@ -449,7 +442,7 @@ def row(found: Results, name: str, reference: str) -> tuple[str, ...]:
 def page(found: Results) -> str:
     """The tables as Markdown."""
     single, five = f"{WINNER}, 1", f"{WINNER}, 5"
-    draws = len(next(iter(found.values())))
+    told = ", ".join(f"{name} ({len(draws)})" for name, draws in found.items())
     names = list(next(iter(found.values()))[0])
     rules = ("cheapest within a standard error", "best mean, shrunk", "best recipe of the search")
     views = [name for name in names if name.startswith(f"{WINNER} with")]
@@ -475,7 +468,7 @@ def page(found: Results) -> str:
             Markdown(f"""
                 # Members of the final model
 
-                {len(found)} development tasks ({", ".join(found)}), {draws} draws each. A draw is a
+                {len(found)} development tasks, each with so many draws: {told}. A draw is a
                 search: {TRIALS} genomes of the task's table of real trainings. Its best {TOP}
                 recipes, by model and by value in turn, full fine-tuning (best of {len(RATES)}
                 rates) and the linear probe are trained on {RUNS} fresh seeds. The winner has the
@@ -485,12 +478,31 @@ def page(found: Results) -> str:
                 - *Accuracy*: macro accuracy on the test images, mean over tasks of the mean over
                   draws. *Minus*: paired by task, with the 95 % t interval over tasks.
                 - *Cross-entropy* on the test images, and *calibrated* by one temperature that was
-                  fitted on validation images.
+                  fitted on validation images as the product does.
                 - *Trainings*: image passes of the final trainings, in those of one member.
                 - *Passes*: what predicting one image costs, in passes through one network; frozen
                   blocks that all members share run once.
             """),
             *tables,
+            Markdown("""
+                ## The temperature
+
+                Cross-entropy on the test images without a temperature, and with one that is pulled
+                towards 1 as so many images would pull it.
+            """),
+            Table(
+                ("Model", "none", *(f"pull {pull}" for pull in PULLS)),
+                [
+                    (
+                        f"{WINNER}, {count}",
+                        *(
+                            f"{np.mean(column(found, f'{WINNER}, {count}', key)):.3f}"
+                            for key in ("nll", *(f"calibrated, {pull}" for pull in PULLS))
+                        ),
+                    )
+                    for count in COUNTS
+                ],
+            ),
             Markdown("""
                 *Folds*: each member leaves out one fold, so all images validate once. *In
                 proportion*: members of each contender as it is likely to be the best by its fresh
@@ -531,6 +543,19 @@ def work(name: str, args: argparse.Namespace, *, left: int) -> tuple[list[Any] |
     return found, finals.made
 
 
+def complete(name: str, args: argparse.Namespace) -> list[Any]:
+    """A task's draws that are complete, of trainings that were made already."""
+    setup = TASKS[name].open(args.data_root, args.cache)
+    rows = search_rows(args.tables / f"{name}.jsonl")
+    finals = Finals(setup, args.cache / f"{name}.jsonl", at_most=0)
+    found = []
+    for number in range(args.draws):
+        with contextlib.suppress(Missing):
+            found.append(Draw(finals, rows, number).table())
+    print(f"{name}: {len(found)} of {args.draws} draws, {len(finals)} trainings", flush=True)
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Makes what is missing and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -540,6 +565,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, default=Path("members-cache"))
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--at-most", type=int, default=10**9, help="stop after so many trainings")
+    parser.add_argument("--page", action="store_true", help="write what is complete, train nothing")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/members.md"))
     args = parser.parse_args(argv)
     if unknown := set(args.tasks) - set(TASKS):
@@ -554,6 +580,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     left = args.at_most
     try:
         for name in args.tasks:
+            if args.page:
+                if draws := complete(name, args):
+                    found[name] = draws
+                continue
             try:
                 with FileLock(args.cache / f"{name}.lock", blocking=False):
                     draws, made = work(name, args, left=left)
@@ -564,7 +594,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 found[name] = draws
     except BioTuneError as error:
         sys.exit(str(error))
-    if len(found) == len(args.tasks):
+    if args.page and not found:
+        sys.exit("no draw is complete yet, so there is nothing to write")
+    if args.page or len(found) == len(args.tasks):
         args.out.write_text(page(found), encoding="utf-8")
         print(args.out)
 

@@ -279,6 +279,17 @@ def test_json_without_end_is_refused_in_one_line(copy):
         (copy / name).write_text(before)
 
 
+@pytest.mark.parametrize("name", ["members.json", "calibration.json"])
+def test_pipes_and_devices_are_not_read(copy, name):
+    os.mkfifo(copy / name)
+    with pytest.raises(ModelError, match=rf"{name}' cannot be read: .*it is not a file"):
+        load_exported(copy, device="cpu")
+    (copy / name).unlink()
+    (copy / name).symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match=rf"{name}' cannot be read: .*it is not a file"):
+        load_exported(copy, device="cpu")
+
+
 def test_damaged_folders_are_refused_in_one_line(copy, tmp_path):
     def refused(message):
         with pytest.raises(ModelError, match=message) as caught:
@@ -294,6 +305,9 @@ def test_damaged_folders_are_refused_in_one_line(copy, tmp_path):
     refused("names 2 classes")
     (copy / "labels.json").write_text("{}")
     refused("holds no JSON list")
+    for odd in (r'"a\n"', r'"\u001b[2J"', "1", "null"):
+        (copy / "labels.json").write_text(f'["a", "b", {odd}]')
+        refused("which is no class name")
     (copy / "labels.json").write_text('["a", "b", "c"]')
     rewrite(copy / "preprocessing.json", schema_version=99)
     refused("schema version 99")

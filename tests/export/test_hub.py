@@ -33,7 +33,13 @@ class Hub(BaseHTTPRequestHandler):
         )
 
     def do_GET(self):
-        self._answer(200, {"id": "me/flowers", "sha": "0" * 40, "siblings": []})
+        if "/tree/" in self.path:
+            files = [
+                {"type": "file", "path": name, "size": 1, "oid": "0" * 40}
+                for name in self.server.holds
+            ]
+            return self._answer(200, files)
+        return self._answer(200, {"id": "me/flowers", "sha": "0" * 40, "siblings": []})
 
     def _answer(self, code, content):
         text = json.dumps(content).encode()
@@ -52,7 +58,7 @@ def hub(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    server.heard, server.refuses = [], False
+    server.heard, server.refuses, server.holds = [], False, []
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -75,6 +81,16 @@ def test_the_folder_and_its_card_go_to_the_hub(hub, exported, private):
     assert sent.keys() == {path.name for path in exported.iterdir()}
     assert base64.b64decode(sent["README.md"]["content"]) == (exported / "README.md").read_bytes()
     assert {token for *_, token in hub.heard} == {"Bearer hf_secret"}
+
+
+def test_what_an_earlier_model_left_and_this_one_lacks_goes(hub, exported):
+    hub.holds = ["members.json", "members.safetensors", "calibration.json", "model.onnx"]
+    hub.holds += ["model.safetensors", "README.md", "notes.txt", "images/members.json"]
+    push(exported, "me/flowers", endpoint=hub.url)
+    (commit,) = [body for path, body, _ in hub.heard if "/commit/" in path]
+    lines = [json.loads(line) for line in commit.splitlines()]
+    gone = {one["value"]["path"] for one in lines if one["key"] == "deletedFile"}
+    assert gone == {"members.json", "members.safetensors", "calibration.json", "model.onnx"}
 
 
 def test_a_refusal_is_one_line_without_the_token(hub, exported):

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import json
 import pickle
 import shutil
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from biotune_optuna.cli import cli
+from biotune_optuna.data.views import shown
 from biotune_optuna.errors import ModelError
 from biotune_optuna.export import Predictor, load_exported, write_csv
 from biotune_optuna.finetune.calibration import Calibration, tempered
@@ -55,6 +57,30 @@ def test_members_predict_the_mean_of_what_they_predict_apart(members, whole, pre
             says = [CLASSES[i] for i in row.argmax(1)]
             others = sum(label != prediction.label for label in says)
             assert prediction.disagreement == pytest.approx(others / 3)
+
+
+def test_members_count_as_they_were_exported(members, tmp_path):
+    folder = export(members, tmp_path / "m", members=members["members"], weights=(3, 1, 1))
+    expected = np.average(members["apart"], axis=0, weights=(3, 1, 1))
+    loaded = load_exported(folder, device="cpu")
+    for one in (loaded, pickle.loads(pickle.dumps(loaded))):
+        found = one.predict(members["paths"])
+        np.testing.assert_allclose(probabilities(found), expected, atol=1e-6)
+        for prediction, row in zip(found, np.stack(members["apart"], axis=1), strict=True):
+            says = [CLASSES[i] for i in row.argmax(1)]
+            others = [
+                w for label, w in zip(says, (3, 1, 1), strict=True) if label != prediction.label
+            ]
+            assert prediction.disagreement == pytest.approx(sum(others) / 5)
+    assert load_exported(folder, device="cpu", single=True).weights == ()
+
+
+@pytest.mark.parametrize("weights", [[1, 2], [1, 2, 0], [1, 2, -1], [1, 2, "3"], [1, 2, True], 3])
+def test_weights_that_fit_no_members_are_refused(damaged, weights):
+    how = damaged / "members.json"
+    how.write_text(json.dumps(json.loads(how.read_text()) | {"weights": weights}))
+    with pytest.raises(ModelError, match="does not say how much each member counts"):
+        load_exported(damaged, device="cpu")
 
 
 def test_what_all_have_in_common_runs_once(members, predictor, monkeypatch):
@@ -184,6 +210,9 @@ def spoil(folder, what):
         save_file({n: t + 1 for n, t in weights.items()}, folder / "model.safetensors")
     elif what == "newer":
         how.write_text(json.dumps(config | {"schema_version": 2}))
+    elif isinstance(what, list):
+        config["others"]["tensors"] = what
+        how.write_text(json.dumps(config))
     else:
         how.write_text(json.dumps(config | {"members": what}))
 
@@ -201,6 +230,8 @@ def spoil(folder, what):
         ("newer", "schema version 2; this version reads 1"),
         (0, "does not say which members"),
         (1.5, "does not say which members"),
+        (10**9, "does not say which members"),
+        ([["no name"]], "does not say which members"),
         (4, "lacks '4/"),
     ],
 )
@@ -217,6 +248,43 @@ def test_an_export_of_members_gives_way_to_one_without(members, damaged):
     export(members, damaged)
     assert not (damaged / "members.json").exists()
     assert not (damaged / "members.safetensors").exists()
+
+
+# -- views -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_views_are_exported_predicted_and_charged(members, tmp_path, *, several):
+    seen = dataclasses.replace(members["preprocessing"], views=("mirror", "zoom"))
+    others = members["members"] if several else []
+    folder = export(members, tmp_path / "m", members=others, preprocessing=seen)
+    loaded = load_exported(folder, device="cpu")
+    assert loaded.preprocessing == seen
+    plain = Predictor(
+        members["model"], members=others, name=NAME, classes=CLASSES, **members_facts(members)
+    )
+    pixels = np.stack([plain._pixels(str(path), path) for path in members["paths"]])
+    batch = plain._device_images(pixels).batch(np.arange(len(pixels)))
+    with torch.no_grad():
+        rows = [
+            network(shown(batch, view)).softmax(1).numpy()
+            for network in (members["model"], *others)
+            for view in ("", "mirror", "zoom")
+        ]
+    found = probabilities(loaded.predict(members["paths"]))
+    np.testing.assert_allclose(found, np.mean(rows, axis=0), atol=1e-6)
+    assert not np.allclose(found, probabilities(plain.predict(members["paths"])), atol=1e-3)
+    cost = loaded.cost()
+    assert (cost.views, cost.members) == (3, 1 + len(others))
+    assert cost.passes == pytest.approx(3 * plain.cost().passes)
+    assert "shown 3 times" in cost.words
+    assert type(cost).of(cost._asdict()) == cost
+    alone = load_exported(folder, device="cpu", single=True)
+    assert np.allclose(probabilities(alone.predict(members["paths"])), np.mean(rows[:3], axis=0))
+
+
+def members_facts(members):
+    return {name: members[name] for name in ("preprocessing", "recipe")}
 
 
 # -- probabilities that can be trusted --------------------------------------------------------

@@ -1,5 +1,6 @@
 """The model as an ONNX graph."""
 
+import dataclasses
 import importlib.util
 
 import numpy as np
@@ -17,18 +18,21 @@ installed = pytest.mark.skipif(
 )
 
 
-def predictor(made, **options):
-    facts = {name: made[name] for name in ("preprocessing", "recipe")}
+def predictor(made, views=(), **options):
+    seen = dataclasses.replace(made["preprocessing"], views=views)
+    facts = {"preprocessing": seen, "recipe": made["recipe"]}
     return Predictor(made["model"], name=NAME, classes=CLASSES, device="cpu", **facts, **options)
 
 
 @installed
-def test_the_graph_gives_the_model_s_probabilities(members, tmp_path):
+@pytest.mark.parametrize("views", [(), ("mirror", "zoom")])
+def test_the_graph_gives_the_model_s_probabilities(members, tmp_path, views):
     import onnx as library
     import onnxruntime
 
     trusted = Calibration(1.7, (), ())
-    whole = predictor(members, members=members["members"], calibration=trusted)
+    options = {"members": members["members"], "weights": (2, 1, 1)}
+    whole = predictor(members, views, calibration=trusted, **options)
     file = onnx.export_onnx(whole, tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -39,7 +43,9 @@ def test_the_graph_gives_the_model_s_probabilities(members, tmp_path):
     np.testing.assert_allclose(found, np.stack([p.probabilities for p in expected]), atol=1e-4)
     counted = sum(node.op_type == "Conv" for node in library.load(file).graph.node)
     convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in members["model"].modules())
-    assert counted < 3 * convolutions, "what the members have in common is there once"
+    assert counted < 3 * (1 + len(views)) * convolutions, (
+        "what the members have in common is there once"
+    )
 
 
 @installed

@@ -23,16 +23,20 @@ if TYPE_CHECKING:
 
 def mean_probabilities(
     members: Sequence[NDArray[np.float32]] | NDArray[np.float32],
+    weights: Sequence[float] = (),
 ) -> NDArray[np.float32]:
     """Return the mean of what several networks predict.
 
     Args:
         members: Probabilities of each, (n, C).
+        weights: How much each counts; none where all count alike.
 
     Returns:
         (n, C).
     """
     mean: NDArray[np.float64] = np.mean(members, axis=0, dtype=np.float64)
+    if weights:
+        mean = np.average(np.asarray(members, dtype=np.float64), axis=0, weights=weights)
     return mean.astype(np.float32)
 
 

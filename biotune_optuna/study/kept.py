@@ -1,8 +1,9 @@
-"""What final trainings have made of a model, kept in files until the model is exported.
+"""What trainings have made of a model, kept in files that are named by what they hold.
 
-The files lie in the cache folder. Workers that share it, on one host or by ``BIOTUNE_CACHE``, take
-over each other's trainings; without, who exports trains again what others have trained, on the same
-seeds and so, on a CPU, to the same bits.
+Those of final trainings lie in the cache folder until the model is exported. Workers that share it,
+on one host or by ``BIOTUNE_CACHE``, take over each other's trainings; without, who exports trains
+again what others have trained, on the same seeds and so, on a CPU, to the same bits. For those of a
+search see `biotune_optuna.study.keeping`.
 """
 
 from __future__ import annotations
@@ -92,3 +93,22 @@ class KeptWeights:
 def _is_digest(text: str) -> bool:
     """Whether a text from a database may be the name of a file here."""
     return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
+def files_by_digest(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of weights in a folder, halves of some too, by the digest in their names.
+
+    Args:
+        folder: The folder; it may be missing. Links and files of other names are passed over.
+    """
+    try:
+        paths = [] if folder.is_symlink() else list(folder.iterdir())
+    except OSError:
+        paths = []
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        digest, _, ending = path.name.partition(".")
+        ours = _is_digest(digest) and re.fullmatch(r"safetensors|[0-9a-f]{32}", ending)
+        if ours and path.is_file() and not path.is_symlink():
+            found.setdefault(digest, []).append(path)
+    return found
