@@ -45,6 +45,10 @@ QUICK: Final = Effort(name="quick", trials=16, epochs=6, top_k=2, n_runs=2, memb
 NORMAL: Final = Effort(name="normal", trials=60, epochs=10, top_k=3, n_runs=3, members=5)
 THOROUGH: Final = Effort(name="thorough", trials=120, epochs=20, top_k=5, n_runs=5, members=8)
 
+KEPT: Final = 20
+"""Models of the search that are kept where the final model is made of them and nobody says how
+many."""
+
 EFFORTS: Final = {one.name: one for one in (QUICK, NORMAL, THOROUGH)}
 """The levels by name, the least first."""
 

@@ -68,6 +68,10 @@ PREDICTION_COST_KEY: Final = "prediction_cost"
 """``dict``: what predicting with all members of the exported model costs
 (`biotune_optuna.export.cost.PredictionCost`)."""
 
+KEPT_KEY: Final = "kept_models"
+"""``{"most": int, "id": str}``: how many trials' models are kept, and what is
+drawn at random for the name of their folder (`biotune_optuna.study.keeping.SearchModels`)."""
+
 CLOCK_KEY: Final = "clock"
 """``{"plan": dict, "work": dict, "full": float, "limit": float}``: how long the study was expected
 to take, see `biotune_optuna.confirmation.timing.Timing`; ``limit`` is the time for everything in
@@ -90,8 +94,15 @@ first (`biotune_optuna.study.board.Board`)."""
 
 EVIDENCE_KEY: Final = "evidence"
 """``{"plan": dict, "total": int, "out": str}``: how any worker confirms the study once it has its
-total of trials (`biotune_optuna.confirmation.plan.ConfirmPlan`), and where the model goes; empty
-where only the process that searches with a limit of time does so."""
+total of trials (`biotune_optuna.confirmation.plan.ConfirmPlan`), and where the model goes. With a
+limit of time ``{"total": null, "until": float}`` while it is searched, the second of the epoch at
+which the time is over; then ``"plan"``, ``"out"`` and ``"settled": int``, the count behind
+`SETTLED_PREFIX` of the trials to confirm."""
+
+SETTLED_PREFIX: Final = "settled: "
+"""Before a count, ``{"begun": int, "running": [int], "waiting": [int]}``: the trials as they were
+when a confirmation began (`biotune_optuna.confirmation.settled.Settled`); the highest count is the
+last one's."""
 
 COMPARISON_KEY: Final = "comparison"
 """``dict``: what the cells of a comparison's task have in common."""
@@ -167,6 +178,10 @@ PARENTS_KEY: Final = "parents"
 
 DONOR_KEY: Final = "donor"
 """``str``: the study and the trial that a genome was taken from."""
+
+KEPT_MODEL_KEY: Final = "kept_model"
+"""``{"digest": str, "bytes": int}``: the trial's model, where it was kept in a file; it may have
+given way to a better one's since."""
 
 CELL_KEY: Final = "cell"
 """``str``: which part of the work a trial of a board is: the cell of a comparison, or a training
@@ -342,6 +357,26 @@ class RunRecord(Cost):
     stopped: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFile(Stored):
+    """The file of a trial's model.
+
+    Attributes:
+        digest: What it is named by; "" where there is none.
+        bytes: Its size.
+    """
+
+    digest: str = ""
+    bytes: int = 0
+
+    @classmethod
+    def of(cls, value: object) -> ModelFile:
+        """Read what was stored; anything odd reads as no file."""
+        digest, size = (as_mapping(value).get(name) for name in ("digest", "bytes"))
+        known = isinstance(digest, str) and isinstance(size, int)
+        return cls(digest, size) if known else cls()  # type: ignore[arg-type]
+
+
 class _Kept(Generic[T]):
     """What a trial stores under a key, read whenever it is asked for."""
 
@@ -417,6 +452,9 @@ class TrialRecord:
 
     stderr = _Kept(STDERR_KEY, _number)
     """Standard error of the value; None with one run."""
+
+    kept = _Kept(KEPT_MODEL_KEY, ModelFile.of)
+    """The file of its model; one without a digest where none was kept."""
 
     diverged = _Kept(DIVERGED_KEY, bool)
     """Whether a run diverged."""

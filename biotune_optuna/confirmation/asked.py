@@ -53,15 +53,16 @@ def as_asked(
         return stored
     plan = _plan_of(stored)
     entrant = _entrant(study, what, plan)
-    if entrant.name == stored.chosen:
+    if entrant.name == stored.chosen and not stored.from_search:
         return stored
-    found = stored or _begun(study, plan)
+    found = stored if stored and not stored.from_search else begun(study, plan.members)
     if found.contender(entrant.name) is None:
         contest = Contest(
             study.setup,
             [entrant],
             n_runs=plan.n_runs,
             n_final=plan.members,
+            views=found.views,
             ledger=Ledger(study.study),
             observer=observer,
             checkpoint=checkpoint,
@@ -80,6 +81,8 @@ def _plan_of(stored: Confirmation) -> ConfirmPlan:
     usual = ConfirmPlan()
     if not stored:
         return usual
+    if stored.from_search:
+        return dataclasses.replace(usual, members=int(stored.basis.get("members", usual.members)))
     basis = stored.basis
     return dataclasses.replace(
         usual,
@@ -108,7 +111,7 @@ def _entrant(study: TuningStudy, what: str, plan: ConfirmPlan) -> Entrant:
     )
 
 
-def _begun(study: TuningStudy, plan: ConfirmPlan) -> Confirmation:
+def begun(study: TuningStudy, members: int) -> Confirmation:
     """Return the confirmation of a study that has none, without contenders."""
     splits = study.setup.splits
     return Confirmation(
@@ -118,7 +121,7 @@ def _begun(study: TuningStudy, plan: ConfirmPlan) -> Confirmation:
         n_train=len(splits.train),
         n_val=len(splits.val),
         n_test=len(splits.test),
-        members=plan.members,
+        members=members,
     )
 
 

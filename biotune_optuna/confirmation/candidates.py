@@ -20,7 +20,7 @@ def leading(
     most: int,
     finished: Sequence[FrozenTrial],
     *,
-    before: Sequence[int] = (),
+    before: Sequence[FrozenTrial] = (),
 ) -> list[tuple[FrozenTrial, Recipe]]:
     """Return the search's best recipes by model and by value in turn, different ones.
 
@@ -28,7 +28,8 @@ def leading(
         study: The study.
         most: How many, at most.
         finished: The COMPLETE trials to take them from.
-        before: Numbers of trials that were confirmed before: they follow, whatever their rank.
+        before: Trials that were confirmed before: they follow, whatever their rank. Where another
+            trial leads with the recipe of one, that one takes its place, for it has been trained.
     """
     space = study.setup.space
     trials = {trial.number: trial for trial in finished}
@@ -37,19 +38,16 @@ def leading(
         for smooth in (True, False)
     )
     found: dict[tuple[Any, ...], tuple[FrozenTrial, Recipe]] = {}
-
-    def add(number: int) -> None:
-        recipe = space.genome(trials[number].params).decode()
-        found.setdefault(recipe.key(), (trials[number], recipe))
-
     for number in (n for pair in zip(by_model, by_value, strict=False) for n in pair):
         if len(found) == most:
             break
-        add(number)
-    for number in before:
-        if number in trials:
-            add(number)
-    return list(found.values())
+        recipe = space.genome(trials[number].params).decode()
+        found.setdefault(recipe.key(), (trials[number], recipe))
+    confirmed: dict[tuple[Any, ...], tuple[FrozenTrial, Recipe]] = {}
+    for trial in before:
+        recipe = space.genome(trial.params).decode()
+        confirmed.setdefault(recipe.key(), (trial, recipe))
+    return list((found | confirmed).values())
 
 
 def choose(

@@ -18,20 +18,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import optuna
-
+from biotune_optuna.confirmation.asked import begun
 from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.candidates import choose, leading
+from biotune_optuna.confirmation.from_search import choose_models, contender_of, weights_of
 from biotune_optuna.confirmation.known import counted_runs, rates_known
 from biotune_optuna.confirmation.mistakes import list_mistakes
-from biotune_optuna.confirmation.plan import ConfirmPlan
+from biotune_optuna.confirmation.plan import ConfirmPlan, check_views
 from biotune_optuna.confirmation.protocol import Contest, Entrant, Final, Wanted
 from biotune_optuna.confirmation.record import (
     CalibrationResult,
     Confirmation,
     Contender,
     Ledger,
+    Training,
 )
+from biotune_optuna.confirmation.settled import settle
 from biotune_optuna.confirmation.shared import Shared
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.calibration import Trust, reliability, tempered
@@ -57,39 +59,52 @@ def confirm(
     study: TuningStudy,
     plan: ConfirmPlan | None = None,
     *,
+    from_search: bool = False,
     observer: Observer | None = None,
     checkpoint: Callable[[], None] | None = None,
     sharing: Sharing | None = None,
+    trials: Sequence[FrozenTrial] | None = None,
 ) -> Confirmation:
     """Confirm the best recipes, choose the winner and test it once.
 
     Every training on validation data is written to the study as it ends, so an interrupted
     confirmation goes on; final trainings that were cut short are made, and tested, again. A
     confirmation that stands for the same finished trials is returned as it is: the test set is not
-    looked at again. A recipe that was confirmed before stays a contender when the study has gone
-    on. Processes that confirm one study at the same time take over what trainings the others have
-    finished, and the result of the first. After the call the trainer holds the weights of the
-    winner's first member if it was trained now.
+    looked at again. Which trials these are is settled when the first process begins, so that a
+    result that comes late changes nothing. A recipe that was confirmed before stays a contender
+    when the study has gone on. Processes that confirm one study at the same time take over what
+    trainings the others have finished, and the result of the first. After the call the trainer
+    holds the weights of the winner's first member if it was trained now.
 
     Args:
         study: The study, with at least one COMPLETE trial.
         plan: How much evidence to gather.
+        from_search: Make the model of what the search has kept (`TuningStudy.search`), and train
+            nothing; the same as a plan that says so. It is tested once, as any.
         observer: Told of the progress.
         checkpoint: Called after each epoch; raises to stop.
         sharing: How other workers help, with `help_confirm`; None trains everything here.
+        trials: The COMPLETE trials to confirm; None takes those that
+            `biotune_optuna.confirmation.settled.settle` returns.
 
     Returns:
         What is stored in the study: candidates, rivals, the winner and why, test results with
         intervals, paired tests and the images most confidently wrong.
 
     Raises:
-        StudyError: If no trial has finished.
+        StudyError: If no trial has finished, or the model is to be of the search, which has kept
+            none; or if a view is to be mirrored in a study that does not allow it.
     """
     plan = plan or ConfirmPlan()
-    finished = _finished(study)
+    check_views(plan.views, mirror=study.spec.mirror)
+    if from_search:
+        plan = dataclasses.replace(plan, from_search=True)
+    finished = _finished(study, trials)
     basis = plan.basis(len(finished))
     if stored := _stored(study, plan, len(finished)):
         return stored
+    if plan.from_search:
+        return _of_search(study, plan, finished, observer)
     started = time.perf_counter()
     contest = _contest(study, plan, finished, observer, checkpoint)
     shared = Shared(contest, sharing) if sharing else None
@@ -130,6 +145,7 @@ def help_confirm(
     sharing: Sharing,
     *,
     observer: Observer | None = None,
+    trials: Sequence[FrozenTrial] | None = None,
 ) -> None:
     """Train what `confirm` in another process wants, until nothing is left.
 
@@ -140,12 +156,13 @@ def help_confirm(
         plan: The plan of the other process.
         sharing: How the work is shared.
         observer: Told of the progress.
+        trials: The trials that are confirmed, as `confirm` was given them.
 
     Raises:
         StudyError: If no trial has finished.
     """
-    finished = _finished(study)
-    if _stored(study, plan, len(finished)):
+    finished = _finished(study, trials)
+    if plan.from_search or _stored(study, plan, len(finished)):
         return
     contest = _contest(study, plan, finished, observer, sharing.stop.check)
     shared = Shared(contest, sharing)
@@ -166,6 +183,7 @@ def _contest(
         [*_recipes(study, plan, finished), *_rivals(study, plan, finished)],
         n_runs=plan.n_runs,
         n_final=plan.members + len(plan.rivals),
+        views=plan.views,
         ledger=Ledger(study.study),
         observer=observer,
         checkpoint=checkpoint,
@@ -179,10 +197,12 @@ class TrainedWinner:
     Attributes:
         recipe: Its recipe.
         members: What each final training has made of the model, see `Trainer.changed`.
+        weights: How much each of them counts; empty where all count alike.
     """
 
     recipe: Recipe
     members: tuple[Mapping[str, Tensor], ...]
+    weights: tuple[int, ...] = ()
 
 
 def train_winner(
@@ -195,7 +215,8 @@ def train_winner(
     """Train the confirmed winner on training and validation data; the test set is not touched.
 
     The trainings are those that `confirm` tested: same data, seeds and number of epochs. They are
-    left out where they were made in this process.
+    left out where they were made in this process. A model of the search is read where it is kept,
+    and what is gone of it trained again.
 
     Args:
         study: The study.
@@ -217,7 +238,11 @@ def train_winner(
     recipe = winner.rebuild(study.setup.blocks)
     wanted = (confirmed.time, winner.name, confirmed.members)
     which, final = _trained.get(study, (("", "", 0), None))
-    if final is None or which != wanted:
+    if confirmed.from_search and (final is None or which != wanted):
+        members = weights_of(study, confirmed, observer=observer, checkpoint=checkpoint)
+        final = Final(Training(), members, ())
+        _trained[study] = (wanted, final)
+    elif final is None or which != wanted:
         entrant = Entrant(name=winner.name, method=winner.method, recipe=recipe)
         contest = Contest(
             study.setup,
@@ -229,7 +254,7 @@ def train_winner(
         final = contest.finish(winner.name, winner.final_epochs, members=confirmed.members)
         _trained[study] = (wanted, final)
     study.setup.trainer.put(final.members[0])
-    return TrainedWinner(recipe, final.members)
+    return TrainedWinner(recipe, final.members, confirmed.weights)
 
 
 _trained: WeakKeyDictionary[TuningStudy, tuple[tuple[str, str, int], Final]] = WeakKeyDictionary()
@@ -247,14 +272,13 @@ class _DoneElsewhere(Exception):  # noqa: N818 - no failure
 # -- who takes part ----------------------------------------------------------------------------
 
 
-def _finished(study: TuningStudy) -> list[FrozenTrial]:
-    """Return the trials to confirm.
+def _finished(study: TuningStudy, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
+    """Return the trials to confirm, the same in every process and until the search goes on.
 
     Raises:
         StudyError: If there is none.
     """
-    states = (optuna.trial.TrialState.COMPLETE,)
-    finished = study.study.get_trials(deepcopy=False, states=states)
+    finished = settle(study.study) if trials is None else trials
     if not finished:
         raise StudyError(
             f"study {study.name!r} has no finished trial to confirm; run more trials first"
@@ -269,8 +293,10 @@ def _recipes(
 
     Of trials that end from now on there is none.
     """
-    confirmed = Confirmation.of(study.study.user_attrs).candidates
-    before = [one.trial for one in confirmed if one.trial is not None]
+    stored = Confirmation.of(study.study.user_attrs)
+    confirmed = () if stored.from_search else stored.candidates
+    numbered = {trial.number: trial for trial in finished}
+    before = [numbered[one.trial] for one in confirmed if one.trial in numbered]
     counted, others = counted_runs(study, plan, finished)
     return [
         dataclasses.replace(Entrant.of_trial(trial, recipe), counted=counted.get(recipe.key()))
@@ -295,22 +321,59 @@ def _chosen(
 ) -> Confirmation:
     """Return the confirmation as it stands before the test."""
     winner, plateau, why = choose(everyone, prefer=plan.prefer, tolerance=plan.tolerance)
-    splits = study.setup.splits
-    return Confirmation(
+    return dataclasses.replace(
+        begun(study, plan.members),
+        views=plan.views,
         basis=basis,
-        metric=study.spec.train.metric,
-        classes=tuple(study.setup.classes),
         candidates=tuple(one for one in everyone if not one.is_rival),
         rivals=tuple(one for one in everyone if one.is_rival),
         chosen=winner.name,
         plateau=tuple(one.name for one in plateau),
         why=why,
-        time=_now(),
-        n_train=len(splits.train),
-        n_val=len(splits.val),
-        n_test=len(splits.test),
-        members=plan.members,
     )
+
+
+def _of_search(
+    study: TuningStudy,
+    plan: ConfirmPlan,
+    finished: Sequence[FrozenTrial],
+    observer: Observer | None,
+) -> Confirmation:
+    """Make the model of the search's own models, test it once, and store what came of it."""
+    started = time.perf_counter()
+    if observer:
+        observer.stage("choice", "among the models of the search", 0, 0)
+    found = choose_models(study, finished, plan.members, plan.views)
+    contest = Contest(study.setup, found.entrants)
+    trials = {trial.number: trial for trial in finished}
+    numbers = tuple(one.trial for one in found.entrants if one.trial is not None)
+    pairs = zip(found.entrants, numbers, strict=True)
+    result = dataclasses.replace(
+        begun(study, len(numbers)),
+        views=plan.views,
+        basis=plan.basis(len(finished)),
+        candidates=tuple(contender_of(one, trials[number]) for one, number in pairs),
+        chosen=found.entrants[0].name,
+        why=found.why,
+        from_search=numbers,
+        weights=found.weights if len(set(found.weights)) > 1 else (),
+    )
+    if stored := _stored(study, plan, len(finished)):  # another process was sooner
+        return stored
+    changed = tuple(model.changed for model in found.models)
+    final = Final(Training(), changed, ())
+    members: list[NDArray[np.float32]] = []
+    if result.n_test:
+        _log_look(study, "models of the search")
+        probs = {result.chosen: contest.predict(final)}
+        members = contest.predict(final, plan.views) if plan.views else probs[result.chosen]
+        result = _judged(contest, result, probs, members, most=plan.mistakes)
+    _trained[study] = ((result.time, result.chosen, result.members), final)
+    calibration = _trusted(study, result, members)
+    seconds = time.perf_counter() - started
+    result = dataclasses.replace(result, calibration=calibration, seconds=seconds)
+    result.store(study.study)
+    return result
 
 
 def _models(plan: ConfirmPlan, result: Confirmation) -> list[Wanted]:
@@ -357,8 +420,9 @@ def _tested(
         probs[model.name] = contest.predict(final)
         costs[model.name] = Cost.sum([final.training])  # no more of it than that
     _trained[study] = ((result.time, winner.name, result.members), final)
-    judged = _judged(contest, result, probs, most=plan.mistakes)
-    trusted = _trusted(study, judged, probs[winner.name])
+    members = contest.predict(final, plan.views) if plan.views else probs[winner.name]
+    judged = _judged(contest, result, probs, members, most=plan.mistakes)
+    trusted = _trusted(study, judged, members)
     return dataclasses.replace(judged, final_training=costs, calibration=trusted)
 
 
@@ -372,7 +436,10 @@ def _trusted(
         result: What is known of the winner.
         members: What each member predicts for the test images; none without test images.
     """
-    several = len(members) > 1 or (not members and result.members > 1)
+    several = len(members) > 1
+    if not members:
+        alone = result.winner.recipe.fitted and not result.from_search
+        several = result.members > 1 and not alone
     found = calibrations(study, result).get("members" if several else "single")
     if found is None:
         return None
@@ -381,7 +448,7 @@ def _trusted(
         return trusted
     setup = study.setup
     labels = setup.source.labels[setup.splits.test]
-    before = mean_probabilities(members)
+    before = mean_probabilities(members, result.weights)
     after = tempered(before, found.temperature)
     return dataclasses.replace(
         trusted,
@@ -396,6 +463,7 @@ def _judged(
     contest: Contest,
     result: Confirmation,
     probs: Mapping[str, Sequence[NDArray[np.float32]]],
+    members: Sequence[NDArray[np.float32]],
     *,
     most: int,
 ) -> Confirmation:
@@ -405,6 +473,7 @@ def _judged(
         contest: Where they were made.
         result: What stands before the test.
         probs: Predictions of each member of those that were tested, by name, the winner last.
+        members: Those of the winner's members in all views.
         most: Mistakes that are listed.
     """
     source, index = contest.setup.source, contest.setup.splits.test
@@ -412,10 +481,9 @@ def _judged(
     firsts = {name: members[0] for name, members in probs.items()}
     *others, last = [contest.test(name, one) for name, one in firsts.items()]
     single = firsts.pop(result.chosen)
-    members = probs[result.chosen]
     ours, ensemble, gain = single, None, None
-    if len(members) > 1:
-        ours = mean_probabilities(members)
+    if len(members) > 1 or result.views:
+        ours = mean_probabilities(members, result.weights)
         ensemble = contest.test(result.chosen, ours)
         gain = paired_test(result.metric, labels, ours, single)
     if len(result.classes) > _MOST_CONFUSION:

@@ -13,6 +13,7 @@ from biotune_optuna.sampler.claims import study_config
 from biotune_optuna.sampler.ranking import rank_finished
 from biotune_optuna.schema import DONOR_KEY, LIKE_KEY, as_mapping
 from biotune_optuna.storage.open import keep_user_attr, open_storage
+from biotune_optuna.study.board import study_names
 from biotune_optuna.study.study import read_spec
 
 if TYPE_CHECKING:
@@ -94,11 +95,11 @@ def _find(study: TuningStudy) -> _Donor | None:
 def _named(study: TuningStudy, like: str) -> _Donor:
     name, _, url = like.partition("@")
     storage = open_storage(url, read_only=True) if url else study.study._storage
-    names = optuna.get_all_study_names(storage)
+    names = study_names(storage)
     if name not in names:
         raise StudyError(
             f"there is no study {name!r} to begin like; that database has "
-            f"{', '.join(map(repr, sorted(names))) or 'none'}"
+            f"{', '.join(map(repr, names)) or 'none'}"
         )
     donor = _open(storage, name)
     if donor is None or not _same_blocks(study, donor):

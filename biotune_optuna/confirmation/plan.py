@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
+from biotune_optuna.data.views import VIEWS, is_views
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import make_plain
 from biotune_optuna.methods.registry import methods
@@ -30,6 +31,10 @@ class ConfirmPlan:
             search's first seed; with ``reuse`` fewer are trained.
         more_rates: How many further ones a rival gets at most while its lowest or highest rate is
             its best, see `further_rate`; default 3.
+        from_search: Whether the model is made of the search's own models, see
+            `biotune_optuna.confirmation.from_search`: ``members`` of those that it has kept are
+            added up, and nothing is trained. Default False. All but ``members`` and ``mistakes``
+            then means nothing.
         reuse: Whether what the search has trained is used: its model says which rates of a rival
             are worth a training (`biotune_optuna.confirmation.known.ModelledRates`), and a recipe
             that it evaluated again has its first run. Default True; in effect once the search has
@@ -43,6 +48,9 @@ class ConfirmPlan:
         tolerance: That tolerance, in standard errors of the best mean, default 1.
         members: How many times the winner is trained finally, on different seeds; the model is
             all of them, and predicts the mean of their probabilities. Default 5; 1 to 50.
+        views: How each image is shown to the final model besides, see `biotune_optuna.data.views`:
+            ``"mirror"``, where the study allows mirrored images, and ``"zoom"``. It predicts the
+            mean over all views, at so many times the cost. Default none.
         must_hold: Whether a winner whose final training diverges on three seeds is an error
             (default), for a model is wanted, or is tested as it is, as a rival is.
     """
@@ -56,8 +64,10 @@ class ConfirmPlan:
     prefer: Literal["best", "cheap"] = "best"
     tolerance: float = 1.0
     members: int = MEMBERS
+    views: tuple[str, ...] = ()
     must_hold: bool = True
     reuse: bool = True
+    from_search: bool = False
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -74,6 +84,9 @@ class ConfirmPlan:
         if self.prefer not in ("best", "cheap"):
             raise StudyError(f"prefer {self.prefer!r} is unknown; choose best or cheap")
         check_members(self.members)
+        if not is_views(self.views):
+            said = ",".join(map(str, self.views)) or self.views
+            raise StudyError(f"views {said!r} are unknown; choose {' or '.join(VIEWS)}, or both")
         if self.rivals and not self.rates:
             raise StudyError("the rivals need at least one base rate to try")
 
@@ -95,11 +108,15 @@ class ConfirmPlan:
         Args:
             trials: How many trials had finished.
         """
+        views = {"views": list(self.views)} if self.views else {}
+        if self.from_search:
+            return {"trials": trials, "from_search": True, "members": self.members, **views}
         basis: dict[str, Any] = {
             "trials": trials,
             "top_k": self.top_k,
             "n_runs": self.n_runs,
             "rates": list(self.rates),
+            **views,
         }
         if self.more_rates:
             basis["more_rates"] = self.more_rates
@@ -124,6 +141,23 @@ class ConfirmPlan:
         wanted = self.basis(trials)
         # One that has trained everything anew, as earlier versions did, has more.
         return basis in (wanted, {key: wanted[key] for key in wanted if key != "reuse"})
+
+
+def check_views(views: Sequence[str], *, mirror: bool) -> None:
+    """Refuse a mirrored view of images that are others when they are mirrored.
+
+    Args:
+        views: The views.
+        mirror: Whether a mirrored image is as good as the image, as a study says.
+
+    Raises:
+        StudyError: If they are not to be mirrored.
+    """
+    if "mirror" in views and not mirror:
+        raise StudyError(
+            "the view 'mirror' needs a study in which a mirrored image is as good as the image: "
+            "give --mirror (StudySpec(mirror=True)), or leave the view out"
+        )
 
 
 def check_members(members: object) -> None:

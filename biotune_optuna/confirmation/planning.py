@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,9 @@ from biotune_optuna.clock import (
     trials_up_to,
 )
 from biotune_optuna.confirmation.record import trainings
-from biotune_optuna.confirmation.timing import ENDED, Timing, plan_of, trial_share
+from biotune_optuna.confirmation.timing import ENDED, Timing, plan_of, trial_epochs, trial_share
 from biotune_optuna.data.sources.open import open_images
+from biotune_optuna.data.sources.scan import worker_count
 from biotune_optuna.effort import NORMAL, Effort
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.device import resolve_device
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from biotune_optuna.data.sources.image_source import ImageSource
     from biotune_optuna.study.spec import StudySpec
     from biotune_optuna.study.study import TuningStudy
+
+_READ = 8  # images that tell how long decoding takes
 
 
 def timing_of(
@@ -86,6 +90,7 @@ def timing_of(
         runs=len(spec.search_runs()),
         rivals=evidence.rivals,
         reuse=evidence.reuse and spec.n_folds == 1,
+        from_search=evidence.from_search,
     )
     if stored:
         full = float(stored["full"])
@@ -102,6 +107,7 @@ def timing_of(
     spent = sum(took) or sum(one.seconds or 0.0 for one in records)
     shares = [trial_share(trial, plan, work) for trial in ended]
     known = {"spent": spent + confirming, "trials": took, "shares": shares}
+    known["epochs"] = [trial_epochs(trial, plan) for trial in ended]
     known |= {"done": done, "most": most}
     return Timing(plan, work, full, evidence, limit=limit, **known)  # type: ignore[arg-type]
 
@@ -117,6 +123,7 @@ def plan_study(
     device: str = "auto",
     at_least: bool = False,
     effort: Effort = NORMAL,
+    spent: float = 0.0,
 ) -> tuple[StudySpec, Plan | None]:
     """Return spec and plan for an effort, and a time: those of a study that was begun, else new.
 
@@ -130,6 +137,7 @@ def plan_study(
         device: Where to train.
         at_least: Take the least plan where even that takes longer, instead of refusing.
         effort: The most of everything that is not given.
+        spent: Seconds of the limit that are over.
 
     Returns:
         Spec and plan; no plan without a limit.
@@ -155,6 +163,7 @@ def plan_study(
             device=device,
             at_least=at_least,
             effort=effort,
+            spent=spent,
         )
     study = optuna.load_study(study_name=name, storage=storage)
     stored, clock = read_spec(study), as_mapping(study.user_attrs.get(CLOCK_KEY))
@@ -206,6 +215,19 @@ def _images(spec: StudySpec) -> ImageSource:
     )
 
 
+def _reading(source: ImageSource) -> float:
+    """Return the seconds that decoding all images takes, by some of them.
+
+    Every image is decoded once for the pixel cache.
+    """
+    some = range(0, len(source), max(1, len(source) // _READ))
+    began = time.monotonic()
+    for index in some:
+        source.load(index)
+    each = (time.monotonic() - began) / len(some)
+    return each * len(source) / worker_count()
+
+
 def _sides(spec: StudySpec, source: ImageSource, effort: Effort, own: int) -> list[int]:
     """Return the image sizes that suit a model, images and an effort, ascending."""
     config = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)
@@ -224,20 +246,23 @@ def plan_within(
     device: str = "auto",
     at_least: bool = False,
     effort: Effort = NORMAL,
+    spent: float = 0.0,
 ) -> tuple[StudySpec, Plan]:
     """Choose image size, epochs, trials and evidence for a time limit on this machine.
 
-    A few batches are trained to learn how fast it is.
+    A few batches are trained to learn how fast it is. Reading the images counts too.
 
     Args:
         seconds: The time for everything.
         spec: The study; what is to be chosen in it is replaced.
         given: What is not to be chosen: any of ``image_size``, ``epochs`` and ``trials``; and
-            ``most_trials`` and ``members``, which are not to be exceeded.
+            ``most_trials`` and ``members``, which are not to be exceeded; ``from_search``, whether
+            the model is made of the search's own.
         source: Images in memory, instead of ``spec.data``.
         device: Where to train.
         at_least: Take the least plan where even that takes longer, instead of refusing.
         effort: The most of everything that is not given.
+        spent: Seconds of the limit that are over.
 
     Returns:
         The spec with image size and epochs, and the whole plan.
@@ -246,8 +271,12 @@ def plan_within(
         StudyError: If even the least plan takes longer.
     """
     spec = _with_epochs(spec, effort, given)
+    began = time.monotonic()
+    opening = 0.0
     if source is None:
         source = _images(spec)
+        opening = time.monotonic() - began  # once more where the study is made
+    before = opening + _reading(source)
     splits = split(spec, source)
     work = Work(
         n_train=len(splits.train),
@@ -255,6 +284,7 @@ def plan_within(
         n_test=len(splits.test),
         runs=len(spec.search_runs()),
         reuse=spec.n_folds == 1,
+        from_search=bool(given.get("from_search")),
     )
     model = create_model(spec.model, num_classes=len(source.classes), weights="none")
     if given.get("image_size") is not None:
@@ -277,11 +307,12 @@ def plan_within(
         choice["trials"] = trials_up_to(int(given["most_trials"]))
     measured = sorted({sides[0], sides[-1]})
     speed = measure_speed(model.model, spec.train, device=resolve_device(device), sides=measured)
-    plan = choose_plan(seconds, work, speed, members=members, **choice)
+    before += spent + time.monotonic() - began
+    plan = choose_plan(max(0.0, seconds - before), work, speed, members=members, **choice)
     if plan is None and at_least:
         plan = choose_plan(least_time(work, speed, **choice), work, speed, **choice)
     if plan is None:
-        least = duration(least_time(work, speed, **choice))
+        least = duration(before + least_time(work, speed, **choice))
         raise StudyError(
             f"{duration(seconds)} is too short on this machine: the least that can be done takes "
             f"about {least}; give more time, fewer images (train_size) or a smaller model"

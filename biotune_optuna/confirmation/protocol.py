@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,14 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biotune_optuna.confirmation.calibrate import pack
-from biotune_optuna.confirmation.kept import digest_of
 from biotune_optuna.confirmation.plan import further_rate
 from biotune_optuna.confirmation.record import Contender, Ledger, TestResult, Training
 from biotune_optuna.errors import StudyError
+from biotune_optuna.finetune.calibration import cross_entropy
 from biotune_optuna.finetune.metrics import report, worst
 from biotune_optuna.finetune.statistics import bootstrap_interval
-from biotune_optuna.methods.registry import get_method
+from biotune_optuna.methods.registry import contender_words, get_method
 from biotune_optuna.schema import Cost, RecipeSummary, TrialRecord
+from biotune_optuna.study.kept import digest_of
 from biotune_optuna.study.objective import recipe_summary
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("biotune_optuna.study")
 
 _TRIES = 3  # seeds of a final training
-_STAGES = {"tune": "settings", "repeat": "confirm", "finish": "final training"}
+_STAGES = {"tune": "rates", "repeat": "confirmation", "finish": "final training"}
 
 Kind = Literal["search", "tune", "repeat", "finish"]
 
@@ -126,13 +128,18 @@ class Unit:
 
     @property
     def what(self) -> str:
-        """What is trained, for a reader."""
+        """What is trained, by the names that the study keeps."""
         if self.kind != "tune":
             return self.contender
         alone = set(self.setting) == {"lr"}
         return f"{self.contender} at " + (
             f"{self.setting['lr']:g}" if alone else setting_words(self.setting)
         )
+
+    @property
+    def words(self) -> str:
+        """The same, with a rival called as readers call it."""
+        return contender_words(self.contender) + self.what.removeprefix(self.contender)
 
     @property
     def name(self) -> str:
@@ -229,11 +236,13 @@ class FinalRecord(Training):
 
     Attributes:
         diverged: Whether it did.
-        weights: Digest of what it has made of the model; see `biotune_optuna.confirmation.kept`.
+        weights: Digest of what it has made of the model; see `biotune_optuna.study.kept`.
+        fitted: Whether the head was fitted, so that another seed would make no other model.
     """
 
     diverged: bool = False
     weights: str = ""
+    fitted: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -265,6 +274,7 @@ class Contest:
         n_runs: Fresh seeds for each.
         ledger: Where trainings are kept; None keeps them in memory.
         n_final: How many final trainings will follow, for the observer.
+        views: In which views fresh trainings predict the validation images besides.
         observer: Told of the progress.
         checkpoint: Called after each epoch; raises to stop.
     """
@@ -277,12 +287,13 @@ class Contest:
         n_runs: int = 0,
         ledger: Ledger | None = None,
         n_final: int = 1,
+        views: Sequence[str] = (),
         observer: Observer | None = None,
         checkpoint: Callable[[], None] | None = None,
     ) -> None:
         self.setup = setup
         self.entrants = {entrant.name: entrant for entrant in entrants}
-        self.n_runs, self.n_final = n_runs, n_final
+        self.n_runs, self.n_final, self.views = n_runs, n_final, tuple(views)
         self.ledger = ledger or Ledger()
         self.observer, self.checkpoint = observer, checkpoint
         self._seconds = 0.0  # of trainings on validation images that were made here
@@ -311,7 +322,8 @@ class Contest:
         result = self._fit(unit)
         training = Training.of(self.key(unit), result)
         if unit.kind == "repeat" and result.probabilities is not None:
-            training = replace(training, probabilities=pack(result.probabilities))
+            packed = pack(result.probabilities)
+            training = replace(training, probabilities=packed, views=self.views)
         self._seconds += training.seconds
         if keep:
             self.ledger.add(unit.name, training)
@@ -406,9 +418,9 @@ class Contest:
     def finish(self, name: str, epochs: int, *, members: int = 1, must_hold: bool = True) -> Final:
         """Train an entrant on training and validation images together, here.
 
-        There is no early stop. Where a run diverges, the next seed takes its place. A method that
-        makes the same model of every seed is trained twice, and has one member. The arguments are
-        those of `Wanted`.
+        There is no early stop. Where a run diverges, the next seed takes its place. A head that is
+        fitted, as a linear probe's, is trained by no steps that a seed would order: such a model
+        has one member. The arguments are those of `Wanted`.
 
         Raises:
             StudyError: If no training holds before three have diverged, and one must.
@@ -441,20 +453,38 @@ class Contest:
             model: The model.
             known: What was trained, by seed.
         """
-        lacking, held, diverged = [], set(), 0
-        for seed in self.final_seeds(model):
+        lacking, _, _ = self._walk(model, known)
+        return [self.final_unit(model, seed) for seed in lacking]
+
+    def _walk(
+        self, model: Wanted, known: Mapping[int, FinalRecord]
+    ) -> tuple[list[int], list[FinalRecord], dict[int, str]]:
+        """Go through the seeds of a model until it has its members, or cannot.
+
+        Returns:
+            Seeds that were not trained, the records of those that were, and the weights of the
+            members by seed.
+        """
+        lacking: list[int] = []
+        walked: list[FinalRecord] = []
+        held: dict[int, str] = {}
+        seeds = self.final_seeds(model)
+        recipe = self._recipe(model.name, self.final_unit(model, seeds[0]).setting)
+        may_fit = recipe is not None and recipe.fitted  # not every network's head can be
+        for seed in seeds:
             record = known.get(seed)
             if record is None:
                 lacking.append(seed)
-            elif record.diverged:
-                diverged += 1
-            elif record.weights in held:
-                break  # the seed decides nothing
             else:
-                held.add(record.weights)
-            if diverged == _TRIES or len(held) + len(lacking) == model.members:
+                walked.append(record)
+                if not record.diverged:
+                    held[seed] = record.weights
+                may_fit = record.fitted
+            if may_fit and (record is None or not record.diverged):
                 break
-        return [self.final_unit(model, seed) for seed in lacking]
+            if len(walked) - len(held) == _TRIES or len(held) + len(lacking) == model.members:
+                break
+        return lacking, walked, held
 
     def train_finally(
         self, unit: Unit, members: int = 1
@@ -475,6 +505,7 @@ class Contest:
             )
         training = Training.of((), result).to_dict()
         record = {**training, "diverged": result.diverged, "weights": digest_of(changed)}
+        record["fitted"] = result.fitted
         return FinalRecord.from_dict(record), changed
 
     def final(
@@ -493,25 +524,17 @@ class Contest:
         Raises:
             StudyError: If none holds, and one must.
         """
-        walked: list[FinalRecord] = []
-        held: dict[int, str] = {}
-        for seed in self.final_seeds(model):
-            walked.append(known[seed])
-            if not known[seed].diverged:
-                if known[seed].weights in held.values():
-                    break
-                held[seed] = known[seed].weights
-            if len(held) == model.members or len(walked) - len(held) == _TRIES:
-                break
+        _, walked, held = self._walk(model, known)
         if not held:
+            last_seed = self.final_seeds(model)[len(walked) - 1]
             if model.must_hold:
-                unit = self.final_unit(model, seed)
+                unit = self.final_unit(model, last_seed)
                 raise StudyError(
                     f"the final training ({self._told(model.name, unit.setting)}, epochs "
                     f"{model.epochs}) diverged on {_TRIES} seeds; make another recipe win by more "
                     "trials, or begin a study with a lower lr or with grad_clip"
                 )
-            held[seed] = known[seed].weights
+            held[last_seed] = walked[-1].weights
         elif len(held) < model.members and len(walked) - len(held) == _TRIES:
             _log.warning("the model has %d of %d members", len(held), model.members)
         last = Training.from_dict(walked[-1].to_dict())
@@ -522,11 +545,12 @@ class Contest:
         recipe = self._recipe(name, setting)
         return f"{name} at {setting_words(setting)}" if recipe is None else recipe.describe()
 
-    def predict(self, final: Final) -> list[NDArray[np.float32]]:
+    def predict(self, final: Final, views: Sequence[str] = ()) -> list[NDArray[np.float32]]:
         """Look at the test images with every member; the trainer keeps the first.
 
         Args:
             final: What `finish` returned.
+            views: In which views they are shown besides.
 
         Returns:
             Probabilities of each member, (n_test, n_classes).
@@ -534,7 +558,7 @@ class Contest:
         found = []
         for member in reversed(final.members):
             self.setup.trainer.put(member)
-            found.append(self.setup.trainer.predict(self.setup.splits.test))
+            found.append(self.setup.trainer.predict(self.setup.splits.test, views))
         return found[::-1]
 
     def test(self, name: str, probs: NDArray[np.floating]) -> TestResult:
@@ -548,6 +572,7 @@ class Contest:
         labels = setup.source.labels[setup.splits.test]
         interval = bootstrap_interval(setup.spec.train.metric, labels, probs)
         metrics = report(labels, probs, setup.classes)
+        metrics["cross_entropy"] = cross_entropy(labels, probs)
         confusion = metrics.pop("confusion", None)
         return TestResult(
             name=name,
@@ -576,20 +601,30 @@ class Contest:
         return method.recipe(self.setup.blocks, own) if method.in_confirmation else None
 
     def _fit(self, unit: Unit, which: str = "") -> RunResult:
-        self._tell(_STAGES[unit.kind], unit.what + which)
+        self._tell(_STAGES[unit.kind], unit.words + which)
         entrant, trainer = self.entrants[unit.contender], self.setup.trainer
         splits = self.setup.splits
         whole = (np.concatenate([splits.train, splits.val]), None)
         images = whole if unit.kind == "finish" else splits.run(None)
         options: dict[str, Any] = {"seed": unit.seed, "epochs": unit.epochs}
+        options["keep_weights"] = views = unit.kind == "repeat" and bool(self.views)
         if entrant.recipe is not None:
             result = trainer.fit(entrant.recipe, *images, on_epoch=self._on_epoch, **options)
-            return self._tell_result(unit.what, result)
+            return self._tell_result(unit.words + which, self._viewed(result) if views else result)
         if "epochs" in unit.setting:
             trainer = trainer.with_settings(epochs=int(unit.setting["epochs"]))
         own, method = self._method_setting(unit.setting), get_method(entrant.method)
         result = method.run(trainer, *images, setting=own, on_epoch=self._on_epoch, **options)
-        return self._tell_result(unit.what, result)
+        return self._tell_result(unit.words + which, self._viewed(result) if views else result)
+
+    def _viewed(self, result: RunResult) -> RunResult:
+        """Predict the validation images in all views, at the best epoch; charged."""
+        if result.probabilities is not None:
+            started, val = time.perf_counter(), self.setup.splits.val
+            result.probabilities = self.setup.trainer.predict(val, self.views)
+            result.images_forward += (1 + len(self.views)) * len(val)
+            result.seconds += time.perf_counter() - started
+        return result
 
     def _on_epoch(self, _record: EpochRecord) -> None:
         if self.checkpoint:

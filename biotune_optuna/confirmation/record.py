@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from optuna.trial import TrialState
 
+from biotune_optuna.confirmation.settled import Settled
 from biotune_optuna.finetune.results import epochs_of_final_run, standard_error
 from biotune_optuna.finetune.statistics import PairedTest
 from biotune_optuna.recipe import Recipe, describe, mode_of
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
     from biotune_optuna.recipe import BlockLike
 
 
+ONE_MEMBER: Final = (
+    "A head that is fitted is not trained by steps, so this model has one member, and no members"
+    " that could disagree."
+)
+"""What is said of a model that would have had several members, were its head not fitted."""
+
 _MOST_STORED = 60_000  # bytes; an attribute of a study holds 64 KB on MySQL
 
 
@@ -51,6 +58,7 @@ class Training(Cost):
         trainable_pct: Share of the parameters that train, in percent.
         probabilities: What it predicted for validation images, see
             `biotune_optuna.confirmation.calibrate`; "" where that was not kept.
+        views: In which views these were shown besides.
     """
 
     key: tuple[str, ...] = ()
@@ -58,6 +66,7 @@ class Training(Cost):
     best_epoch: int = 0
     trainable_pct: float = 0.0
     probabilities: str = ""
+    views: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, key: tuple[str, ...], result: RunResult) -> Training:
@@ -75,8 +84,9 @@ class Training(Cost):
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data, without predictions where there are none."""
         data = super().to_dict()
-        if not self.probabilities:
-            del data["probabilities"]
+        for name in ("probabilities", "views"):
+            if not data[name]:
+                del data[name]
         return data
 
 
@@ -283,11 +293,16 @@ class Confirmation(Stored):
         final_training: What each final training cost, by name; the winner's with all members.
         seconds: Wall time of everything.
         members: How many times the winner is trained finally, where so many trainings hold.
-        ensemble: Test result of all members together; None where there is one alone. The
-            winner's among `tests` is that of the first, trained as the others were.
-        gain: Test score of all members minus that of the first.
+        ensemble: Test result of all members together, in all views; None where there is one member
+            and one view. The winner's among `tests` is that of the first, trained and shown as the
+            others were.
+        gain: That score minus that of the first.
         calibration: How far the model's probabilities can be trusted; None where the predictions
             for validation images were not kept.
+        from_search: Numbers of the trials whose models the model is made of, the chosen one first;
+            empty where the winner was confirmed and trained finally.
+        weights: How much each of these counts; empty where all members count alike.
+        views: In which views each image is shown to the model besides.
     """
 
     basis: Mapping[str, Any] = field(default_factory=dict)
@@ -311,11 +326,19 @@ class Confirmation(Stored):
     ensemble: TestResult | None = None
     gain: PairedTest | None = None
     calibration: CalibrationResult | None = None
+    from_search: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
+    views: tuple[str, ...] = ()
 
     @property
     def contenders(self) -> tuple[Contender, ...]:
         """Candidates, then rivals."""
         return (*self.candidates, *self.rivals)
+
+    @property
+    def ranked(self) -> list[Contender]:
+        """All of them by what decides, the mean on fresh seeds; those without one last."""
+        return sorted(self.contenders, key=lambda one: -one.mean if one.scores else math.inf)
 
     @property
     def winner(self) -> Contender:
@@ -347,15 +370,21 @@ class Confirmation(Stored):
         """Return the test result of a contender, None where it was not tested."""
         return next((one for one in self.tests if one.name == name), None)
 
-    def unconfirmed(self, trials: Iterable[FrozenTrial]) -> str | None:
+    def unconfirmed(
+        self, trials: Sequence[FrozenTrial], user_attrs: Mapping[str, Any]
+    ) -> str | None:
         """Return a sentence where the search went on after this, None where all is confirmed.
 
         Args:
             trials: The study's trials as they are now.
+            user_attrs: Its user attributes.
         """
         confirmed = self.basis.get("trials")
         complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
         if confirmed is None or confirmed == complete:
+            return None
+        settled = Settled.of(user_attrs)
+        if settled and len(settled.among(trials)) == confirmed and not settled.went_on(trials):
             return None
         return (
             f"Confirmed on {confirmed:,} of {complete:,} trials;"
@@ -401,8 +430,16 @@ class Confirmation(Stored):
         data["gain"] = self.gain and self.gain._asdict()
         if not self.tests:
             del data["final_training"]
-        for name in ("members", "ensemble", "gain", "calibration"):
-            if data[name] in (1, None):  # as earlier versions stored it
+        for name in (
+            "members",
+            "ensemble",
+            "gain",
+            "calibration",
+            "from_search",
+            "weights",
+            "views",
+        ):
+            if data[name] in (1, None, []):  # as earlier versions stored it
                 del data[name]
         return data
 
@@ -429,6 +466,11 @@ def _paired(pair: Mapping[str, Any]) -> PairedTest:
 
 
 # -- the ledger --------------------------------------------------------------------------------
+
+
+def model_name(trial: int) -> str:
+    """Return what the ledger keeps the predictions of a search's model under."""
+    return f"trial {trial} | model of the search"
 
 
 def trainings(user_attrs: Mapping[str, Any]) -> dict[str, Training]:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 
-from biotune_optuna.confirmation.kept import KeptWeights
 from biotune_optuna.confirmation.protocol import Final, FinalRecord
 from biotune_optuna.confirmation.record import Training
 from biotune_optuna.errors import StorageError
 from biotune_optuna.schema import RESULT_KEY
 from biotune_optuna.storage.resilient import ResilientStorage
 from biotune_optuna.study.board import Board, Standing, board_of
+from biotune_optuna.study.kept import KeptWeights
 from biotune_optuna.study.stop import Stopped, StopRequest
 
 if TYPE_CHECKING:

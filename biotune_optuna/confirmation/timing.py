@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from biotune_optuna.clock import (
+    EPOCHS_SHARE,
     SEARCH_SHARE,
     After,
     Forecast,
@@ -29,6 +30,7 @@ from biotune_optuna.clock import (
     trainings_after,
 )
 from biotune_optuna.confirmation.plan import ConfirmPlan
+from biotune_optuna.confirmation.settled import settle
 from biotune_optuna.effort import NORMAL
 from biotune_optuna.schema import CLOCK_KEY, TrialRecord, as_mapping
 from biotune_optuna.study.totals import count_trials
@@ -60,6 +62,7 @@ class Timing:
         trials: Seconds of each finished trial.
         shares: What each of them was expected to take, in full trainings, by what it freezes and
             how many epochs it trained.
+        epochs: Epochs that each of them trained, as a share of those allowed.
         most: Trials with a time limit at most: beyond, more evidence is worth more than recipes.
         done: Trials that count.
         stage: Trainings of the confirmation that are over, their number in all, and the moments at
@@ -75,19 +78,26 @@ class Timing:
     began: float = field(default_factory=time.monotonic)
     trials: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
+    epochs: list[float] = field(default_factory=list)
     most: int = NORMAL.trials
     done: int = 0
     stage: tuple[int, int, float, float] | None = None
     _first_done: int = 0
+    _ended: float | None = None
 
     @property
     def trial(self) -> float:
         """Seconds of the next trial, as far as is known."""
-        return self.full_now * measured_trial(self.shares, SEARCH_SHARE * self.work.runs)
+        return self._paced * measured_trial(self.shares, SEARCH_SHARE * self.work.runs)
 
     @property
     def full_now(self) -> float:
-        """Seconds of a full training, by what trials took."""
+        """Seconds of a full training, by what trials took and how early they ended."""
+        return self._paced * measured_trial(self.epochs, EPOCHS_SHARE) / EPOCHS_SHARE
+
+    @property
+    def _paced(self) -> float:
+        """Seconds of a full training that trains the usual share of the epochs."""
         expected = [self.full * share for share in self.shares]
         return self.full * measured_pace(sum(self.trials), expected)
 
@@ -111,20 +121,24 @@ class Timing:
             done, total, first, last = self.stage
             every = self.after().left(0, total)
             pace = measured_pace(last - first, every[self._first_done : done])
-            rest = [pace * one for one in every[done:]]
-            running = min(rest[0], time.monotonic() - last) if rest else 0.0
-            return sum(rest) - running + parts.report
+            rest = [*(pace * one for one in every[done:]), parts.report]
+            return sum(rest) - min(rest[0], time.monotonic() - last)
         if self.limit is not None:  # the search goes on as long as there is time
             return max(0.0, self.limit - self.elapsed)
         return parts.total
 
     def trial_finished(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Note how long a trial took; end the search in time. A callback of the search."""
+        now = time.monotonic()
         if trial.state in ENDED:
             took = trial.duration.total_seconds() if trial.duration is not None else 0.0
+            if self._ended is not None:  # with what was drawn and asked between the two
+                took = max(took, now - self._ended)
             self.trials.append(took)
             self.shares.append(trial_share(trial, self.plan, self.work))
+            self.epochs.append(trial_epochs(trial, self.plan))
             self.done += 1
+        self._ended = now
         if self.is_time_up and self.done:
             study.stop()
 
@@ -142,6 +156,11 @@ class Timing:
         now = time.monotonic()
         self.stage = (done, total, now if self.stage is None else self.stage[2], now)
 
+    def trainings_over(self) -> None:
+        """Note that only report and model are left."""
+        if self.stage is not None:
+            self.training_begins(self.stage[1], self.stage[1])
+
     def most_trials(self, asked: int | None) -> int | None:
         """Return the total that the search stops at, should its time not be over before.
 
@@ -154,10 +173,12 @@ class Timing:
 
     def confirm_plan(self, study: TuningStudy) -> ConfirmPlan:
         """Return how much evidence the time that is left allows; the study keeps the choice."""
-        if self.limit is None:
+        if self.limit is None or self.evidence.from_search:
             return self.evidence
         stored = as_mapping(study.study.user_attrs.get(CLOCK_KEY))
-        finished = count_trials(study.study.get_trials(deepcopy=False)).finished
+        settled, trials = settle(study.study), study.study.get_trials(deepcopy=False)
+        late = sum(trial.state == TrialState.COMPLETE for trial in trials) - len(settled)
+        finished = count_trials(trials).finished - late
         if stored.get("confirmed_at") == finished:
             self.plan = plan_of(stored)
         else:
@@ -201,6 +222,14 @@ def trial_share(trial: FrozenTrial, plan: Plan, work: Work) -> float:
     if not record.runs or not multipliers:
         return SEARCH_SHARE * work.runs
     return sum(training_share(multipliers, run.epochs, plan.epochs) for run in record.runs)
+
+
+def trial_epochs(trial: FrozenTrial, plan: Plan) -> float:
+    """Return the epochs that a finished trial trained, as a share of those allowed."""
+    runs = TrialRecord(trial).runs
+    if not runs or not plan.epochs:
+        return EPOCHS_SHARE
+    return sum(run.epochs for run in runs) / (len(runs) * plan.epochs)
 
 
 def plan_of(stored: Mapping[str, Any]) -> Plan:

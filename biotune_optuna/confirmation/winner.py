@@ -14,12 +14,14 @@ from optuna.trial import TrialState
 from biotune_optuna.confirmation.asked import ASKED, as_asked
 from biotune_optuna.confirmation.calibrate import calibrations
 from biotune_optuna.confirmation.confirm import train_winner
-from biotune_optuna.confirmation.record import Confirmation
+from biotune_optuna.confirmation.record import ONE_MEMBER, Confirmation
 from biotune_optuna.data.left_out import sentence
+from biotune_optuna.data.views import views_words
 from biotune_optuna.export.folder import WEIGHTS, check_target, export_model
 from biotune_optuna.export.members import MEMBERS, digest
 from biotune_optuna.export.predict import Predictor
 from biotune_optuna.finetune.calibration import Trust
+from biotune_optuna.methods.registry import contender_words
 from biotune_optuna.schema import (
     LEFT_OUT_KEY,
     LOOKS_KEY,
@@ -77,36 +79,46 @@ def export_winner(
     target = Path(directory)
     stored = Confirmation.of(study.study.user_attrs)
     if what == "best":
-        if missing := stored.unconfirmed(study.study.get_trials(deepcopy=False)):
+        own = study.study
+        if missing := stored.unconfirmed(own.get_trials(deepcopy=False), own.user_attrs):
             _log.warning(missing)
         if _stands(study, stored, target, single=single):
             return target
     check_target(target, origin_of(study.setup))
     options: dict[str, Any] = {"observer": observer, "checkpoint": checkpoint}
     confirmed = as_asked(study, what, **options)
-    is_winner = confirmed.chosen == stored.chosen
+    is_winner = not confirmed.why.startswith(ASKED)
     if single and not is_winner:
         confirmed = dataclasses.replace(confirmed, members=1)
     winner = train_winner(study, confirmed=confirmed, **options)
     setup, recipe = study.setup, winner.recipe
     model, *members = setup.trainer.networks(winner.members[:1] if single else winner.members)
+    weights = winner.weights if members else ()
     cost = None
-    if members:
+    seen = preprocessing_of(setup, confirmed.views)
+    if members or confirmed.views:
         cost = Predictor(
             model,
             members=members,
+            weights=weights,
             name=setup.loaded.name,
             classes=setup.classes,
-            preprocessing=preprocessing_of(setup),
+            preprocessing=seen,
             recipe=recipe,
             device=setup.trainer.device,
         ).cost()
         if is_winner:
             study.study.set_user_attr(PREDICTION_COST_KEY, cost._asdict())
+    card = _card(study, confirmed, recipe)
+    if cost is not None:
+        card["Prediction"] = cost.words
+    if recipe.fitted and len(winner.members) == 1 < confirmed.members:
+        card["Members"] = ONE_MEMBER
     export_model(
         target,
         model=model,
         members=members,
+        weights=weights,
         calibration={
             kind: one
             for kind, one in calibrations(study, confirmed).items()
@@ -114,9 +126,9 @@ def export_winner(
         },
         model_name=setup.loaded.name,
         classes=setup.classes,
-        preprocessing=preprocessing_of(setup),
+        preprocessing=seen,
         recipe=recipe,
-        card=_card(study, confirmed, recipe) | ({"Prediction": cost.words} if cost else {}),
+        card=card,
         model_args=setup.loaded.model_args,
         origin=origin_of(study.setup),
         trained_on=study.spec.fingerprints["data"],
@@ -165,16 +177,24 @@ def _mark(confirmed: Confirmation, target: Path, *, single: bool) -> dict[str, A
 def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str, Any]:
     """Return facts for the model card."""
     setup, spec = study.setup, study.spec
-    tests = [(test.name, test) for test in result.tests]
+    tests = [(contender_words(test.name), test) for test in result.tests]
     if result.ensemble:
-        tests.append((f"{result.chosen}, {result.members} members: this model", result.ensemble))
+        chosen = contender_words(result.chosen)
+        several = f", {result.members} members" * (result.members > 1)
+        views = f", each image {views_words(result.views)}" if result.views else ""
+        tests.append((f"{chosen}{several}{views}: this model", result.ensemble))
     ordered = sorted(tests, key=lambda pair: -pair[1].score)
     metrics = [test_row(name, test, result.metric) for name, test in ordered]
     missing = sentence(study.study.user_attrs.get(LEFT_OUT_KEY, {}))
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     trials = study.study.get_trials(deepcopy=False, states=states)
+    seconds = sum(TrialRecord(trial).seconds or 0.0 for trial in trials)
+    chosen = f"{recipe.describe()}. {_choice(result)}"
+    if result.from_search:
+        chosen = f"{result.members} models of the search predict together. {_choice(result)}"
     return {
-        "Recipe": f"{recipe.describe()}. {_choice(result)}",
+        "Recipe": chosen,
+        **({"Members": _members(result)} if result.from_search else {}),
         "Metrics": metrics,
         **_trust(result),
         "Data": {
@@ -191,11 +211,20 @@ def _card(study: TuningStudy, result: Confirmation, recipe: Recipe) -> dict[str,
             "pre-trained weights": setup.loaded.weights,
             "weights fingerprint": spec.fingerprints["weights"],
             "evaluations searched": len(trials),
-            "search time in seconds": round(sum(TrialRecord(t).seconds or 0.0 for t in trials), 1),
+            "seconds of training in the search": round(seconds, 1),
             "image passes forward in the search": sum(TrialRecord(t).forward for t in trials),
             "study seed": spec.seed,
         },
     }
+
+
+def _members(result: Confirmation) -> list[dict[str, str]]:
+    """Return the members of a model of the search as a table of the card."""
+    weights = result.weights or (1,) * result.members
+    return [
+        {"model": one.name, "counts": f"{weight / sum(weights):.0%}", "recipe": one.describe}
+        for one, weight in zip(result.candidates, weights, strict=True)
+    ]
 
 
 def test_row(name: str, test: TestResult, metric: str) -> dict[str, str]:
@@ -216,6 +245,8 @@ def _trust(result: Confirmation) -> dict[str, Any]:
         f"Probabilities are tempered by {found.temperature:.3f}, fitted on {found.n} validation"
         " images. timm alone gives them as the first member says them."
     )
+    if result.from_search:
+        said += " The same images chose the members, so the model may be less sure than it says."
     if not found.before:
         return {"Probabilities": said}
     names = [name.replace("_", " ") for name in Trust._fields]
@@ -234,6 +265,12 @@ def _choice(result: Confirmation) -> str:
     """Why the winner was chosen, and whether a test followed."""
     if result.why.startswith(ASKED):
         return f"Exported because {result.why}."
+    if result.from_search:
+        tested = "The test images were looked at once, afterwards."
+        return (
+            f"Chosen by the validation score: {result.why}. So scores on validation images are too"
+            f" high. {tested if result.n_test else 'No images were held out for a test.'}"
+        )
     if result.n_test:
         return f"Chosen before the test: {result.why}."
     return f"Chosen on validation images: {result.why}. No images were held out for a test."

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.record import trainings
 from biotune_optuna.page.text import count, duration
+from biotune_optuna.report.cost import time_spent
 from biotune_optuna.schema import Cost, TrialRecord
 
 if TYPE_CHECKING:
     from biotune_optuna.report.view import StudyView
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BillLine:
     """One part of the bill.
 
@@ -36,6 +37,9 @@ class BillLine:
         return cls(part, cost.forward + cost.backward, cost.seconds)
 
 
+NOTHING = "after it: nothing trained"
+"""The part of a study whose model is made of the search's own."""
+
 ALONE = "tuned full fine-tuning alone"
 """The part that was not done: what is estimated to compare with."""
 
@@ -43,9 +47,10 @@ ALONE = "tuned full fine-tuning alone"
 def bill(view: StudyView) -> list[BillLine]:
     """Return what a study took so far; parts that took nothing are absent.
 
-    The last line, after a confirmation with full fine-tuning, estimates what that alone would have
-    taken, tuned and trained as often: five rates, the confirmation's seeds and as many final
-    trainings as the model has members, each as long as those that were made.
+    Where the model is made of the search's own models, a line of nothing says so. The last line,
+    after a confirmation with full fine-tuning, estimates what that alone would have taken, tuned
+    and trained as often: five rates, the confirmation's seeds and as many final trainings as the
+    model has members, each as long as those that were made.
 
     Args:
         view: The study read.
@@ -64,9 +69,17 @@ def bill(view: StudyView) -> list[BillLine]:
         BillLine.of("confirmation", fresh),
         BillLine.of("final trainings", finals),
     ]
+    # the time around trainings too, so that the parts come to what the study took
+    spent = time_spent(view)
+    last, after = lines[2].seconds, spent.get("confirmation", 0.0)
+    for line, took in zip(lines, (sum(spent.values()) - after, after - last, last), strict=True):
+        line.seconds = took
     lines = [line for line in lines if line.passes]
     if len(lines) > 1:
-        lines.append(BillLine.of("all", [*begun, *trials, *fresh, *finals]))
+        total = sum(line.passes for line in lines), sum(line.seconds for line in lines)
+        lines.append(BillLine("all", *total))
+    if confirmed.from_search:
+        lines.append(BillLine(NOTHING, 0, 0.0))
     if alone := _full_alone(view):
         lines.append(alone)
     return lines
@@ -96,8 +109,8 @@ def bill_words(lines: Iterable[BillLine]) -> list[str]:
     ]
     if not rows:
         return []
-    wide = max(len(part) for part, *_ in rows)
-    return [f"{part:{wide}} {passes:>12} image passes {time:>18}" for part, passes, time in rows]
+    a, b, c = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [f"{part:{a}}  {n:>{b}} image passes  {time:>{c}}" for part, n, time in rows]
 
 
 def _about(line: BillLine) -> str:

@@ -28,11 +28,13 @@ from biotune_optuna.schema import (
     RecipeSummary,
     RunRecord,
 )
+from biotune_optuna.study.keeping import SearchModel
 from biotune_optuna.study.losers import BEHIND, Others, others_of
 from biotune_optuna.study.racing import make_race
 
 if TYPE_CHECKING:
     from biotune_optuna.recipe import Recipe
+    from biotune_optuna.study.keeping import SearchModels
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.spec import SearchRun
 
@@ -64,6 +66,7 @@ class Objective:
         checkpoint: Called after each epoch; raises to abandon the trial (a stop was asked for).
         on_evaluated: Called with each trial before it ends and the confusion matrix of its first
             run's best epoch on the validation images (rows the true classes).
+        models: Keeps the models of the best trials, each of its first run; None keeps none.
     """
 
     setup: Setup
@@ -71,6 +74,7 @@ class Objective:
     observer: Observer | None = None
     checkpoint: Callable[[], None] | None = None
     on_evaluated: Callable[[optuna.Trial, list[list[int]] | None], None] | None = None
+    models: SearchModels | None = None
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Evaluate one trial.
@@ -91,9 +95,13 @@ class Objective:
         runs = spec.search_runs(generation=slot.generation, repeat=slot.repeat, index=slot.index)
         made: list[RunResult] = []
         others = Others(())
+        model: SearchModel | None = None
 
         def train(run: SearchRun) -> RunResult:
+            nonlocal model
             made.append(self._run(trial, recipe, run, others))
+            if self.models is not None and len(made) == 1:
+                model = SearchModel.of(setup.trainer, made[0])
             return made[-1]
 
         first = slot.repeat == 0  # what is evaluated again is among the best
@@ -101,7 +109,10 @@ class Objective:
             states = (optuna.trial.TrialState.COMPLETE,)
             others = others_of(trial.study.get_trials(deepcopy=False, states=states))
         try:
-            return judge(trial, setup, runs, train, racing=first)
+            value = judge(trial, setup, runs, train, racing=first)
+            if self.models is not None:
+                self.models.offer(trial, value, model)
+            return value
         finally:
             if self.on_evaluated and made:
                 self.on_evaluated(trial, self._confusion(runs[0], made[0]))
@@ -133,7 +144,14 @@ class Objective:
             if is_behind:
                 raise StopTraining
 
-        result = setup.trainer.fit(recipe, train, val, seed=run.seed, on_epoch=on_epoch)
+        result = setup.trainer.fit(
+            recipe,
+            train,
+            val,
+            seed=run.seed,
+            on_epoch=on_epoch,
+            keep_weights=self.models is not None and run.index == 0,
+        )
         if is_behind:
             result.stopped = BEHIND
         return result

@@ -155,8 +155,13 @@ def prepare(
     )
 
 
-def preprocessing_of(setup: Setup) -> Preprocessing:
-    """Return what the study's models expect of images."""
+def preprocessing_of(setup: Setup, views: Sequence[str] = ()) -> Preprocessing:
+    """Return what the study's models expect of images.
+
+    Args:
+        setup: The study's images and model.
+        views: How each image is shown besides.
+    """
     config = setup.loaded.data_config
     return Preprocessing(
         size=setup.image_size,
@@ -166,6 +171,7 @@ def preprocessing_of(setup: Setup) -> Preprocessing:
         interpolation=config["interpolation"],
         batch_size=2 * setup.spec.train.batch_size,
         amp=setup.spec.train.amp,
+        views=tuple(views),
     )
 
 

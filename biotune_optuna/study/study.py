@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shutil
+import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +21,13 @@ from biotune_optuna.data.identity import is_early
 from biotune_optuna.errors import StudyError
 from biotune_optuna.jsonable import plain_value
 from biotune_optuna.sampler.sampler import BioTuneSampler
-from biotune_optuna.schema import LEFT_OUT_KEY, SPEC_KEY, TOTAL_KEY, TrialRecord
+from biotune_optuna.schema import KEPT_KEY, LEFT_OUT_KEY, SPEC_KEY, TOTAL_KEY, TrialRecord
 from biotune_optuna.storage.open import keep_user_attr, open_storage
+from biotune_optuna.storage.urls import StorageURL, default_artifact_dir
 from biotune_optuna.study.auto import choose_model
 from biotune_optuna.study.board import study_names
 from biotune_optuna.study.choice import Choice, is_auto
+from biotune_optuna.study.keeping import SearchModels, check_kept, most_kept, note_kept
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.rates import RateCheck, find_rates
 from biotune_optuna.study.setup import Setup, prepare
@@ -53,6 +58,7 @@ class TuningStudy:
     def __init__(self, study: optuna.Study, setup: Setup) -> None:
         self.study = study
         self.setup = setup
+        self._scratch: Path | None = None
 
     @property
     def name(self) -> str:
@@ -70,11 +76,27 @@ class TuningStudy:
         stored = self.study.user_attrs.get(TOTAL_KEY)
         return None if stored is None else int(stored)
 
+    @property
+    def models(self) -> SearchModels:
+        """The models of its best trials, see `search`.
+
+        They lie in the folder of artifacts beside its database, in ``models``; those of a study in
+        memory in a folder that this object takes with it.
+        """
+        url = getattr(self.study._storage, "url", None)
+        if isinstance(url, StorageURL) and url.kind != "memory":
+            return SearchModels(self.study, default_artifact_dir(url) / "models")
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="biotune-models-"))
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        return SearchModels(self.study, self._scratch)
+
     def search(
         self,
         total: int | None = None,
         *,
         timeout: float | None = None,
+        keep_models: int | None = None,
         observer: Observer | None = None,
         callbacks: Sequence[Callable[[optuna.Study, optuna.trial.FrozenTrial], None]] = (),
         on_evaluated: Callable[[optuna.Trial, list[list[int]] | None], None] | None = None,
@@ -85,16 +107,22 @@ class TuningStudy:
         Args:
             total: For the study, not for this call: trials finished before count. None is no limit.
             timeout: Seconds for this call; None is no limit.
+            keep_models: Trials whose models are kept, the best ones so far: what the first run of
+                each has changed, at its best epoch. It holds for all workers and later calls until
+                another number is given; 0 deletes those that are kept. None goes on as before, a
+                new study without.
             observer: Told of runs and epochs.
             callbacks: Called with the study and each trial that has ended.
             on_evaluated: Called with each trial before it ends, see `Objective`.
             stop: Lets a signal hand back the running trial.
 
         Raises:
-            StudyError: If neither limit is given or one is not above 0.
+            StudyError: If neither limit is given or one is not above 0, or the models of trials
+                cannot be kept.
         """
         total, timeout = plain_value(total), plain_value(timeout)
         check_end(total, timeout)
+        models = self._keep_models(plain_value(keep_models))
         if total is not None and total != self.total:
             self.study.set_user_attr(TOTAL_KEY, total)
         self._warn_of_other_devices()
@@ -103,11 +131,29 @@ class TuningStudy:
             observer=observer,
             checkpoint=stop.check if stop else None,
             on_evaluated=on_evaluated,
+            models=models,
         )
         run_trials(
-            self.study, objective, n_trials=total, timeout=timeout, callbacks=callbacks, stop=stop
+            self.study,
+            objective,
+            n_trials=total,
+            timeout=timeout,
+            callbacks=callbacks if models is None else (models.tidy, *callbacks),
+            stop=stop,
         )
         return self
+
+    def _keep_models(self, most: int | None) -> SearchModels | None:
+        """Note how many models are kept; return what keeps them, None where nothing does."""
+        if most is not None:
+            check_kept(self.spec, most)
+            if most or most_kept(self.study.user_attrs):
+                note_kept(self.study, most)
+        if not self.study.user_attrs.get(KEPT_KEY):
+            return None
+        models = self.models
+        models.tidy()
+        return models if models.most else None
 
     def _warn_of_other_devices(self) -> None:
         """Say so where earlier trainings of the study ran on another kind of device than these."""

@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from _parts import kept
 
 from biotune_optuna import (
     ConfirmPlan,
@@ -50,7 +51,8 @@ def main() -> None:
     seeds = args.only if args.only is not None else range(args.seeds)
     rows = [one_study(args, seed) for seed in seeds]
     if args.only is None:
-        args.out.write_text(page(rows, args), encoding="utf-8")
+        others = kept(args.out)
+        args.out.write_text(f"{page(rows, args)}\n{others}".rstrip() + "\n", encoding="utf-8")
         print(args.out)
 
 

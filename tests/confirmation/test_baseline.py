@@ -25,9 +25,9 @@ def test_a_baseline_is_tuned_confirmed_and_tested_once(
     looks: list[int] = []
     predict = type(setup.trainer).predict
 
-    def count(trainer, index):
+    def count(trainer, index, *views):
         looks.append(len(index))
-        return predict(trainer, index)
+        return predict(trainer, index, *views)
 
     monkeypatch.setattr(type(setup.trainer), "predict", count)
     stages: list[str] = []
@@ -40,7 +40,7 @@ def test_a_baseline_is_tuned_confirmed_and_tested_once(
             assert done < total == 5 + 2 + 1
 
     found = run_baseline(setup, "layer-decay", n_runs=2, observer=Watch())
-    assert stages == ["settings"] * 5 + ["confirm"] * 2 + ["final training"]
+    assert stages == ["rates"] * 5 + ["confirmation"] * 2 + ["final training"]
     assert looks == [len(setup.splits.test)]
     assert found.setting == max(found.graded, key=lambda pair: pair[1])[0]
     assert found.test is not None

@@ -99,8 +99,11 @@ def test_the_best_by_model_and_by_value_are_taken_in_turn(setup: Setup) -> None:
     assert rank_finished(study.study, setup.space, smooth=False)[:3] == [2, 11, 10]
 
     def found(most: int, *before: int) -> list[int]:
-        led = leading(study, most, study.study.trials, before=before)
+        trials = study.study.trials
+        led = leading(study, most, trials[:12], before=[trials[number] for number in before])
         return [trial.number for trial, _ in led]
 
     assert found(4) == [11, 2, 10, 9]
-    assert found(2, 5, 11, 0, 99) == [11, 2, 5, 0], "once confirmed, always a contender"
+    assert found(2, 5, 11, 0) == [11, 2, 5, 0], "once confirmed, always a contender"
+    study.study.add_trial(study.study.trials[2])  # evaluated again, and set aside now
+    assert found(2, 12, 0) == [11, 12, 0], "under the name that it was confirmed by"

@@ -23,7 +23,7 @@ from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.trainer import Trainer
 from biotune_optuna.recipe import Recipe
 from biotune_optuna.report.view import as_view
-from biotune_optuna.report.words import cost_sentences
+from biotune_optuna.report.words import cost_sentences, verdict
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import RecipeSummary, TrialRecord
 from biotune_optuna.study.objective import Objective
@@ -57,8 +57,22 @@ def first_search(setup: Setup) -> TuningStudy:
 @pytest.fixture(scope="module")
 def first_confirmation(first_search: TuningStudy) -> TuningStudy:
     study = copy_of(first_search)
-    confirm(study, PLAN)
+    with pytest.MonkeyPatch.context() as patch:
+        lose_probe(patch)
+        confirm(study, PLAN)
     return study
+
+
+def lose_probe(patch: pytest.MonkeyPatch) -> None:
+    """Have no fitted probe win, which would have one member."""
+    fit = Trainer.fit
+
+    def lost(self: Trainer, recipe: Recipe, *args: Any, **options: Any) -> RunResult:
+        result = fit(self, recipe, *args, **options)
+        result.score -= recipe.fitted
+        return result
+
+    patch.setattr(Trainer, "fit", lost)
 
 
 @pytest.fixture
@@ -75,6 +89,12 @@ def confirmed(first_confirmation: TuningStudy) -> TuningStudy:
     return study
 
 
+@pytest.fixture
+def lost_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    lose_probe(monkeypatch)
+
+
+@pytest.mark.usefixtures("lost_probe")
 def test_confirmation_end_to_end(searched: TuningStudy) -> None:
     result = confirm(searched, PLAN)
     setup = searched.setup
@@ -211,6 +231,23 @@ def test_trials_that_end_during_a_confirmation_are_left_to_the_next(searched: Tu
     assert f"trial {n}" in names
 
 
+def test_a_late_result_is_no_reason_to_look_again(confirmed: TuningStudy) -> None:
+    """As of a trial that was declared dead while its worker slept, told after the end."""
+    stored, looks = (dict(confirmed.study.user_attrs)[key] for key in ("confirm", "test_looks"))
+    best = confirmed.study.best_trial
+    confirmed.study.add_trial(
+        optuna.trial.create_trial(
+            value=1.0,
+            params={**best.params, "lr": best.params["lr"] * 0.9},
+            distributions=best.distributions,
+            system_attrs={"biotune:late_result_of": 0},
+        )
+    )
+    assert confirm(confirmed, PLAN).to_dict() == Confirmation.from_dict(stored).to_dict()
+    assert confirmed.study.user_attrs["test_looks"] == looks
+    assert as_view(confirmed.study).unconfirmed is None
+
+
 def test_a_second_confirmation_does_not_look_again(
     confirmed: TuningStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,7 +379,17 @@ def test_a_linear_probe_that_wins_is_exported_as_it_was_tested(
     for name in (*head, *trunk):
         assert torch.equal(states[0][name], states[1][name])
     assert Recipe.load(folder / "recipe.json").fitted
-    assert "fitted by logistic regression" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "fitted by logistic regression" in card
+    assert "has one member, and no members that could disagree" in card
+    loaded = load_exported(folder, device="cpu")
+    assert loaded.calibration == calibrations(searched, result)["single"]
+    assert result.calibration is not None
+    assert result.calibration.temperature == loaded.calibration.temperature != 1
+    (row,) = loaded.predict(setup.source.load(int(setup.splits.test[0])))
+    assert row.disagreement is None
+    view = as_view(searched.study)
+    assert "has one member" in " ".join(verdict(view).sentences)
 
 
 def test_a_probe_that_was_trained_by_steps_is_rebuilt_so(searched: TuningStudy) -> None:
@@ -358,6 +405,7 @@ def test_a_probe_that_was_trained_by_steps_is_rebuilt_so(searched: TuningStudy) 
     assert Contender.from_dict(old.to_dict()).rebuild(setup.blocks) == recipe
 
 
+@pytest.mark.usefixtures("lost_probe")
 def test_the_winner_is_the_model_that_was_tested(
     searched: TuningStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +430,7 @@ def test_the_winner_is_the_model_that_was_tested(
         assert all(tensor.equal(other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.usefixtures("lost_probe")
 def test_the_export_predicts_what_was_tested(searched: TuningStudy, tmp_path: Path) -> None:
     result = confirm(searched, PLAN)
     setup = searched.setup

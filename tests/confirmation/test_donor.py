@@ -16,6 +16,7 @@ from biotune_optuna.sampler.ranking import rank_finished
 from biotune_optuna.sampler.sampler import BioTuneSampler, slot_of
 from biotune_optuna.schema import CONFIRM_KEY, LIKE_KEY
 from biotune_optuna.storage.open import open_storage
+from biotune_optuna.study.board import board_of
 from biotune_optuna.study.objective import recipe_summary
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy, study_of
@@ -102,8 +103,8 @@ def test_another_database_may_give(setup: Setup, url: str, tmp_path: Path) -> No
 
 
 def test_what_cannot_give_is_named(setup: Setup, url: str) -> None:
-    earlier(setup, url)
-    with pytest.raises(StudyError, match=r"no study 'none' to begin like; .* 'earlier', 'new'"):
+    board_of(earlier(setup, url))  # no study of the user's
+    with pytest.raises(StudyError, match=r"no study 'none' to begin like; .* 'earlier', 'new'$"):
         begin_like(fresh(setup, url), "none")
     plain = optuna.create_study(storage=open_storage(url), study_name="plain")
     plain.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=2)

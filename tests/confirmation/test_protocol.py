@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 
 from biotune_optuna.confirmation.baseline import run_baseline
 from biotune_optuna.confirmation.protocol import Contest, Entrant, Unit
@@ -177,11 +178,26 @@ def test_a_model_may_have_fewer_members_than_were_asked_for(
     assert "the model has 1 of 4 members" in caplog.text
 
 
-def test_what_no_seed_changes_has_one_member(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = Trainer.fit
-    monkeypatch.setattr(Trainer, "fit", lambda *a, **options: fit(*a, **options | {"seed": 1}))
-    final = Contest(setup, [recipe_entrant(setup)]).finish("trial 4", 1, members=5)
-    assert len(final.members) == len(final.seeds) == 1
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_fitted_head_has_one_member_whatever_its_bits(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, *, fits: bool
+) -> None:
+    seen, fit = [], Trainer.fit
+
+    def fitted(self: Trainer, recipe: Recipe, *images: Any, seed: int, **options: Any) -> RunResult:
+        seen.append(seed)
+        if not fits:  # as a network with two heads
+            recipe = dataclasses.replace(recipe, fitted=False)
+        result = fit(self, recipe, *images, seed=seed, **options)
+        with torch.no_grad():  # as on another device
+            self.model.get_parameter(setup.blocks[-1].parameter_names[0]).add_(1e-6 * len(seen))
+        return result
+
+    monkeypatch.setattr(Trainer, "fit", fitted)
+    entrant = Entrant(name="linear-probe", method="linear-probe")
+    final = Contest(setup, [entrant]).finish("linear-probe", 1, members=3)
+    assert seen == list(setup.spec.final_seeds(3)[: 1 if fits else 3])
+    assert len(final.members) == len(final.seeds) == len(seen)
 
 
 def test_a_recipe_that_always_diverges_is_neither_tested_nor_exported(setup: Setup) -> None:

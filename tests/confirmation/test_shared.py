@@ -11,7 +11,6 @@ import optuna
 import pytest
 
 from biotune_optuna.confirmation.confirm import confirm, help_confirm, train_winner
-from biotune_optuna.confirmation.kept import KeptWeights, digest_of
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.confirmation.shared import Sharing
@@ -20,13 +19,15 @@ from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import CELL_KEY
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.board import board_of, study_names
+from biotune_optuna.study.kept import KeptWeights, digest_of
 from biotune_optuna.study.objective import Objective
 from biotune_optuna.study.setup import Setup, prepare
 from biotune_optuna.study.study import TuningStudy
 from tests.kit.processes import in_child, start_child
 from tests.kit.studies import tiny_spec
 
-PLAN = ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2), more_rates=0, members=2)
+RIVALS = ("full",)  # a fitted probe has one member
+PLAN = ConfirmPlan(top_k=2, n_runs=2, rates=(1e-3, 1e-2), more_rates=0, members=2, rivals=RIVALS)
 TIMES = {"seconds", "time"}
 
 

@@ -10,6 +10,7 @@ import optuna
 import pytest
 
 from biotune_optuna.clock import SEARCH_SHARE, Plan, Work
+from biotune_optuna.confirmation import planning
 from biotune_optuna.confirmation.plan import ConfirmPlan
 from biotune_optuna.confirmation.planning import plan_within, timing_of
 from biotune_optuna.confirmation.timing import Timing, plan_of, work_of
@@ -69,6 +70,58 @@ def test_confirmation_counts_down_by_what_its_trainings_took(
     assert clock.left() - parts.report == pytest.approx(3 * every[-1], rel=0.1)
 
 
+def test_trials_that_end_early_make_what_follows_shorter() -> None:
+    """Half of the epochs, at the same speed: so will full fine-tuning end."""
+    usual = timing(full=10.0, trials=[9.0] * 20, shares=[0.9] * 20, epochs=[0.9] * 20)
+    early = timing(full=10.0, trials=[4.5] * 20, shares=[0.45] * 20, epochs=[0.45] * 20)
+    assert usual.full_now == pytest.approx(usual.full)
+    ratio = early.forecast().confirmation / usual.forecast().confirmation
+    assert ratio == pytest.approx((20 * 0.45 + 2 * 0.9) / (22 * 0.9))
+
+
+def test_what_is_done_between_trials_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock, study = timing(), optuna.create_study()
+
+    def draw(*_: object) -> None:
+        now[0] += 5
+
+    study.optimize(lambda _: 1.0, n_trials=3, callbacks=[clock.trial_finished, draw])
+    assert clock.trials[0] < 1
+    assert clock.trials[1:] == [5, 5]
+
+
+def test_reading_many_large_images_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    class Images:
+        def __len__(self) -> int:
+            return 800
+
+        def load(self, _: int) -> None:
+            now[0] += 0.25
+
+    monkeypatch.setattr(planning.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(planning, "worker_count", lambda: 2)
+    assert planning._reading(Images()) == pytest.approx(100)
+    assert now[0] < 3
+
+
+def test_nothing_follows_the_search_whose_own_models_are_the_model() -> None:
+    usual, alone = timing(), timing(work=Work(50, 20, 20, from_search=True))
+    assert usual.forecast().confirmation > 0
+    parts = alone.forecast()
+    assert (parts.confirmation, parts.final) == (0, 0)
+    assert parts.search == usual.forecast().search
+    alone.training_begins(0, 1)  # the choice
+    assert alone.left() == pytest.approx(parts.report, abs=1)
+    alone.trainings_over()
+    assert alone.left() == pytest.approx(parts.report, abs=1)
+    evidence = ConfirmPlan(from_search=True, members=4)
+    assert timing(evidence=evidence, limit=1.0).confirm_plan(None) is evidence  # type: ignore[arg-type]
+
+
 def test_the_search_ends_in_time_for_what_comes_after_it() -> None:
     clock = timing(limit=1000.0, trials=[3.0] * 50, done=50)
     assert not clock.is_time_up
@@ -116,3 +169,5 @@ def test_a_plan_for_a_time_keeps_what_was_given() -> None:
     assert made.train.epochs == plan.epochs
     with pytest.raises(StudyError, match="too short on this machine"):
         plan_within(0.01, spec, given={}, device="cpu")
+    with pytest.raises(StudyError, match="the least that can be done takes about 2 h"):
+        plan_within(3600, spec, given={}, device="cpu", spent=7200)

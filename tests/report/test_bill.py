@@ -74,6 +74,7 @@ def test_the_bill_in_words(study: optuna.Study) -> None:
     ]
     assert words[3].split() == ["all", "3,700", "image", "passes", "3", "min", "25", "s"]
     assert "about" in words[-1]
+    assert max(map(len, words)) + len("cost        ") <= 80
     status = study_status(study)
     assert status["bill"][0] == {"part": "search", "passes": 300, "seconds": 30.0}
     assert words[0] in format_status(status)
