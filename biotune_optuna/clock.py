@@ -24,6 +24,8 @@ RATES_TRAINED = 2
 """Base rates that are then trained for a rival, about (docs/benchmarks/study_cost.md)."""
 FINAL_SHARE = 0.85
 """Share of a training's epochs that the final one takes: it ends at the median best epoch."""
+PASSES = 3.0
+"""What training on an image takes, in looks at it: one pass forward, about two backward."""
 REPORT_SECONDS = 12.0
 """Writing report and model."""
 MARGIN = 0.93
@@ -74,6 +76,8 @@ class Work:
         rivals: Rivals in the confirmation.
         workers: Processes that search at the same time.
         reuse: Whether the confirmation uses what the search has trained.
+        from_search: Whether the model is made of the search's own, so that nothing is trained
+            afterwards.
     """
 
     n_train: int
@@ -83,6 +87,7 @@ class Work:
     rivals: tuple[str, ...] = ("full", "linear-probe")
     workers: int = 1
     reuse: bool = True
+    from_search: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,18 +218,22 @@ def trainings_after(plan: Plan, work: Work, full: float) -> After:
 
     The best recipes take as long as recipes on average, whatever the first trials have frozen.
     """
+    if work.from_search:
+        return After([], [], [])
     repeat = SEARCH_SHARE * full
     rivals = [full if name != "linear-probe" else PROBE_SHARE * full for name in work.rivals]
     known = work.reuse and plan.trials >= RATES_KNOWN
     tried = min(plan.rates, RATES_TRAINED) if known else plan.rates + 1
     # trained on training and validation images together, without a look at the latter
     more = FINAL_SHARE * (work.n_train + work.n_val) / max(1, work.n_train)
+    epoch = PASSES * work.n_train + work.n_val
+    test = full * work.n_test / max(1.0, EPOCHS_SHARE * plan.epochs * epoch)
     last = [repeat] * plan.members
     return After(
         tuned=[full for cost in rivals if cost == full for _ in range(tried)],
         repeated=[repeat] * (plan.n_runs * plan.top_k)
         + [cost for cost in rivals for _ in range(plan.n_runs)],
-        final=[more * cost for cost in ([*rivals, *last] if work.n_test else last)],
+        final=[more * cost + test for cost in ([*rivals, *last] if work.n_test else last)],
     )
 
 
@@ -382,9 +391,9 @@ def measured_pace(seconds: float, expected: Sequence[float]) -> float:
     Args:
         seconds: What those that are over took together.
         expected: What each of them was expected to take; before all, `_EXPECTED` such trainings
-            count as being in time.
+            count as being in time. Where nothing was expected to take time, 1 is returned.
     """
-    if not expected:
+    if not sum(expected):
         return 1.0
     before = _EXPECTED * sum(expected) / len(expected)
     return (seconds + before) / (sum(expected) + before)

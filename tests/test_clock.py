@@ -119,7 +119,8 @@ def test_what_is_left_after_the_search_is_counted_training_by_training() -> None
     probe, recipe = PROBE_SHARE * 10, SEARCH_SHARE * 10
     assert after.tuned == [10.0, 10.0]
     assert after.repeated == [recipe, recipe, 10.0, 10.0, probe, probe]
-    last = [FINAL_SHARE * cost for cost in (10.0, probe, recipe, recipe)]
+    test = 10.0 * 9 / (0.9 * 5 * 3 * 100)  # nine looks, and a training is as long as three
+    last = [FINAL_SHARE * cost + test for cost in (10.0, probe, recipe, recipe)]
     assert after.final == pytest.approx(last)
     told = forecast_of(plan, Work(100, 0, n_test=9), 10.0, trial=5.0)
     assert told.confirmation + told.final == pytest.approx(sum(after.left(0, 12)))

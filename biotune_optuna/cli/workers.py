@@ -31,7 +31,7 @@ trials_option = click.option(
 @click.option(
     "--timeout",
     type=DURATION,
-    help="Search for this long, as 90s or 1h30m; a confirmation that has begun is finished.",
+    help="Search for this long at most, as 90s or 1h30m; the confirmation comes after.",
 )
 @device_option
 @display_option
@@ -46,33 +46,48 @@ def worker(
 ) -> None:
     """Work on a study that exists, beside other workers.
 
-    A study with a total of trials is also confirmed by all its workers; the last one writes report
-    and model if nobody else does.
+    It is also confirmed by all its workers; the last one writes report and model if nobody else
+    does.
     """
-    from biotune_optuna.cli.finish import Finish, evidence_of
+    from biotune_optuna.cli.finish import Finish, TimedEnd, evidence_of
     from biotune_optuna.cli.progress import Marked, search
     from biotune_optuna.cli.tune import device_line
-    from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
     from biotune_optuna.report.dashboard.attach import Attachments
+    from biotune_optuna.storage.urls import default_artifact_dir
+    from biotune_optuna.study.totals import count
 
     study = load_tuning(storage, name, **where)
     click.echo(device_line(study.setup), err=True)
     check_apart(study.spec.data, default_artifact_dir(storage), advice="have the storage elsewhere")
     attachments = Attachments(storage, study.setup.classes)
     total = trials if trials is not None else study.total
+    end_of_search, own_time = TimedEnd(study), timeout is not None
     if total is None and timeout is None:
-        raise StudyError(
-            f"study {study.name!r} was begun with a time and no number of trials; give --trials"
-        )
+        timeout = end_of_search.left()
+        if timeout is None and not end_of_search.has_begun:
+            raise StudyError(
+                f"study {study.name!r} has no number of trials, and no tune searches it for a time "
+                "now; give --trials or --timeout"
+            )
     progress = Marked.of(study.spec, total, timeout, display)
     said = f"Study {study.name} has its trials; biotune tune confirms the winner."
     with stoppable("Stopped; everything finished is kept.") as stop, progress:
-        search(study, total, timeout, stop, progress=progress, attachments=attachments)
-        if progress.is_late:
+        if not end_of_search.has_begun and not progress.is_late:
+            search(
+                *(study, total, timeout, stop),
+                progress=progress,
+                attachments=attachments,
+                loggers=[end_of_search.look],
+            )
+        if not own_time:
+            end_of_search.wait(stop)
+            stop.check()
+        reached = total is not None and count(study.study).finished >= total
+        if progress.is_late and not (reached or end_of_search.has_begun):
             said = f"The time for study {study.name} is over."
         elif (known := evidence_of(study, total)) is not None:
-            plan, out = known
-            end = Finish(study, plan, out, progress, attachments, stop).follow()
+            plan, out, settled = known
+            end = Finish(study, plan, out, progress, attachments, stop, settled).follow()
             said = f"Study {study.name} is confirmed."
             if end is not None:
                 said += f" Report: {end.report}, model: {end.model}"

@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from biotune_optuna.schema import HOLDER_KEY
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.study import create_study
 from tests.kit.studies import tiny_spec
@@ -30,6 +31,11 @@ class Shared:
 
     def finished(self) -> int:
         return sum(t.state.name in ("COMPLETE", "PRUNED") for t in self.trials())
+
+    def holders(self) -> set[str]:
+        """Those that have worked on a trial."""
+        marks = [t.system_attrs.get(HOLDER_KEY) for t in self.trials()]
+        return {mark[0] for mark in marks if mark}
 
     def launch(self, *options: str, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "biotune_optuna", "launch", "--study", "s", *options]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
-from biotune_optuna.schema import HOLDER_KEY
+from biotune_optuna.schema import ENDED_KEY
 from tests.cluster.conftest import Shared, until
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -43,10 +44,29 @@ def test_a_node_killed_in_the_middle_loses_nothing(
     after = {t.number: t.value for t in trials}
     assert before.items() <= after.items()
     # Workers on three nodes, and no more trials begun anew than were under way on the lost one.
-    holders = {t.system_attrs[HOLDER_KEY][0] for t in trials if HOLDER_KEY in t.system_attrs}
-    assert len(holders) >= 3
+    assert len(shared.holders()) >= 3
     assert sum(t.state.name == "FAIL" for t in trials) <= 2
     assert "workers wait: the cluster has no room for them now" in said  # three nodes of one core
+
+
+def test_a_node_that_joins_gets_a_worker(cluster: cluster_utils.Cluster, shared: Shared) -> None:
+    process = shared.launch(
+        *("--on", "ray", "--workers", "2", "--trials", "100000"), RAY_ADDRESS=cluster.address
+    )
+    try:
+        until(lambda: shared.finished() >= 2, 300)
+        assert len(shared.holders()) == 1, "the cluster has one core"
+        cluster.add_node(num_cpus=1)
+        until(lambda: len(shared.holders()) == 2, 300)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    trials = shared.trials()
+    assert not [t for t in trials if t.state.name == "RUNNING"]
+    ended = {t.system_attrs.get(ENDED_KEY) for t in trials if t.state.name == "FAIL"}
+    assert ended <= {"stopped"}
 
 
 def test_a_journal_is_fine_and_a_file_of_one_machine_is_not(

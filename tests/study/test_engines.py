@@ -110,6 +110,14 @@ def test_no_gpu_is_asked_for_where_none_is_wanted(journal: str) -> None:
     assert not [line for line in script(journal, "--gpus-per-worker", "0") if "gpus" in line]
 
 
+def test_no_name_of_a_study_is_a_line_of_the_script(tmp_path: Path) -> None:
+    journal = f"journal:///{tmp_path / 'shared.log'}"
+    open_storage(journal).create_new_study([1], "rosen ä\ntouch /tmp/x\n#")  # type: ignore[list-item]
+    lines = script(journal)
+    assert "#SBATCH --job-name=biotune-rosen-touch-tmp-x-" in lines
+    assert not [line for line in lines if line.startswith("touch")]
+
+
 def test_slurm_gives_whole_gpus(journal: str) -> None:
     said = fails("launch", "--storage", journal, "--on", "slurm", "--gpus-per-worker", "0.25")
     assert said == "--gpus-per-worker 0.25: Slurm gives whole GPUs to a job; give 1, or 0 for none"

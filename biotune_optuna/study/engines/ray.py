@@ -148,8 +148,9 @@ class _Run:
             code, host, said = self.ray.get(reference)
         except Exception as error:  # noqa: BLE001  (Ray's, of many kinds)
             lines = [line for line in str(error).splitlines() if line.strip()]
-            missing = next((line for line in lines if "No module named" in line), "")
-            self.job.say(f"a worker was given up by Ray: {(missing or lines[0]).strip()[:300]}")
+            missing = [line for line in lines if "No module named" in line]
+            reason = next(iter([*missing, *lines]), type(error).__name__)
+            self.job.say(f"a worker was given up by Ray: {reason.strip()[:300]}")
             return 1
         self.ray.kill(actor)  # its room is for those that wait
         if code:
@@ -171,8 +172,11 @@ class _Run:
         self.unplaced = {}
 
     def _stop(self) -> None:
+        self._look_for_places()
+        self._forget_unplaced()  # they would not hear it
         asked = [one.stop.remote() for one in self.running.values()]
-        self.ray.wait(asked, num_returns=len(asked), timeout=_STOP_SECONDS)
+        if asked:
+            self.ray.wait(asked, num_returns=len(asked), timeout=_STOP_SECONDS)
 
 
 class Worker:

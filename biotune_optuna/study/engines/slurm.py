@@ -9,6 +9,7 @@ may hold a password, goes with the environment that ``sbatch`` takes along, and 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -90,7 +91,8 @@ def _parameters(job: Job, options: Mapping[str, Any]) -> dict[str, Any]:
         )
     further = dict(options.get("sbatch", {}))
     parameters: dict[str, Any] = {
-        "job_name": f"biotune-{job.study}",
+        # A name from a database must not end the line of the script that it stands in.
+        "job_name": re.sub(r"[^\w.-]+", "-", f"biotune-{job.study}", flags=re.ASCII),
         "time": int(options.get("time", _DEFAULT_SECONDS)) // 60,
         "cpus_per_task": int(options.get("cpus_per_worker", 1)),
         "signal_delay_s": _SIGNAL_SECONDS,
