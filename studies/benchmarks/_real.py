@@ -3,7 +3,8 @@
 The model is an average of extremely randomised trees and a Gaussian process (both scikit-learn's)
 over the blocks' log rates. It is fitted to the table alone and says how well it predicts genomes it
 was not fitted to; the process, though, is of the kind that the default preset fits too, so that
-`retrain.py` has the last word. Noise is drawn as repeated trainings show it at that level of value.
+`real_search.py` has the last word. Noise is drawn as repeated trainings show
+it at that level of value.
 """
 
 from __future__ import annotations

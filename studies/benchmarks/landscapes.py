@@ -133,10 +133,18 @@ def describe(task: Task, setup: Setup) -> Row:
     }
 
 
-def collect(task: Task, setup: Setup, trainings: Trainings, count: int) -> None:
+def missing_of(trainings: Trainings, again: bool) -> list[tuple[int, int]]:
+    """What is left of a task's trainings, in order; ``again``: of genomes already trained."""
+    known = trainings.rows
+    return [job for job in jobs() if job not in known and (not again or (job[0], 0) in known)]
+
+
+def collect(
+    task: Task, setup: Setup, trainings: Trainings, count: int, again: bool = False
+) -> None:
     """Makes the next trainings of a task, in order, so many at most."""
     trainings.begin(describe(task, setup))
-    missing = [job for job in jobs() if job not in trainings.rows]
+    missing = missing_of(trainings, again)
     forecast(task, setup, trainings, len(missing))
     started = time.monotonic()
     for place, repeat in missing[:count]:
@@ -255,9 +263,11 @@ def work(names: Sequence[str], args: argparse.Namespace) -> bool:
             trainings = Trainings(args.cache / f"{name}.jsonl")
             if not mine or len(trainings.rows) >= min(args.trainings, len(jobs())):
                 continue
+            if not missing_of(trainings, args.again):
+                continue
             setup = TASKS[name].open(args.data_root, args.cache)
             left = args.trainings - len(trainings.rows)
-            collect(TASKS[name], setup, trainings, min(args.chunk, left))
+            collect(TASKS[name], setup, trainings, min(args.chunk, left), args.again)
             write_table(trainings, args.out)
             return True
     return False
@@ -272,6 +282,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the tables")
     parser.add_argument("--chunk", type=int, default=60, help="trainings before the next task")
     parser.add_argument("--trainings", type=int, default=len(jobs()), help="stop after so many")
+    parser.add_argument(
+        "--again", action="store_true", help="only other seeds of genomes that are there"
+    )
     parser.add_argument(
         "--write-only", action="store_true", help="write the tables of what is there"
     )

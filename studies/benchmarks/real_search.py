@@ -31,7 +31,7 @@ import torch
 from _searchers import ours
 from _tasks import TASKS, Task
 from _trainings import test_part
-from experience import choose_starts, learn, read_tables
+from experience import without
 from filelock import FileLock, Timeout
 
 from biotune_optuna.evolution import experience
@@ -237,14 +237,6 @@ def page(rows: list[Row]) -> str:
     return "\n".join([*lines, ""])
 
 
-def experience_without(data: str) -> Experience:
-    """What the tables of other images teach."""
-    tables = [one for one in read_tables() if data not in one.name]
-    known = learn(tables)
-    with patch.object(experience, "learned", lambda: known):
-        return dataclasses.replace(known, starts=choose_starts(tables))
-
-
 def main() -> None:
     """Makes the searches that are missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -259,7 +251,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     folder = args.cache / "real_search"
     folder.mkdir(parents=True, exist_ok=True)
-    known = {name: experience_without(TASKS[name].data) for name in args.tasks}
+    known = {name: without(TASKS[name].data) for name in args.tasks}
     for repeat in range(args.repeats):
         for searcher in args.only:
             for name in args.tasks:

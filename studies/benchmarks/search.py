@@ -1,12 +1,13 @@
 """Which searcher finds the best recipe within a budget, when values are noisy?
 
-    python studies/benchmarks/search.py [--seeds 50] [--workers 2] [--only NAME …] [--no-write]
+    python studies/benchmarks/search.py [--seeds 20] [--workers 2] [--only NAME …] [--no-write]
 
-On landscapes of real trainings (`landscapes.py` made their tables) and on closed-form ones, the
-same space for all. What counts is the noise-free value of the genome that each searcher would
-choose: for Optuna's samplers and the paper preset the one with the best value observed, for the
-default preset the first of `rank_finished`. Every search is kept in the cache, and the same command
-goes on where it stopped. Unless told not to, it puts the tables into docs/benchmarks/search.md.
+On landscapes of real trainings (`landscapes.py` made their tables), the same space for all. What
+counts is the noise-free value of the genome that each searcher would choose: for the default preset
+the first of `rank_finished`, for all others the one with the best value observed. What the default
+knows of other tasks it knows without any table of the same images. Every search is kept in the
+cache, and the same command goes on where it stopped. Unless told not to, it writes
+docs/benchmarks/search.md.
 """
 
 from __future__ import annotations
@@ -20,37 +21,33 @@ import zlib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
-import _landscapes
 import numpy as np
 import optuna
-from _landscapes import HELD_OUT, TUNED_ON, make_space
-from _real import HERE, RealLandscape, landscapes, rates_of
-from _search_page import BUDGETS, Result, page
-from _searchers import BY_VALUE, COMPARED, GIVEN_STARTS, SEARCHERS, TRAININGS
-from _tasks import DEVELOPMENT
+from _real import HERE, RealLandscape, landscapes
+from _search_page import BUDGETS, SLOW, Result, page
+from _searchers import BY_MODEL, GIVEN_STARTS, SEARCHERS
+from experience import without
 
 import biotune_optuna
+from biotune_optuna.evolution import experience
 from biotune_optuna.evolution.informed import informed_genomes
 from biotune_optuna.sampler.sampler import rank_finished
 
 if TYPE_CHECKING:
-    from biotune_optuna import GenomeSpace
+    from biotune_optuna.evolution.experience import Experience
 
 DOC = Path(__file__).parents[2] / "docs" / "benchmarks" / "search.md"
-GP_SEEDS = 10  # its searches take longest
-CLOSED_SEEDS = 20
-OWN_FILES = ("_real.py", "_landscapes.py", "_searchers.py")
+SLOW_SEEDS = 5
+OWN_FILES = ("_real.py", "experience.py")
 
 
 @cache
-def find(name: str) -> tuple[RealLandscape | _landscapes.Landscape, GenomeSpace]:
-    """A landscape by name, and its space; fitted once in each process."""
-    for closed in (*TUNED_ON, *HELD_OUT):
-        if closed.name == name:
-            return closed, make_space()
+def find(name: str) -> tuple[RealLandscape, Experience]:
+    """A landscape by name, and what the tables of other images teach; once in each process."""
     (real,) = landscapes([name])
-    return real, real.space
+    return real, without(name.partition("-")[2])
 
 
 def run(job: tuple[str, str, int, bool]) -> Result:
@@ -58,33 +55,28 @@ def run(job: tuple[str, str, int, bool]) -> Result:
     searcher, name, seed, given = job
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    landscape, space = find(name)
+    landscape, known = find(name)
+    space = landscape.space
     rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
-    study = optuna.create_study(direction="maximize", sampler=SEARCHERS[searcher](space, seed))
-    if given and searcher in GIVEN_STARTS:
-        for genome in informed_genomes(space):
-            study.enqueue_trial(genome.params)
 
     def objective(trial: optuna.Trial) -> float:
-        recipe = space.suggest(trial).decode()
-        return float(np.mean([landscape.observe(recipe, rng) for _ in range(n_trainings)]))
+        return landscape.observe(space.suggest(trial).decode(), rng)
 
-    n_trainings = TRAININGS.get(searcher, 1)
-    chosen, ranked, trees = {}, {}, {}
-    for budget in BUDGETS:
-        study.optimize(
-            objective,
-            n_trials=budget - len([t for t in study.trials if t.state.is_finished()]),
-        )
-        believed = rank_finished(study, space)[0]
-        own = study.best_trial.number if searcher in BY_VALUE else believed
-        for values, number in ((ranked, believed), (chosen, own)):
+    chosen, trees = {}, {}
+    with patch.object(experience, "learned", lambda: known):
+        study = optuna.create_study(direction="maximize", sampler=SEARCHERS[searcher](space, seed))
+        if given and searcher in GIVEN_STARTS:
+            for genome in informed_genomes(space):
+                study.enqueue_trial(genome.params)
+        for budget in BUDGETS:
+            finished = sum(trial.state.is_finished() for trial in study.trials)
+            study.optimize(objective, n_trials=budget - finished)
+            by_model = searcher == BY_MODEL
+            number = rank_finished(study, space)[0] if by_model else study.best_trial.number
             recipe = space.genome(study.trials[number].params).decode()
-            values[str(budget)] = landscape.value(recipe)
-        if isinstance(landscape, RealLandscape):
+            chosen[str(budget)] = landscape.value(recipe)
             trees[str(budget)] = landscape.by_trees(recipe)
-    rates = rates_of(recipe)[0].tolist()
-    return Result(searcher, name, seed, given, chosen, ranked, trees, made_with(name), rates)
+    return Result(searcher, name, seed, given, chosen, trees, made_with(name))
 
 
 @cache
@@ -101,35 +93,26 @@ def made_with(name: str) -> str:
 
 
 def jobs(args: argparse.Namespace) -> list[tuple[str, str, int, bool]]:
-    """All searches asked for, seed by seed, so that a part of them is already a fair picture.
-
-    Single switches are compared on the development tasks only: they are what is developed.
-    """
-    closed = [one.name for one in (*TUNED_ON, *HELD_OUT)]
-    development = [task.name for task in DEVELOPMENT]
-    names = args.landscapes or [*(one.name for one in landscapes()), *closed]
+    """All searches asked for, seed by seed, so that a part of them is already a fair picture."""
+    names = args.landscapes or [one.name for one in landscapes()]
     return [
         (searcher, name, seed, given)
         for seed in range(args.seeds)
+        for given in (False, True)
         for name in names
-        for given in ((False, True) if args.given else (False,))
         for searcher in args.only
-        if not (searcher == "GPSampler" and seed >= min(GP_SEEDS, args.seeds))
-        if not (given and searcher not in COMPARED)
-        if not (searcher == "GPSampler" and name in closed)
-        if not (searcher not in COMPARED and name not in development)
-        if not (name in closed and seed >= CLOSED_SEEDS)
+        if not (searcher in SLOW and (given or seed >= SLOW_SEEDS))
+        if not given or searcher in GIVEN_STARTS
     ]
 
 
 def main() -> None:
     """Runs the searches that are missing and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=list(SEARCHERS), choices=list(SEARCHERS))
     parser.add_argument("--landscapes", nargs="*", help="default: all")
-    parser.add_argument("--given", action="store_true", help="also with informed starts for all")
     parser.add_argument("--cache", type=Path, default=Path("search-cache.jsonl"))
     parser.add_argument("--no-write", action="store_true")
     args = parser.parse_args()
