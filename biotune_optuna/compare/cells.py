@@ -99,7 +99,7 @@ def _check_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) 
 
     theirs, ours = StudySpec.from_dict(stored["spec"]), StudySpec.from_dict(given["spec"])
     different = theirs.differences(ours)
-    usual = {"members": 1}  # is not stored
+    usual = {"members": 1, "as_tune": False}  # are not stored
     was, is_now = usual | dict(stored), usual | dict(given)
     different += [
         f"{key}: {was.get(key)!r}, not {is_now[key]!r}"

@@ -131,6 +131,9 @@ class Comparison:
         runs: Fresh seeds on which they, and each rival's best setting, are trained again.
         members: How many times what each method has chosen is trained finally, the same for all;
             with several, all together are tested beside the first alone.
+        as_tune: Whether a search is confirmed as ``biotune tune`` confirms it: full fine-tuning and
+            the probe are tuned beside its recipes, each of them may win, and what the search has
+            trained is not trained again. Default no: only recipes of the search may win.
         equal_budget: Whether rivals for which `Method.equal_budget` says so take part again, with
             the total budget of ``biotune``.
         name: Name of the comparison in its storage.
@@ -143,6 +146,7 @@ class Comparison:
     top_k: int = 3
     runs: int = 3
     members: int = 1
+    as_tune: bool = False
     equal_budget: bool = True
     name: str = "compare"
 
@@ -189,16 +193,22 @@ class Comparison:
         return default_name(spec.model, data_name(spec.data))
 
     def cells(self) -> list[Cell]:
-        """All cells, task by task and repeat by repeat."""
+        """All cells in their order: a repeat of every task, then the next.
+
+        So that a comparison which is stopped says as much of each task.
+        """
+        everyone = self.everyone
         return [
             Cell(self.task_name(spec), repeat, one)
-            for spec in self.tasks
             for repeat in range(self.repeats)
-            for one in self.everyone
+            for spec in self.tasks
+            for one in everyone
         ]
 
     def identity(self, spec: StudySpec) -> dict[str, Any]:
         """Return what must agree for a task to go on: all that its cells have in common."""
         common = {name: getattr(self, name) for name in ("trials", "top_k", "runs")}
-        several = {} if self.members == 1 else {"members": self.members}
-        return {"spec": spec.to_dict(), **common, **several}
+        more: dict[str, Any] = {} if self.members == 1 else {"members": self.members}
+        if self.as_tune:
+            more["as_tune"] = True
+        return {"spec": spec.to_dict(), **common, **more}

@@ -13,6 +13,7 @@ from typing import Any
 
 from biotune_optuna.errors import DataError
 from biotune_optuna.files import replace_file
+from biotune_optuna.jsonable import read_text
 
 BUDGET_SUFFIX = "@budget"
 """Ends the name of a method that was given the search's total budget."""
@@ -80,6 +81,8 @@ class Outcome:
         members: Final trainings of it, on different seeds.
         together: Score of the mean of their probabilities on the same test images; NaN with one.
             The cost is that of all.
+        cross_entropy: Of the one model on the test images, in nats; NaN where it was not kept.
+        together_cross_entropy: The same of all members.
     """
 
     score: float
@@ -92,22 +95,32 @@ class Outcome:
     setting: str
     members: int = 1
     together: float = nan
+    cross_entropy: float = nan
+    together_cross_entropy: float = nan
 
     @property
     def passes(self) -> int:
         """Image passes, forward and backward."""
         return self.forward + self.backward
 
+    @property
+    def delivered(self) -> float:
+        """Score of the model that a user gets: of all members together."""
+        return self.together if self.members > 1 else self.score
+
+    @property
+    def delivered_cross_entropy(self) -> float:
+        """Its cross-entropy."""
+        return self.together_cross_entropy if self.members > 1 else self.cross_entropy
+
     def to_dict(self) -> dict[str, Any]:
         """Return the outcome as JSON-ready data, rounded to what a table needs."""
         data = dataclasses.asdict(self)
-        for name, digits in (("score", 6), ("validation", 6), ("trainable", 4), ("seconds", 2)):
+        for name, digits in _DIGITS.items():
             data[name] = round(data[name], digits)
         if self.members == 1:
-            del data["members"], data["together"]
-        else:
-            data["together"] = round(data["together"], 6)
-        return data
+            del data["members"]
+        return {k: v for k, v in data.items() if k not in _MAY_LACK or isfinite(v)}
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -116,7 +129,11 @@ class Row(Outcome, _Where):
 
 
 _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Row)}
-_OF_MEMBERS = ("members", "together")  # columns of a table in which somebody has several
+_MAY_LACK = ("members", "together", "cross_entropy", "together_cross_entropy")
+"""Columns that a table has where some row says something by them."""
+_DIGITS = {"trainable": 4, "seconds": 2} | dict.fromkeys(
+    ("score", "validation", "together", "cross_entropy", "together_cross_entropy"), 6
+)
 
 
 def write_csv(rows: Iterable[Row], path: str | Path) -> Path:
@@ -131,8 +148,8 @@ def write_csv(rows: Iterable[Row], path: str | Path) -> Path:
     """
     text = io.StringIO()
     order = sorted(rows, key=lambda row: (row.task, row.repeat, row.method))
-    several = any(row.members > 1 for row in order)
-    columns = [name for name in _FIELDS if several or name not in _OF_MEMBERS]
+    told = {name for row in order for name in row.to_dict()}
+    columns = [name for name in _FIELDS if name in told or name not in _MAY_LACK]
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in order)
@@ -150,13 +167,14 @@ def read_csv(path: str | Path) -> list[Row]:
             two rows for one method in one repeat.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        text = read_text(path, "utf-8-sig")
+    except (OSError, ValueError) as error:
+        is_text = not isinstance(error, UnicodeDecodeError)
+        reason = getattr(error, "strerror", None) or (error if is_text else "it is no UTF-8 text")
         raise DataError(f"results {str(path)!r} cannot be read: {reason}") from None
     reader = csv.DictReader(io.StringIO(text))
     there = reader.fieldnames or ()
-    missing = [n for n in _FIELDS if n not in there and n not in _OF_MEMBERS]
+    missing = [n for n in _FIELDS if n not in there and n not in _MAY_LACK]
     if missing:
         raise DataError(f"results {str(path)!r} lack the column {missing[0]!r}")
     found: dict[tuple[str, int, str], tuple[int, Row]] = {}
@@ -175,7 +193,7 @@ def _row(path: str | Path, number: int, record: dict[str, Any]) -> Row:
     values: dict[str, Any] = {}
     for name, kind in _FIELDS.items():
         if name not in record:
-            continue  # a table of single models
+            continue
         text = record[name]
         try:
             values[name] = {"int": int, "float": float}.get(kind, str)(text)

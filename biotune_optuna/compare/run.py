@@ -16,7 +16,7 @@ import optuna
 from biotune_optuna.compare.cells import Board
 from biotune_optuna.compare.plan import Cell, Comparison, data_name
 from biotune_optuna.compare.rows import Outcome, Row
-from biotune_optuna.compare.search import of_members
+from biotune_optuna.compare.search import tested
 from biotune_optuna.confirmation.baseline import run_baseline
 from biotune_optuna.confirmation.protocol import setting_words
 from biotune_optuna.data.sources.open import open_images
@@ -390,14 +390,19 @@ def _run_rival(setup: Setup, method: str, plan: Comparison, stop: StopRequest) -
     )
     assert found.test is not None  # `_setup` sees to it
     return Outcome(
-        score=found.test.score,
         validation=found.contender.mean,
         trainable=found.trainable_pct,
         evaluations=max(1, len(found.graded)),
         setting=setting_words(found.setting),
-        **of_members(plan.members, found.test, found.ensemble),
+        **tested(plan.members, found.test, found.ensemble),
         **found.cost.to_dict(),
     )
+
+
+def digest_of_test(setup: Setup) -> str:
+    """Return a short digest of the images that a setup tests on, whatever their order."""
+    hashes = sorted(setup.source.content_hashes[i] for i in setup.splits.test.tolist())
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:12]
 
 
 def _row(cell: Cell, setup: Setup, outcome: Outcome, asked: StudySpec) -> Row:
@@ -407,7 +412,6 @@ def _row(cell: Cell, setup: Setup, outcome: Outcome, asked: StudySpec) -> Row:
     official = "test" in parts
     # A validation part that came with the data is never drawn for the test.
     fixed = 0 if official else parts.count("val")
-    hashes = sorted(setup.source.content_hashes[i] for i in splits.test.tolist())
     return Row(
         task=cell.task,
         data=data_name(spec.data),
@@ -422,7 +426,7 @@ def _row(cell: Cell, setup: Setup, outcome: Outcome, asked: StudySpec) -> Row:
         official=int(official),
         repeat=cell.repeat,
         seed=spec.seed,
-        split=hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:12],
+        split=digest_of_test(setup),
         method=cell.contender.name,
         **outcome.to_dict(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 from biotune_optuna.compare.rows import Outcome
 from biotune_optuna.confirmation.confirm import confirm
 from biotune_optuna.confirmation.plan import ConfirmPlan
+from biotune_optuna.confirmation.record import Ledger
 from biotune_optuna.evolution.settings import SearchSettings
 from biotune_optuna.sampler.sampler import BioTuneSampler
 from biotune_optuna.schema import SPEC_KEY, Cost, TrialRecord
@@ -63,8 +65,10 @@ def run_search(
     )
     study.search(contender.trials or plan.trials, stop=stop)
     stop.check()
-    alone: dict[str, Any] = {"mistakes": 0, "rivals": (), "must_hold": False, "reuse": False}
-    chosen = ConfirmPlan(top_k=plan.top_k, n_runs=plan.runs, members=plan.members, **alone)
+    how: dict[str, Any] = {"mistakes": 0, "must_hold": False}
+    if not plan.as_tune:
+        how |= {"rivals": (), "reuse": False}
+    chosen = ConfirmPlan(top_k=plan.top_k, n_runs=plan.runs, members=plan.members, **how)
     return _outcome(study, confirm(study, chosen, checkpoint=stop.check))
 
 
@@ -76,27 +80,33 @@ def _outcome(study: TuningStudy, confirmed: Confirmation) -> Outcome:
     rates = Cost.from_dict(study.study.user_attrs[SPEC_KEY].get("rates") or {})
     final = confirmed.final_training[winner.name]
     return Outcome(
-        score=test.score,
         validation=winner.mean,
         trainable=winner.trainable_pct,
         evaluations=len(trials),
         setting=winner.describe,
-        **of_members(confirmed.members, test, confirmed.ensemble),
-        **charge(trials, [rates, *confirmed.candidates, final]),
+        **tested(confirmed.members, test, confirmed.ensemble),
+        **charge(trials, [rates, *Ledger(study.study).read().values(), final]),
     )
 
 
-def of_members(members: int, single: TestResult, together: TestResult | None) -> dict[str, Any]:
-    """Return how several members did, as fields of `Outcome`.
+def tested(members: int, single: TestResult, together: TestResult | None) -> dict[str, Any]:
+    """Return how a model did on the test images, as fields of `Outcome`.
 
     Args:
         members: How many were asked for.
         single: Test of the first.
-        together: Test of all; None where the method makes the same model of every seed.
+        together: Test of all; None where the method has one member, as one that fits the head.
     """
+    found = {"score": single.score, "cross_entropy": _cross_entropy(single)}
     if members == 1:
-        return {}
-    return {"members": members, "together": (together or single).score}
+        return found
+    every = together or single
+    more = {"together": every.score, "together_cross_entropy": _cross_entropy(every)}
+    return {**found, "members": members, **more}
+
+
+def _cross_entropy(test: TestResult) -> float:
+    return float(test.metrics.get("cross_entropy", math.nan))  # early versions kept none
 
 
 def charge(trials: Sequence[FrozenTrial], further: Sequence[Cost]) -> dict[str, Any]:

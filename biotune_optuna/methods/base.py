@@ -28,7 +28,8 @@ Setting = Mapping[str, float]
 
 RATES: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """The base rates that a method tries, the same for all: AdamW's usual 1e-3 and half decades around
-it. Some rivals would have liked higher ones, see docs/results.md."""
+it. Some rivals would have liked higher ones:
+docs/benchmarks/first_evidence.md."""
 
 
 def lr_and_decay(setting: Setting) -> dict[str, float]:

@@ -56,6 +56,16 @@ def methods() -> dict[str, Method]:
     return dict(_found)
 
 
+def contender_words(name: str) -> str:
+    """Return what a reader calls a contender: ``full fine-tuning``, ``linear probe``, ``trial 3``.
+
+    Args:
+        name: Its name; that of a rival is known here.
+    """
+    known = methods().get(name)
+    return known.words.removeprefix("the ") if known else name
+
+
 def get_method(name: str) -> Method:
     """Look a method up.
 

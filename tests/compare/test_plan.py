@@ -42,6 +42,13 @@ def test_by_default_everybody_takes_part() -> None:
     assert cells[0].task == "digits-test_efficientnet"
 
 
+def test_every_task_has_had_a_repeat_before_the_next_begins() -> None:
+    tasks = (tiny_spec(), tiny_spec(data="else"))
+    cells = Comparison(tasks=tasks, contenders=("biotune", "full"), repeats=2).cells()
+    order = [(cell.repeat, cell.task.partition("-")[0]) for cell in cells[::3]]
+    assert order == [(0, "digits"), (0, "else"), (1, "digits"), (1, "else")]
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [

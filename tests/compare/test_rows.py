@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,18 @@ def test_several_members_have_columns_of_their_own(tmp_path: Path) -> None:
     assert read_csv(path) == rows
     assert rows[0].to_dict()["together"] == 0.625
     assert not {"members", "together"} & make_row("full", 0, 0.5).to_dict().keys()
+    assert rows[0].delivered == 0.625
+    assert make_row("full", 0, 0.5).delivered == 0.5
+
+
+def test_cross_entropy_is_told_where_it_was_kept(tmp_path: Path) -> None:
+    old = make_row("full", 0, 0.5)
+    new = make_row("biotune", 0, 0.5, cross_entropy=1.25)
+    assert "cross_entropy" not in write_csv([old], tmp_path / "old.csv").read_text()
+    again = read_csv(write_csv([old, new], tmp_path / "new.csv"))
+    assert [row.delivered_cross_entropy for row in again] == [1.25, pytest.approx(nan, nan_ok=True)]
+    assert "cross_entropy" not in old.to_dict()
+    assert new.to_dict()["cross_entropy"] == 1.25
 
 
 def test_derived_figures() -> None:

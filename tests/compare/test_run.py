@@ -22,6 +22,7 @@ from biotune_optuna.compare.plan import Comparison
 from biotune_optuna.compare.rows import Row
 from biotune_optuna.compare.run import CellProgress, read_rows, run_comparison
 from biotune_optuna.compare.search import varied
+from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.errors import BioTuneError, StudyError
 from biotune_optuna.finetune.results import RunResult
 from biotune_optuna.finetune.settings import TrainSettings
@@ -103,6 +104,23 @@ def test_members_are_trained_for_all_methods_alike(cache: Path) -> None:
     for name, members, said in (("compare", 3, "1, not 3"), ("several", 1, "3, not 1")):
         with pytest.raises(StudyError, match=f"members: {said}"):
             run(make_plan(members=members, name=name), storage, cache)
+
+
+def test_the_winner_may_be_a_rival_as_in_tune(cache: Path) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    (usual,), _ = run(make_plan(contenders=("biotune",), equal_budget=False), storage, cache)
+    plan = make_plan(contenders=("biotune",), equal_budget=False, as_tune=True, name="tune")
+    (row,), _ = run(plan, storage, cache)
+    stored = optuna.load_study(study_name=f"tune/{row.task}/0/biotune", storage=storage)
+    confirmed = Confirmation.of(stored.user_attrs)
+    assert [one.name for one in confirmed.rivals] == ["full", "linear-probe"]
+    test = confirmed.test(confirmed.chosen)
+    assert test is not None
+    assert row.score == pytest.approx(test.score, abs=1e-6)
+    assert row.cross_entropy == pytest.approx(test.metrics["cross_entropy"], abs=1e-6)
+    assert row.passes > usual.passes, "the tuning of the rivals is charged"
+    with pytest.raises(StudyError, match="as_tune: False, not True"):
+        run(make_plan(contenders=("biotune",), equal_budget=False, as_tune=True), storage, cache)
 
 
 def test_a_matrix_is_filled_once_and_charged_for_everything(tmp_path: Path, cache: Path) -> None:

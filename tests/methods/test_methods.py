@@ -20,7 +20,7 @@ from biotune_optuna.methods.lp_ft import PROBE_RATE
 from biotune_optuna.methods.registry import get_method, methods
 from biotune_optuna.methods.rgn import RGNRates
 from biotune_optuna.methods.starting_point import Pull, StartingPoint
-from biotune_optuna.recipe import Recipe
+from biotune_optuna.recipe import BlockRecipe, Recipe
 from tests.kit.networks import make_trainer, state_of
 
 STEPWISE = [name for name in methods() if name != "linear-probe"]  # which takes no steps
@@ -96,6 +96,21 @@ def test_layer_decay_gives_each_block_a_power_of_the_decay(images, split, rates)
     for position, block in enumerate(trainer.blocks):
         for name in block.parameter_names:
             assert seen[0][name] == pytest.approx(1e-3 * 0.5 ** (last - position), rel=1e-12)
+
+
+@pytest.mark.parametrize(("depth", "position"), [(0.0, 0), (0.3, 1), (0.5, 2), (0.9, 4), (1.0, 4)])
+def test_a_single_block_trains_with_the_head(depth, position):
+    blocks = [BlockRecipe(name=str(b), multiplier=1.0) for b in range(6)]
+    recipe = get_method("single-block").recipe(blocks, {"lr": 1e-2, "depth": depth})
+    assert recipe.trainable == (str(position), "5")
+    assert set(recipe.multipliers.values()) == {0.0, 1.0}
+
+
+def test_the_settings_of_a_single_block_are_spread_over_the_network():
+    blocks = [BlockRecipe(name=str(b), multiplier=1.0) for b in range(9)]
+    method = get_method("single-block")
+    tried = [method.recipe(blocks, setting).trainable[0] for setting in method.settings()]
+    assert tried == ["0", "2", "4", "5", "7"]
 
 
 def test_an_optimiser_that_needs_another_package_is_named():

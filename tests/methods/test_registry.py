@@ -16,7 +16,7 @@ from biotune_optuna.cli import cli
 from biotune_optuna.compare import Comparison, read_csv, run_comparison, write_comparison
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.methods import Hooks, Method, registry
-from biotune_optuna.methods.registry import get_method, methods, register
+from biotune_optuna.methods.registry import contender_words, get_method, methods, register
 from biotune_optuna.storage.open import open_storage
 from tests.kit.networks import make_trainer, state_of
 from tests.kit.studies import tiny_spec
@@ -141,3 +141,9 @@ def test_a_confirmation_may_choose_what_is_a_recipe_tuned_by_its_rate(images):
 def test_the_page_on_comparisons_names_every_rival():
     table = PAGE.partition("### The rivals")[2].partition("## ")[0]
     assert [f"`{name}`" in table for name in methods()] == [True] * len(methods())
+
+
+def test_contenders_are_called_by_one_name() -> None:
+    assert contender_words("full") == "full fine-tuning"
+    assert contender_words("linear-probe") == "linear probe"
+    assert contender_words("trial 3") == "trial 3"
