@@ -38,6 +38,11 @@ NEEDS_DATA = {
     "members": "TASK --tables FOLDER --data-root FOLDER",
     "optimism": "--data FOLDER",
 }
+# What peers of the second evidence need, by environment: the project itself needs none of it.
+PEERS = {
+    "fastai": (["fastai>=2.8,<3", "timm>=1.0.26", "safetensors"], ["fastai", "timm-recipe"]),
+    "autogluon": (["autogluon.multimodal>=1.6,<1.7"], ["autogluon"]),
+}
 
 
 def shared_python(session: nox.Session) -> str:
@@ -128,6 +133,28 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(python=False, default=False)
+def peers(session: nox.Session) -> None:
+    """fastai, timm's recipe and AutoGluon beside the second evidence; hours.
+
+    ``nox -s peers -- report FOLDER ...`` after ``studies/evidence.py report FOLDER ...``, in the
+    same folder: this goes on where it stopped. Each has an environment of its own.
+    """
+    pythons = []
+    for name, (packages, served) in PEERS.items():
+        python = ROOT / ".nox" / f"peers-{name}" / "bin" / "python"
+        stamp = python.parents[1] / "installed"
+        if not stamp.exists() or stamp.read_text() != repr(packages):
+            place = str(python.parents[1])
+            session.run(sys.executable, "-m", "virtualenv", "--quiet", place, external=True)
+            install = ["install", "--quiet", *packages]
+            session.run(str(python), "-m", "pip", *install, external=True)
+            stamp.write_text(repr(packages))
+        pythons += [f"{peer}={python}" for peer in served]
+    words = [*session.posargs, "--python", *pythons]
+    run(session, "studies/peers/run.py", *words, env=ONE_THREAD)
+
+
+@nox.session(python=False, default=False)
 def gpu(session: nox.Session) -> None:
     """Checks and measures the engine on a GPU, into docs/benchmarks/gpu.md; eight minutes.
 
@@ -169,8 +196,12 @@ def fault(session: nox.Session) -> None:
 
 @nox.session(python=False, default=False)
 def cluster(session: nox.Session) -> None:
-    """Workers started by Ray and Slurm on this machine; installs Ray; slow."""
-    run(session, "-m", "pip", "install", "--quiet", "ray[client]>=2.40")
+    """Workers started by Ray and Slurm, and a server of S3, on this machine; slow.
+
+    Installs Ray, s3fs and moto.
+    """
+    needed = ("ray[client]>=2.40", "moto[server]>=5.1", "s3fs>=2024.6")
+    run(session, "-m", "pip", "install", "--quiet", *needed)
     run(session, "-m", "pytest", "tests/cluster", "--timeout=0", "-v", "-rA", *session.posargs)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
 from biotune_optuna.errors import ModelError
+from biotune_optuna.jsonable import read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -445,8 +446,8 @@ class Recipe:
             ModelError: If the file is not such a recipe.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            data = read_json(path)
+        except (OSError, ValueError) as error:
             raise ModelError(f"{path} cannot be read as a recipe: {error}") from None
         if not isinstance(data, dict):
             raise ModelError(f"{path} is not a recipe: it holds no JSON object")

@@ -246,6 +246,15 @@ def test_the_command_is_installed() -> None:
     assert done.stdout == f"biotune, version {biotune_optuna.__version__}\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device of a full disk")
+def test_output_to_a_full_disk_ends_with_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "biotune_optuna", "--help"]
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "Error: the output cannot be written: No space left on device\n"
+
+
 def test_the_blocks_of_a_network_are_listed() -> None:
     done = CliRunner().invoke(cli, ["blocks", "resnet50"])
     assert done.exit_code == 0, done.output
@@ -355,6 +364,6 @@ def test_a_worker_writes_nothing_among_the_images(
 
 def test_a_worker_needs_an_end_when_the_study_has_none(home: Path) -> None:
     create_study(tiny_spec(), storage="sqlite:///biotune.db", name="endless", device="cpu")
-    assert "'endless' was begun with a time and no number of trials; give --trials" in fails(
-        "worker", "--study", "endless", "--device", "cpu"
-    )
+    said = fails("worker", "--study", "endless", "--device", "cpu")
+    assert "'endless' has no number of trials, and no tune searches it for a time now" in said
+    assert said.endswith("give --trials or --timeout")

@@ -20,7 +20,7 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         (
-            "_version errors jsonable schema",
+            "_version errors jsonable names schema",
             "clock effort files recipe data storage",
             "genome models page",
             "evolution finetune overview",

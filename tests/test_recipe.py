@@ -152,6 +152,7 @@ def test_saved_recipe_comes_back_equal(net: Net, tmp_path) -> None:
     [
         ("{", "cannot be read as a recipe"),
         ("[]", "no JSON object"),
+        ("[" * 100_000, "cannot be read as a recipe: it is nested too deep"),
         ('{"schema_version": 99}', "schema version 99"),
         ('{"schema_version": 1, "blocks": [{}]}', "lacks or garbles"),
     ],

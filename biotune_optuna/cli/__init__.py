@@ -5,8 +5,11 @@ Only click is imported here: each command loads what it needs when it runs, so t
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import importlib
+import os
 import signal
 import sys
 from typing import Any
@@ -40,6 +43,10 @@ _COMMANDS = {
     "baseline": "baseline",
     "compare": "compare",
 }
+
+
+# A disk, a quota or a limit that standard output has reached; a broken pipe click sees to itself.
+_FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
 class _UserMistake(click.ClickException):
@@ -93,4 +100,15 @@ def cli() -> None:
 def main() -> None:
     """Entry point of the ``biotune`` command."""
     show_text_only()
-    sys.exit(cli(prog_name="biotune"))
+    try:
+        sys.exit(cli(prog_name="biotune"))
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        with contextlib.suppress(OSError):
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), 1
+            )  # what is not written yet is written at exit
+        with contextlib.suppress(OSError):
+            click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(2)

@@ -48,6 +48,11 @@ _COUNT = click.IntRange(min=1)
     help="Final trainings of what each method has chosen; several are also tested together.",
 )
 @click.option(
+    "--as-tune",
+    is_flag=True,
+    help="Let the winner of a search be full fine-tuning or the probe, as biotune tune does.",
+)
+@click.option(
     "--equal-budget/--no-equal-budget",
     default=True,
     show_default=True,
@@ -84,6 +89,7 @@ def compare(
     top_k: int,
     runs: int,
     members: int,
+    as_tune: bool,
     equal_budget: bool,
     effort: str | None,
     **spec: Any,
@@ -119,6 +125,7 @@ def compare(
     plan = Comparison(
         tasks=tuple(tasks),
         repeats=repeats,
+        as_tune=as_tune,
         equal_budget=equal_budget,
         name=name,
         **chosen,

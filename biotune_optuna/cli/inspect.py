@@ -11,7 +11,7 @@ import click
 
 from biotune_optuna.cli.checks import check_no_comparison, folder_of, open_study
 from biotune_optuna.cli.options import storage_option, study_options
-from biotune_optuna.cli.terminal import terminal_of
+from biotune_optuna.cli.terminal import one_line, say, terminal_of
 from biotune_optuna.models import DEFAULT_MAX_BLOCKS, MIN_MAX_BLOCKS
 
 
@@ -50,7 +50,8 @@ def studies(*, storage: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(jsonlib.dumps(found, indent=1))
     for one in [] if as_json else found:
-        click.echo(f"{one['study']}\n  {one['what']}\n  {one['state']}")
+        click.echo(f"{one_line(one['study'])}\n  {one_line(one['what'])}")
+        say(f"  {one_line(one['state'])}", indent="  ")
     if not found and not as_json:
         click.echo("No studies yet; biotune demo or biotune tune begins one.")
 
@@ -63,7 +64,14 @@ def status(*, storage: str | None, name: str | None, as_json: bool) -> None:
     from biotune_optuna.report.status import format_status, study_status
 
     facts = study_status(open_study(storage, name))
-    click.echo(jsonlib.dumps(facts, indent=1) if as_json else format_status(facts))
+    if as_json:
+        click.echo(jsonlib.dumps(facts, indent=1))
+        return
+    for line in format_status(facts).splitlines():
+        if line.startswith(("model ", "go on with ")):  # to be copied
+            click.echo(line)
+        else:
+            say(line, indent=" " * 12)
 
 
 @click.command()

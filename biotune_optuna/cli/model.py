@@ -14,6 +14,7 @@ import click
 
 from biotune_optuna.cli.checks import load_tuning, stoppable
 from biotune_optuna.cli.options import device_option, elsewhere_options, study_options
+from biotune_optuna.cli.terminal import one_line
 from biotune_optuna.page.text import plural
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def export(
     if hub is not None:
         check_name(hub)
     study = load_tuning(storage, name, **where)
-    progress = Progress(total=None, deadline=None, mode="auto")
+    progress = Progress(total=None, deadline=None, mode="auto", study=study.study)
     with stoppable("Stopped; nothing was written.") as stop, progress:
         folder = export_winner(
             study, Path(target), single=single, what=what, observer=progress, checkpoint=stop.check
@@ -128,7 +129,6 @@ def predict(
     predictions = [one for one in everything if one.error or one.probability >= least]
     if table:
         write_csv(predictions, table)
-        click.echo(table)
     if abstain is not None:
         click.echo(
             f"{len(everything) - len(predictions)} of {plural(len(everything), 'image')} left out: "
@@ -142,12 +142,13 @@ def predict(
             failed += 1
             click.echo(f"{_printable(item.image)}: {item.error}", err=True)
         elif not table:
-            ranks = "  ".join(f"{label} {p:.4f}" for label, p in item.top)
+            ranks = "  ".join(f"{one_line(label)} {p:.4f}" for label, p in item.top)
             click.echo(f"{_printable(item.image)}  {ranks}")
     if table:
+        click.echo(f"{plural(len(predictions), 'image')} in {table}")
         said = Counter(item.label for item in predictions if item.label is not None)
         for label, n in said.most_common():
-            click.echo(f"  {label}: {plural(n, 'image')}")
+            click.echo(f"  {one_line(label)}: {plural(n, 'image')}")
     if failed == len(everything):
         raise SystemExit(1)
 
@@ -190,8 +191,10 @@ def evaluate(
         click.echo(json.dumps(found.to_dict(), indent=1))
         return
     click.echo(str(found))
+    if written:
+        click.echo()
     for path in written:
-        click.echo(path)
+        click.echo(f"Written: {path}")
     if not html:
         click.echo("\nThe wrong images and the confusion as a page: --html evaluation.html")
 
@@ -214,5 +217,5 @@ def _offer_evaluation(
 
 
 def _printable(name: str) -> str:
-    """Return a file's name, with bytes that are no UTF-8 written out."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+    """Return a file's name on one line, with bytes that are no UTF-8 written out."""
+    return one_line(os.fsencode(name).decode(errors="backslashreplace"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from biotune_optuna.effort import NORMAL
-from biotune_optuna.page.text import duration
+from biotune_optuna.page.text import duration, plural
 
 if TYPE_CHECKING:
     from biotune_optuna.cli.tune import Job
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 _LONG = 1800  # seconds
 
 
-def planned(job: Job) -> tuple[StudySpec, Plan | None]:
+def planned(job: Job, began: float) -> tuple[StudySpec, Plan | None]:
     """Return spec and plan for an effort and a time limit; no plan without a limit.
 
     Args:
         job: The call of ``tune``.
+        began: Moment on `time.monotonic`'s clock at which it began.
     """
     from biotune_optuna.confirmation.planning import plan_study
     from biotune_optuna.storage.open import open_storage
@@ -41,6 +43,7 @@ def planned(job: Job) -> tuple[StudySpec, Plan | None]:
         device=job.device,
         at_least=job.at_least,
         effort=job.effort,
+        spent=time.monotonic() - began,
     )
 
 
@@ -52,12 +55,12 @@ def plan_lines(timing: Timing, job: Job) -> Iterator[str]:
         job: The call of ``tune``.
     """
     plan, parts, by_time = timing.plan, timing.forecast(), timing.limit is not None
-    contenders = f"{plan.top_k} recipes and {len(timing.work.rivals)} rivals"
+    contenders = f"{plural(plan.top_k, 'recipe')}, {plural(len(timing.work.rivals), 'rival')}"
     what = {
-        "search": f"{plan.trials} trials of up to {plan.epochs} epochs",
-        "confirmation": f"{contenders} on {plan.n_runs} fresh seeds",
-        "final": "the tested models, on all but the test images",
-        "report": "report and model",
+        "search": f"{plural(plan.trials, 'trial')} of up to {plan.epochs} epochs",
+        "confirmation": f"{contenders}; {plural(plan.n_runs, 'fresh seed')} each",
+        "final trainings": f"the winner {plural(plan.members, 'time')}, other tested models once",
+        "report": "and the model's folder",
     }
     if timing.limit is not None:
         told = f"Plan for {duration(timing.limit)} in all"
@@ -67,7 +70,11 @@ def plan_lines(timing: Timing, job: Job) -> Iterator[str]:
     else:
         yield f"The search ends in time; about {duration(parts.after)} follow"
     for name, words in what.items():
+        if name in ("confirmation", "final trainings") and timing.work.from_search:
+            continue
         if name != "search" or job.timeout is None:
-            yield f"  {name:13} {duration(getattr(parts, name)):>12}  {words}"
+            yield f"  {name:15} {duration(getattr(parts, name.split()[0])):>12}  {words}"
+    if timing.work.from_search:
+        yield "  Nothing is confirmed or trained again: the model is made of the search's own"
     if not by_time and parts.total > _LONG:
         yield "  Shorter: --effort quick, or --within 30m, which chooses what fits"

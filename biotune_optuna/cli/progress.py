@@ -50,7 +50,8 @@ class Progress:
             progress.trial_started(trial)
             progress.epoch(run, record)            # after each epoch
             progress.trial_finished(study, study.trials[trial.number])
-            progress.stage("confirm", "full, seed 2 of 3", done=4, total=9)
+            progress.stage("confirmation", "linear probe", done=4, total=9)
+            progress.trained("linear probe", score, seconds)
 
     A stream that cannot be written any more is left alone: showing progress never ends a study.
 
@@ -64,6 +65,7 @@ class Progress:
         epochs: Most epochs of a run, when known: shown beside the current one.
         runs: Runs of one evaluation, when known.
         timing: The study's clock; without one only the search's time is known.
+        study: The study, where it has begun; its metric says how scores are shown.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Progress:
         epochs: int | None = None,
         runs: int | None = None,
         timing: Timing | None = None,
+        study: Study | None = None,
     ) -> None:
         self._total, self._deadline = total, deadline
         self._epochs, self._runs = epochs, runs
@@ -96,6 +99,8 @@ class Progress:
         self._console = Console(file=shown, highlight=False)
         self._spinner = Spinner("dots")
         self._live: Live | None = None
+        if study is not None:
+            self._read(study)
 
     @classmethod
     def of(
@@ -106,6 +111,7 @@ class Progress:
         display: str | None,
         *,
         timing: Timing | None = None,
+        study: Study | None = None,
     ) -> Self:
         """Return the display of a study whose search begins now, as a command's options ask."""
         return cls(
@@ -115,6 +121,7 @@ class Progress:
             epochs=spec.train.epochs,
             runs=len(spec.search_runs()),
             timing=timing,
+            study=study,
         )
 
     @property
@@ -194,7 +201,7 @@ class Progress:
             "seconds_left": self._left(),
         }
         self._emit("trial_finished", facts)
-        self._line(_trial_line(view, trial, facts))
+        self._line(_trial_line(view, trial, facts, brief=self._mode == "rich"))
         self._trial, self._run = {}, {}
 
     def stage(
@@ -203,7 +210,7 @@ class Progress:
         """Show a step outside the search, such as the confirmation.
 
         Args:
-            name: The step: ``"confirm"``, ``"test"``, ``"export"``.
+            name: The step: ``"rates"``, ``"confirmation"``, ``"final training"``.
             detail: What is done right now.
             done: Parts that are over.
             total: Parts in all.
@@ -211,11 +218,14 @@ class Progress:
         self._trial, self._run = {}, {}
         if self._timing is not None and done is not None and total:
             self._timing.training_begins(done, total)
+        elif self._timing is not None:
+            self._timing.trainings_over()
+        begins = name != self._stage.get("stage")
         self._stage = {"stage": name, "detail": detail, "done": done, "total": total}
         self._emit("stage", self._stage | {"seconds_left": self._left()})
-        if self._mode == "plain":
-            part = f" {done}/{total}" if done is not None and total else ""
-            self._line(f"{name}{part}: {detail}" if detail else f"{name}{part}")
+        if self._mode == "plain" and (begins or not total):  # else `trained` tells, once it is over
+            said = f"{name}: {detail}" if detail and not total else name
+            self._line(said + (f", {total - done} trainings" if total and done is not None else ""))
 
     def trained(self, what: str, score: float, seconds: float) -> None:
         """Show that a training outside the search is over.
@@ -228,11 +238,13 @@ class Progress:
         left = self._left() if self._timing is not None else None
         facts = {"what": what, "score": score, "seconds": seconds, "seconds_left": left}
         self._emit("trained", facts)
-        said = [what, duration(seconds)]
+        said = [self._part(), what] if self._stage else [what]
         if math.isfinite(score):
-            said.insert(1, self._view.say(score) if self._view is not None else f"{score:.3f}")
-        said += [f"[{duration(left)} left]"] if left is not None else []
-        self._line("  " + "  ".join(said))
+            said.append(self._view.say(score) if self._view is not None else f"{score:.3f}")
+        said.append(duration(seconds))
+        if left is not None and self._mode != "rich":  # there the bar tells
+            said.append(f"[{duration(left)} left]")
+        self._line("  ".join(said))
 
     def result(self, outcome: Confirmation, report: Path, model: Path) -> None:
         """Tell a machine how a study ended; people are told in words elsewhere.
@@ -243,13 +255,18 @@ class Progress:
             model: The exported winner's folder.
         """
         told = outcome.to_dict()
-        keys = ("winner", "why", "tests", "paired", "members", "ensemble", "gain")
+        keys = ("winner", "why", "tests", "paired", "members", "ensemble", "gain", "from_search")
         facts = {key: told[key] for key in keys if key in told}
         for test in [*facts["tests"], *([facts["ensemble"]] if "ensemble" in facts else [])]:
             del test["confusion"]
         self._emit("result", facts | {"report": str(report), "model": str(model)})
 
     # ---- inside ----------------------------------------------------------------------------
+
+    def _part(self) -> str:
+        """Name the training outside the search that is under way: ``confirmation 5/27``."""
+        name, done, total = (self._stage[key] for key in ("stage", "done", "total"))
+        return f"{name} {done + 1}/{total}" if total and done is not None else name
 
     def _read(self, study: Study) -> StudyView:
         self._view = as_view(study)
@@ -276,7 +293,7 @@ class Progress:
         if self._mode == "plain":
             self._write(text + "\n")
         elif self._mode == "rich":
-            self._console.print(Text(visible(text)), soft_wrap=True)
+            self._console.print(Text(visible(text)), no_wrap=True, overflow="ellipsis")
 
     def _write(self, text: str) -> None:
         try:
@@ -304,11 +321,12 @@ class Progress:
         if self._stage:
             done, total = self._stage["done"], self._stage["total"]
             bar = ProgressBar(total=total or 1, completed=done or 0, width=24)
-            count = f"{done}/{total}" if total else ""
+            words = self._part()
             if self._timing is not None:
-                count += f"  {duration(self._timing.left())} left"
-            row.add_row(self._spinner, bar, Text(visible(f"{self._stage['stage']} {count}")))
-            return Group(row, _dim(self._stage["detail"]))
+                words += f"  {duration(self._timing.left())} left"
+            row.add_row(self._spinner, bar, Text(visible(words)))
+            detail = self._stage["detail"]
+            return Group(row, _dim(detail)) if detail else row
         completed: float = self._done
         if self._run and self._epochs and self._runs:
             passed = self._run["run"] * self._epochs + self._run["epoch"]
@@ -376,6 +394,7 @@ def search(
     attachments: Attachments,
     timing: Timing | None = None,
     loggers: Sequence[Callable[[Study, FrozenTrial], None]] = (),
+    keep_models: int | None = None,
 ) -> None:
     """Search, with every trial shown and illustrated; raise `Stopped` if asked to stop."""
     if timing is not None and timing.done and timing.is_time_up:
@@ -384,6 +403,7 @@ def search(
     study.search(
         total,
         timeout=timeout,
+        keep_models=keep_models,
         observer=progress,
         callbacks=[*clock, progress.trial_finished, attachments.trial_finished, *loggers],
         on_evaluated=attachments.evaluated,
@@ -414,10 +434,17 @@ def _finite(tree: Any) -> Any:
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-def _trial_line(view: StudyView, trial: FrozenTrial, facts: dict[str, Any]) -> str:
-    """One finished trial in one line, its columns at fixed places."""
-    parts = [f"trial {trial.number:>4}"]
-    if facts["generation"] is not None:
+def _trial_line(view: StudyView, trial: FrozenTrial, facts: dict[str, Any], *, brief: bool) -> str:
+    """One finished trial in one line, its columns at fixed places.
+
+    Args:
+        view: The study read.
+        trial: The trial.
+        facts: What is told of it.
+        brief: Leave out what the live display tells below: generation, best value, time left.
+    """
+    parts = [f"trial {trial.number:>{3 if brief else 4}}"]
+    if facts["generation"] is not None and not brief:
         parts.append(f"gen {facts['generation']:>2}")
     if facts["role"]:
         parts.append(f"{facts['role']:<13}")
@@ -426,13 +453,20 @@ def _trial_line(view: StudyView, trial: FrozenTrial, facts: dict[str, Any]) -> s
     if facts["state"] == "pruned":
         parts.append("stopped early")
     elif facts["best_trial"] == trial.number:
-        parts.append("best so far")
+        parts.append("best" if brief else "best so far")
+    elif brief:
+        parts.append("    ")
     elif facts["best_trial"] is not None:
         parts.append(f"best {view.say(facts['best_value'])} (trial {facts['best_trial']})")
+    took = duration(facts["seconds"]) if facts["seconds"] is not None else ""
+    if brief:
+        parts.append(f"{took:>6}")
     if facts["frozen"]:
         parts.append(f"frozen {facts['frozen']}")
-    if facts["seconds"] is not None:
-        parts.append(duration(facts["seconds"]))
+    if brief:
+        return "  ".join(parts)
+    if took:
+        parts.append(took)
     total = f"/{facts['total']}" if facts["total"] else ""
     left = facts["seconds_left"]
     rest = f", {duration(left)} left" if left is not None else ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from biotune_optuna.cli.checks import quieten_optuna, stoppable
+from biotune_optuna.effort import KEPT
 from biotune_optuna.errors import StudyError
 from biotune_optuna.page.text import duration
 
@@ -88,7 +90,7 @@ def _searched(job: Job, network: Raced, total: int, *, fresh: int, stop: StopReq
     from biotune_optuna.study.study import create_study
 
     own = dataclasses.replace(job.spec, model=network.name)
-    spec, _ = planned(dataclasses.replace(job, spec=own, name=network.study))
+    spec, _ = planned(dataclasses.replace(job, spec=own, name=network.study), time.monotonic())
     loggers = [trial_logger(one, network.study, spec.train.metric) for one in job.log]
     study = create_study(spec, storage=job.storage, name=network.study, device=job.device)
     clock = timing_of(study, total, ConfirmPlan())
@@ -105,6 +107,7 @@ def _searched(job: Job, network: Raced, total: int, *, fresh: int, stop: StopReq
             progress=progress,
             attachments=Attachments(job.storage, study.setup.classes),
             loggers=loggers,
+            keep_models=KEPT if job.quick and job.keep_models is None else job.keep_models,
         )
         found = standing(study, network, fresh=fresh, observer=progress, checkpoint=stop.check)
         progress.over()

@@ -32,7 +32,8 @@ from biotune_optuna.cli.options import (
     study_options,
 )
 from biotune_optuna.cli.spec import make_spec, spec_options
-from biotune_optuna.effort import NORMAL, Effort
+from biotune_optuna.cli.terminal import say
+from biotune_optuna.effort import KEPT, NORMAL, Effort
 from biotune_optuna.errors import StudyError
 from biotune_optuna.files import check_output
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from biotune_optuna.report.view import StudyView
     from biotune_optuna.study.setup import Setup
     from biotune_optuna.study.spec import StudySpec
+    from biotune_optuna.study.study import TuningStudy
 
 DEMO_SECONDS = 180.0
 
@@ -61,6 +63,9 @@ class Job:
     display: str | None
     members: int = 5
     prefer: str = "best"
+    keep_models: int | None = None
+    quick: bool = False
+    views: tuple[str, ...] = ()
     within: float | None = None
     like: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -93,6 +98,25 @@ class Job:
     help="Who wins: the best mean on fresh seeds, or the cheapest within a standard error of it.",
 )
 @click.option(
+    "--keep-models",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Keep the models of the N best trials in files, as far as they train.  [default: none]",
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Make the model of the search's own models, --members of those that it keeps, chosen by "
+    f"the validation images; train nothing afterwards.  [--keep-models is {KEPT} then]",
+)
+@click.option(
+    "--views",
+    metavar="NAMES",
+    callback=lambda _context, _option, names: tuple(names.split(",")) if names else (),
+    help="Show the final model each image so too, and take the mean: zoom (its middle enlarged), "
+    "mirror (with --mirror), or both, at so many times the cost of predicting.  [default: none]",
+)
+@click.option(
     "--within",
     type=DURATION,
     help="Time for everything, report and model too: image size, epochs, trials, evidence and "
@@ -121,6 +145,9 @@ def tune(
     display: str | None,
     members: int,
     prefer: str,
+    keep_models: int | None,
+    quick: bool,
+    views: tuple[str, ...],
     like: str | None,
     no_like: bool,
     model: tuple[str, ...],
@@ -141,6 +168,15 @@ def tune(
     if like is not None and no_like:
         raise click.UsageError("--like names a study to begin with and --no-like none; give one")
     context = click.get_current_context()
+    if quick and keep_models == 0:
+        raise click.UsageError(
+            "--quick makes the model of models that are kept, and --keep-models 0 keeps none"
+        )
+    if quick and is_given(context, "prefer"):
+        raise click.UsageError(
+            f"--prefer {prefer} is a choice among what is confirmed, and --quick confirms nothing; "
+            "give one of them"
+        )
     wanted = effort_for(context, spec["preset"])
     members = members if is_given(context, "members") else wanted.members
     if trials is None and timeout is None and within is None:
@@ -157,6 +193,7 @@ def tune(
         "epochs": made.train.epochs if by_name else spec["epochs"],
         "trials": context.params["trials"],
         "members": members,
+        "from_search": quick,
     }
     name = name or default_name("networks" if several else made.model, made.data)
     job = Job(
@@ -170,6 +207,9 @@ def tune(
         display=display,
         members=members,
         prefer=prefer,
+        keep_models=keep_models,
+        quick=quick,
+        views=views,
         within=within,
         like="" if no_like or (like is None and made.preset == "paper") else like,
         given=given,
@@ -240,8 +280,10 @@ def demo_spec(seed: int = 0) -> StudySpec:
 
 
 def run(job: Job) -> None:
-    """Search, confirms, exports and reports; prints where things are and what to type next."""
-    from biotune_optuna.cli.finish import Finish, keep_evidence
+    """Search, confirm, export and report; print where things are and what to type next."""
+    began = time.monotonic()  # before PyTorch is loaded, for which somebody waits too
+    say(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
+    from biotune_optuna.cli.finish import Finish, begin_end, keep_evidence
     from biotune_optuna.cli.plan import plan_lines, planned
     from biotune_optuna.cli.progress import Marked, search
     from biotune_optuna.confirmation.donor import begin_like
@@ -255,45 +297,47 @@ def run(job: Job) -> None:
     from biotune_optuna.study.probe import first_answer
     from biotune_optuna.study.study import create_study
 
-    began = time.monotonic()
     quieten_optuna()
     evidence = ConfirmPlan(
         top_k=job.effort.top_k,
         n_runs=job.effort.n_runs,
         members=job.members,
         prefer=job.prefer,  # type: ignore[arg-type]
+        from_search=job.quick,
+        views=job.views,
     )
     check(job)
     loggers = [trial_logger(one, job.name, job.spec.train.metric) for one in job.log]
-    click.echo(f"Study {job.name}: {job.spec.model} on {job.spec.data}", err=True)
-    spec, plan = planned(job)
+    spec, plan = planned(job, began)
     study = create_study(
         spec,
         storage=job.storage,
         name=job.name,
         device=job.device,
         prepared=_say_images,
-        tell=lambda said: click.echo(said, err=True),
+        tell=lambda said: say(said, err=True),
     )
     for sentence in rate_sentences(as_view(study.study)):
-        click.echo(sentence, err=True)
+        say(sentence, err=True)
     check_export(study, job.out / "model")
     if job.like != "" and (said := begin_like(study, job.like)):
-        click.echo(said, err=True)
+        say(said, err=True)
     first_answer(study)
     if said := probe_sentence(as_view(study.study)):
-        click.echo(said.replace("\u00a0", " "), err=True)
+        say(said.replace("\u00a0", " "), err=True)
     attachments = Attachments(job.storage, study.setup.classes)
     timing = timing_of(
         study, job.trials, evidence, limit=job.within, plan=plan, most=job.effort.trials
     )
     timing.began = began
     timing.store(study.study)
-    timed = job.within is not None or job.timeout is not None
-    keep_evidence(study, evidence, None if timed else job.trials, job.out)
+    left = job.timeout if job.within is None else job.within - timing.elapsed
+    keep_evidence(study, evidence, job.trials if left is None else None, job.out, left=left)
     for line in plan_lines(timing, job):
         click.echo(line, err=True)
-    progress = Marked.of(spec, job.trials, job.timeout, job.display, timing=timing)
+    progress = Marked.of(
+        spec, job.trials, job.timeout, job.display, timing=timing, study=study.study
+    )
     progress.study = study.study
     farewell = "Stopped; everything finished is kept. The same command goes on."
     with stoppable(farewell) as stop, progress:
@@ -303,21 +347,46 @@ def run(job: Job) -> None:
             attachments=attachments,
             timing=timing,
             loggers=loggers,
+            keep_models=_kept(job, study.study.user_attrs),
         )
+        _say_kept(study)
         plan_now = timing.confirm_plan(study)
-        end = Finish(study, plan_now, job.out, progress, attachments, stop).lead()
+        trials = None if left is None else begin_end(study, plan_now, job.out)
+        end = Finish(study, plan_now, job.out, progress, attachments, stop, trials).lead()
     progress.result(end.result, end.report, end.model)
     if job.display != "json":
         _say_result(as_view(study.study), end.report, end.model, job)
 
 
+def _kept(job: Job, user_attrs: Mapping[str, Any]) -> int | None:
+    """Return how many models are to be kept; None as many as the study has kept so far."""
+    from biotune_optuna.study.keeping import most_kept
+
+    usual = job.quick and not most_kept(user_attrs)
+    return KEPT if job.keep_models is None and usual else job.keep_models
+
+
+def _say_kept(study: TuningStudy) -> None:
+    """Print what the kept models take, and where."""
+    from biotune_optuna.report.view import as_view
+    from biotune_optuna.report.words import kept_sentence
+
+    if said := kept_sentence(as_view(study.study)):
+        click.echo(f"{said} In {study.models.folder}.", err=True)
+
+
 def check(job: Job) -> None:
     """Refuse, before anything is opened, what could not be written where it is to go."""
+    from biotune_optuna.confirmation.plan import check_views
     from biotune_optuna.export.folder import check_target
-    from biotune_optuna.report.dashboard.artifacts import default_artifact_dir
+    from biotune_optuna.storage.urls import default_artifact_dir
+    from biotune_optuna.study.keeping import check_kept
 
     if job.trials is not None and job.trials < 1:
         raise StudyError(f"--trials {job.trials} asks for nothing; give at least 1")
+    check_views(job.views, mirror=job.spec.mirror)
+    if (most := _kept(job, {})) is not None:
+        check_kept(job.spec, most)
     check_apart(job.spec.data, job.out, advice="give --out and --storage elsewhere")
     check_apart(job.spec.data, default_artifact_dir(job.storage), advice="give --storage elsewhere")
     check_output(job.out)
@@ -327,10 +396,8 @@ def check(job: Job) -> None:
 
 def _say_images(setup: Setup) -> None:
     """Print what was understood of the data."""
-    click.echo(_images_line(setup), err=True)
-    for note in setup.source.notes:
-        click.echo(note, err=True)
-    click.echo(device_line(setup), err=True)
+    say(_images_line(setup), err=True)
+    say(device_line(setup), err=True)
 
 
 def device_line(setup: Setup) -> str:
@@ -351,28 +418,37 @@ def _images_line(setup: Setup) -> str:
 
 def _say_result(view: StudyView, report: Path, model_dir: Path, job: Job) -> None:
     """Print the outcome in a few lines."""
+    from biotune_optuna.page.text import plural
     from biotune_optuna.report.bill import bill, bill_words
-    from biotune_optuna.report.words import method_words, verdict
+    from biotune_optuna.report.words import label, members_words, verdict
     from biotune_optuna.storage.urls import parse_url
 
     confirmed, winner = view.confirmation, view.confirmation.winner
     if confirmed.tests:
         metric = view.metric_words
-        click.echo(f"\n{metric} on {confirmed.n_test} test images that the search never saw:")
+        click.echo()
+        metric = metric[:1].upper() + metric[1:]
+        images = plural(confirmed.n_test, "test image")
+        say(f"{metric} on {images} that the search never saw, with 95 % intervals:")
     together = confirmed.ensemble
     tested = [*confirmed.tests, *([together] if together else [])]
     for test in sorted(tested, key=lambda test: -test.score):
         mark = "  <- chosen" if test.name == winner.name else ""
-        interval = f"{test.low:.3f} to {test.high:.3f}"
-        rival = method_words(test.method).removeprefix("the ")
-        title = f"BioTune ({test.name})" if test.method == "biotune" else rival
+        title = label(test.name, test.method)
         if test is together:
-            title, mark = f"{title}, {confirmed.members} members", "  <- the model"
-        click.echo(f"  {title:38} {test.score:.3f}  (95 % {interval}){mark}")
+            said = [f"{confirmed.members} members"] * (confirmed.members > 1)
+            said += [f"{1 + len(confirmed.views)} views"] * bool(confirmed.views)
+            title, mark = ", ".join([title, *said]), "  <- the model"
+        score, interval = view.say(test.score), view.say_interval(test.low, test.high)
+        line = f"  {title:30} {score:>7}  ({interval}){mark}"
+        click.echo(line.replace("\u00a0", " "))
     found = verdict(view)
-    click.echo(f"\n{found.headline}")
-    for sentence in (*found.sentences, f"Recipe: {winner.describe}."):
-        click.echo(sentence.replace("\u00a0", " "))
+    chosen = f"Recipe: {winner.describe}."
+    if confirmed.from_search:
+        chosen = f"Members: {members_words(view)}."
+    click.echo()
+    for sentence in (found.headline, *found.sentences, chosen):
+        say(sentence.replace("\u00a0", " "))
     click.echo("\nWhat it took:")
     for line in bill_words(bill(view)):
         click.echo(f"  {line}")

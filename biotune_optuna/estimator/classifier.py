@@ -25,7 +25,7 @@ from biotune_optuna.confirmation.confirm import TrainedWinner, confirm, train_wi
 from biotune_optuna.confirmation.plan import MEMBERS, ConfirmPlan, check_members
 from biotune_optuna.confirmation.planning import plan_study, timing_of
 from biotune_optuna.confirmation.protocol import Contest, Entrant
-from biotune_optuna.effort import NORMAL, effort_of
+from biotune_optuna.effort import KEPT, NORMAL, effort_of
 from biotune_optuna.errors import StudyError
 from biotune_optuna.estimator import persistence as keeping
 from biotune_optuna.estimator.inputs import InputError, images_of, training_images
@@ -89,7 +89,9 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         train_params: Further fields of `TrainSettings`, as a mapping.
         study_params: Further fields of `StudySpec`, as a mapping.
         confirm: A `ConfirmPlan`, True for the default one, or False to take the search's best
-            trial as it is, which is faster and more often mere luck.
+            trial as it is, which is faster and more often mere luck. With
+            ``ConfirmPlan(from_search=True)`` the model is made of the search's own models, which
+            have not seen the validation images, and nothing is trained after the search.
         members: How many times the chosen recipe is trained finally, on different seeds; the
             probabilities are the mean of what these members predict. 1 is a single model. It counts
             whatever a `ConfirmPlan` says.
@@ -227,6 +229,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "epochs": None if usual or not levelled else train.get("epochs", self.epochs),
             "most_trials": self._most_trials(),
             "members": self._members(),
+            "from_search": self._is_from_search(),
         }
 
     def _most_trials(self) -> int | None:
@@ -239,6 +242,10 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         members: int = plain_value(self.members)
         check_members(members)
         return effort_of(self.effort).members if members == NORMAL.members else members
+
+    def _is_from_search(self) -> bool:
+        """Whether the model is made of the search's own."""
+        return isinstance(self.confirm, ConfirmPlan) and self.confirm.from_search
 
     def _check_time_limit(self) -> None:
         if self.time_limit is None:
@@ -255,7 +262,12 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         callbacks = tuple(self.callbacks)
         shown = bool(self.verbose) and somebody_looks()
         if not shown and self.time_limit is None:
-            study.search(self._most_trials(), timeout=self.timeout, callbacks=callbacks)
+            study.search(
+                self._most_trials(),
+                timeout=self.timeout,
+                keep_models=KEPT if self._is_from_search() else None,
+                callbacks=callbacks,
+            )
             return self._train_best(study, evidence)
         timing = timing_of(
             study,
@@ -274,6 +286,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 study.search(
                     timing.most_trials(self._most_trials()),
                     timeout=self.timeout,
+                    keep_models=KEPT if self._is_from_search() else None,
                     observer=bar,
                     callbacks=(*clock, *callbacks),
                 )
@@ -515,10 +528,11 @@ def _exported(
     return Predictor(
         model,
         members=members,
+        weights=winner.weights,
         calibration=trusted.get("members" if members else "single"),
         name=setup.loaded.name,
         classes=setup.classes,
-        preprocessing=preprocessing_of(setup),
+        preprocessing=preprocessing_of(setup, () if confirmed is None else confirmed.views),
         recipe=winner.recipe,
         device=setup.trainer.device,
     )

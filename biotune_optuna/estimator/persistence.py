@@ -18,7 +18,7 @@ from biotune_optuna.data.sources.arrays import label_names
 from biotune_optuna.errors import BioTuneError, ModelError
 from biotune_optuna.export import Predictor, export_model, load_exported
 from biotune_optuna.files import replace_text
-from biotune_optuna.jsonable import plain_value
+from biotune_optuna.jsonable import plain_value, read_json
 
 SCHEMA_VERSION = 1
 ESTIMATOR, MODEL = "estimator.json", "model"
@@ -44,6 +44,7 @@ def write(folder: Path, exported: Predictor, content: Mapping[str, Any]) -> Path
         folder / MODEL,
         model=exported.model,
         members=exported.members,
+        weights=exported.weights,
         calibration={kind: trusted} if trusted else None,
         model_name=exported.name,
         classes=exported.classes,
@@ -75,7 +76,7 @@ def read(folder: Path, device: str) -> tuple[dict[str, Any], Predictor]:
     """
     path = folder / ESTIMATOR
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         version = content["schema_version"]
         if version != SCHEMA_VERSION:
             raise ModelError(

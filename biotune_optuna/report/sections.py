@@ -11,14 +11,21 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from biotune_optuna.data.views import views_words
 from biotune_optuna.finetune.calibration import Trust
 from biotune_optuna.page.parts import Bars, Code, Facts, Part, Pictures, Table, Text, Tiles, texts
-from biotune_optuna.page.text import count, duration, label, plural
+from biotune_optuna.page.text import count, duration, plural
 from biotune_optuna.report.bill import ALONE, bill
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.ranking import ranking_parts
 from biotune_optuna.report.view import finite, seconds
-from biotune_optuna.report.words import cost_sentences, describe_trial, method_words
+from biotune_optuna.report.words import (
+    cost_sentences,
+    describe_trial,
+    label,
+    members_words,
+    method_words,
+)
 from biotune_optuna.schema import TrialRecord
 
 if TYPE_CHECKING:
@@ -42,7 +49,11 @@ def tiles(view: StudyView) -> list[Part]:
         words = f"{view.metric_words} on the test, {view.say_interval(test.low, test.high)}"
         single = view.confirmation.winner_test
         if single and single is not test:
-            words += f"; {view.say(single.score)} by one of its {view.confirmation.members} members"
+            members = view.confirmation.members
+            alone = f"by one of its {members} members" if members > 1 else "by each image as it is"
+            words += f"; {view.say(single.score)} {alone}"
+        if view.confirmation.from_search:
+            words += "; nothing was confirmed on fresh seeds"
         found.append((view.say(test.score), words))
     elif view.best:
         where = "on validation " if view.spec else ""
@@ -68,8 +79,7 @@ def tiles(view: StudyView) -> list[Part]:
 def compare(view: StudyView) -> Iterator[Part]:
     """Say how all confirmed contenders did."""
     confirmation, rows = view.confirmation, []
-    # by the number that decides, the mean on fresh seeds
-    ranked = sorted(confirmation.contenders, key=lambda one: -one.mean if one.scores else math.inf)
+    ranked = confirmation.ranked
     for one in ranked:
         test = confirmation.test(one.name)
         span = f" ({view.say_interval(test.low, test.high)})" if test else ""
@@ -77,7 +87,9 @@ def compare(view: StudyView) -> Iterator[Part]:
             (
                 label(one.name, one.method),
                 _with_error(view, one.search_value, one.search_stderr or None),
-                f"{_with_error(view, one.mean, one.stderr)} ({len(one.scores)})",
+                f"{_with_error(view, one.mean, one.stderr)} ({len(one.scores)})"
+                if one.scores
+                else "–",
                 view.say(test.score) + span if test else "–",
                 f"{one.trainable_pct:.3g} %",
                 count(one.forward),
@@ -88,9 +100,10 @@ def compare(view: StudyView) -> Iterator[Part]:
         return
     if together := confirmation.ensemble:
         cost = confirmation.final_training.get(together.name)
+        members = plural(confirmation.members, "member")
         rows.append(
             (
-                f"{label(together.name, together.method)}, {confirmation.members} members",
+                f"{label(together.name, together.method)}, {members}",
                 "–",
                 "–",
                 f"{view.say(together.score)} ({view.say_interval(together.low, together.high)})",
@@ -108,11 +121,27 @@ def compare(view: StudyView) -> Iterator[Part]:
         " 95 % interval. Images (forward passes) and time: what confirming took.",
         "soft",
     )
-    if confirmation.ensemble:
+    if confirmation.from_search:
+        yield Text(
+            "Nothing was trained after the search: the members are models that it kept, chosen by"
+            f" their predictions for the validation images: {members_words(view)}. No rival was"
+            " trained. Last row: the model that is kept, the mean of their probabilities."
+            if confirmation.ensemble
+            else "Nothing was trained after the search: the model is the one of its own that"
+            " predicts the validation images best. No rival was trained.",
+            "soft",
+        )
+    elif confirmation.ensemble:
         yield Text(
             "Last row: the model that is kept. Its members are trainings of the winner on different"
             " seeds, and predict the mean of their probabilities; all other tests are of one"
             " training each. Images and time: what its final trainings took.",
+            "soft",
+        )
+    if confirmation.views:
+        yield Text(
+            f"In the last row each image is shown {views_words(confirmation.views)}; all other"
+            " tests are of images as they are.",
             "soft",
         )
     if reused := [label(one.name, one.method) for one in ranked if one.reused]:
@@ -164,6 +193,11 @@ def recipe(view: StudyView) -> Iterator[Part]:
         if trial is not None and trial.number in view.recipes:
             multipliers = view.recipes[trial.number]
             yield Text(f"Below is BioTune's best, trial {trial.number}.")
+    elif winner and multipliers and view.confirmation.from_search:
+        yield Text(f"The members' recipes, each as it was searched: {members_words(view)}.")
+        for one in view.confirmation.candidates:
+            yield Text(f"{one.name.capitalize()}: {one.describe}.")
+        yield Text(f"Below is {winner.name}'s, the first that was chosen.")
     elif winner and multipliers:
         yield Text(f"{winner.name.capitalize()}: {winner.describe}.")
     elif trial is not None:
@@ -267,11 +301,16 @@ def errors(view: StudyView) -> Iterator[Part]:
     )
     share = lambda value: f"{100 * value:.1f} %"  # noqa: E731 - a format
     yield Table(
-        ("Class", "Test images", "Found", "Right when said"),
+        ("Class", "Test images", "Recall", "Precision"),
         [
             (name, str(n), _said(found, share), _said(right, share))
             for found, name, n, right in shown
         ],
+    )
+    yield Text(
+        "Recall: share of the class's images that got its name. Precision: share of the images"
+        " given this name that are of the class.",
+        "soft",
     )
 
 
@@ -372,9 +411,14 @@ def trust(view: StudyView) -> Iterator[Part]:
         yield Text("The test data has not been looked at yet.")
     if len(view.complete) > 1:
         best = f"is the best of {len(view.complete):,}, so it tends to be too high"
+        without = "The confirmed and the test values do not have this error."
+        if view.confirmation.from_search:
+            without = (
+                "The validation images chose the members as well. Only the test does not have this"
+                " error."
+            )
         yield Text(
-            f"The best search value {best}. The confirmed and the test values do not have this"
-            " error."
+            f"The best search value {best}. {without}"
             if view.confirmation
             else f"The best value {best}."
         )
@@ -401,6 +445,8 @@ def _probabilities(view: StudyView) -> Iterator[Part]:
         f"The model's probabilities are tempered by {found.temperature:.2f}, which makes them"
         f" {surer}; that was fitted on {plural(found.n, 'prediction')} for validation images, never"
         " on the test."
+        + " The same images chose the members, so the model may be less sure than it says."
+        * bool(view.confirmation.from_search)
     )
     if found.before:
         rows = zip(Trust._fields, found.before, found.after, strict=True)

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.confirmation.timing import Timing, plan_of, trial_share, work_of
-from biotune_optuna.page.text import count, duration, label, plural
+from biotune_optuna.confirmation.timing import Timing, plan_of, trial_epochs, trial_share, work_of
+from biotune_optuna.page.text import count, duration, plural
 from biotune_optuna.report.bill import BillLine, bill, bill_words
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.report.view import StudyView, as_view, seconds
-from biotune_optuna.report.words import search_totals, verdict
+from biotune_optuna.report.words import (
+    kept_sentence,
+    label,
+    members_words,
+    search_totals,
+    verdict,
+)
 from biotune_optuna.schema import (
     CELL_KEY,
     CLOCK_KEY,
@@ -92,6 +98,7 @@ class StudyStatus(TypedDict):
         limit: Seconds for everything, where a limit was given.
         next: The command that goes on.
         left_out: Which files of the data are not used, in a sentence; "" where all are.
+        kept: How many trials' models are kept, and their size, in a sentence; "" where none are.
     """
 
     study: str
@@ -118,6 +125,7 @@ class StudyStatus(TypedDict):
     limit: float | None
     next: str
     left_out: str
+    kept: str
 
 
 def study_status(study: Study | StudyView, *, now: datetime | None = None) -> StudyStatus:
@@ -169,6 +177,7 @@ def study_status(study: Study | StudyView, *, now: datetime | None = None) -> St
         "limit": limit,
         "next": _next(view, goal),
         "left_out": view.left_out,
+        "kept": kept_sentence(view),
     }
 
 
@@ -225,10 +234,14 @@ def format_status(status: StudyStatus) -> str:
         lines.append(("test", f"looked at in {plural(status['test_looks'], 'test')}"))
     if status["left_out"]:
         lines.append(("data", status["left_out"]))
+    if status["kept"]:
+        lines.append(("kept", status["kept"]))
     if status["model_dir"]:
         lines.append(("model", status["model_dir"]))
     lines.append(("go on with", status["next"]))
-    return "\n".join(f"{key:<11} {value}" for key, value in lines).replace("\u00a0", " ")
+    # A name with line ends could show lines of its own.
+    shown = (f"{key:<11} {value}".replace("\n", "\\n") for key, value in lines)
+    return "\n".join(shown).replace("\u00a0", " ")
 
 
 def _cost_lines(status: StudyStatus) -> list[tuple[str, str]]:
@@ -245,6 +258,8 @@ def _cost_lines(status: StudyStatus) -> list[tuple[str, str]]:
 
 def _recipe(view: StudyView) -> str | None:
     """Say the recipe that the result is about: the winner's, before a confirmation the best's."""
+    if view.winner is not None and view.confirmation.from_search:
+        return f"models of the search: {members_words(view)}"
     if view.winner is not None:
         return f"{view.winner.describe} ({label(view.winner.name, view.winner.method)})"
     words = view.recipe_words(view.best) if view.best is not None else None
@@ -263,9 +278,10 @@ def _stage(view: StudyView) -> dict[str, Any] | None:
 
 
 def _stage_words(stage: Mapping[str, Any]) -> str:
-    part = f" {stage['done']} of {stage['total']}" if stage.get("total") else ""
+    part = f" {stage['done'] + 1} of {stage['total']}" if stage.get("total") else ""
     dead = ", stopped" if stage["alive"] is False else ""
-    return f"{stage['stage']}{part}: {stage['detail']} ({stage['holder'] or 'someone'}{dead})"
+    detail = f": {stage['detail']}" if stage["detail"] else ""
+    return f"{stage['stage']}{part}{detail} ({stage['holder'] or 'someone'}{dead})"
 
 
 def _left(view: StudyView, rate: float | None, goal: int | None, workers: int) -> float | None:
@@ -287,6 +303,7 @@ def _left(view: StudyView, rate: float | None, goal: int | None, workers: int) -
         done=view.evaluated,
     )
     clock.shares = [trial_share(trial, clock.plan, clock.work) for trial in view.complete]
+    clock.epochs = [trial_epochs(trial, clock.plan) for trial in view.complete]
     parts = clock.forecast()
     after = max(parts.report, parts.after - view.confirm_seconds)
     if view.user_attrs.get(EVIDENCE_KEY):

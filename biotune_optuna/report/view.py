@@ -103,7 +103,7 @@ class StudyView:
     @property
     def unconfirmed(self) -> str | None:
         """The sentence to begin with where trials were completed after the confirmation."""
-        return self.confirmation.unconfirmed(self.trials)
+        return self.confirmation.unconfirmed(self.trials, self.user_attrs)
 
     @property
     def test_looks(self) -> list[Mapping[str, Any]]:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from biotune_optuna.confirmation.record import ONE_MEMBER
+from biotune_optuna.data.views import views_words
 from biotune_optuna.export.cost import PredictionCost
 from biotune_optuna.genome import USUAL_RATES
-from biotune_optuna.methods.registry import methods
+from biotune_optuna.methods.registry import contender_words, methods
 from biotune_optuna.page.parts import Verdict
 from biotune_optuna.page.text import count, duration, plural
 from biotune_optuna.report.cost import time_spent
 from biotune_optuna.schema import PREDICTION_COST_KEY, TrialRecord, as_mapping
+from biotune_optuna.study.keeping import best_kept, most_kept
 
 if TYPE_CHECKING:
     from biotune_optuna.confirmation.record import Contender
@@ -33,6 +36,8 @@ def verdict(view: StudyView) -> Verdict:
     winner = view.winner
     if winner is None:
         return _without_confirmation(view)
+    if view.confirmation.from_search:
+        return _of_search(view)
     sentences = [_test_sentence(view)]
     if view.confirmation.why:
         sentences.append(f"Why this one: {view.confirmation.why}.")
@@ -53,6 +58,52 @@ def verdict(view: StudyView) -> Verdict:
     return Verdict(tone, headline, tuple(sentences))
 
 
+def _of_search(view: StudyView) -> Verdict:
+    """Tell what a model is that is made of the search's own models."""
+    confirmed = view.confirmation
+    together = plural(confirmed.members, "model")
+    verb = "predicts" if confirmed.members == 1 else "predict together"
+    headline = f"{together} of the search {verb}; nothing was confirmed on fresh seeds."
+    if view.unconfirmed:
+        headline = f"{view.unconfirmed} {headline}"
+    test, single = confirmed.model_test, confirmed.winner_test
+    if test is None:
+        said = "No images were held out for a test."
+    else:
+        said = (
+            f"On {test.n:,} test images, which were looked at once, after the choice, the model"
+            f" reached {view.say(test.score)} {view.metric_words}"
+            f" (95\u00a0% interval {view.say_interval(test.low, test.high)})"
+        )
+        if confirmed.views:
+            said += f", each image {views_words(confirmed.views)}"
+        alone = single is not None and single is not test
+        said += f"; the first member alone {view.say(single.score)}." if alone and single else "."
+    return Verdict(
+        "open",
+        headline,
+        (
+            said,
+            f"Why these: {confirmed.why}.",
+            "The validation score was used for the choice, so it is too high for this model.",
+        ),
+    )
+
+
+def members_words(view: StudyView) -> str:
+    """Return which trials' models a model of the search is made of, and how much each counts.
+
+    Args:
+        view: The study read.
+    """
+    confirmed = view.confirmation
+    weights = confirmed.weights or (1,) * len(confirmed.from_search)
+    return ", ".join(
+        f"trial {number}{f' ({weight} times)' * (weight > 1)}"
+        for number, weight in zip(confirmed.from_search, weights, strict=False)
+    )
+
+
 def method_words(method: str) -> str:
     """Return a method as a reader calls it; by its name where no such method is known here.
 
@@ -63,6 +114,16 @@ def method_words(method: str) -> str:
         return "BioTune's recipe"
     known = methods().get(method)
     return known.words if known else method
+
+
+def label(name: str, method: str) -> str:
+    """Return what tables and figures call a contender: ``BioTune, trial 12``, ``linear probe``.
+
+    Args:
+        name: Its name.
+        method: Its method.
+    """
+    return f"BioTune, {name}" if method == "biotune" else contender_words(name)
 
 
 def _recipe_chosen(
@@ -153,14 +214,20 @@ def members_sentence(view: StudyView) -> str:
     Args:
         view: The study read.
     """
+    if view.confirmation.from_search:
+        return ""
     together, gain = view.confirmation.ensemble, view.confirmation.gain
     if together is None:
-        return ""
-    said = (
-        f"That is one training of it. The model is {view.confirmation.members} of them, which"
-        f" predict together: {view.say(together.score)}"
-        f" ({view.say_interval(together.low, together.high)})"
-    )
+        winner = view.confirmation.winner
+        return ONE_MEMBER if winner.recipe.fitted and view.confirmation.members > 1 else ""
+    views = view.confirmation.views
+    seen = f", each image {views_words(views)}" if views else ""
+    said = f"That is one training of it. The model is {view.confirmation.members} of them, which"
+    said += f" predict together{seen}:"
+    if view.confirmation.members == 1:
+        said = f"The model sees each image {views_words(views)}:"
+    span = view.say_interval(together.low, together.high)
+    said += f" {view.say(together.score)} ({span})"
     if gain is not None:
         span = view.say_interval(gain.low, gain.high, difference=True)
         said += f", {view.say_difference(gain.difference)} (95\u00a0% interval {span})"
@@ -287,6 +354,21 @@ def probe_sentence(view: StudyView) -> str:
     )
 
 
+def kept_sentence(view: StudyView) -> str:
+    """Return how many models of trials are kept, and their size; empty where none are.
+
+    Args:
+        view: The study read.
+    """
+    kept = best_kept(view.trials, most_kept(view.user_attrs))
+    if not kept:
+        return ""
+    size = sum(TrialRecord(trial).kept.bytes for trial in kept) / 1e6
+    one = len(kept) == 1
+    best = "model of the best trial is" if one else f"models of the {len(kept)} best trials are"
+    return f"The {best} kept: {size:,.1f} MB."
+
+
 def cost_sentences(view: StudyView) -> list[str]:
     """Return what the study cost, and what that compares to.
 
@@ -307,7 +389,8 @@ def cost_sentences(view: StudyView) -> list[str]:
     if search.trainings:
         sentences.append(search.sentence)
     predicting = PredictionCost.of(as_mapping(view.user_attrs.get(PREDICTION_COST_KEY)))
-    if predicting and view.confirmation.members > 1:
+    confirmed = view.confirmation
+    if predicting and (confirmed.members > 1 or confirmed.views):
         sentences.append(predicting.words)
     full = view.confirmation.contender("full")
     if full and full.forward and full.scores:

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from biotune_optuna import BioTuneClassifier, BioTuneError, Predictor, open_storage
+from biotune_optuna import BioTuneClassifier, BioTuneError, ConfirmPlan, Predictor, open_storage
 from biotune_optuna.models.candidates import Candidate
 from tests.kit.estimator import tiny
 
@@ -60,6 +60,23 @@ def test_the_model_is_the_mean_of_its_members(digits: tuple[np.ndarray, np.ndarr
     images = digits[0]
     alone = [np.stack([p.probabilities for p in one.predict(list(images))]) for one in apart]
     assert_allclose(two.predict_proba(images), np.mean(alone, axis=0), atol=1e-6)
+
+
+def test_the_model_may_be_the_searchs_own_in_several_views(
+    digits: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    plan = ConfirmPlan(from_search=True, views=("zoom",))
+    classifier = tiny(confirm=plan, members=3, n_trials=3).fit(*digits)
+    found, exported = classifier.confirmation_, classifier.exported_
+    assert set(found.from_search) <= {0, 1, 2}
+    assert not found.rivals
+    assert not any(one.scores for one in found.candidates)
+    assert (1 + len(exported.members), exported.weights) == (found.members, found.weights)
+    assert exported.preprocessing.views == ("zoom",)
+    again = BioTuneClassifier.load(classifier.save(tmp_path / "kept"), device="cpu")
+    images = digits[0][:20]
+    assert_allclose(again.predict_proba(images), classifier.predict_proba(images), atol=1e-6)
+    assert (again.confirm.from_search, again.confirm.views) == (True, ("zoom",))
 
 
 def test_same_seed_same_classifier(

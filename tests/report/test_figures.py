@@ -321,14 +321,14 @@ def test_confirmation_is_drawn_with_its_intervals(confirmed_study: optuna.Study)
     figure = figures.draw("search-confirmed-test", confirmed_study)
     test = trace(figure, "test")
     stored = {t["name"]: t for t in confirm["tests"]}
-    order = [c["name"] for c in [*confirm["candidates"], *confirm["rivals"]]][::-1]
+    order = [one.name for one in as_view(confirmed_study).confirmation.ranked[::-1]]
     assert list(test.x) == [stored[n]["score"] for n in order]
     low = [x - e for x, e in zip(test.x, test.error_x.arrayminus, strict=True)]
     assert low == pytest.approx([stored[n]["low"] for n in order])
     mean = trace(figure, "confirmed on fresh seeds")
-    assert list(mean.error_x.array) == [
-        c["stderr"] for c in [*confirm["candidates"], *confirm["rivals"]][::-1]
-    ]
+    errors = {c["name"]: c["stderr"] for c in [*confirm["candidates"], *confirm["rivals"]]}
+    assert list(mean.error_x.array) == [errors[n] for n in order]
+    assert list(mean.x) == sorted(mean.x), "the best one on top"
 
 
 def test_confusion_counts_are_the_stored_ones(confirmed_study: optuna.Study) -> None:

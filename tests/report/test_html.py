@@ -16,10 +16,9 @@ from optuna.trial import create_trial
 
 from biotune_optuna.confirmation.record import Confirmation
 from biotune_optuna.errors import StudyError
-from biotune_optuna.page.text import label
 from biotune_optuna.report.html import page, write_report
 from biotune_optuna.report.view import as_view
-from biotune_optuna.report.words import verdict
+from biotune_optuna.report.words import label, verdict
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.storage.urls import parse_url
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ def test_plain_is_one_line_per_trial(clock: Clock) -> None:
         run(progress, study, clock, 0.5)
         run(progress, study, clock, 0.4)
         run(progress, study, clock, None, TrialState.FAIL)
-        progress.stage("confirm", "full, seed 2 of 3", 1, 6)
+        progress.stage("confirmation", "full fine-tuning", 1, 6)
+        progress.trained("full fine-tuning", 0.75, 2.0)
+        progress.stage("confirmation", "linear probe", 2, 6)
+        progress.trained("linear probe", float("nan"), 3.0)
     lines = stream.getvalue().replace("\u00a0", " ").splitlines()
     assert lines == [
         "trial    0  gen  0  offspring       50.0 %  best so far  frozen 1-4 of 9  9.0 s"
@@ -72,7 +76,9 @@ def test_plain_is_one_line_per_trial(clock: Clock) -> None:
         "  [2/4, 20 s left]",
         "trial    2  gen  1  offspring         fail  best 50.0 % (trial 0)  frozen 1-4 of 9  9.0 s"
         "  [2/4, 30 s left]",
-        "confirm 1/6: full, seed 2 of 3",
+        "confirmation, 5 trainings",
+        "confirmation 2/6  full fine-tuning  75.0 %  2.0 s",
+        "confirmation 3/6  linear probe  3.0 s",
     ]
 
 
@@ -162,13 +168,29 @@ def test_terminal_shows_what_runs_now(clock: Clock, monkeypatch: pytest.MonkeyPa
         assert progress._live is not None
         progress._live.refresh()
         shown = stream.getvalue().replace("\u00a0", " ")
-        progress.stage("confirm", "seed 1", 1, 3)
+        progress.stage("confirmation", "linear probe", 1, 3)
         progress._live.refresh()
     assert "1/4 trials  generation 3  30 s left" in shown
     assert "trial 0, frozen 1-4 of 9" in shown
     assert "trial 1  exploit  run 2/2  epoch 4/5  75.0 %" in shown
-    assert "confirm 1/3" in stream.getvalue()
+    assert "confirmation 2/3" in stream.getvalue()
     assert "\x1b[?25h" in stream.getvalue()  # the cursor comes back
+
+
+def test_lines_of_a_terminal_fit_its_width(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "70")
+    stream, study = Terminal(), make_study()
+    with Progress(total=4, deadline=None, mode="rich", stream=stream) as progress:
+        trial = study.ask()
+        trial.set_user_attr("role", "re-evaluation")
+        trial.set_user_attr("frozen", "stem to blocks.1, blocks.5 to blocks.6-conv_head (5 of 9)")
+        trial.set_user_attr("seconds", 9.0)
+        progress.trial_finished(study, study.tell(trial, 0.5))
+    line = next(line for line in stream.getvalue().split("\n") if "re-evaluation" in line)
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", line).replace("\u00a0", " ")
+    assert plain.startswith("trial   0  re-evaluation   50.0 %  best   9.0 s  frozen stem to blo")
+    assert len(plain.rstrip()) == 70
 
 
 def test_dumb_terminals_get_plain_lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ def test_a_confirmation_under_way_is_told(running: optuna.Study) -> None:
     assert status["seconds_left"] is not None
     assert status["seconds_left"] > 60
     told = format_status(status)
-    assert "now         confirm 4 of 28: full, seed 2 (" in told
+    assert "now         confirm 5 of 28: full, seed 2 (" in told
     assert "time left" in told
 
 
@@ -196,7 +196,7 @@ def test_a_confirmation_whose_process_died_is_not_under_way(running: optuna.Stud
     running.set_user_attr(STAGE_KEY, mark)
     status = study_status(running)
     assert status["stage"] is not None
-    assert "confirm 4 of 28: full (someone" in format_status(status)
+    assert "confirm 5 of 28: full (someone" in format_status(status)
 
 
 def test_the_recipe_is_the_winners(confirmed_study: optuna.Study) -> None:

@@ -2,6 +2,7 @@
 
 import plotly.graph_objects as go
 
+from biotune_optuna.confirmation.calibrate import FEWEST_IMAGES
 from biotune_optuna.page.style import BLUE, GREY, VERMILION, finish
 from biotune_optuna.page.text import plural
 from biotune_optuna.report.figures import NothingToShow, StudyFigure
@@ -20,7 +21,13 @@ from biotune_optuna.report.view import StudyView
 )
 def reliability(view: StudyView) -> go.Figure:
     """Confidence against accuracy on the test images, as the networks say it and tempered."""
-    found = check_confirmed(view).calibration
+    confirmed = check_confirmed(view)
+    found = confirmed.calibration
+    if found is None and 0 < confirmed.n_val < FEWEST_IMAGES:
+        raise NothingToShow(
+            f"The probabilities are the networks' own. To temper them takes {FEWEST_IMAGES}"
+            f" validation images; there are {confirmed.n_val}."
+        )
     if found is None or not found.bins_after:
         raise NothingToShow("The confirmation holds no confidences of test images.")
     figure = go.Figure()

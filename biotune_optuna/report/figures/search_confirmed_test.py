@@ -6,10 +6,10 @@ import plotly.graph_objects as go
 
 from biotune_optuna.confirmation.record import Contender
 from biotune_optuna.page.style import BLUE, GREEN, LIGHT, VERMILION, finish, shorten
-from biotune_optuna.page.text import label
 from biotune_optuna.report.figures import StudyFigure
 from biotune_optuna.report.figures.shared import check_confirmed
 from biotune_optuna.report.view import StudyView
+from biotune_optuna.report.words import label
 
 
 @StudyFigure(
@@ -27,7 +27,7 @@ def search_confirmed_test(view: StudyView) -> go.Figure:
     Whiskers are one standard error for search and confirmation, the stored interval for the test.
     """
     confirmation = check_confirmed(view)
-    rows = confirmation.contenders[::-1]
+    rows = confirmation.ranked[::-1]
     labels = [_row_label(one, confirmation.chosen) for one in rows]
     figure = go.Figure()
     tests = [confirmation.test(one.name) for one in rows]
