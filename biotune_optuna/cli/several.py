@@ -53,6 +53,7 @@ def winner_of(job: Job, models: Sequence[str]) -> Job:
     totals = quotas(job.trials, len(models))
     storage = open_storage(job.storage)
     race = race_of(storage, job.name, models)
+    fresh = 0 if job.quick else job.effort.n_runs  # --quick trains nothing on fresh seeds
     click.echo(
         f"{len(models)} networks side by side, {job.trials} trials in all. After each round the "
         "better half goes on.",
@@ -62,7 +63,7 @@ def winner_of(job: Job, models: Sequence[str]) -> Job:
         for total in totals[race.rounds : -1]:
             last = len(race.alive) <= 2
             found = [
-                _searched(job, one, total, fresh=job.effort.n_runs if last else 0, stop=stop)
+                _searched(job, one, total, fresh=fresh if last else 0, stop=stop)
                 for one in race.alive
             ]
             race = race.after(found)

@@ -15,7 +15,7 @@ import datetime
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 from biotune_optuna.confirmation.asked import begun
@@ -126,10 +126,7 @@ def confirm(
         else:
             if shared:
                 (model,) = _models(plan, result)
-                _trained[study] = (
-                    (result.time, result.chosen, result.members),
-                    shared.final(model),
-                )
+                _trained[study] = (_Trained.of(result), shared.final(model))
             result = dataclasses.replace(result, calibration=_trusted(study, result))
     except _DoneElsewhere as done:
         return done.result
@@ -236,8 +233,8 @@ def train_winner(
         raise StudyError(f"study {study.name!r} has no confirmed winner yet; finish it first")
     winner = confirmed.winner
     recipe = winner.rebuild(study.setup.blocks)
-    wanted = (confirmed.time, winner.name, confirmed.members)
-    which, final = _trained.get(study, (("", "", 0), None))
+    wanted = _Trained.of(confirmed)
+    which, final = _trained.get(study, (None, None))
     if confirmed.from_search and (final is None or which != wanted):
         members = weights_of(study, confirmed, observer=observer, checkpoint=checkpoint)
         final = Final(Training(), members, ())
@@ -257,8 +254,21 @@ def train_winner(
     return TrainedWinner(recipe, final.members, confirmed.weights)
 
 
-_trained: WeakKeyDictionary[TuningStudy, tuple[tuple[str, str, int], Final]] = WeakKeyDictionary()
-"""The final trainings of winners: the confirmation's time, the name, the members asked for."""
+class _Trained(NamedTuple):
+    """Which confirmation a final training belongs to."""
+
+    time: str
+    winner: str
+    members: int
+    from_search: tuple[int, ...]
+
+    @classmethod
+    def of(cls, confirmed: Confirmation) -> Self:
+        return cls(confirmed.time, confirmed.chosen, confirmed.members, confirmed.from_search)
+
+
+_trained: WeakKeyDictionary[TuningStudy, tuple[_Trained, Final]] = WeakKeyDictionary()
+"""The final trainings of winners."""
 
 
 class _DoneElsewhere(Exception):  # noqa: N818 - no failure
@@ -368,7 +378,7 @@ def _of_search(
         probs = {result.chosen: contest.predict(final)}
         members = contest.predict(final, plan.views) if plan.views else probs[result.chosen]
         result = _judged(contest, result, probs, members, most=plan.mistakes)
-    _trained[study] = ((result.time, result.chosen, result.members), final)
+    _trained[study] = (_Trained.of(result), final)
     calibration = _trusted(study, result, members)
     seconds = time.perf_counter() - started
     result = dataclasses.replace(result, calibration=calibration, seconds=seconds)
@@ -419,7 +429,7 @@ def _tested(
         _log_look(study, model.name)
         probs[model.name] = contest.predict(final)
         costs[model.name] = Cost.sum([final.training])  # no more of it than that
-    _trained[study] = ((result.time, winner.name, result.members), final)
+    _trained[study] = (_Trained.of(result), final)
     members = contest.predict(final, plan.views) if plan.views else probs[winner.name]
     judged = _judged(contest, result, probs, members, most=plan.mistakes)
     trusted = _trusted(study, judged, members)

@@ -18,7 +18,7 @@ from biotune_optuna.sampler import claims, codec
 from biotune_optuna.sampler.archive import ArchiveBuilder
 from biotune_optuna.sampler.claims import Claim, Liveness, Opening
 from biotune_optuna.sampler.history import History, Record
-from biotune_optuna.schema import CLAIM_KEY, DONOR_KEY, FIXED_KEY, SOURCE_KEY
+from biotune_optuna.schema import CLAIM_KEY, DONOR_KEY, FIXED_KEY, SOURCE_KEY, handed_on
 from biotune_optuna.storage.holder import current_holder
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class SlotAllocator:
             fixed = claims.fixed_params(dead) or {}
             claims.mark(study, trial, SOURCE_KEY, dead.number)
             claims.mark(study, trial, FIXED_KEY, fixed)
-            claims.annotate(study, trial, dead.user_attrs)
+            claims.annotate(study, trial, handed_on(dead.user_attrs))
             role: Role = "donated" if DONOR_KEY in dead.user_attrs else "enqueued"
             blank = replace(blank, source=dead.number, role=role)
             begun = self.history.claims.get(dead.number)

@@ -29,6 +29,7 @@ from biotune_optuna.schema import (
     OWN_PREFIX,
     PARENTS_KEY,
     ROLE_KEY,
+    handed_on,
 )
 from biotune_optuna.storage.database import reading
 from biotune_optuna.storage.heartbeat import Heartbeat
@@ -515,7 +516,7 @@ def _waiting_trial(trial: FrozenTrial) -> FrozenTrial:
     """Return the trial as it stood in the queue before it was taken."""
     kept = {FIXED_KEY: trial.system_attrs[FIXED_KEY], CREATED_KEY: uuid.uuid4().hex}
     return create_trial(
-        state=TrialState.WAITING, system_attrs=kept, user_attrs=dict(trial.user_attrs)
+        state=TrialState.WAITING, system_attrs=kept, user_attrs=handed_on(trial.user_attrs)
     )
 
 

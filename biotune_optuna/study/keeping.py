@@ -115,7 +115,7 @@ class SearchModels:
         from biotune_optuna.study.kept import KeptWeights
 
         tensors = KeptWeights(self.folder).get(TrialRecord(trial).kept.digest)
-        return None if tensors is None else SearchModel.read(tensors)
+        return None if not tensors or _PROBABILITIES not in tensors else SearchModel.read(tensors)
 
     def best(self) -> list[FrozenTrial]:
         """Return the finished trials whose models are kept, best first."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from biotune_optuna.schema import ENDED_KEY, FIXED_KEY, LEASE_KEY
+from biotune_optuna.schema import ENDED_KEY, FIXED_KEY, LEASE_KEY, handed_on
 from biotune_optuna.storage.heartbeat import runs_here
 from biotune_optuna.storage.holder import current_holder
 from biotune_optuna.storage.lease import (
@@ -57,7 +57,8 @@ def end_trial(study: optuna.Study, trial: FrozenTrial, why: str) -> bool:
     except UpdateFinishedTrialError:
         return False
     if requeue and FIXED_KEY in trial.system_attrs:
-        study.enqueue_trial(trial.system_attrs[FIXED_KEY], user_attrs=trial.user_attrs)
+        given = handed_on(trial.user_attrs)
+        study.enqueue_trial(trial.system_attrs[FIXED_KEY], user_attrs=given)
     return True
 
 

@@ -7,6 +7,8 @@ import signal
 import optuna
 import pytest
 
+from biotune_optuna.schema import DIVERGED_KEY, KEPT_MODEL_KEY
+from biotune_optuna.study.stale import end_trial
 from tests.kit.processes import in_child
 from tests.kit.sampler import (
     OPENERS,
@@ -138,6 +140,23 @@ def test_a_killed_enqueued_trial_is_run_again(tmp_path):
         assert trajectory(resumed) == expected, k
         again = [t for t in resumed.trials if t.value is not None and t.params == WANTED]
         assert [t.user_attrs["mine"] for t in again] == ["yes"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_a_dead_trial_came_to_is_not_its_successors(tmp_path, own):
+    study = study_with_queue(tmp_path / "study.db")
+    if not own:  # Optuna's samplers leave the queue to the storage
+        study.sampler = optuna.samplers.RandomSampler(seed=0)
+    dead = study.ask()
+    dead.set_user_attr(KEPT_MODEL_KEY, {"digest": "a" * 64, "bytes": 1})
+    dead.set_user_attr(DIVERGED_KEY, True)
+    if own:
+        study.sampler.release(dead)
+    else:
+        assert end_trial(study, study.trials[0], "lost")
+    again = study.ask()
+    assert again.user_attrs["mine"] == "yes"
+    assert {KEPT_MODEL_KEY, DIVERGED_KEY}.isdisjoint(again.user_attrs)
 
 
 def test_a_stand_in_that_dies_too_is_replaced(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState, create_trial
 
 from biotune_optuna.errors import StudyError
@@ -15,6 +16,7 @@ from biotune_optuna.report.status import format_status, study_status
 from biotune_optuna.schema import KEPT_KEY, KEPT_MODEL_KEY, TrialRecord
 from biotune_optuna.storage.open import open_storage
 from biotune_optuna.study.keeping import SearchModel, SearchModels, best_kept, check_kept, note_kept
+from biotune_optuna.study.kept import KeptWeights
 from biotune_optuna.study.setup import Setup
 from biotune_optuna.study.study import TuningStudy, study_of
 
@@ -155,6 +157,15 @@ def test_no_text_of_a_database_names_a_file_to_delete_or_to_read(
     models.tidy()
     assert all(victim.exists() for victim in victims)
     assert link.is_symlink()
+
+
+@pytest.mark.parametrize("tensors", [{}, {"weights/a": torch.zeros(3)}], ids=["empty", "other"])
+def test_a_file_that_holds_no_model_is_none(url: str, tensors: dict[str, torch.Tensor]) -> None:
+    models, _ = kept_by_hand(url, [0.5], 1)
+    digest = KeptWeights(models.folder).put(tensors)
+    stored = {KEPT_MODEL_KEY: {"digest": digest, "bytes": 1}}
+    models.study.add_trial(create_trial(value=0.9, user_attrs=stored))
+    assert models.get(models.study.trials[-1]) is None
 
 
 @pytest.mark.parametrize("name", ["..", "../..", "/", "x" * 32, 3])
