@@ -4,7 +4,8 @@
     python evidence.py report FOLDER --repeats 3 --methods biotune full@budget linear-probe
 
 See docs/benchmarks/protocol.md. The same command goes on where it stopped, and several share it.
-After each cell the table is written anew. Other trials, or another effort, need another --name.
+After each cell the table is written anew. `--have TABLE` takes over the cells of a table that was
+begun elsewhere. Other trials, or another effort, need another --name.
 """
 
 import argparse
@@ -13,7 +14,15 @@ from pathlib import Path
 from _sets import TASKS, specs
 
 from biotune_optuna import open_storage
-from biotune_optuna.compare import Comparison, Contender, read_rows, run_comparison, write_csv
+from biotune_optuna.compare import (
+    Comparison,
+    Contender,
+    read_csv,
+    read_rows,
+    run_comparison,
+    write_csv,
+)
+from biotune_optuna.compare.cells import Board
 from biotune_optuna.effort import EFFORTS
 
 BUDGET = [f"{name}@budget" for name in ("full", "single-block", "lora", "layer-decay", "lp-ft")]
@@ -28,6 +37,7 @@ parser.add_argument("--repeats", type=int, default=8)
 parser.add_argument("--effort", choices=EFFORTS, default="quick")
 parser.add_argument("--trials", type=int, help="default: the effort's")
 parser.add_argument("--made", type=Path, default=Path("evidence-data"), help="data made of others")
+parser.add_argument("--have", type=Path, help="results to go on from, of an earlier database")
 parser.add_argument("--storage", default="sqlite:///evidence.db")
 parser.add_argument("--name", help="default: evidence-GROUP")
 args = parser.parse_args()
@@ -47,6 +57,14 @@ plan = Comparison(
     name=name,
 )
 backend = open_storage(args.storage)
+if args.have:
+    rows = {(row.task, row.repeat, row.method): row for row in read_csv(args.have)}
+    specs_of = {plan.task_name(spec): spec for spec in plan.tasks}
+    for cell in plan.cells():
+        row = rows.get((cell.task, cell.repeat, cell.contender.name))
+        board = Board(backend, f"{name}/{cell.task}", plan.identity(specs_of[cell.task]))
+        if row and (trial := board.claim_cell(cell)):
+            board.finish(trial, row.to_dict(), row.score)
 
 
 def tell(progress: object) -> None:

@@ -78,11 +78,14 @@ def test_the_pages_tell_wins_and_losses(monkeypatch: pytest.MonkeyPatch) -> None
     rows = measured_rows()
     # A repeat that the others have not had counts nowhere, nor in the cost.
     rows.append(dataclasses.replace(rows[0], repeat=2, forward=10**6))
+    rows.append(dataclasses.replace(rows[0], method="autogluon"))  # on one set alone
     group = script.Group("Report tasks", rows, {})
     full = "full fine-tuning, as many image passes"
     short = script.summary([group], deep="benchmarks/")
     assert "3 image sets, at most 60 images to train on" in short
     assert "2 repeats, models of 3 members" in short
+    lacking = "Left out, because some of the sets lack it: AutoGluon MultiModal, in the same time."
+    assert lacking in " ".join(short.split())
     assert "earlier default" not in short
     assert f"| {full} | +1.7 (-1.0 to +4.0) | 2 of 3 | not shown | 1.0 | 1.7 |" in short
     fastai = "fastai's fine\\_tune, in the same time"

@@ -287,6 +287,11 @@ def test_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed.count("image passes") == len(first) == 2 * 4, "the first repeat is not run again"
     rows = read_csv(tmp_path / "evidence-development.csv")
     assert set(map(repr, first)) <= set(map(repr, rows))
+    (tmp_path / "evidence.db").unlink()
+    (tmp_path / "evidence-development.csv").rename(tmp_path / "had.csv")
+    printed = run_script(source, tmp_path, *words, "--repeats", "2", "--have", "had.csv")
+    assert "image passes" not in printed, "what the table has is not run again"
+    assert (tmp_path / "evidence-development.csv").read_text() == (tmp_path / "had.csv").read_text()
     found = Matrix.of(rows, ("biotune", "linear-probe", "single-block@budget", "paper"))
     assert {task: len(scores) for task, scores in found.tasks.items()} == {
         "digits-test_efficientnet": 2,

@@ -70,6 +70,11 @@ class Group:
         }
         return ["biotune", *sorted(m for m in have if have[m] == tasks and m != "biotune")]
 
+    @property
+    def partial(self) -> list[str]:
+        """Rivals that some tasks lack: no table over the tasks has them."""
+        return sorted({row.method for row in self.rows} - {*self.methods})
+
     def matrix(self, kind: str = "delivered") -> Matrix:
         """Scores by repeat; of cross-entropy the negative, so that more is better."""
         sign = -1 if "cross_entropy" in kind else 1
@@ -156,9 +161,11 @@ def about(group: Group) -> str:
     repeats = "–".join(str(n) for n in (counts[0], counts[-1])[: len(counts)])
     members = f"models of {first.members} members" if first.members > 1 else "single models"
     most = max(row.train for row in group.rows)
+    lack = [words(one, group.names) for one in group.partial]
+    missing = f" Left out, because some of the sets lack it: {'; '.join(lack)}." if lack else ""
     return (
         f"{len(matrix.tasks)} image sets, at most {most} images to train on and {first.val} to "
-        f"validate on, {repeats} repeats, {members}, `{first.model}`."
+        f"validate on, {repeats} repeats, {members}, `{first.model}`.{missing}"
     )
 
 
