@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from biotune_optuna.evolution import experience as known
-from biotune_optuna.evolution.experience import Experience
+from biotune_optuna.evolution.experience import Experience, Start
 
 BENCHMARKS = Path(__file__).parents[1] / "studies" / "benchmarks"
 
@@ -24,7 +24,7 @@ def script() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         yield importlib.import_module
-        for name in ("experience", "real_search", "values"):
+        for name in ("experience", "real_search", "starts", "values", "_sets"):
             sys.modules.pop(name, None)
 
 
@@ -51,23 +51,56 @@ def test_what_all_tables_share_is_learned(script: Any) -> None:
     assert Experience.from_dict(json.loads(json.dumps(taught.to_dict()))) == taught
 
 
-def test_starts_hold_something_good_for_every_table_and_what_the_comparison_needs(
+def tried(script: Any, task: str, **scores: float) -> list[Any]:
+    """Trainings of five candidates on one image set, each on two seeds around its score."""
+    module = script("starts")
+    return [
+        module.Tried(task, seed, CANDIDATES[name], 0.0, score + (seed - 1.5) / 10)
+        for name, score in scores.items()
+        for seed in (1, 2)
+    ]
+
+
+CANDIDATES = {
+    "probe": Start(1.0, 0.0, 0.0, 0.0, 0.5),
+    "full": Start(0.0, 1.0, 0.0, 0.0, 0.0),
+    "single": Start(0.5, 0.5, 0.0, 0.0, 0.0),
+    "upper": Start(0.5, 1.0, 0.0, 0.0, 0.0),
+    "rising": Start(0.0, 1.0, 0.0, 1.0, 0.0),
+}
+
+
+def test_starts_hold_the_best_for_every_set_and_what_the_comparison_needs(script: Any) -> None:
+    choose = script("starts").choose
+    near = tried(script, "near", probe=0.5, full=0.2, single=0.1, upper=0.9, rising=0.8)
+    far = tried(script, "far", probe=0.1, full=0.2, single=0.1, upper=0.1, rising=0.6)
+    named = {start: name for name, start in CANDIDATES.items()}
+    names = [named[one] for one in choose([*near, *far], 5)]
+    assert names[:2] == ["rising", "upper"], "the best everywhere, then what one set lacks"
+    assert {*names[2:]} == {"probe", "full", "single"}
+    names = [named[one] for one in choose([*near, *far], 4)]
+    assert names == ["rising", "probe", "full", "single"]
+    lacking = [one for one in far if one.start != CANDIDATES["rising"]]
+    assert CANDIDATES["rising"] not in choose([*near, *lacking], 4), "not tried on every set"
+
+
+def test_the_page_of_starts_tells_what_the_other_sets_would_have_chosen(
     script: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two tables whose best heads are far apart: a start is near either."""
-    module = script("experience")
-    tables = [table(script, f"t{i}", i, best, n=60) for i, best in enumerate((-0.9, 0.4))]
-    taught = module.learn(tables)
-    monkeypatch.setattr(module, "DRAWS", 8)
-    monkeypatch.setattr(known, "learned", lambda: taught)
-    starts = module.choose_starts(tables)
-    assert len(set(starts)) == module.N_STARTS
-    assert any(start.first > start.last for start in starts), "a probe"
-    assert any(start.first == start.last for start in starts), "a single block"
-    assert any((start.first, start.last, start.slope) == (0, 1, 0) for start in starts), "full"
-    heads = [start.head for start in starts]
-    assert min(abs(head + 0.9) for head in heads) < 0.3
-    assert min(abs(head - 0.4) for head in heads) < 0.3
+    module = script("starts")
+    monkeypatch.setattr(module, "EARLIER", (CANDIDATES["full"],))
+    near = tried(script, "near", probe=0.5, full=0.2, single=0.1, upper=0.9, rising=0.8)
+    far = tried(script, "far", probe=0.1, full=0.2, single=0.1, upper=0.1, rising=0.6)
+    page = module.page([*near, *far], 4)
+    assert "| the best of those chosen without the set | 0.800 | 0.200 |" in page
+    assert "| the best of the earlier starts | 0.200 | 0.200 |" in page
+    assert "| the best of all candidates | 0.900 | 0.600 |" in page
+    assert "on average +30.0 points above" in page
+
+
+def test_the_page_of_starts_is_what_the_script_makes(script: Any) -> None:
+    module = script("starts")
+    assert module.PAGE.read_text() == module.page(module.read(), script("experience").N_STARTS)
 
 
 def test_what_the_package_knows_was_learned_from_the_tables_that_are_there(script: Any) -> None:
@@ -75,7 +108,7 @@ def test_what_the_package_knows_was_learned_from_the_tables_that_are_there(scrip
     tables = module.read_tables()
     packaged = known.learned()
     assert packaged.tables == tuple(one.name for one in tables)
-    again = dataclasses.replace(module.learn(tables), starts=packaged.starts)
+    again = module.learn(tables, starts=module.starts.choose(module.starts.read(), module.N_STARTS))
     np.testing.assert_allclose(again.weights, packaged.weights, atol=2e-5)
     assert dataclasses.replace(again, weights=packaged.weights) == packaged
 

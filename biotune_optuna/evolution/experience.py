@@ -3,7 +3,7 @@
 Everything is told relative to the network's depth and to the searched range of rates, so that it
 fits any network. ``experience.json`` was learned by ``studies/benchmarks/experience.py`` from the
 tables of real trainings in ``studies/benchmarks/landscapes``; docs/benchmarks/search.md measures
-it with the task left out that is searched on.
+it with the task left out that is searched on. Where a search begins: docs/benchmarks/starts.md.
 """
 
 from __future__ import annotations

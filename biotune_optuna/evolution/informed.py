@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def informed_genomes(space: GenomeSpace) -> list[Genome]:
     """Return recipes to begin with as genomes, the most promising first.
 
-    They were chosen so that on the tables of real trainings one of them does well on each task
-    (`biotune_optuna.evolution.experience`). Single blocks with the head are among them, and always
+    They were chosen so that one of them did well on each of several image sets
+    (docs/benchmarks/starts.md). Single blocks with the head are among them, and always
     full fine-tuning and a linear probe, which the comparison at the end needs. Where modes are
     searched, two more train the norms and biases of all blocks, and all weights at a low rank.
 

@@ -4,15 +4,14 @@
 
 Writes biotune_optuna/evolution/experience.json: which kinds of genome do well (a ridge regression
 of the values, one standard deviation of a table being the unit, on features relative to depth),
-how far tasks differ from that, and the recipes to begin with. Says how well the values of each
-table are foretold by what the other tables teach.
+how far tasks differ from that, and the recipes to begin with, see `starts.py`. Says how well the
+values of each table are foretold by what the other tables teach.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import itertools
 import json
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
+import starts
 from scipy.stats import norm, rankdata, spearmanr
 
 from biotune_optuna.evolution import experience, surrogate
 from biotune_optuna.evolution.domain import Domain
-from biotune_optuna.evolution.experience import Experience, Start
+from biotune_optuna.evolution.experience import Experience
 from biotune_optuna.evolution.informed import encode
 from biotune_optuna.genome import GenomeSpace
 from biotune_optuna.recipe import BlockRecipe
@@ -61,13 +61,9 @@ ONE_SEED = frozenset(
     f"lite0-{data}" for data in ("trashnet5", "tomato_leaf10", "hymenoptera", "neu_steel")
 )
 """Tables of which one seed counts: the package had learned before others were trained."""
+REPORTED = frozenset({"lite0-hymenoptera", "lite0-pneumonia"})
+"""Tables of images on which the package is judged in the end: it learns nothing from them."""
 N_STARTS = 8
-DRAWS = 64
-"""Landscapes drawn for each table, as its values leave them open."""
-GRID_DEPTHS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
-GRID_RATES = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75)
-HEAD_RATES = (-1.0, -0.5, 0.0, 0.5)
-FULL = Start(0.0, 1.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -106,6 +102,23 @@ class Known:
         repeat = np.array([int(row["seed"]) for row in rows])
         return cls(path.stem, logs, scores, tests, repeat)
 
+    @classmethod
+    def of_starts(cls) -> list[Known]:
+        """The trainings of candidates for starts, a table for each image set."""
+        tried: dict[str, list[starts.Tried]] = {}
+        for one in starts.read():
+            tried.setdefault(f"starts-{one.task}", []).append(one)
+        return [
+            cls(
+                name,
+                np.array([one.start.log_rates(starts.N_BLOCKS) for one in rows]),
+                np.array([one.validation for one in rows]),
+                np.array([one.test for one in rows]),
+                np.array([one.seed for one in rows]),
+            )
+            for name, rows in tried.items()
+        ]
+
 
 def read_csv(path: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The header and the rows of a table."""
@@ -139,35 +152,6 @@ def learn(tables: Sequence[Known], **changes: Any) -> Experience:
     )
 
 
-def probes() -> list[Start]:
-    """Linear probes."""
-    return [Start(1.0, 0.0, 0.0, 0.0, head) for head in GRID_RATES]
-
-
-def candidates() -> list[Start]:
-    """Recipes that may become starts: single blocks, blocks from one on, layer decay."""
-    singles = [
-        Start(depth, depth, rate, 0.0, head)
-        for depth in GRID_DEPTHS
-        for rate in GRID_RATES
-        for head in HEAD_RATES
-    ]
-    upper = [
-        Start(depth, 1.0, rate, slope, head)
-        for depth in GRID_DEPTHS[:-1]
-        for rate in GRID_RATES
-        for slope in (0.0, 1.0)
-        for head in (-1.0, rate)
-    ]
-    middle = [
-        Start(depth, depth + 0.3, rate, 0.0, head)
-        for depth in GRID_DEPTHS[:5]
-        for rate in GRID_RATES
-        for head in (-1.0, rate)
-    ]
-    return [*singles, *upper, *middle]
-
-
 def domain_of(n_blocks: int) -> Domain:
     """The usual space over so many blocks."""
     space = GenomeSpace([BlockRecipe(f"b{i}", 1.0) for i in range(n_blocks)])
@@ -179,61 +163,6 @@ def unit(domain: Domain, logs: Vector) -> Vector:
     genome = encode(domain.genomes, logs)
     low, high = np.log10(domain.genomes.extra_bounds["lr"])
     return np.array([*genome.values, (np.log10(genome.extras["lr"]) - low) / (high - low)])
-
-
-def drawn_values(table: Known, starts: Sequence[Start]) -> Vector:
-    """Values of recipes on landscapes like the table's, shape (DRAWS, len(starts)).
-
-    The unit is a standard deviation of the table's values.
-    """
-    n_blocks = table.logs.shape[1]
-    domain = domain_of(n_blocks)
-    once: dict[bytes, list[int]] = {}
-    genes = np.array([unit(domain, logs) for logs in table.logs])
-    for i, one in enumerate(genes):
-        once.setdefault(domain.key(one), []).append(i)
-    firsts = [places[0] for places in once.values()]
-    costs = np.array([-table.scores[places].mean() for places in once.values()])
-    counts = np.array([float(len(places)) for places in once.values()])
-    model = surrogate.fit(domain, genes[firsts], costs, counts, most=len(firsts))
-    assert model is not None
-    asked = np.array([unit(domain, one.log_rates(n_blocks)) for one in starts])
-    means, _ = model.predict(asked)
-    spread = np.linalg.cholesky(
-        model.covariance(asked, asked) + 1e-6 * np.eye(len(asked)) * means.var()
-    )
-    normal = np.random.default_rng(0).standard_normal((DRAWS, len(asked)))
-    scale = surrogate.tamed(costs).std()
-    return np.asarray(-(means + normal @ spread.T) / scale)
-
-
-def choose_starts(tables: Sequence[Known]) -> tuple[Start, ...]:
-    """Greedily those that together hold the best recipe for each table, first the best alone.
-
-    A probe, full fine-tuning at one rate and a single block are among them.
-    """
-    pool = [*probes(), *candidates()]
-    values = [drawn_values(table, pool) for table in tables]
-    best = [np.full(DRAWS, -np.inf) for _ in tables]
-    chosen: list[int] = []
-
-    def gain(i: int) -> float:
-        own = zip(values, best, strict=True)
-        return float(np.mean([np.maximum(v[:, i], b).mean() for v, b in own]))
-
-    numbers = range(len(pool))
-    kinds = (
-        [i for i in numbers if pool[i].first > pool[i].last],
-        [i for i in numbers if pool[i][:2] == FULL[:2] and not pool[i].slope],
-        [i for i in numbers if pool[i].first == pool[i].last],
-    )
-    for left in range(N_STARTS, 0, -1):
-        missing = [kind for kind in kinds if not set(kind) & set(chosen)]
-        options = missing[0] if left <= len(missing) else numbers
-        chosen.append(max((i for i in options if i not in chosen), key=gain))
-        for v, b in zip(values, best, strict=True):
-            np.maximum(b, v[:, chosen[-1]], out=b)
-    return tuple(pool[i] for i in chosen)
 
 
 def surprise(table: Known, known: Experience, repeats: int = 6) -> float:
@@ -256,14 +185,20 @@ def surprise(table: Known, known: Experience, repeats: int = 6) -> float:
     return float(np.mean(lost))
 
 
+def of_others(table: Known, tables: Sequence[Known]) -> list[Known]:
+    """The tables of other images than a table's."""
+    own = table.name.partition("-")[2]
+    names = {one.name: one.name.partition("-")[2] for one in tables}
+    return [t for t in tables if own not in names[t.name] and names[t.name] not in own]
+
+
 def tune(tables: Sequence[Known]) -> dict[str, Any]:
     """Variances and length scales, one after another, twice."""
     best = dict(VARIANCES)
 
     def loss(values: dict[str, Any]) -> float:
-        others = [[one for one in tables if one is not table] for table in tables]
-        pairs = zip(tables, others, strict=True)
-        return float(np.mean([surprise(t, learn(rest, **values), 2) for t, rest in pairs]))
+        known = [learn(of_others(table, tables), **values) for table in tables]
+        return float(np.mean([surprise(*pair, 2) for pair in zip(tables, known, strict=True)]))
 
     for name, options in [*TUNED.items()] * 2:
         best[name] = min(options, key=lambda value: loss({**best, name: value}))
@@ -280,16 +215,16 @@ def foretold(table: Known, others: Sequence[Known]) -> float:
 
 
 def read_tables(without: Sequence[str] = ()) -> list[Known]:
-    """All tables but those named."""
-    return [Known.read(p) for p in sorted(HERE.glob("*-*.csv")) if p.stem not in without]
+    """All tables that may teach but those named."""
+    tables = [*map(Known.read, sorted(HERE.glob("*-*.csv"))), *Known.of_starts()]
+    return [one for one in tables if one.name not in {*without, *REPORTED}]
 
 
 def without(data: str) -> Experience:
     """What the tables of other images teach."""
     tables = [one for one in read_tables() if data not in one.name]
-    known = learn(tables)
-    with patch.object(experience, "learned", lambda: known):
-        return dataclasses.replace(known, starts=choose_starts(tables))
+    tried = [one for one in starts.read() if data not in one.task]
+    return learn(tables, starts=starts.choose(tried, N_STARTS))
 
 
 def main() -> None:
@@ -301,12 +236,10 @@ def main() -> None:
     args = parser.parse_args()
     tables = read_tables(args.without)
     for table in tables:
-        others = [one for one in tables if one is not table]
-        told = foretold(table, others)
+        told = foretold(table, of_others(table, tables))
         print(f"{table.name}: {len(table.scores)} trainings, foretold {told:.2f}")
-    known = learn(tables, **(tune(tables) if args.tune else {}))
-    with patch.object(experience, "learned", lambda: known):  # tables are read with it
-        known = dataclasses.replace(known, starts=choose_starts(tables))
+    chosen = starts.choose(starts.read(), N_STARTS)
+    known = learn(tables, starts=chosen, **(tune(tables) if args.tune else {}))
     for start in known.starts:
         print(start)
     args.out.write_text(json.dumps(known.to_dict(), indent=1) + "\n")
