@@ -60,7 +60,7 @@ def test_the_help_tells_what_each_takes() -> None:
 
 def test_options_override_an_effort(jobs: list[Job]) -> None:
     usual = typed(jobs)
-    assert (usual.trials, usual.members, usual.effort) == (60, 5, NORMAL)
+    assert (usual.trials, usual.members, usual.effort) == (24, 5, NORMAL)
     quick = typed(jobs, "--effort", "quick")
     assert (quick.trials, quick.members, quick.effort) == (QUICK.trials, QUICK.members, QUICK)
     assert quick.given["epochs"] is None
@@ -142,7 +142,7 @@ def test_a_comparison_takes_an_effort(monkeypatch: pytest.MonkeyPatch, home: Pat
         result = CliRunner().invoke(cli, [*asked, *more])
         assert result.exit_code == 0, result.output
     usual, quick, given = plans
-    assert (usual.trials, usual.top_k, usual.runs, usual.members) == (60, 3, 3, 1)
+    assert (usual.trials, usual.top_k, usual.runs, usual.members) == (24, 3, 3, 1)
     assert (quick.trials, quick.top_k, quick.runs, quick.members) == (16, 2, 2, 3)
     assert (quick.tasks[0].train.epochs, quick.tasks[0].image_size) == (6, 64)
     assert (given.runs, given.tasks[0].train.epochs) == (3, 4)

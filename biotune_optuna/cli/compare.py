@@ -18,6 +18,7 @@ from biotune_optuna.cli.options import (
     storage_option,
 )
 from biotune_optuna.cli.spec import make_spec, protocol_options
+from biotune_optuna.effort import NORMAL
 from biotune_optuna.errors import BioTuneError, StorageError, StudyError
 from biotune_optuna.files import check_output
 
@@ -37,7 +38,13 @@ _COUNT = click.IntRange(min=1)
 )
 @effort_option
 @click.option("--repeats", type=_COUNT, default=10, show_default=True, help="Repeats of each cell.")
-@click.option("--trials", type=_COUNT, default=60, show_default=True, help="Trials of each search.")
+@click.option(
+    "--trials",
+    type=_COUNT,
+    default=NORMAL.trials,
+    show_default=True,
+    help="Trials of each search.",
+)
 @click.option("--top-k", type=_COUNT, default=3, show_default=True, help="Recipes trained again.")
 @click.option("--runs", type=_COUNT, default=3, show_default=True, help="Fresh seeds for each.")
 @click.option(

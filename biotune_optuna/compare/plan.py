@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from biotune_optuna.compare.rows import BUDGET_SUFFIX
 from biotune_optuna.confirmation.plan import check_members
 from biotune_optuna.data.sources.named import NAMED, split_root
+from biotune_optuna.effort import NORMAL
 from biotune_optuna.errors import ModelError, StudyError
 from biotune_optuna.jsonable import plain_value
 from biotune_optuna.methods.registry import methods
@@ -142,7 +143,7 @@ class Comparison:
     tasks: tuple[StudySpec, ...]
     contenders: tuple[str | Contender, ...] = field(default_factory=default_methods)
     repeats: int = 10
-    trials: int = 60
+    trials: int = NORMAL.trials
     top_k: int = 3
     runs: int = 3
     members: int = 1

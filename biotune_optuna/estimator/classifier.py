@@ -118,7 +118,7 @@ class BioTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: str = "resnet50",
         *,
         effort: str | None = None,
-        n_trials: int | None = 60,
+        n_trials: int | None = NORMAL.trials,
         timeout: float | None = None,
         time_limit: float | None = None,
         storage: str | os.PathLike[str] | optuna.storages.BaseStorage | None = None,
