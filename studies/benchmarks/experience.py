@@ -220,10 +220,10 @@ def read_tables(without: Sequence[str] = ()) -> list[Known]:
     return [one for one in tables if one.name not in {*without, *REPORTED}]
 
 
-def without(data: str) -> Experience:
+def without(*data: str) -> Experience:
     """What the tables of other images teach."""
-    tables = [one for one in read_tables() if data not in one.name]
-    tried = [one for one in starts.read() if data not in one.task]
+    tables = [one for one in read_tables() if not any(name in one.name for name in data)]
+    tried = [one for one in starts.read() if not any(name in one.task for name in data)]
     return learn(tables, starts=starts.choose(tried, N_STARTS))
 
 

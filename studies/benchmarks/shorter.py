@@ -16,7 +16,6 @@ high.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import json
 import math
@@ -32,7 +31,7 @@ import numpy as np
 import optuna
 from _parts import PAGE, put
 from _real import RealLandscape, landscapes
-from experience import choose_starts, learn, read_tables
+from experience import without
 from known import Observe, by_model, searched
 from numpy.typing import NDArray
 
@@ -46,7 +45,7 @@ from biotune_optuna.sampler.ranking import Belief
 if TYPE_CHECKING:
     from biotune_optuna.evolution.experience import Experience
 
-LENGTHS = (8, 12, 16, 20, 28, 40, 60)
+LENGTHS = (8, 12, 16, 20, 24, 28, 40, 60)
 DRAWS = 50
 OPTIMISM = PAGE.with_name("optimism.md")
 BEFORE = 28  # trials of what all is compared with
@@ -178,10 +177,7 @@ def known_of_others(task: str) -> Experience:
     """What the tables of other images teach; digits are digits, whoever wrote them."""
     images = task.partition("-")[2]
     alike = ("digits", "mnist") if images in ("digits", "mnist") else (images,)
-    tables = [one for one in read_tables() if not one.name.endswith(alike)]
-    known = learn(tables)
-    with patch.object(experience, "learned", lambda: known):
-        return dataclasses.replace(known, starts=choose_starts(tables))
+    return without(*alike)
 
 
 def one_search(landscape: RealLandscape, seed: int, args: argparse.Namespace) -> Row:
