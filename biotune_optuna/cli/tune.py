@@ -273,7 +273,6 @@ def demo_spec(seed: int = 0) -> StudySpec:
         train_size=200,
         val_size=200,
         test_fraction=0.4,
-        lr=(3e-3, 3e-2),
         train=TrainSettings(epochs=6, patience=3, batch_size=32),
         seed=seed,
     )

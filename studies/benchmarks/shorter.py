@@ -39,6 +39,7 @@ from biotune_optuna import Recipe
 from biotune_optuna.confirmation.candidates import leading
 from biotune_optuna.confirmation.known import counted_runs
 from biotune_optuna.confirmation.plan import ConfirmPlan
+from biotune_optuna.effort import NORMAL
 from biotune_optuna.evolution import experience
 from biotune_optuna.sampler.ranking import Belief
 
@@ -49,7 +50,8 @@ LENGTHS = (8, 12, 16, 20, 24, 28, 40, 60)
 DRAWS = 50
 OPTIMISM = PAGE.with_name("optimism.md")
 BEFORE = 28  # trials of what all is compared with
-USUAL = "3 recipes, 3 seeds"
+USUAL = f"{NORMAL.top_k} recipes, {NORMAL.n_runs} seeds"
+EARLIER = (60, 28)  # trials and trainings that confirm, of the default before
 
 Vector = NDArray[np.float64]
 Row = dict[str, Any]
@@ -254,6 +256,18 @@ def part(rows: Mapping[str, Sequence[Row]], args: argparse.Namespace) -> str:
         f"With {USUAL} the loss itself is {losses} trials, below the best that any search of the"
         " task has tried.",
     ]
+    if NORMAL.trials in lengths:
+        ours, confirming = found[USUAL][lengths.index(NORMAL.trials)]
+        longest, _ = found[USUAL][lengths.index(lengths[-1])]
+        count = NORMAL.trials + confirming.mean() + NORMAL.members
+        lines += [
+            "",
+            f"`biotune tune` has {NORMAL.trials} trials where nobody says more, {USUAL} and"
+            f" {NORMAL.members} members: {count:.0f} trainings. The earlier default had"
+            f" {EARLIER[0]} trials, {EARLIER[1]} trainings to confirm and one final training:"
+            f" {sum(EARLIER) + 1}. So it takes {count / (sum(EARLIER) + 1):.0%}. With {USUAL},"
+            f" {NORMAL.trials} trials lose {_apart(ours - longest)} against {lengths[-1]}.",
+        ]
     return "\n".join([*lines, "", f"Made by `{_command(args)}`."])
 
 
