@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 DOC = Path(__file__).parents[2] / "docs" / "benchmarks" / "search.md"
 SLOW_SEEDS = 5
-OWN_FILES = ("_real.py", "experience.py")
+OWN_FILES = ("_real.py", "experience.py", "starts.py", "landscapes/starts.csv")
 
 
 @cache
