@@ -41,7 +41,7 @@ class Effort:
 
 
 # Chosen by hand; docs/benchmarks/study_cost.md has what shorter searches lose.
-QUICK: Final = Effort(name="quick", trials=16, epochs=6, top_k=2, n_runs=2, members=3, side=128)
+QUICK: Final = Effort(name="quick", trials=12, epochs=10, top_k=2, n_runs=2, members=3, side=128)
 NORMAL: Final = Effort(name="normal", trials=24, epochs=10, top_k=3, n_runs=3, members=5)
 THOROUGH: Final = Effort(name="thorough", trials=120, epochs=20, top_k=5, n_runs=5, members=8)
 

@@ -3,10 +3,9 @@
     python studies/benchmarks/starts.py FOLDER ... [--seeds 2]   # trains what is missing
     python studies/benchmarks/starts.py                          # the page of what is there
 
-FOLDERs hold the development sets of `studies/_sets.py` by name. Every candidate is trained by the
-settings of ``--effort quick`` and tested; the rows go into landscapes/starts.csv, and
-`experience.py` chooses from them. The command goes on where it stopped. The page is
-docs/benchmarks/starts.md.
+FOLDERs hold the development sets of `studies/_sets.py` by name. Every candidate is trained and
+tested; the rows go into landscapes/starts.csv, and `experience.py` chooses from them. The command
+goes on where it stopped. The page is docs/benchmarks/starts.md.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from biotune_optuna.effort import QUICK
 from biotune_optuna.evolution.experience import Start
 from biotune_optuna.finetune import metrics
 from biotune_optuna.genome import USUAL_RATES
@@ -36,6 +34,7 @@ from _sets import TASKS, specs  # noqa: E402
 TABLE = Path(__file__).parent / "landscapes" / "starts.csv"
 PAGE = ROOT / "docs" / "benchmarks" / "starts.md"
 
+EPOCHS = 6
 N_BLOCKS = 9
 """Blocks of tf_efficientnet_lite0, the head included."""
 MIDDLE = float(np.sqrt(np.prod(USUAL_RATES)))
@@ -155,7 +154,7 @@ def train(folders: list[Path], made: Path, seeds: int) -> None:
         ]
         if not wanted:
             continue
-        (spec,) = specs("development", folders, made, epochs=QUICK.epochs, names=(name,))
+        (spec,) = specs("development", folders, made, epochs=EPOCHS, names=(name,))
         setup = prepare(spec)
         labels = np.asarray(setup.source.labels)[setup.splits.test]
         for seed, start in wanted:
@@ -214,10 +213,10 @@ def page(tried: list[Tried], count: int) -> str:
 
         The first trials of a search are recipes that did well elsewhere. They were chosen from
         {len(starts)} candidates. Each was trained on each of {len(tasks)} development sets with
-        `tf_efficientnet_lite0`, on {seeds} seeds, as `--effort quick` trains: {QUICK.epochs}
-        epochs, 200 images. Chosen are {count} that together hold the best for each set: one after
-        another, the one that adds most to the mean over the sets. A probe, full fine-tuning and a
-        single block are always among them.
+        `tf_efficientnet_lite0`, on {seeds} seeds, for at most {EPOCHS} epochs on 200 images.
+        Chosen are {count} that together hold the best for each set: one after another, the one
+        that adds most to the mean over the sets. A probe, full fine-tuning and a single block are
+        always among them.
 
         Rates are in decades from the middle of the search's range, {MIDDLE:.4f}. A depth is 0 for
         the first block, 1 for the last one below the head. Numbers are mean macro-accuracy on test
