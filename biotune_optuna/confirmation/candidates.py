@@ -21,6 +21,7 @@ def leading(
     finished: Sequence[FrozenTrial],
     *,
     before: Sequence[FrozenTrial] = (),
+    probed: bool = False,
 ) -> list[tuple[FrozenTrial, Recipe]]:
     """Return the search's best recipes by model and by value in turn, different ones.
 
@@ -30,19 +31,24 @@ def leading(
         finished: The COMPLETE trials to take them from.
         before: Trials that were confirmed before: they follow, whatever their rank. Where another
             trial leads with the recipe of one, that one takes its place, for it has been trained.
+        probed: Whether a fitted linear probe is confirmed too. It is what recipes that train the
+            head alone are after, so these come after all others.
     """
-    space = study.setup.space
+    space, last = study.setup.space, study.setup.blocks[-1].name
     trials = {trial.number: trial for trial in finished}
     by_model, by_value = (
         rank_finished(study.study, space, smooth=smooth, trials=finished)
         for smooth in (True, False)
     )
+    order = dict.fromkeys(n for pair in zip(by_model, by_value, strict=False) for n in pair)
+    recipes = {number: space.genome(trials[number].params).decode() for number in order}
+    if probed:  # the sort is stable
+        order = dict.fromkeys(sorted(order, key=lambda n: recipes[n].trainable == (last,)))
     found: dict[tuple[Any, ...], tuple[FrozenTrial, Recipe]] = {}
-    for number in (n for pair in zip(by_model, by_value, strict=False) for n in pair):
+    for number in order:
         if len(found) == most:
             break
-        recipe = space.genome(trials[number].params).decode()
-        found.setdefault(recipe.key(), (trials[number], recipe))
+        found.setdefault(recipes[number].key(), (trials[number], recipes[number]))
     confirmed: dict[tuple[Any, ...], tuple[FrozenTrial, Recipe]] = {}
     for trial in before:
         recipe = space.genome(trial.params).decode()

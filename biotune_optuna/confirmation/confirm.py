@@ -308,9 +308,10 @@ def _recipes(
     numbered = {trial.number: trial for trial in finished}
     before = [numbered[one.trial] for one in confirmed if one.trial in numbered]
     counted, others = counted_runs(study, plan, finished)
+    probed = "linear-probe" in plan.rivals
     return [
         dataclasses.replace(Entrant.of_trial(trial, recipe), counted=counted.get(recipe.key()))
-        for trial, recipe in leading(study, plan.top_k, others, before=before)
+        for trial, recipe in leading(study, plan.top_k, others, before=before, probed=probed)
     ]
 
 

@@ -105,5 +105,15 @@ def test_the_best_by_model_and_by_value_are_taken_in_turn(setup: Setup) -> None:
 
     assert found(4) == [11, 2, 10, 9]
     assert found(2, 5, 11, 0) == [11, 2, 5, 0], "once confirmed, always a contender"
+    one_block = params | {"gene.stem": 0.9}  # the others train the head alone
+    study.study.add_trial(
+        optuna.trial.create_trial(
+            value=0.2, params=one_block, distributions=setup.space.distributions()
+        )
+    )
+    everyone = study.study.trials
+    assert 12 not in [trial.number for trial, _ in leading(study, 3, everyone)]
+    probed = [trial.number for trial, _ in leading(study, 2, everyone, probed=True)]
+    assert probed == [12, 11], "the fitted probe is what the others are after"
     study.study.add_trial(study.study.trials[2])  # evaluated again, and set aside now
-    assert found(2, 12, 0) == [11, 12, 0], "under the name that it was confirmed by"
+    assert found(2, 13, 0) == [11, 13, 0], "under the name that it was confirmed by"
