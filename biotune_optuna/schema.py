@@ -183,7 +183,7 @@ KEPT_MODEL_KEY: Final = "kept_model"
 """``{"digest": str, "bytes": int}``: the trial's model, where it was kept in a file; it may have
 given way to a better one's since."""
 
-_OF_TRAINING: Final = frozenset(
+_OF_TRAINING = frozenset(
     {
         RECIPE_KEY,
         FROZEN_KEY,

@@ -11,18 +11,11 @@ begun elsewhere. Other trials, or another effort, need another --name.
 import argparse
 from pathlib import Path
 
+from _had import take_over
 from _sets import TASKS, specs
 
 from biotune_optuna import open_storage
-from biotune_optuna.compare import (
-    Comparison,
-    Contender,
-    read_csv,
-    read_rows,
-    run_comparison,
-    write_csv,
-)
-from biotune_optuna.compare.cells import Board
+from biotune_optuna.compare import Comparison, Contender, read_rows, run_comparison, write_csv
 from biotune_optuna.effort import EFFORTS
 
 BUDGET = [f"{name}@budget" for name in ("full", "single-block", "lora", "layer-decay", "lp-ft")]
@@ -58,13 +51,7 @@ plan = Comparison(
 )
 backend = open_storage(args.storage)
 if args.have:
-    rows = {(row.task, row.repeat, row.method): row for row in read_csv(args.have)}
-    specs_of = {plan.task_name(spec): spec for spec in plan.tasks}
-    for cell in plan.cells():
-        row = rows.get((cell.task, cell.repeat, cell.contender.name))
-        board = Board(backend, f"{name}/{cell.task}", plan.identity(specs_of[cell.task]))
-        if row and (trial := board.claim_cell(cell)):
-            board.finish(trial, row.to_dict(), row.score)
+    take_over(args.have, plan, backend)
 
 
 def tell(progress: object) -> None:

@@ -84,7 +84,7 @@ def test_the_fewest_blocks_are_the_same_everywhere() -> None:
 
 
 def test_the_usual_number_of_trials_is_told() -> None:
-    assert "[default: 60;" in CliRunner().invoke(cli, ["tune", "--help"]).output
+    assert "[default: 24;" in CliRunner().invoke(cli, ["tune", "--help"]).output
 
 
 def test_rates_are_read_or_refused() -> None:

@@ -46,7 +46,8 @@ def test_the_normal_effort_is_the_default_of_everything() -> None:
     assert (NORMAL.top_k, NORMAL.n_runs, NORMAL.members) == (plan.top_k, plan.n_runs, plan.members)
     assert NORMAL.epochs == TrainSettings().epochs
     for less, more in zip(list(EFFORTS.values()), list(EFFORTS.values())[1:], strict=False):
-        for name in ("trials", "epochs", "top_k", "n_runs", "members"):
+        assert less.epochs <= more.epochs
+        for name in ("trials", "top_k", "n_runs", "members"):
             assert getattr(less, name) < getattr(more, name)
     with pytest.raises(StudyError, match="'some' is unknown; choose quick, normal, thorough"):
         effort_of("some")
@@ -81,7 +82,7 @@ def test_a_study_gets_epochs_and_a_largest_image() -> None:
     nothing = {"image_size": None, "epochs": None}
     assert with_effort(spec, NORMAL, given=nothing) == spec
     small = with_effort(spec, QUICK, given=nothing)
-    assert (small.train.epochs, small.image_size) == (6, 64), "digits are 8 pixels wide"
+    assert (small.train.epochs, small.image_size) == (10, 64), "digits are 8 pixels wide"
     assert with_effort(spec, THOROUGH, given=nothing).image_size is None
     given = {"image_size": 40, "epochs": 2}
     assert with_effort(spec, QUICK, given=given) == spec
@@ -114,7 +115,7 @@ def test_a_study_that_was_begun_keeps_its_size_and_epochs() -> None:
 def test_a_time_limit_chooses_no_more_than_the_effort() -> None:
     spec = tiny_spec()
     made, plan = plan_within(1e9, spec, given={"image_size": 32}, device="cpu", effort=QUICK)
-    assert (plan.trials, plan.members, made.train.epochs) == (QUICK.trials, QUICK.members, 6)
+    assert (plan.trials, plan.members, made.train.epochs) == (QUICK.trials, QUICK.members, 10)
     assert (plan.top_k, plan.n_runs) == (QUICK.top_k, QUICK.n_runs)
     _, plan = plan_within(1e9, spec, given={"image_size": 32}, device="cpu", effort=THOROUGH)
     assert (plan.trials, plan.top_k, plan.n_runs) == (120, 5, 5)
@@ -143,8 +144,8 @@ def test_a_comparison_takes_an_effort(monkeypatch: pytest.MonkeyPatch, home: Pat
         assert result.exit_code == 0, result.output
     usual, quick, given = plans
     assert (usual.trials, usual.top_k, usual.runs, usual.members) == (24, 3, 3, 1)
-    assert (quick.trials, quick.top_k, quick.runs, quick.members) == (16, 2, 2, 3)
-    assert (quick.tasks[0].train.epochs, quick.tasks[0].image_size) == (6, 64)
+    assert (quick.trials, quick.top_k, quick.runs, quick.members) == (12, 2, 2, 3)
+    assert (quick.tasks[0].train.epochs, quick.tasks[0].image_size) == (10, 64)
     assert (given.runs, given.tasks[0].train.epochs) == (3, 4)
 
 

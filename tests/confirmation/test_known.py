@@ -225,7 +225,8 @@ def test_a_confirmation_trains_what_is_missing(
         return result
 
     monkeypatch.setattr(Trainer, "fit", noted)
-    found = TuningStudy(optuna.create_study(direction="maximize"), setup)
+    pruner = optuna.pruners.NopPruner()  # what epochs report is real, what counts is not
+    found = TuningStudy(optuna.create_study(direction="maximize", pruner=pruner), setup)
     found.study.sampler = BioTuneSampler(space=setup.space, seed=0)
     found.study.optimize(Objective(setup), n_trials=12)
     best = found.study.best_trial
