@@ -183,32 +183,6 @@ KEPT_MODEL_KEY: Final = "kept_model"
 """``{"digest": str, "bytes": int}``: the trial's model, where it was kept in a file; it may have
 given way to a better one's since."""
 
-_OF_TRAINING = frozenset(
-    {
-        RECIPE_KEY,
-        FROZEN_KEY,
-        TRAINABLE_KEY,
-        SECONDS_KEY,
-        FORWARD_KEY,
-        BACKWARD_KEY,
-        RUNS_KEY,
-        STDERR_KEY,
-        DIVERGED_KEY,
-        ERROR_KEY,
-        KEPT_MODEL_KEY,
-    }
-)
-
-
-def handed_on(user_attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the successor of a dead trial takes over: all but what its training came to.
-
-    Args:
-        user_attrs: Those of the dead trial.
-    """
-    return {key: value for key, value in user_attrs.items() if key not in _OF_TRAINING}
-
-
 CELL_KEY: Final = "cell"
 """``str``: which part of the work a trial of a board is: the cell of a comparison, or a training
 (`biotune_optuna.study.board.Board`)."""
@@ -439,6 +413,32 @@ def _runs(value: object) -> tuple[RunRecord, ...]:
 def _numbers(value: object) -> list[int]:
     parts = value if isinstance(value, list) else str(value).replace(",", " ").split()
     return [int(part) for part in parts if str(part).isdigit()]
+
+
+_OF_TRAINING = frozenset(
+    {
+        RECIPE_KEY,
+        FROZEN_KEY,
+        TRAINABLE_KEY,
+        SECONDS_KEY,
+        FORWARD_KEY,
+        BACKWARD_KEY,
+        RUNS_KEY,
+        STDERR_KEY,
+        DIVERGED_KEY,
+        ERROR_KEY,
+        KEPT_MODEL_KEY,
+    }
+)
+
+
+def handed_on(user_attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the successor of a dead trial takes over: all but what its training came to.
+
+    Args:
+        user_attrs: Those of the dead trial.
+    """
+    return {key: value for key, value in user_attrs.items() if key not in _OF_TRAINING}
 
 
 class TrialRecord:

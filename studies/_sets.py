@@ -7,11 +7,14 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
 from biotune_optuna import StudySpec, TrainSettings
+
+if TYPE_CHECKING:
+    from biotune_optuna.effort import Effort
 
 MODEL: Final = "tf_efficientnet_lite0"
 COMMON: Final[dict[str, Any]] = {"model": MODEL, "train_size": 200, "val_size": 100}
@@ -60,6 +63,23 @@ def specs(
         for name, options in TASKS[group].items()
         if name in names or not names
     )
+
+
+def like_tune(effort: Effort, trials: int | None = None) -> dict[str, Any]:
+    """Return the fields of a comparison in which every method has what ``biotune tune`` would have.
+
+    Args:
+        effort: The level of effort.
+        trials: Trials of a search; None takes the level's.
+    """
+    return {
+        "trials": trials or effort.trials,
+        "top_k": effort.top_k,
+        "runs": effort.n_runs,
+        "members": effort.members,
+        "as_tune": True,
+        "equal_budget": False,
+    }
 
 
 def _find(name: str, folders: Sequence[Path], made: Path) -> str:

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from _had import take_over
-from _sets import TASKS, specs
+from _sets import TASKS, like_tune, specs
 
 from biotune_optuna import open_storage
 from biotune_optuna.compare import Comparison, Contender, read_rows, run_comparison, write_csv
@@ -41,12 +41,7 @@ plan = Comparison(
     tasks=specs(args.group, args.folders, args.made, epochs=effort.epochs, names=args.tasks),
     contenders=tuple(paper if one == "paper" else one for one in args.methods),
     repeats=args.repeats,
-    trials=args.trials or effort.trials,
-    top_k=effort.top_k,
-    runs=effort.n_runs,
-    members=effort.members,
-    as_tune=True,
-    equal_budget=False,
+    **like_tune(effort, args.trials),
     name=name,
 )
 backend = open_storage(args.storage)

@@ -25,7 +25,7 @@ SCRIPTS = sorted(STUDIES.glob("[!_]*.py"))
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_is_short(script: Path) -> None:
-    assert len(script.read_text().splitlines()) < 70
+    assert len(script.read_text().splitlines()) < 60
 
 
 def test_every_script_is_run_here() -> None:

@@ -30,7 +30,7 @@ from biotune_optuna.page.parts import Heading, Markdown, Table, markdown
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "studies"))
 
-from _sets import own_place, settle, specs  # noqa: E402
+from _sets import like_tune, own_place, settle, specs  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,12 +80,7 @@ def plan(axis: str, value: Any, args: argparse.Namespace) -> Comparison:
         tasks=tuple(changed),
         contenders=METHODS,
         repeats=args.repeats,
-        trials=args.trials or effort.trials,
-        top_k=effort.top_k,
-        runs=effort.n_runs,
-        members=effort.members,
-        as_tune=True,
-        equal_budget=False,
+        **like_tune(effort, args.trials),
         name=f"pays-{axis}-{value}",
     )
 

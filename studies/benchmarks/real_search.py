@@ -63,7 +63,8 @@ A search has {TRIALS} trials, each a training for real: tf_efficientnet_lite0 at
 to train on and 100 to validate. Its choice is trained on three fresh seeds, on the training part
 only. *One* is the mean test score of the three, *three* that of their mean probabilities. What the
 default knows of other tasks it knows without any table of the same images. Random sampling and
-Optuna's TPE choose the best value observed.
+Optuna's TPE choose the best value observed. These searches began with
+[the starts before the present ones](starts.md).
 
 Command: `python studies/benchmarks/real_search.py TASK …`; the numbers are in
 `studies/benchmarks/real_search.csv`.
